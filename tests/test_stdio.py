@@ -1,0 +1,201 @@
+"""The installed command as a child process: what crosses the process boundary, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import pytest
+from anyio.abc import ByteReceiveStream, Process
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.types import TextContent
+
+Message = dict[str, object]
+
+pytestmark = pytest.mark.anyio
+
+COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
+PATIENCE = 30
+INITIALIZE: Message = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+INITIALIZED: Message = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+
+
+def call(number: int, tool: str, **arguments: object) -> Message:
+    return {
+        "jsonrpc": "2.0",
+        "id": number,
+        "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments},
+    }
+
+
+@asynccontextmanager
+async def serving(*options: str) -> AsyncGenerator[Process]:
+    """The command as a child process that has answered its first request."""
+    async with await anyio.open_process([COMMAND, *options]) as process:
+        with anyio.fail_after(PATIENCE):
+            await send(process, INITIALIZE, INITIALIZED)
+            assert process.stdout is not None
+            [answer] = await receive(process.stdout, 1)
+            assert answer["id"] == 1
+            yield process
+
+
+async def send(process: Process, *messages: Message) -> None:
+    assert process.stdin is not None
+    for message in messages:
+        await process.stdin.send(json.dumps(message).encode() + b"\n")
+
+
+async def receive(stdout: ByteReceiveStream, count: int) -> list[dict[str, Any]]:
+    """The next messages; each line must be one, or this fails."""
+    received = b""
+    while received.count(b"\n") < count:
+        received += await stdout.receive()
+    assert received.endswith(b"\n")
+    return [json.loads(line) for line in received.splitlines()]
+
+
+async def read_to_end(stream: ByteReceiveStream | None) -> bytes:
+    assert stream is not None
+    return b"".join([chunk async for chunk in stream])
+
+
+def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *options],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | (env or {}),
+    )
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
+async def test_a_client_of_either_era_lists_and_creates_over_stdio(
+    mode: Literal["auto", "legacy"], tmp_path: Path
+) -> None:
+    server = StdioServerParameters(command=COMMAND, args=["--demo", "--delivery-dir", str(tmp_path / "tokens")])
+
+    with anyio.fail_after(PATIENCE):
+        async with Client(server, mode=mode) as client:
+            listed = await client.call_tool("list_access_tokens")
+            created = await client.call_tool("create_access_token", {"user": "local:metrics"})
+
+    [text] = listed.content
+    assert isinstance(text, TextContent)
+    assert "access tokens on demo-cluster:8000" in text.text
+    assert created.structured_content is not None
+    assert Path(created.structured_content["bearer_token_in"]).parent == tmp_path / "tokens"
+
+
+async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() -> None:
+    async with serving("--demo") as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        await send(
+            process, call(2, "list_access_tokens"), call(3, "list_access_tokens", nonsense=1), call(4, "no_tool")
+        )
+        answers = await receive(process.stdout, 3)
+        await process.stdin.aclose()
+
+        assert {answer["id"] for answer in answers} == {2, 3, 4}
+        assert await read_to_end(process.stdout) == b""
+        assert await read_to_end(process.stderr) == b""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+async def test_a_signal_ends_it_cleanly_within_a_second(signum: signal.Signals) -> None:
+    async with serving("--demo") as process:
+        process.send_signal(signum)
+        with anyio.fail_after(1):
+            status = await process.wait()
+
+        assert status == 0
+        assert await read_to_end(process.stderr) == b""
+
+
+async def test_the_end_of_input_ends_it_cleanly_within_a_second() -> None:
+    async with serving("--demo") as process:
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        with anyio.fail_after(1):
+            status = await process.wait()
+
+        assert status == 0
+        assert await read_to_end(process.stderr) == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "told"),
+    [
+        pytest.param((), {}, "QUMULO_HOST is not set", id="no-host"),
+        pytest.param((), {"QUMULO_HOST": "cluster.example.com"}, "QUMULO_BEARER_TOKEN", id="no-credential"),
+        pytest.param(("--host", "https://cluster"), {}, "QUMULO_HOST", id="host-is-a-url"),
+        pytest.param(("--demo",), {"QUMULO_TIMEOUT": "soon"}, "QUMULO_TIMEOUT", id="wrong-duration"),
+        pytest.param(
+            ("--host", "c", "--credentials-file", COMMAND),
+            {"QUMULO_BEARER_TOKEN": "access-v1:own"},
+            "QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE",
+            id="contradiction",
+        ),
+        pytest.param(
+            ("--host", "c", "--ca-file", COMMAND),
+            {"QUMULO_BEARER_TOKEN": "access-v1:own"},
+            "QUMULO_CA_FILE",
+            id="no-certificate-in-ca-file",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
+    options: Sequence[str], env: dict[str, str], told: str
+) -> None:
+    ended = run(*options, env=env)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert told in ended.stderr
+    assert "access-v1:own" not in ended.stderr
+
+
+def test_unverified_tls_is_said_at_the_start() -> None:
+    ended = run("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "QUMULO_VERIFY_TLS=false" in ended.stderr
+    assert "access-v1:own" not in ended.stderr
+
+
+def test_the_bearer_token_is_no_command_line_option() -> None:
+    told = run("--help")
+
+    assert told.returncode == 0
+    assert "--bearer-token" not in told.stdout
+    assert "--credentials-file" in told.stdout
+
+
+def test_the_demo_plays_its_conversation_and_succeeds() -> None:
+    played = run("demo")
+
+    assert (played.returncode, played.stderr) == (0, "")
+    for said in ("list_access_tokens()", "create_access_token(", "nearest is `user`"):
+        assert said in played.stdout
+    assert "access-v1:" not in played.stdout

@@ -1,0 +1,145 @@
+"""How a tool is published and called: its schema as clients can read it, its arguments checked, its failures told.
+
+The SDK drops unknown arguments in silence, quotes what was given in its errors, parses strings that look like JSON, and
+publishes schemas with `$ref` and `anyOf`, on which several hosts fail. A `StrictTool` does none of that.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self, cast
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp.types import ToolAnnotations
+from pydantic import ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from token_tools.errors import TokenToolsError
+from token_tools.quotation import quote
+
+LONGEST_ARGUMENT_NAME: Final = 40
+
+Schema = dict[str, Any]
+"""A JSON schema."""
+
+_NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
+_STRICT: Final = {"extra": "forbid", "hide_input_in_errors": True}
+_MEANT: Final = {
+    "user": ["username", "user_name", "owner", "identity", "account", "name", "for_user", "auth_id", "uid", "sid"],
+    "after": ["cursor", "page_token", "next", "offset", "page", "start_after", "next_page", "next_after", "key"],
+    "limit": ["page_size", "per_page", "max_results", "count", "size", "first", "max", "top"],
+    "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
+}
+"""What models call an argument, by the name that it really has."""
+
+
+class StrictMetadata(FuncMetadata):
+    """Arguments as they came: a user named `null` or `[1]` stays the text that it is."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The arguments without those that are null where they may be absent: models write both for the same."""
+        optional = {name for name, field in self.arg_model.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in data.items() if value is not None or name not in optional}
+
+
+class StrictTool(Tool):
+    """A tool that takes exactly its own arguments and whose errors are this project's own words."""
+
+    @classmethod
+    def publish(cls, fn: Callable[..., Any], *, title: str, annotations: ToolAnnotations) -> Self:
+        """The tool that a function is: its name, docstring, parameters and result, as a client should see them."""
+        tool = cls.from_function(fn, title=title, annotations=annotations, description=inspect.getdoc(fn))
+        loose = tool.fn_metadata
+        arguments = create_model(loose.arg_model.__name__, __base__=loose.arg_model, __cls_kwargs__=_STRICT)
+        tool.parameters = flatten(arguments.model_json_schema())
+        tool.fn_metadata = StrictMetadata(
+            arg_model=arguments,
+            output_model=loose.output_model,
+            output_schema=flatten(loose.output_schema or {}),
+        )
+        return cast(Self, tool)
+
+    async def run(
+        self,
+        arguments: dict[str, Any],
+        context: Context[Any, Any],
+        convert_result: bool = False,  # noqa: FBT001, FBT002 - the SDK's signature
+    ) -> Any:  # noqa: ANN401 - the same
+        """Check the arguments, then run the tool.
+
+        Raises:
+            ToolError: With a text that says what to write instead, or what happened and what to do.
+        """
+        try:
+            self.fn_metadata.validate_arguments(arguments)
+        except ValidationError as invalid:
+            # A union reports once for each of its members: one line an argument is enough.
+            mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
+            raise ToolError("\n".join(self._tell_mistake(*mistake) for mistake in mistakes.items())) from None
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as failure:
+            if isinstance(failure.__cause__, TokenToolsError):
+                raise ToolError(str(failure.__cause__)) from failure.__cause__
+            raise
+
+    def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:
+        schema = self.parameters["properties"].get(name, {})
+        match mistake:
+            case {"type": "extra_forbidden"}:
+                return self._tell_unknown(name)
+            case {"type": "missing"}:
+                return f"`{name}` is missing. {schema['description']}"
+            case {"type": "value_error", "ctx": {"error": error}}:
+                return f"`{name}` {error}."
+            case {"input": int() | float()} if schema["type"] == "string":
+                return f"`{name}` must be text in quotes: a JSON number may have lost digits on its way here."
+            case _:
+                return f"`{name}` must be {_tell_type(schema)}."
+
+    def _tell_unknown(self, name: str) -> str:
+        accepted = list(self.parameters["properties"])
+        nearest = find_nearest(name, accepted)
+        return (
+            f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`. "
+            f"It takes {', '.join(accepted)}."
+        )
+
+
+def find_nearest(name: str, accepted: list[str]) -> str:
+    """The one of the accepted names that was most likely meant."""
+    words = {word: real for real in accepted for word in [real, *_MEANT.get(real, [])]}
+    [word] = difflib.get_close_matches(name.lower(), words, n=1, cutoff=0)
+    return words[word]
+
+
+def flatten(schema: Schema) -> Schema:
+    """The same JSON schema without `$ref`, without `anyOf` for what may be absent, and without `title` noise."""
+    return _flatten(schema, schema.get("$defs", {}))
+
+
+def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].removeprefix("#/$defs/")] | schema
+    if "anyOf" in schema:
+        [given] = [option for option in schema["anyOf"] if option != {"type": "null"}]
+        schema = given | schema
+    flat = {
+        key: value for key, value in schema.items() if key not in _NOISE and (key != "default" or value is not None)
+    }
+    if "properties" in flat:
+        flat["properties"] = {name: _flatten(part, definitions) for name, part in flat["properties"].items()}
+    if "items" in flat:
+        flat["items"] = _flatten(flat["items"], definitions)
+    return flat
+
+
+def _tell_type(schema: Schema) -> str:
+    match schema:
+        case {"type": "integer", "minimum": low, "maximum": high}:
+            return f"a whole number from {low} to {high}"
+        case _:
+            return "text"

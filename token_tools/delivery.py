@@ -1,0 +1,220 @@
+"""Where a new bearer token goes: the one place that ever holds it besides the cluster.
+
+A destination is reserved, and so proved to work, before the cluster is asked for anything; what is reserved is then
+either kept, with the token in it, or dropped without a trace.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shlex
+import stat
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import anyio.to_thread
+from pydantic import SecretStr
+
+from token_tools.credentials import write_store
+from token_tools.errors import DeliveryError
+from token_tools.identity import Identity
+from token_tools.models import NewAccessToken
+from token_tools.settings import Settings
+
+ROOM: Final = 4096
+"""Bytes proved to be free; a store with one token takes about 150."""
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """Where the secret of token `id` is now; `bearer_token` is only set if the operator wants it in the answer."""
+
+    id: str
+    place: str
+    how_to_use: str
+    bearer_token: SecretStr | None = field(default=None, repr=False)
+
+
+class Reservation(Protocol):
+    """A destination that was found to work; to be ended with one of the two."""
+
+    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+        """Put the token there, durably.
+
+        Raises:
+            DeliveryError: If it could not be; nothing of it is left there then.
+        """
+        ...
+
+    async def drop(self) -> None:
+        """Give the destination up, as if it had never been reserved."""
+        ...
+
+
+class Delivery(Protocol):
+    """A way to hand new bearer tokens over."""
+
+    async def reserve(self) -> Reservation:
+        """Prove that the next token has a place.
+
+        Raises:
+            DeliveryError: If it has none.
+        """
+        ...
+
+
+def choose_delivery(settings: Settings) -> Delivery:
+    """The way that the operator chose with `QUMULO_DELIVERY`."""
+    if settings.delivery == "inline":
+        return InlineDelivery()
+    return FileDelivery(settings.delivery_dir, host=settings.host, port=settings.port)
+
+
+@dataclass(frozen=True)
+class InlineDelivery:
+    """Into the answer, and so to the model and whatever records the conversation."""
+
+    async def reserve(self) -> "InlineDelivery":
+        """Nothing to prove: the answer is its own place."""
+        return self
+
+    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:  # noqa: ARG002 - the protocol's signature
+        """The token as part of the answer."""
+        return Delivered(
+            token.id,
+            place="this answer, and with it the conversation and its logs",
+            how_to_use="Store it now: the cluster does not show it again.",
+            bearer_token=token.bearer_token,
+        )
+
+    async def drop(self) -> None:
+        """Nothing to give up."""
+
+
+@dataclass(frozen=True)
+class FileDelivery:
+    """Into a file of its own, mode 0600 in a folder of mode 0700, in the format of qq's credentials store."""
+
+    folder: Path
+    host: str
+    port: int
+
+    async def reserve(self) -> "ReservedFile":
+        """Create the file under a passing name and prove that there is room for the token."""
+        return await anyio.to_thread.run_sync(self._reserve)
+
+    def _reserve(self) -> "ReservedFile":
+        pending = f".pending-{secrets.token_hex(8)}"
+        with _explained(self.folder), ExitStack() as undo:
+            folder = _open_private_folder(self.folder)
+            undo.callback(os.close, folder)
+            file = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+            undo.callback(_discard, pending, folder)
+            undo.callback(os.close, file)
+            _overwrite(file, b" " * ROOM)
+            return ReservedFile(self, folder, file, pending, undo.pop_all())
+
+
+@dataclass(frozen=True)
+class ReservedFile:
+    """A file that holds nothing but blanks yet; `undo` closes it and removes its passing name."""
+
+    delivery: FileDelivery
+    folder: int
+    file: int
+    pending: str
+    undo: ExitStack
+
+    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+        """Write, flush to the disk, and only then give the file its name."""
+        return await anyio.to_thread.run_sync(self._keep, token, user)
+
+    async def drop(self) -> None:
+        """Remove the file."""
+        await anyio.to_thread.run_sync(self.undo.close)
+
+    def _keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+        host, port = self.delivery.host, self.delivery.port
+        name = f"{_UNSAFE.sub('_', host)}_{_UNSAFE.sub('_', str(user))}_{token.id}.json"
+        with _explained(self.delivery.folder), self.undo:
+            _overwrite(self.file, write_store(token.bearer_token))
+            self._publish(name)
+        path = self.delivery.folder / name
+        qq = f"qq --host {host} --port {port} --credentials-store {shlex.quote(str(path))}"
+        return Delivered(token.id, place=str(path), how_to_use=f"It is a credentials store of qq: {qq} who_am_i")
+
+    def _publish(self, name: str) -> None:
+        if _exists(name, self.folder):
+            raise FileExistsError(errno.EEXIST, f"{name} exists already")
+        with ExitStack() as unless_durable:
+            os.rename(self.pending, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            unless_durable.callback(_discard, name, self.folder)
+            os.fsync(self.folder)
+            unless_durable.pop_all()
+
+
+def _open_private_folder(path: Path) -> int:
+    """A descriptor of the folder, which is made if it is not there, and which nobody else can enter.
+
+    A folder that others can enter is only made private where that takes nothing from anyone: while it is empty.
+    """
+    path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    for part in path.parents:
+        # A link that root or we ourselves made is how the system is laid out; anyone else's is a trap.
+        if part.is_symlink() and part.lstat().st_uid not in {0, os.geteuid()}:
+            raise OSError(errno.ELOOP, f"{part} is somebody else's symbolic link")
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _make_private(folder)
+    except OSError:
+        os.close(folder)
+        raise
+    return folder
+
+
+def _make_private(folder: int) -> None:
+    status = os.fstat(folder)
+    if status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+    if stat.S_IMODE(status.st_mode) != stat.S_IRWXU:
+        if os.listdir(folder):
+            raise PermissionError(errno.EPERM, "others can enter it (chmod 700 it, or name another)")
+        os.fchmod(folder, stat.S_IRWXU)
+
+
+def _overwrite(file: int, content: bytes) -> None:
+    os.lseek(file, 0, os.SEEK_SET)
+    with open(file, "wb", closefd=False) as stream:
+        stream.write(content)
+        stream.truncate()
+    os.fsync(file)
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _discard(name: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+@contextmanager
+def _explained(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as failure:
+        raise DeliveryError(
+            f"A new bearer token cannot be kept in {folder}: {failure.strerror}. "
+            "QUMULO_DELIVERY_DIR names the folder; it must be the server's own, with mode 0700 and room on its disk."
+        ) from failure

@@ -1,0 +1,80 @@
+"""A short conversation with the server, played for a person who wants to see what an assistant would get."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.types import CallToolResult, TextContent
+
+PATIENCE: Final = 30.0
+"""Seconds that one step may take."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that the assistant does, and whether it should succeed."""
+
+    wish: str
+    tool: str
+    arguments: Mapping[str, str | int]
+    succeeds: bool = True
+
+
+CONVERSATION: Final = (
+    Step("Which access tokens are there?", "list_access_tokens", {}),
+    Step(
+        "And which does the local jane have? There is another one in Active Directory.",
+        "list_access_tokens",
+        {"user": "local:jane"},
+    ),
+    Step(
+        "Make a token for the metrics service, for 30 days.",
+        "create_access_token",
+        {"user": "local:metrics", "expiration_time": "30d"},
+    ),
+    Step("Is it there?", "list_access_tokens", {"user": "local:metrics"}),
+    Step(
+        "A mistake, as models make them: an argument that does not exist.",
+        "list_access_tokens",
+        {"username": "jane"},
+        succeeds=False,
+    ),
+)
+
+
+async def play_conversation(steps: Sequence[Step] = CONVERSATION) -> bool:
+    """Play it through a real client, against the server as a child process over stdio; print it as it goes.
+
+    Gives whether each step went as it should.
+    """
+    with TemporaryDirectory(prefix="qumulo-token-tools-demo-") as folder:
+        server = StdioServerParameters(
+            command=sys.executable, args=["-m", "token_tools", "--demo", "--delivery-dir", str(Path(folder, "tokens"))]
+        )
+        async with Client(server, read_timeout_seconds=PATIENCE) as client:
+            _say("Connected over stdio to a server with an embedded cluster. Nothing here is real.")
+            for step in steps:
+                result = await client.call_tool(step.tool, dict(step.arguments))
+                _show(step, result)
+                if result.is_error is step.succeeds:
+                    _say("This step did not go as it should.")
+                    return False
+    _say("The token and its file are gone again.")
+    return True
+
+
+def _show(step: Step, result: CallToolResult) -> None:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in step.arguments.items())
+    _say(f"» {step.wish}\n  {step.tool}({arguments})")
+    text = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+    _say("\n".join(f"  {line}" for line in text.splitlines()))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n\n")
+    sys.stdout.flush()

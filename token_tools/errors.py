@@ -1,0 +1,86 @@
+r"""Every failure that this package explains, drawn as a tree and grouped by who must act.
+
+    TokenToolsError
+    ├── SettingsError         the operator: a setting is missing, contradictory or unusable
+    ├── DeliveryError         the operator: a new bearer token has no safe place to go
+    ├── Refusal               the caller: one of our own rules says no; nothing was done
+    └── ClusterError
+        ├── Unreachable       the network: no answer came, so what was asked may have happened
+        │   └── Untrusted     the operator: the certificate is not trusted; nothing was sent
+        ├── BadAnswer         the cluster, or something in front of it, said what nobody promised
+        ├── Unavailable       time: the cluster says to come back later
+        ├── Unauthenticated   the operator: the server's own credential does not work
+        ├── Forbidden         the cluster's administrator: a privilege is missing
+        ├── NotFound          the caller: no such token or user
+        ├── Rejected          the caller: the cluster understood and declined
+        └── UnknownOutcome    the caller: a write may have happened; the text says how to find out
+
+The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
+answer of the cluster except as marked data, and never a secret.
+"""
+
+from datetime import timedelta
+
+
+class TokenToolsError(Exception):
+    """The root of all failures that are part of the product."""
+
+
+class SettingsError(TokenToolsError):
+    """A setting is missing, contradictory or unusable; the text names it."""
+
+
+class DeliveryError(TokenToolsError):
+    """A new bearer token cannot be put where the operator wants it."""
+
+
+class Refusal(TokenToolsError):
+    """A rule of this server was about to be broken; nothing was asked of the cluster."""
+
+
+class ClusterError(TokenToolsError):
+    """The cluster, or the way to it, did not do what was asked."""
+
+
+class Unreachable(ClusterError):
+    """No answer came, or half of one; a write may or may not have happened."""
+
+
+class Untrusted(Unreachable):
+    """TLS was not established because the certificate is not trusted; nothing was sent."""
+
+
+class BadAnswer(ClusterError):
+    """The answer is not what the endpoint promises; a write may have happened."""
+
+
+class Unavailable(ClusterError):
+    """The cluster answered 429 or 5xx.
+
+    `retry_after` is the wait that it asked for, None if it named none.
+    """
+
+    def __init__(self, message: str, *, transient: bool, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.retry_after = retry_after
+
+
+class Unauthenticated(ClusterError):
+    """The cluster answered 401 to the server's own credential."""
+
+
+class Forbidden(ClusterError):
+    """The cluster answered 403: the server's credential lacks a privilege."""
+
+
+class NotFound(ClusterError):
+    """The cluster answered 404."""
+
+
+class Rejected(ClusterError):
+    """The cluster answered another 4xx: it declined this request as it is."""
+
+
+class UnknownOutcome(ClusterError):
+    """A write was asked for and no clear answer came."""

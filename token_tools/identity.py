@@ -1,0 +1,195 @@
+r"""Whom a token is for: the endpoint's identity, its spelling in one string, and back.
+
+The spelling is the one that the vendor's `qq` reads (`jane`, `local:jane`, `ad:CORP\jane`, `uid:1001`,
+`auth_id:500`, `sid:S-1-5-21-…`), with two additions that leave nothing out of reach: each of the eleven domains of the
+published enum is a prefix too, also before a numeric form (`posix_user:uid:1001`), and a name may stand in double
+quotes, as JSON writes it. Names that are not plain words are always spelled so, which makes text that the cluster's
+users chose visible as data.
+
+Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_util` 7.10 for the spelling.
+"""
+
+import json
+import re
+from typing import Annotated, Final, Literal, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from token_tools.quotation import quote
+
+Domain = Literal[
+    "LOCAL",
+    "API_NULL_DOMAIN",
+    "WORLD",
+    "POSIX_USER",
+    "POSIX_GROUP",
+    "ACTIVE_DIRECTORY",
+    "API_INVALID_DOMAIN",
+    "API_RESERVED_DOMAIN",
+    "API_INTERNAL_DOMAIN",
+    "API_OPERATOR_DOMAIN",
+    "API_CREATOR_DOMAIN",
+]
+
+SELF: Final = "self"
+HOW_TO_WRITE_A_USER: Final = (
+    r"write self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
+)
+LONGEST_NAME_SHOWN: Final = 96
+"""Characters; a longer name is cut when it is told, and spelled by its number where there is one."""
+
+_PREFIX_OF: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
+    "ACTIVE_DIRECTORY": "ad",
+    "POSIX_USER": "ldap_user",
+    "POSIX_GROUP": "ldap_group",
+}
+_DOMAIN_OF: Final = {domain.lower(): domain for domain in _PREFIX_OF} | {p: d for d, p in _PREFIX_OF.items()}
+_PLAIN: Final = re.compile(r"(?!\d+$|self$|s(?:-\d+)+$)[\w.@\\$+=,&-]+", re.IGNORECASE)
+_SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
+
+
+def _read_number(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return int(value, base=0 if value.lower().startswith("0x") else 10)
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+    return value
+
+
+def _read_auth_id(value: object) -> object:
+    number = _read_number(value)
+    return str(number) if isinstance(number, int) and 0 <= number < 2**64 else number
+
+
+PosixId = Annotated[int, BeforeValidator(_read_number), Field(ge=0, lt=2**32)]
+AuthId = Annotated[str, BeforeValidator(_read_auth_id), Field(pattern=r"^[0-9]+$")]
+
+
+class Identity(BaseModel):
+    """A user or group as the endpoint describes it; any field may be unknown.
+
+    `auth_id` is the cluster's own key (a decimal number below 2**64, as text), `uid` and `gid` are POSIX numbers
+    below 2**32, `domain` is one of the published eleven or, from a cluster newer than this code, another word.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    domain: str | None = None
+    auth_id: AuthId | None = None
+    uid: PosixId | None = None
+    gid: PosixId | None = None
+    sid: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def parse(cls, spelling: str) -> Self:
+        """The identity that one string spells.
+
+        Raises:
+            ValueError: With what to write instead; the text does not repeat what was given.
+        """
+        try:
+            return cls.model_validate(_read_spelling(spelling.strip()))
+        except ValidationError:
+            raise ValueError(f"is not a user: {HOW_TO_WRITE_A_USER}") from None
+
+    def __str__(self) -> str:
+        """The spelling in one string; `parse` of it denotes the same identity, unless the name had to be cut."""
+        prefix = f"{_PREFIX_OF[self.domain]}:" if self.domain in _PREFIX_OF else ""
+        if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
+            return prefix + tell_name(self.name)
+        for key in ("auth_id", "uid", "gid", "sid"):
+            if (value := getattr(self, key)) is not None:
+                return f"{prefix}{key}:{value}"
+        return prefix + tell_name(self.name or "")
+
+    def as_query(self) -> str:
+        """How the endpoint's `user` filter takes it: by the unambiguous key if that is known.
+
+        A name goes without its domain, which the filter does not take; check what comes back with `covers`.
+        """
+        if self.auth_id is None and self.name is not None:
+            return self.name
+        if self.auth_id is None and self.uid is None and self.gid is None and self.sid is not None:
+            return self.sid
+        return str(self.model_copy(update={"domain": None, "name": None}))
+
+    def as_key(self) -> "Identity":
+        """The least that denotes it: `auth_id` if that is known."""
+        return self if self.auth_id is None else Identity(auth_id=self.auth_id)
+
+    def covers(self, other: "Identity") -> bool:
+        """Whether `other`, as the cluster tells it, can be whom this denotes.
+
+        Numbers that both have must agree. Names may be written in several ways, so they are left to the cluster; but
+        a domain, unless a common number settles the matter, must be there and be the same.
+        """
+        mine, theirs = self.known(), other.known()
+        common = [key for key in ("auth_id", "uid", "gid", "sid") if key in mine and key in theirs]
+        if common:
+            return all(mine[key] == theirs[key] for key in common)
+        return self.domain is None or self.domain == other.domain
+
+    def known(self) -> dict[str, str | int]:
+        """The fields that have a value, as the endpoint takes them."""
+        return self.model_dump(exclude_none=True)
+
+
+def parse_user(spelling: object) -> object:
+    """What a caller names as a user: `"self"`, or an `Identity` for each other string.
+
+    Anything that is not a string is left for validation to refuse.
+
+    Raises:
+        ValueError: As `Identity.parse`.
+    """
+    if not isinstance(spelling, str):
+        return spelling
+    return SELF if spelling.strip().lower() == SELF else Identity.parse(spelling)
+
+
+def tell_name(name: str) -> str:
+    """The name as it is if it is one plain word, else quoted."""
+    return name if _PLAIN.fullmatch(name) else quote(name, longest=LONGEST_NAME_SHOWN)
+
+
+def _read_spelling(text: str) -> dict[str, str]:
+    prefix, colon, rest = text.partition(":")
+    domain = _DOMAIN_OF.get(prefix.strip().lower()) if colon else None
+    return _read_key(text) if domain is None else {"domain": domain} | _read_key(rest.strip(), default="name")
+
+
+def _read_key(text: str, *, default: str | None = None) -> dict[str, str]:
+    prefix, colon, rest = text.partition(":")
+    key = prefix.strip().lower()
+    if text.startswith('"'):
+        return {"name": _read_quoted(text)}
+    if colon and key in Identity.model_fields and key != "domain":
+        return _checked(key, rest.strip())
+    if _SID.fullmatch(text.upper()):
+        return {"sid": text.upper()}
+    # A distinguished name may contain a colon; the vendor's rule is the same.
+    if default is None and colon and "=" not in prefix:
+        raise ValueError(f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}")
+    if default is None and text.isdecimal():
+        raise ValueError("is a bare number, which could be several users: write uid:N, auth_id:N or name:N")
+    return _checked("name", text)
+
+
+def _checked(key: str, value: str) -> dict[str, str]:
+    if key == "name" and not (value and value.isprintable()):
+        raise ValueError(f"has an empty or unprintable name: {HOW_TO_WRITE_A_USER}")
+    if key == "sid" and not _SID.fullmatch(value.upper()):
+        raise ValueError("has a malformed SID: write sid:S-1-… as the cluster lists it")
+    return {key: value.upper() if key == "sid" else value}
+
+
+def _read_quoted(text: str) -> str:
+    try:
+        name = json.loads(text)
+    except ValueError:
+        name = None
+    if not isinstance(name, str) or not name:
+        raise ValueError("has a name whose double quotes do not close: write it as a JSON string, or without quotes")
+    return name

@@ -1,0 +1,110 @@
+"""What the cluster says: the objects of the endpoint, read tolerantly and never changed.
+
+The published schema lies a little, so these models take what real clusters send: null where a number was promised,
+identities of which only `auth_id` is known, no `expiration_time` before Core 5.3.2 and no `enabled` before 5.3.3.
+Fields that a newer cluster adds are ignored.
+
+Source: the published schema of `/v1/auth/access-tokens/`; the vendor's SDK 7.10.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from token_tools.credentials import BearerToken
+from token_tools.identity import Identity
+from token_tools.times import parse_instant
+
+
+def _check_instant(text: str) -> str:
+    parse_instant(text)
+    return text
+
+
+Timestamp = Annotated[str, AfterValidator(_check_instant)]
+"""A time exactly as the cluster wrote it: RFC 3339 in UTC, up to nine fractional digits."""
+
+TokenId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+"""Opaque; today a decimal number of 22 or 23 digits, which no JSON number of a client can hold."""
+
+
+class AccessToken(BaseModel):
+    """One token as the endpoint lists it, without its secret.
+
+    `enabled` and `expiration_time` are None where the cluster does not say: the token is then enabled and does not
+    expire. `creator` may be unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    id: TokenId
+    user: Identity
+    creator: Identity | None = None
+    creation_time: Timestamp
+    expiration_time: Annotated[Timestamp | None, BeforeValidator(lambda text: text or None)] = None
+    enabled: bool | None = None
+
+    @cached_property
+    def created(self) -> datetime:
+        """When it was made, aware."""
+        return parse_instant(self.creation_time)
+
+    @cached_property
+    def expires(self) -> datetime | None:
+        """When it stops working, aware; None if never."""
+        return None if self.expiration_time is None else parse_instant(self.expiration_time)
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether somebody switched it off; that can be undone."""
+        return self.enabled is False
+
+    def is_expired(self, *, now: datetime) -> bool:
+        """Whether its time is over."""
+        return self.expires is not None and self.expires <= now
+
+    def is_live(self, *, now: datetime) -> bool:
+        """Whether it authenticates its user."""
+        return not self.is_disabled and not self.is_expired(now=now)
+
+
+class NewAccessToken(BaseModel):
+    """The answer to a create: the one and only time that the cluster tells the secret."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, hide_input_in_errors=True)
+
+    id: TokenId
+    bearer_token: BearerToken
+
+
+@dataclass(frozen=True)
+class TokenPage:
+    """A part of the cluster's tokens, in the cluster's order.
+
+    `after` is the key that asks for the next part; None says that there is none.
+    """
+
+    entries: tuple[AccessToken, ...]
+    after: str | None = None
+
+
+class Caller(BaseModel):
+    """Whom the server's own credential stands for (who-am-i).
+
+    `id` is an auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
+    logged in.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str | None = None
+    access_token_id: str | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """The caller as the endpoint takes it; the domain is not told."""
+        return Identity(auth_id=self.id)

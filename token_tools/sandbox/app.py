@@ -1,0 +1,279 @@
+"""The embedded cluster's REST endpoints, in the vendor's own forms: JSON, paging, envelope of errors.
+
+Source: the published pages of the endpoints; `qumulo-api` 7.10, which is tested to work against this.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from token_tools.identity import Domain
+from token_tools.sandbox.cluster import LOOK_UP, Account, Cluster, Complaint, Refused, Token
+
+TOKENS: Final = "/v1/auth/access-tokens/"
+
+Number = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+
+
+class _Body(BaseModel):
+    """A request's JSON: only known fields, with only the published types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Identity(_Body):
+    domain: Domain | None = None
+    auth_id: Annotated[str, Field(pattern=r"^[0-9]+$")] | None = None
+    uid: Number | None = None
+    gid: Number | None = None
+    sid: str | None = None
+    name: str | None = None
+
+
+class _Creation(_Body):
+    user: _Identity
+    expiration_time: AwareDatetime | None = None
+
+
+class _Change(_Body):
+    expiration_time: AwareDatetime | None = None
+    enabled: Annotated[bool, Field(strict=True)] = True
+
+
+class _Query(_Body):
+    user: str | None = None
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class _Expansion(_Body):
+    id: _Identity
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def create_app(cluster: Cluster) -> Starlette:
+    """The endpoints of one cluster. A path has its trailing slash or has none, as published; nothing redirects."""
+    api = _Endpoints(cluster)
+    app = Starlette(
+        routes=[
+            Route(TOKENS, api.list_tokens, methods=["GET"]),
+            Route(TOKENS, api.create_token, methods=["POST"]),
+            Route(TOKENS + "{token_id}", api.get_token, methods=["GET"]),
+            Route(TOKENS + "{token_id}", api.modify_token, methods=["PATCH"]),
+            Route(TOKENS + "{token_id}", api.delete_token, methods=["DELETE"]),
+            Route("/v1/session/who-am-i", api.who_am_i, methods=["GET"]),
+            Route("/v1/identity/find", api.find_identity, methods=["POST"]),
+            Route("/v1/auth/identity/find", api.find_identity, methods=["POST"]),
+            Route("/v1/identity/expand", api.expand_identity, methods=["POST"]),
+            Route("/v1/version", api.version, methods=["GET"]),
+        ],
+        exception_handlers={Refused: api.complain, HTTPException: api.complain_of_path},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@dataclass(frozen=True)
+class _Endpoints:
+    """One method an endpoint; each answers 200 or raises `Refused`."""
+
+    cluster: Cluster
+
+    async def list_tokens(self, request: Request) -> Response:
+        _, caller = self._authenticate(request)
+        query = _read(_Query, dict(request.query_params))
+        if query.user is not None and (query.after or query.limit) and not self.cluster.behaviour.user_with_limit:
+            raise Refused("decode", "user cannot be combined with limit or after")
+        user = None if query.user is None else self.cluster.find(_read_user(query.user))
+        tokens = self.cluster.list_tokens(caller, user)
+        start = _read_key(query.after) if query.after else ""
+        limit = min(query.limit or self.cluster.behaviour.largest_page, self.cluster.behaviour.largest_page)
+        rest = [token for token in tokens if token.id > start]
+        page, more = rest[:limit], len(rest) > limit
+        link = self._link(request, query, page[-1].id, limit) if more else None
+        return JSONResponse({"entries": [self._tell(token, listed=True) for token in page]} | self._tell_paging(link))
+
+    async def create_token(self, request: Request) -> Response:
+        _, caller = self._authenticate(request)
+        body = _read(_Creation, await _read_json(request))
+        user = self.cluster.find(body.user.model_dump())
+        token = self.cluster.make_token(caller, user, body.expiration_time)
+        return JSONResponse({"id": token.id, "bearer_token": token.bearer_token})
+
+    async def get_token(self, request: Request) -> Response:
+        _, caller = self._authenticate(request)
+        return JSONResponse(self._tell(self.cluster.get_token(caller, request.path_params["token_id"])))
+
+    async def modify_token(self, request: Request) -> Response:
+        _, caller = self._authenticate(request)
+        changes = _read(_Change, await _read_json(request)).model_dump(exclude_unset=True)
+        behaviour = self.cluster.behaviour
+        if not changes and not behaviour.empty_change:
+            raise Refused("decode", "nothing to change")
+        if changes.get("expiration_time", ...) is None and not behaviour.clearing_expiry:
+            raise Refused("decode", "expiration_time cannot be null")
+        unknown = {"enabled"} if not behaviour.has_enabled else set[str]()
+        if changes.keys() & unknown:
+            raise Refused("decode", "unknown field 'enabled'")
+        return JSONResponse(self._tell(self.cluster.change_token(caller, request.path_params["token_id"], changes)))
+
+    async def delete_token(self, request: Request) -> Response:
+        _, caller = self._authenticate(request)
+        self.cluster.delete_token(caller, request.path_params["token_id"])
+        return Response()
+
+    async def who_am_i(self, request: Request) -> Response:
+        token, caller = self._authenticate(request)
+        return JSONResponse(
+            {
+                "id": caller.auth_id,
+                "name": caller.name,
+                "primary_group": "513",
+                "sid": caller.sid,
+                "uid": "" if caller.uid is None else str(caller.uid),
+                "home_directory": None,
+                "can_change_password": caller.domain == "LOCAL",
+                "privileges": sorted(caller.privileges),
+                "access_token_id": token.id,
+            }
+        )
+
+    async def find_identity(self, request: Request) -> Response:
+        _, caller = self._authenticate(request)
+        if self.cluster.behaviour.lookup_privilege and LOOK_UP not in caller.privileges:
+            raise Refused("privilege", f"{LOOK_UP} is needed")
+        identity = _read(_Identity, await _read_json(request))
+        return JSONResponse(self.cluster.find(identity.model_dump()).identity())
+
+    async def expand_identity(self, request: Request) -> Response:
+        self._authenticate(request)
+        account = self.cluster.find(_read(_Expansion, await _read_json(request)).id.model_dump())
+        kind = "GROUP" if account.is_group else "USER"
+        return JSONResponse({"id": account.identity(), "type": kind, "group_ids": [], "equivalent_ids": []})
+
+    async def version(self, _request: Request) -> Response:
+        revision = f"Qumulo Core {self.cluster.behaviour.version}"
+        return JSONResponse(
+            {"revision_id": revision, "build_id": "000000.0", "flavor": "release", "build_date": "2026-01-01T00:00:00Z"}
+        )
+
+    async def complain(self, _request: Request, refusal: Exception) -> Response:
+        """A refusal in the vendor's envelope."""
+        assert isinstance(refusal, Refused)  # noqa: S101 - Starlette calls this for nothing else
+        status, error_class = self.cluster.behaviour.complaints[refusal.complaint]
+        if refusal.complaint == "login" and not self.cluster.behaviour.body_of_401:
+            return Response(status_code=status)
+        envelope: dict[str, object] = {
+            "module": "sandbox",
+            "error_class": error_class,
+            "description": refusal.description,
+            "stack": [],
+            "user_visible": True,
+        }
+        return JSONResponse(envelope, status_code=status)
+
+    async def complain_of_path(self, request: Request, failure: Exception) -> Response:
+        """No such path, or no such verb on it."""
+        assert isinstance(failure, HTTPException)  # noqa: S101 - the same
+        complaint: Complaint = "no-path" if failure.status_code == HTTPStatus.NOT_FOUND else "method"
+        return await self.complain(
+            request, Refused(complaint, f"{request.method} {request.url.path}: {failure.detail}")
+        )
+
+    def _authenticate(self, request: Request) -> tuple[Token, Account]:
+        scheme, _, bearer_token = request.headers.get("Authorization", "").partition(" ")
+        token = self.cluster.authenticate(bearer_token) if scheme == "Bearer" else None
+        if token is None:
+            raise Refused("login", "Need to log in first")
+        return token, self.cluster.accounts[token.user]
+
+    def _tell(self, token: Token, *, listed: bool = False) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "id": token.id,
+            "user": self._tell_identity(token.user, listed=listed),
+            "creator": self._tell_identity(token.creator, listed=listed),
+            "creation_time": _tell_time(token.creation_time),
+        }
+        if self.cluster.behaviour.has_expiry:
+            told["expiration_time"] = token.expiration_time and _tell_time(token.expiration_time)
+        if self.cluster.behaviour.has_enabled:
+            told["enabled"] = token.enabled
+        return told
+
+    def _tell_identity(self, auth_id: str, *, listed: bool) -> Mapping[str, object]:
+        account = self.cluster.accounts.get(auth_id)
+        if account is None or (listed and self.cluster.behaviour.sparse_identities):
+            return {"domain": None, "auth_id": auth_id, "uid": None, "gid": None, "sid": None, "name": None}
+        return account.identity()
+
+    def _tell_paging(self, link: str | None) -> dict[str, Any]:
+        if link is not None:
+            return {"paging": {"next": link}}
+        ends: dict[str, dict[str, Any]] = {
+            "null": {"paging": {"next": None}},
+            "empty": {"paging": {"next": ""}},
+            "no-next": {"paging": {}},
+            "null-paging": {"paging": None},
+            "no-paging": {},
+        }
+        return ends[self.cluster.behaviour.end_of_paging]
+
+    def _link(self, request: Request, query: _Query, last: str, limit: int) -> str:
+        after = base64.urlsafe_b64encode(last.encode()).decode()
+        wanted = {"user": query.user} if query.user else dict[str, str]()
+        link = f"{TOKENS}?{urlencode({**wanted, 'after': after, 'limit': limit})}"
+        return f"{request.url.scheme}://{request.url.netloc}{link}" if self.cluster.behaviour.absolute_links else link
+
+
+def _read(model: type[Model], content: object) -> Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as invalid:
+        [first, *_] = invalid.errors(include_url=False)
+        raise Refused("decode", f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+
+
+async def _read_json(request: Request) -> object:
+    try:
+        return json.loads((await request.body()).decode())
+    except ValueError:
+        raise Refused("decode", "the body is not JSON") from None
+
+
+def _read_user(text: str) -> dict[str, object]:
+    """The `user` filter: a name, `uid:`, `gid:`, `auth_id:`, or a bare SID. Domains are no part of it."""
+    prefix, colon, rest = text.partition(":")
+    key = prefix.lower()
+    if colon and key in {"uid", "gid"} and rest.isdecimal():
+        return {key: int(rest)}
+    if colon and key in {"auth_id", "sid", "name"}:
+        return {key: rest}
+    return {"sid": text} if text.upper().startswith("S-1-") else {"name": text}
+
+
+def _read_key(after: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(after).decode()
+    except (binascii.Error, ValueError):
+        raise Refused("decode", "after is not a key") from None
+
+
+def _tell_time(instant: datetime) -> str:
+    """UTC, with a fraction only if there is one, its trailing zeros trimmed."""
+    text = f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}".rstrip("0").rstrip(".")
+    return f"{text}Z"

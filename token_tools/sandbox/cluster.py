@@ -1,0 +1,275 @@
+"""The state of the embedded cluster: accounts, tokens and the rules about them. No HTTP.
+
+What the vendor documents is a rule here; what nobody outside knows is a switch of `Behaviour`, so that nothing which is
+built on this cluster takes a guess for a fact.
+
+Source: the published page of `/v1/auth/access-tokens/`, the vendor's administrator guide, `qumulo-api` 7.10.
+"""
+
+import base64
+import random
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from token_tools.times import Clock
+
+READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
+WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
+LOOK_UP: Final = "PRIVILEGE_IDENTITY_READ"
+SLOTS: Final = 2
+
+Complaint = Literal[
+    "decode", "no-user", "ambiguous", "group", "limit", "no-token", "privilege", "no-path", "method", "login"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What differs between versions of Core, and what is not known of the real one."""
+
+    version: str = "7.9.2.1"
+    """Told by `/v1/version`; the rules below do not follow it."""
+    self_service: bool = True
+    """One's own tokens need no privilege (Core 7.3 and newer)."""
+    has_expiry: bool = True
+    """Tokens have an `expiration_time` (Core 5.3.2 and newer)."""
+    has_enabled: bool = True
+    """Tokens can be disabled (Core 5.3.3 and newer)."""
+    sparse_identities: bool = False
+    """Lists tell only the `auth_id` of identities, as the sibling endpoint for S3 keys is documented to do."""
+    end_of_paging: Literal["null", "empty", "no-next", "null-paging", "no-paging"] = "null"
+    """How the last page says that it is the last."""
+    absolute_links: bool = False
+    """`paging.next` names a host."""
+    largest_page: int = 10_000
+    """Default and maximum of `limit`, as for S3 keys."""
+    user_with_limit: bool = True
+    """`user` may be combined with `limit` and `after`; on S3 keys it is said not to be."""
+    dead_tokens_count: bool = True
+    """Expired and disabled tokens take up one of a user's two places."""
+    tokens_outlive_users: bool = True
+    """The tokens of a deleted user stay listed, as S3 keys do."""
+    clearing_expiry: bool = True
+    """A PATCH with a null `expiration_time` makes a token live for ever."""
+    empty_change: bool = True
+    """A PATCH that changes nothing is accepted."""
+    past_expiry: bool = True
+    """A token may be made that has expired already."""
+    lookup_privilege: bool = True
+    """Looking up identities needs a privilege."""
+    own_list_unasked: bool = False
+    """A list of everybody's tokens gives one's own to those who may not see more; otherwise it is refused."""
+    body_of_401: bool = False
+    """A 401 has the envelope of an error; the vendor's SDK reckons with none."""
+    complaints: Mapping[Complaint, tuple[int, str]] = field(
+        default_factory=lambda: {
+            "decode": (400, "decode_error"),
+            "no-user": (404, "http_not_found_error"),
+            "ambiguous": (400, "cred_identity_not_supported_error"),
+            "group": (400, "cred_identity_not_supported_error"),
+            "limit": (400, "access_token_limit_error"),
+            "no-token": (404, "http_not_found_error"),
+            "privilege": (403, "http_forbidden_error"),
+            "no-path": (404, "http_not_found_error"),
+            "method": (405, "http_method_not_allowed_error"),
+            "login": (401, "http_unauthorized_error"),
+        }
+    )
+    """Status and error class of each refusal; the vendor publishes few of them."""
+
+
+class Refused(Exception):
+    """The cluster declines a request."""
+
+    def __init__(self, complaint: Complaint, description: str) -> None:
+        super().__init__(description)
+        self.complaint: Complaint = complaint
+        self.description = description
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user or group, as an identity tells it, and what it may do."""
+
+    auth_id: str
+    domain: str
+    name: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    sid: str | None = None
+    is_group: bool = False
+    privileges: frozenset[str] = frozenset()
+
+    def identity(self) -> dict[str, str | int | None]:
+        """All six fields, null where unknown."""
+        return {key: value for key, value in asdict(self).items() if key not in {"is_group", "privileges"}}
+
+    def is_denoted_by(self, identity: Mapping[str, object]) -> bool:
+        """Whether every field that the identity gives is this account's; names are compared without case."""
+        mine = self.identity()
+        return all(_same(mine[key], value) for key, value in identity.items())
+
+
+@dataclass(frozen=True)
+class Token:
+    """One access token; `user` and `creator` are auth_ids."""
+
+    id: str
+    bearer_token: str = field(repr=False)
+    user: str
+    creator: str
+    creation_time: datetime
+    expiration_time: datetime | None = None
+    enabled: bool = True
+
+
+class Cluster:
+    """Accounts and tokens, and the operations on them as a caller may do them."""
+
+    def __init__(self, *, clock: Clock, behaviour: Behaviour | None = None, seed: int | None = None) -> None:
+        self.clock = clock
+        self.behaviour = behaviour or Behaviour()
+        self.accounts: dict[str, Account] = {}
+        self.tokens: dict[str, Token] = {}
+        self._random = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - scenes to repeat
+
+    def add_account(self, account: Account) -> None:
+        """Let there be a user or group."""
+        self.accounts[account.auth_id] = account
+
+    def remove_account(self, auth_id: str) -> None:
+        """Delete a user; what happens to their tokens is a switch."""
+        del self.accounts[auth_id]
+        if not self.behaviour.tokens_outlive_users:
+            self.tokens = {token.id: token for token in self.tokens.values() if token.user != auth_id}
+
+    def create_token(
+        self,
+        user: str,
+        *,
+        creator: str,
+        expiration_time: datetime | None = None,
+        creation_time: datetime | None = None,
+        enabled: bool = True,
+    ) -> Token:
+        """Put a token there, whatever the rules say."""
+        created = creation_time or self.clock()
+        key = self._random.getrandbits(64)
+        # The layout that one published example shows; nobody should rely on it, but it is what a token looks like.
+        seconds, nanoseconds = int(created.timestamp()), created.microsecond * 1000
+        secret = self._random.randbytes(32) + struct.pack("<IQQQI", 1, int(user), key, seconds, nanoseconds)
+        token = Token(
+            id=str((int(user) << 64) | key),
+            bearer_token=f"access-v1:{base64.b64encode(secret).decode()}",
+            user=user,
+            creator=creator,
+            creation_time=created,
+            expiration_time=expiration_time,
+            enabled=enabled,
+        )
+        self.tokens[token.id] = token
+        return token
+
+    def authenticate(self, bearer_token: str) -> Token | None:
+        """The live token with this secret, or None."""
+        for token in self.tokens.values():
+            if token.bearer_token == bearer_token and self._is_live(token) and token.user in self.accounts:
+                return token
+        return None
+
+    def find(self, identity: Mapping[str, object]) -> Account:
+        """The one account that an identity denotes; each field that it gives has to agree.
+
+        Raises:
+            Refused: If there is none, or more than one.
+        """
+        given = {key: value for key, value in identity.items() if value is not None}
+        if not given.keys() - {"domain"}:
+            raise Refused("decode", "field 'auth_id' not found")
+        found = [account for account in self.accounts.values() if account.is_denoted_by(given)]
+        if not found:
+            raise Refused("no-user", "no such identity")
+        if len(found) > 1:
+            raise Refused("ambiguous", "the name is that of more than one identity")
+        return found[0]
+
+    def list_tokens(self, caller: Account, user: Account | None) -> list[Token]:
+        """The tokens of one user or of all, as far as the caller may see them, in the order of their ids.
+
+        Raises:
+            Refused: If the caller may not.
+        """
+        if user is None and self.behaviour.own_list_unasked and READ not in caller.privileges:
+            user = caller
+        self._require(READ, caller, owner=None if user is None else user.auth_id)
+        return [token for _, token in sorted(self.tokens.items()) if user is None or token.user == user.auth_id]
+
+    def get_token(self, caller: Account, token_id: str) -> Token:
+        """One token.
+
+        Raises:
+            Refused: If there is none, or the caller may not see it.
+        """
+        return self._owned(READ, caller, token_id)
+
+    def make_token(self, caller: Account, user: Account, expiration_time: datetime | None) -> Token:
+        """A new token by the rules.
+
+        Raises:
+            Refused: If one of them forbids it.
+        """
+        self._require(WRITE, caller, owner=user.auth_id)
+        if user.is_group or user.domain in {"POSIX_GROUP", "WORLD"}:
+            raise Refused("group", "access tokens are for users, not for groups")
+        if expiration_time and expiration_time <= self.clock() and not self.behaviour.past_expiry:
+            raise Refused("decode", "expiration_time is in the past")
+        if len(list(self._counting(user))) >= SLOTS:
+            raise Refused("limit", f"a user can have at most {SLOTS} access tokens")
+        return self.create_token(user.auth_id, creator=caller.auth_id, expiration_time=expiration_time)
+
+    def change_token(self, caller: Account, token_id: str, changes: Mapping[str, Any]) -> Token:
+        """Enable or disable a token, or move its expiry.
+
+        Raises:
+            Refused: If there is none, or the caller may not.
+        """
+        self.tokens[token_id] = token = replace(self._owned(WRITE, caller, token_id), **changes)
+        return token
+
+    def delete_token(self, caller: Account, token_id: str) -> None:
+        """Remove a token.
+
+        Raises:
+            Refused: If there is none, or the caller may not.
+        """
+        del self.tokens[self._owned(WRITE, caller, token_id).id]
+
+    def _owned(self, privilege: str, caller: Account, token_id: str) -> Token:
+        token = self.tokens.get(token_id)
+        self._require(privilege, caller, owner=None if token is None else token.user)
+        if token is None:
+            raise Refused("no-token", "no such access token")
+        return token
+
+    def _require(self, privilege: str, caller: Account, *, owner: str | None) -> None:
+        own = self.behaviour.self_service and owner == caller.auth_id
+        if not own and privilege not in caller.privileges:
+            raise Refused("privilege", f"{privilege} is needed")
+
+    def _counting(self, user: Account) -> Iterator[Token]:
+        for token in self.tokens.values():
+            if token.user == user.auth_id and (self.behaviour.dead_tokens_count or self._is_live(token)):
+                yield token
+
+    def _is_live(self, token: Token) -> bool:
+        return token.enabled and (token.expiration_time is None or token.expiration_time > self.clock())
+
+
+def _same(mine: object, given: object) -> bool:
+    """Text is compared without case, and a name in Active Directory also without its domain."""
+    if isinstance(mine, str) and isinstance(given, str):
+        return given.casefold() in {mine.casefold(), mine.casefold().rpartition("\\")[2]}
+    return mine == given

@@ -1,0 +1,109 @@
+"""A believable cluster: some twenty tokens of every kind that an administrator meets. All of it is invented."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster
+from token_tools.times import Clock
+
+ADMIN: Final = "500"
+SERVICE: Final = "1010"
+GONE: Final = "1099"
+
+_LOCAL_SID: Final = "S-1-5-21-3417284416-1020143541-2795120344"
+_AD_SID: Final = "S-1-5-21-1004336348-1177238915-682003330"
+_MANAGE: Final = frozenset({LOOK_UP, READ, WRITE})
+
+
+def _local(auth_id: int, name: str, *, privileges: Iterable[str] = (), is_group: bool = False) -> Account:
+    return Account(
+        str(auth_id),
+        "LOCAL",
+        name,
+        sid=f"{_LOCAL_SID}-{auth_id}",
+        is_group=is_group,
+        privileges=frozenset(privileges),
+    )
+
+
+def _ad(key: int, name: str) -> Account:
+    return Account(str((5 << 32) + key), "ACTIVE_DIRECTORY", f"CORP\\{name}", sid=f"{_AD_SID}-{1100 + key}")
+
+
+def _ldap(uid: int, name: str) -> Account:
+    return Account(str((3 << 32) + uid), "POSIX_USER", name, uid=uid, sid=f"S-1-5-88-1-{uid}")
+
+
+_ACCOUNTS: Final = (
+    _local(500, "admin", privileges=_MANAGE),
+    _local(501, "guest"),
+    _local(513, "Users", is_group=True),
+    _local(1001, "jane"),
+    _local(1002, "backup"),
+    _local(1003, "metrics"),
+    _local(1004, "ci-runner"),
+    _local(1005, "snapshot-mover"),
+    _local(1010, "mcp-service", privileges=_MANAGE),
+    _local(1099, "contractor"),
+    _ad(1, "jane"),
+    _ad(2, "svc-veeam"),
+    _ad(3, "svc-splunk"),
+    _ad(4, "tom.meyer"),
+    _ldap(1000, "bob"),
+    _ldap(2001, "render"),
+    Account("4294967297", "API_INTERNAL_DOMAIN", "replication"),
+)
+
+# User, days since it was made, days until it expires (None for never), and what is special.
+_TOKENS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]], ...]] = (
+    ("500", 812, None, {}),
+    ("1001", 30, 60, {"creator": "1001"}),
+    ("1002", 200, 165, {}),
+    ("1002", 5, 360, {}),
+    ("1003", 400, None, {}),
+    ("1004", 85, 5, {}),
+    ("1004", 1, 89, {}),
+    ("1005", 120, -30, {}),
+    ("1099", 300, 65, {}),
+    (str((5 << 32) + 1), 10, 80, {"creator": str((5 << 32) + 1)}),
+    (str((5 << 32) + 2), 500, None, {}),
+    (str((5 << 32) + 2), 700, 30, {"enabled": False}),
+    (str((5 << 32) + 3), 88, 2, {}),
+    (str((5 << 32) + 4), 95, -5, {"creator": str((5 << 32) + 4), "enabled": False}),
+    (str((3 << 32) + 1000), 60, 30, {"creator": str((3 << 32) + 1000)}),
+    (str((3 << 32) + 2001), 45, 320, {"creator": "1002"}),
+    (str((3 << 32) + 2001), 380, -15, {}),
+    ("501", 600, None, {"enabled": False}),
+    ("4294967297", 900, None, {}),
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The cluster, and the secret of the service account that may manage tokens on it."""
+
+    cluster: Cluster
+    bearer_token: str = field(repr=False)
+
+
+def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Demo:
+    """The same accounts and the same kinds of tokens each time; ids and secrets are new."""
+    cluster = Cluster(clock=clock, behaviour=behaviour)
+    for account in _ACCOUNTS:
+        cluster.add_account(account)
+    now = clock().replace(microsecond=0)
+    for user, age, rest, special in _TOKENS:
+        cluster.create_token(
+            user,
+            creator=str(special.get("creator", ADMIN)),
+            creation_time=now - timedelta(days=age, minutes=7 * age % 600, microseconds=-age * 1_031),
+            expiration_time=None if rest is None else now + timedelta(days=rest),
+            enabled=bool(special.get("enabled", True)),
+        )
+    own = cluster.create_token(
+        SERVICE, creator=ADMIN, creation_time=now - timedelta(days=20), expiration_time=now + timedelta(days=70)
+    )
+    cluster.remove_account(GONE)
+    return Demo(cluster, own.bearer_token)

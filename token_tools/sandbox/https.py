@@ -1,0 +1,49 @@
+"""An application over HTTPS on a loopback port, with a certificate of its own."""
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trustme
+import uvicorn
+from starlette.applications import Starlette
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a client needs to connect."""
+
+    host: str
+    port: int
+    ca_file: Path
+
+
+def serve_https(app: Starlette, *, port: int, folder: Path, started: Callable[[Address], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `port` 0 takes any free one.
+
+    `started` is called once the port accepts connections. The CA's certificate is written into the folder.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    ca_file, key_file = folder / "ca.pem", folder / "server.pem"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(ca_file)
+    authority.issue_cert(LOOPBACK, "localhost", "::1").private_key_and_cert_chain_pem.write_to_path(key_file)
+    listener = socket.create_server((LOOPBACK, port))
+    # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
+    server = uvicorn.Server(uvicorn.Config(app, ssl_certfile=key_file, log_level="warning", access_log=False))
+    ending = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
+    signal.sigwait(ending)
+    server.should_exit = True
+    thread.join()

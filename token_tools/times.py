@@ -1,0 +1,149 @@
+"""Times and durations as people write them, and back.
+
+There is no clock in here: what depends on the present takes it as `now`. Every `datetime` in and out is aware.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import humanize
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+
+from token_tools.errors import Refusal
+
+Clock = Callable[[], datetime]
+"""Gives the present, aware."""
+
+NEVER: Final = "never"
+HOW_TO_WRITE_AN_EXPIRY: Final = (
+    "Write a duration such as 90d, 12h or P90D, a time with an offset such as 2027-01-31T17:00:00Z, or never"
+)
+
+_UNITS: Final = {
+    "s": timedelta(seconds=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+_DURATION: Final = re.compile(
+    r"(\d{1,9}) ?(?:(s|sec|secs|seconds?)|(min|mins|minutes?)|(h|hrs?|hours?)|(d|days?)|(w|weeks?))",
+    re.ASCII | re.IGNORECASE,
+)
+_ISO_DURATION: Final = re.compile(r"P(?:\d{1,9}W|(?=.)(?:\d{1,9}D)?(?:T(?=.)(?:\d{1,9}H)?(?:\d{1,9}M)?(?:\d{1,9}S)?)?)")
+_INSTANT: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
+)
+_NAIVE: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?", re.ASCII | re.IGNORECASE)
+_AWARE: Final[TypeAdapter[datetime]] = TypeAdapter(AwareDatetime)
+_DELTA: Final[TypeAdapter[timedelta]] = TypeAdapter(timedelta)
+
+
+def utc_now() -> datetime:
+    """The system's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration longer than zero: `90d`, `12 hours`, `P1DT12H`.
+
+    A month or a year has no fixed length and a bare `m` could be either, so none of them is understood.
+
+    Raises:
+        ValueError: With what to write instead.
+    """
+    try:
+        duration = _duration(text.strip())
+    except (OverflowError, ValidationError):
+        duration = None
+    if not duration:
+        raise ValueError(
+            "must be a duration longer than zero with its unit: s, min, h, d or w, such as 30s, 12h or 90d"
+        )
+    return duration
+
+
+def _duration(text: str) -> timedelta | None:
+    if _ISO_DURATION.fullmatch(text.upper()):
+        return _DELTA.validate_strings(text.upper())
+    if match := _DURATION.fullmatch(text):
+        number, *unit = match.groups()
+        [size] = [size for size, word in zip(_UNITS.values(), unit, strict=True) if word]
+        return int(number) * size
+    return None
+
+
+def parse_lifetime(text: str) -> timedelta | None:
+    """A duration, or None for `never`.
+
+    Raises:
+        ValueError: With what to write instead.
+    """
+    return None if text.strip().lower() == NEVER else parse_duration(text)
+
+
+def parse_instant(text: str) -> datetime:
+    """An RFC 3339 time as the cluster writes it; digits past the microsecond are dropped.
+
+    Without an offset it is UTC, the only zone in which the cluster speaks.
+
+    Raises:
+        ValueError: If it is not such a time.
+    """
+    match = _INSTANT.fullmatch(text)
+    if match is None:
+        raise ValueError("expected a time such as 2027-01-31T17:00:00Z")
+    # pydantic's ValidationError is a ValueError too: a 31st of February ends there.
+    return _AWARE.validate_strings(text if match[1] else f"{text}Z").astimezone(UTC)
+
+
+def parse_expiry(text: str, *, now: datetime) -> datetime | None:
+    """When something expires, in UTC with whole seconds, or None for `never`.
+
+    Raises:
+        Refusal: If it is not understood, has no offset, or is not in the future; the text tells the present time,
+            since a model has no clock.
+    """
+    text = text.strip()
+    if _NAIVE.fullmatch(text):
+        raise _refuse("has no offset from UTC, so it could mean several times", now)
+    try:
+        if _INSTANT.fullmatch(text):
+            expiry = parse_instant(text)
+        elif lifetime := parse_lifetime(text):
+            expiry = (now + lifetime).astimezone(UTC)
+        else:
+            return None
+    except (OverflowError, ValueError):
+        raise _refuse("is not understood", now) from None
+    if expiry <= now:
+        raise _refuse("is not in the future", now)
+    return expiry.replace(microsecond=0)
+
+
+def _refuse(why: str, now: datetime) -> Refusal:
+    return Refusal(f"`expiration_time` {why}. {HOW_TO_WRITE_AN_EXPIRY}. It is now {tell_time(now)}.")
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC, as the cluster takes it: `2027-01-31T17:00:00Z`."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def tell_time(instant: datetime) -> str:
+    """To the minute, for reading: `2027-01-31 17:00 UTC`."""
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def tell_duration(duration: timedelta) -> str:
+    """Rounded for reading: `90 days`, `23 hours`, `5 minutes`."""
+    rounded = abs(duration) + timedelta(seconds=30)
+    return f"{rounded.days} days" if rounded.days > 1 else humanize.naturaldelta(abs(duration))
+
+
+def tell_distance(instant: datetime, *, now: datetime) -> str:
+    """`in 90 days` or `3 hours ago`."""
+    distance = tell_duration(instant - now)
+    return f"in {distance}" if instant > now else f"{distance} ago"

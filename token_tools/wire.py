@@ -1,0 +1,214 @@
+"""Bytes to models, statuses to errors: everything the cluster can say, understood in one place.
+
+There is no I/O and no clock in here. A function either gives what its name says or raises one of our errors; no
+answer whatever makes it do anything else, and none is quoted except the vendor's own error text, marked as data.
+
+Source: `qumulo.lib.request` 7.10 for the envelope of errors; RFC 9110 for Retry-After.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BaseModel, ValidationError
+
+from token_tools.errors import BadAnswer, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
+from token_tools.identity import Identity
+from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
+from token_tools.quotation import quote
+from token_tools.times import tell_duration
+
+LONGEST_DESCRIPTION: Final = 240
+"""Characters of a cluster's error text that are repeated."""
+
+READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
+WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
+"""As the API spells them; the vendor's guide writes them in the singular."""
+
+LONGEST_KEY: Final = 1024
+"""Characters of a paging key; a longer one would not fit into an answer or a URL."""
+
+_ERROR_CLASS: Final = re.compile(r"[a-z0-9_]{1,80}")
+_TRANSIENT: Final = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back over HTTP; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Envelope(BaseModel):
+    """The vendor's form of an error."""
+
+    error_class: str = ""
+    description: str = ""
+
+
+class _Paging(BaseModel):
+    next: str | None = None
+
+
+class _TokenList(BaseModel):
+    entries: tuple[AccessToken, ...]
+    paging: _Paging | None = None
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_page(answer: Answer) -> TokenPage:
+    """A page of tokens; of `paging.next` only the `after` key is taken, never its host.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    page = _read(_TokenList, answer, expected="a list of access tokens", privilege=READ)
+    link = page.paging and page.paging.next
+    return TokenPage(page.entries, _read_after(link) if link else None)
+
+
+def read_token(answer: Answer) -> AccessToken:
+    """One token.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    return _read(AccessToken, answer, expected="an access token", privilege=READ)
+
+
+def read_new_token(answer: Answer) -> NewAccessToken:
+    """A token just made, with its secret.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    return _read(NewAccessToken, answer, expected="the id and the bearer token of a new access token", privilege=WRITE)
+
+
+def read_deletion(answer: Answer) -> None:
+    """Nothing: the body of a deletion's answer is empty.
+
+    Raises:
+        ClusterError: As `check_status`.
+    """
+    check_status(answer, privilege=WRITE)
+
+
+def read_caller(answer: Answer) -> Caller:
+    """Whom the server's credential stands for.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    return _read(Caller, answer, expected="who-am-i", privilege="PRIVILEGE_AUTH_CACHE_READ")
+
+
+def read_identity(answer: Answer) -> Identity:
+    """A resolved identity.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    return _read(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+
+
+def check_status(answer: Answer, *, privilege: str) -> None:
+    """Nothing for a 2xx; `privilege` is the one to name when the cluster says that one is missing.
+
+    Raises:
+        Unauthenticated: For 401.
+        Forbidden: For 403.
+        NotFound: For 404.
+        Unavailable: For 429 and 5xx; `transient` where the same request may well succeed soon.
+        BadAnswer: For a redirect, which is never followed: it would carry the credential away.
+        Rejected: For any other 4xx.
+    """
+    status, said = answer.status, _tell_envelope(answer)
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return
+    if status == HTTPStatus.UNAUTHORIZED:
+        raise Unauthenticated(
+            f"The cluster does not accept this server's own credential{said}: it has expired, was disabled or deleted, "
+            "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE."
+        )
+    if status == HTTPStatus.FORBIDDEN:
+        raise Forbidden(
+            f"This server's credential lacks a privilege{said}. An administrator can grant {privilege} through a role. "
+            "From Core 7.3 on, one's own tokens need none: try user `self`."
+        )
+    if status == HTTPStatus.NOT_FOUND:
+        raise NotFound(f"The cluster knows no such thing{said}.")
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        retry_after = _read_retry_after(answer.headers)
+        when = f"in {tell_duration(retry_after)}" if retry_after else "later"
+        raise Unavailable(
+            f"The cluster, or a gateway before it, cannot answer now{said}. Try again {when}.",
+            transient=status in _TRANSIENT,
+            retry_after=retry_after,
+        )
+    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise Rejected(f"The cluster declined{said}.")
+    raise BadAnswer(
+        f"The answer is a redirect or nothing known (status {status}); it was not followed, since it could carry the "
+        "credential elsewhere. Do QUMULO_HOST and QUMULO_PORT name the cluster's REST address?"
+    )
+
+
+def _read(model: type[Model], answer: Answer, *, expected: str, privilege: str) -> Model:
+    check_status(answer, privilege=privilege)
+    try:
+        return model.model_validate_json(answer.body)
+    except ValidationError as invalid:
+        where = ".".join(str(part) for part in invalid.errors(include_input=False, include_url=False)[0]["loc"])
+        raise BadAnswer(
+            f"The answer is not {expected}"
+            f"{f' (it does not fit at {quote(where, longest=80)})' if where else ', nor any JSON object'}. "
+            "Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
+        ) from None
+
+
+def _read_after(link: str) -> str:
+    try:
+        [after] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
+    except (KeyError, ValueError):
+        raise BadAnswer(
+            "The answer's `paging.next` has no `after` key, so the next page cannot be asked for."
+        ) from None
+    return after
+
+
+def _tell_envelope(answer: Answer) -> str:
+    """` (409 some_error: "Its description")`, with only the status where the body is not the vendor's envelope."""
+    try:
+        envelope = _Envelope.model_validate_json(answer.body)
+    except ValidationError:
+        envelope = _Envelope()
+    error_class = f" {envelope.error_class}" if _ERROR_CLASS.fullmatch(envelope.error_class) else ""
+    said = f": {quote(envelope.description, longest=LONGEST_DESCRIPTION)}" if envelope.description else ""
+    return f" ({answer.status}{error_class}{said})"
+
+
+def _read_retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """The wait that a Retry-After asks for; a date in it counts from the answer's own Date."""
+    text = headers.get("retry-after", "")
+    try:
+        if text.isdecimal():
+            return timedelta(seconds=int(text))
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return None
+    return wait if wait > timedelta() else None
