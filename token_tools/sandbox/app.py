@@ -77,6 +77,7 @@ def create_app(cluster: Cluster) -> Starlette:
             Route(TOKENS + "{token_id}", api.modify_token, methods=["PATCH"]),
             Route(TOKENS + "{token_id}", api.delete_token, methods=["DELETE"]),
             Route("/v1/session/who-am-i", api.who_am_i, methods=["GET"]),
+            Route("/v1/session/roles", api.list_roles, methods=["GET"]),
             Route("/v1/identity/find", api.find_identity, methods=["POST"]),
             Route("/v1/auth/identity/find", api.find_identity, methods=["POST"]),
             Route("/v1/identity/expand", api.expand_identity, methods=["POST"]),
@@ -152,6 +153,11 @@ class _Endpoints:
                 "access_token_id": token.id,
             }
         )
+
+    async def list_roles(self, request: Request) -> Response:
+        """The caller's roles, which `qq who_am_i` asks for; here a role is worth a privilege."""
+        _, caller = self._authenticate(request)
+        return JSONResponse(sorted(caller.privileges))
 
     async def find_identity(self, request: Request) -> Response:
         _, caller = self._authenticate(request)

@@ -1,0 +1,78 @@
+"""`qumulo-token-tools sandbox` as a child process, and the vendor's own clients against it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 60
+BIN = Path(sys.executable).parent
+_SDK = """
+import json, sys
+from qumulo.lib.auth import Credentials
+from qumulo.lib.identity_util import Identity
+from qumulo.lib.request import RequestError
+from qumulo.rest_client import RestClient
+from dateutil.parser import parse
+host, port, bearer_token = sys.argv[1:4]
+client = RestClient(host, int(port), Credentials(bearer_token))
+tokens = client.access_tokens
+try:
+    told = eval(sys.argv[4])
+except RequestError as error:
+    told = {"status": error.status_code, "error_class": error.error_class, "description": error.description}
+print(json.dumps(told))
+"""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A running sandbox: `settings` are what it prints for a shell."""
+
+    settings: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def sdk(self, expression: str, *, bearer_token: str | None = None) -> Any:  # noqa: ANN401 - whatever the SDK gives
+        """What an expression in `client` and `tokens` of the vendor's Python SDK gives, as JSON.
+
+        An error that the SDK understands comes back as its status, class and description.
+        """
+        host, port = self.settings["QUMULO_HOST"], self.settings["QUMULO_PORT"]
+        bearer_token = bearer_token or self.settings["QUMULO_BEARER_TOKEN"]
+        return json.loads(run(sys.executable, "-c", _SDK, host, port, bearer_token, expression).stdout)
+
+    def qq(self, *arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """One command of the vendor's `qq`."""
+        host, port = self.settings["QUMULO_HOST"], self.settings["QUMULO_PORT"]
+        where = ["--host", host, "--port", port, "--credentials-store", str(store or self.settings["store"])]
+        return run(str(BIN / "qq"), *where, *arguments)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """A child process that ends in good time, whatever its status."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@contextmanager
+def running_sandbox(*options: str) -> Generator[Sandbox]:
+    """The sandbox from its announcement to its end."""
+    command = [str(BIN / "qumulo-token-tools"), "sandbox", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        announced = ""
+        for line in process.stdout:
+            announced += line
+            if line.startswith("qq "):
+                break
+        settings = dict(re.findall(r"^export (\w+)=(.*)$", announced, re.MULTILINE))
+        settings |= dict(re.findall(r"--credentials-(store) (\S+)", announced))
+        try:
+            yield Sandbox(settings, process)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
