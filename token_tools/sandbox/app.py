@@ -274,7 +274,7 @@ def _read_user(text: str) -> dict[str, object]:
 
 def _read_key(after: str) -> str:
     try:
-        return base64.urlsafe_b64decode(after).decode()
+        return base64.b64decode(after, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise Refused("decode", "after is not a key") from None
 
