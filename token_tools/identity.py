@@ -151,7 +151,8 @@ def parse_user(spelling: object) -> object:
 
 def tell_name(name: str) -> str:
     """The name as it is if it is one plain word, else quoted."""
-    return name if _PLAIN.fullmatch(name) else quote(name, longest=LONGEST_NAME_SHOWN)
+    is_plain = len(name) <= LONGEST_NAME_SHOWN and _PLAIN.fullmatch(name)
+    return name if is_plain else quote(name, longest=LONGEST_NAME_SHOWN)
 
 
 def _read_spelling(text: str) -> dict[str, str]:
@@ -188,6 +189,8 @@ def _checked(key: str, value: str) -> dict[str, str]:
 def _read_quoted(text: str) -> str:
     try:
         name = json.loads(text)
+        # JSON can write half a character, which no request could carry.
+        str(name).encode()
     except ValueError:
         name = None
     if not isinstance(name, str) or not name:

@@ -1,0 +1,183 @@
+"""Times and durations: what is understood, what is refused because it is in doubt, and the words for them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from token_tools.errors import Refusal
+from token_tools.times import (
+    format_instant,
+    parse_duration,
+    parse_expiry,
+    parse_instant,
+    parse_lifetime,
+    tell_distance,
+    tell_duration,
+    tell_time,
+    utc_now,
+)
+
+NOW = datetime(2026, 11, 24, 9, 0, 30, tzinfo=UTC)
+AWARE = st.datetimes(
+    min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis adds the zone
+    max_value=datetime(9999, 12, 29),  # noqa: DTZ001 - the same
+    timezones=st.timezones(),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("30s", timedelta(seconds=30)),
+        ("1 second", timedelta(seconds=1)),
+        ("90 secs", timedelta(seconds=90)),
+        ("15min", timedelta(minutes=15)),
+        ("2 Minutes", timedelta(minutes=2)),
+        ("12h", timedelta(hours=12)),
+        ("1 hr", timedelta(hours=1)),
+        ("90d", timedelta(days=90)),
+        (" 90 days ", timedelta(days=90)),
+        ("2w", timedelta(weeks=2)),
+        ("P90D", timedelta(days=90)),
+        ("p1dt12h", timedelta(days=1, hours=12)),
+        ("PT15M", timedelta(minutes=15)),
+        ("PT30S", timedelta(seconds=30)),
+        ("P2W", timedelta(weeks=2)),
+    ],
+)
+def test_a_duration_is_a_number_with_its_unit(text: str, duration: timedelta) -> None:
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "90",
+        "3m",
+        "P1M",
+        "P1Y",
+        "P",
+        "PT",
+        "P1DT",
+        "0d",
+        "PT0S",
+        "-5d",
+        "1d 12h",
+        "soon",
+        "999999999w",
+        "٣d",
+        "1e3d",
+    ],
+)
+def test_a_duration_in_doubt_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be a duration longer than zero with its unit"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["never", " Never "])
+def test_a_lifetime_can_be_without_end(text: str) -> None:
+    assert parse_lifetime(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2026-11-24T10:02:20.123456789Z", datetime(2026, 11, 24, 10, 2, 20, 123456, tzinfo=UTC)),
+        ("2026-11-24T10:02:20.12Z", datetime(2026, 11, 24, 10, 2, 20, 120000, tzinfo=UTC)),
+        ("2026-11-24t10:02:20z", datetime(2026, 11, 24, 10, 2, 20, tzinfo=UTC)),
+        ("2026-11-24 10:02+0100", datetime(2026, 11, 24, 9, 2, tzinfo=UTC)),
+        ("2026-11-24T10:02:20", datetime(2026, 11, 24, 10, 2, 20, tzinfo=UTC)),
+    ],
+    ids=["nanoseconds", "hundredths", "small-letters", "offset", "no-offset"],
+)
+def test_a_time_of_the_cluster_is_read(text: str, instant: datetime) -> None:
+    assert parse_instant(text) == instant
+
+
+@pytest.mark.parametrize("text", ["", "2026-11-24", "1700000000", "2026-02-31T00:00:00Z", "0001-01-01T00:00:00+23:59"])
+def test_what_is_no_time_is_an_error(text: str) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        parse_instant(text)
+
+
+@given(AWARE)
+def test_a_time_survives_writing_and_reading(instant: datetime) -> None:
+    assert parse_instant(format_instant(instant)) == instant.astimezone(UTC)
+
+
+@given(st.text())
+def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
+    for parse in (parse_instant, parse_duration, parse_lifetime):
+        try:
+            parse(text)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("text", "expiry"),
+    [
+        ("90d", datetime(2027, 2, 22, 9, 0, 30, tzinfo=UTC)),
+        ("never", None),
+        ("2027-01-31T18:00:00.9+01:00", datetime(2027, 1, 31, 17, 0, tzinfo=UTC)),
+        ("2027-01-31 17:00Z", datetime(2027, 1, 31, 17, 0, tzinfo=UTC)),
+    ],
+)
+def test_an_expiry_is_a_duration_a_time_or_never(text: str, expiry: datetime | None) -> None:
+    assert parse_expiry(text, now=NOW.astimezone(timezone(timedelta(hours=5)))) == expiry
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("2027-01-31T17:00:00", "has no offset from UTC"),
+        ("2027-01-31", "has no offset from UTC"),
+        ("2026-11-24T09:00:30Z", "is not in the future"),
+        ("2026-11-24T09:00:29Z", "is not in the future"),
+        ("tomorrow", "is not understood"),
+        ("999999999d", "is not understood"),
+        ("9999-12-31T23:59:59-12:00", "is not understood"),
+        ("", "is not understood"),
+    ],
+)
+def test_an_expiry_in_doubt_is_refused_with_the_present_time(text: str, why: str) -> None:
+    with pytest.raises(Refusal, match=f"`expiration_time` {why}.*It is now 2026-11-24 09:00 UTC"):
+        parse_expiry(text, now=NOW)
+
+
+@given(st.text() | st.from_regex(r"\d{1,12} ?[smhdw]\w*|P[\dTDHMSW]+|\d{4}-\d\d-\d\d.*", fullmatch=True))
+def test_any_text_is_an_expiry_in_the_future_or_refused(text: str) -> None:
+    try:
+        expiry = parse_expiry(text, now=NOW)
+    except Refusal:
+        return
+    assert expiry is None or (expiry >= NOW and expiry.utcoffset() == timedelta())
+
+
+@pytest.mark.parametrize(
+    ("distance", "words"),
+    [
+        (timedelta(days=90), "in 90 days"),
+        (timedelta(days=800), "in 800 days"),
+        (timedelta(days=89, hours=23, minutes=59, seconds=50), "in 90 days"),
+        (timedelta(hours=36), "in a day"),
+        (timedelta(hours=5), "in 5 hours"),
+        (timedelta(), "a moment ago"),
+        (-timedelta(minutes=5), "5 minutes ago"),
+        (-timedelta(days=30), "30 days ago"),
+    ],
+)
+def test_a_distance_is_told_in_days_hours_or_minutes(distance: timedelta, words: str) -> None:
+    assert tell_distance(NOW + distance, now=NOW) == words
+
+
+def test_a_duration_and_a_time_are_told_for_reading() -> None:
+    assert tell_duration(timedelta(seconds=30)) == "30 seconds"
+    assert tell_time(datetime(2027, 1, 31, 18, 0, tzinfo=timezone(timedelta(hours=1)))) == "2027-01-31 17:00 UTC"
+
+
+def test_the_clock_tells_utc() -> None:
+    assert utc_now().utcoffset() == timedelta()
