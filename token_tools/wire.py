@@ -185,9 +185,9 @@ def _read_after(link: str) -> str:
     try:
         [after] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
     except (KeyError, ValueError):
-        raise BadAnswer(
-            "The answer's `paging.next` has no `after` key, so the next page cannot be asked for."
-        ) from None
+        after = ""
+    if not 0 < len(after) <= LONGEST_KEY:
+        raise BadAnswer("The answer's `paging.next` has no usable `after` key, so the next page cannot be asked for.")
     return after
 
 

@@ -1,0 +1,233 @@
+"""Bytes to models and statuses to errors: whatever comes back ends in a value or in one of our errors."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from token_tools import wire
+from token_tools.errors import (
+    BadAnswer,
+    ClusterError,
+    Forbidden,
+    NotFound,
+    Rejected,
+    Unauthenticated,
+    Unavailable,
+)
+from token_tools.models import TokenPage
+
+READERS: list[Callable[[wire.Answer], object]] = [
+    wire.read_page,
+    wire.read_token,
+    wire.read_new_token,
+    wire.read_caller,
+    wire.read_identity,
+    wire.read_deletion,
+]
+TOKEN: dict[str, Any] = {"id": "1" * 23, "user": {"auth_id": "500"}, "creation_time": "2026-10-01T10:00:00.123456789Z"}
+EMPTY: dict[str, Any] = {"entries": []}
+OTHER_SHAPES: list[object] = [
+    b"",
+    b"<html>Bearer access-v1:own</html>",
+    b'{"entries": [{"id',
+    [],
+    "entries",
+    7,
+    None,
+    {},
+    {"entries": None},
+    {"entries": {}},
+    {"entries": [[]]},
+    {"entries": [TOKEN | {"id": "../admin"}]},
+    {"entries": [TOKEN | {"creation_time": "yesterday"}]},
+    {"entries": [TOKEN | {"user": {"auth_id": "x"}}]},
+    EMPTY | {"paging": []},
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([TOKEN, "2026-10-01T10:00Z"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["entries", "paging", "next"]), inner),
+    max_leaves=8,
+)
+BODIES = st.binary() | JSON.map(lambda value: json.dumps(value).encode())
+
+
+def answer(status: int = 200, body: object = None, **headers: str) -> wire.Answer:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return wire.Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+
+
+@pytest.mark.parametrize("read", READERS)
+@given(
+    status=st.integers(100, 599) | st.just(200),
+    body=BODIES,
+    headers=st.dictionaries(st.sampled_from(["retry-after", "date", "content-type"]), st.text()),
+)
+def test_any_answer_is_a_value_or_one_of_our_errors(
+    read: Callable[[wire.Answer], object], status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    try:
+        read(wire.Answer(status, headers, body))
+    except ClusterError as failure:
+        told = str(failure)
+    else:
+        return
+    assert told.isprintable()
+    assert len(told) < 2_500
+
+
+@pytest.mark.parametrize(
+    ("paging", "after"),
+    [
+        pytest.param({}, None, id="absent"),
+        pytest.param({"paging": None}, None, id="null"),
+        pytest.param({"paging": {}}, None, id="empty"),
+        pytest.param({"paging": {"next": None}}, None, id="null-next"),
+        pytest.param({"paging": {"next": ""}}, None, id="empty-next"),
+        pytest.param({"paging": {"next": "/v1/auth/access-tokens/?after=a%2Fb&limit=1"}}, "a/b", id="relative"),
+        pytest.param({"paging": {"next": "https://evil:1/x?limit=1&after=k"}}, "k", id="foreign-host"),
+    ],
+)
+def test_of_a_link_only_its_key_is_taken(paging: dict[str, Any], after: str | None) -> None:
+    assert wire.read_page(answer(body=EMPTY | paging)) == TokenPage((), after)
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["/v1/auth/access-tokens/?limit=1", "?after=", "?after=1&after=2", "https://[", "/", "?after=" + "k" * 1025],
+    ids=["no-key", "empty-key", "two-keys", "no-url", "no-query", "long-key"],
+)
+def test_a_link_without_a_usable_key_is_a_bad_answer(link: str) -> None:
+    with pytest.raises(BadAnswer, match="has no usable `after` key"):
+        wire.read_page(answer(body={"entries": [], "paging": {"next": link}}))
+
+
+def test_an_entry_keeps_what_the_cluster_wrote() -> None:
+    identity = {"domain": None, "auth_id": "500", "uid": None, "gid": None, "sid": None, "name": None}
+    entry = TOKEN | {"user": identity, "creator": identity, "expiration_time": "", "enabled": None, "future": 1}
+
+    [token] = wire.read_page(answer(body={"entries": [entry]})).entries
+
+    assert (token.id, token.creation_time) == ("1" * 23, "2026-10-01T10:00:00.123456789Z")
+    assert token.user.known() == {"auth_id": "500"}
+    assert (token.expires, token.is_disabled) == (None, False)
+
+
+def test_numbers_for_text_and_numbers_as_text_are_tolerated_where_they_lose_nothing() -> None:
+    entry = TOKEN | {"id": 12345678901234567890123, "user": {"auth_id": 500, "uid": "7", "gid": 8.0}}
+
+    token = wire.read_token(answer(body=entry))
+
+    assert token.id == "12345678901234567890123"
+    assert token.user.known() == {"auth_id": "500", "uid": 7, "gid": 8}
+
+
+@pytest.mark.parametrize("body", OTHER_SHAPES, ids=str)
+def test_another_shape_is_a_bad_answer_that_says_what_was_expected(body: object) -> None:
+    with pytest.raises(BadAnswer, match="The answer is not a list of access tokens") as failure:
+        wire.read_page(answer(body=body))
+
+    assert "own" not in str(failure.value)
+
+
+@pytest.mark.parametrize("bearer_token", ["", " ", None, "two words", "zürich"], ids=str)
+def test_a_new_token_without_a_usable_secret_is_a_bad_answer(bearer_token: str | None) -> None:
+    with pytest.raises(BadAnswer, match="not the id and the bearer token of a new access token"):
+        wire.read_new_token(answer(body={"id": "1", "bearer_token": bearer_token}))
+
+
+def test_a_new_token_hides_its_secret() -> None:
+    new = wire.read_new_token(answer(body={"id": "1", "bearer_token": "access-v1:AAAA"}))
+
+    assert new.bearer_token.get_secret_value() == "access-v1:AAAA"
+    assert "AAAA" not in f"{new} {new!r}"
+
+
+@pytest.mark.parametrize(
+    ("status", "failure", "told"),
+    [
+        pytest.param(302, BadAnswer, "redirect", id="redirect"),
+        pytest.param(400, Rejected, "The cluster declined (400", id="400"),
+        pytest.param(401, Unauthenticated, "QUMULO_CREDENTIALS_FILE", id="401"),
+        pytest.param(403, Forbidden, "PRIVILEGE_ACCESS_TOKENS_READ", id="403"),
+        pytest.param(404, NotFound, "no such thing (404", id="404"),
+        pytest.param(409, Rejected, "The cluster declined (409", id="409"),
+        pytest.param(429, Unavailable, "Try again later", id="429"),
+        pytest.param(500, Unavailable, "Try again later", id="500"),
+    ],
+)
+def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:
+    with pytest.raises(failure) as raised:
+        wire.read_page(answer(status, b""))
+
+    assert told in str(raised.value)
+
+
+def test_a_missing_privilege_is_the_one_for_what_was_asked() -> None:
+    with pytest.raises(Forbidden, match="PRIVILEGE_ACCESS_TOKENS_WRITE"):
+        wire.read_new_token(answer(403))
+    with pytest.raises(Forbidden, match="PRIVILEGE_IDENTITY_READ"):
+        wire.read_identity(answer(403))
+
+
+@pytest.mark.parametrize(("status", "transient"), [(429, True), (502, True), (503, True), (504, True), (500, False)])
+def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:  # noqa: FBT001
+    with pytest.raises(Unavailable) as failure:
+        wire.read_page(answer(status))
+
+    assert failure.value.transient is transient
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        pytest.param({"retry_after": "7"}, timedelta(seconds=7), id="seconds"),
+        pytest.param(
+            {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:00 GMT"},
+            timedelta(minutes=1),
+            id="date",
+        ),
+        pytest.param(
+            {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:29:00 GMT"}, None, id="past"
+        ),
+        pytest.param({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None, id="date-without-date"),
+        pytest.param({"retry_after": "soon"}, None, id="word"),
+        pytest.param({"retry_after": "9" * 30}, None, id="eternity"),
+        pytest.param({"retry_after": "-1"}, None, id="negative"),
+        pytest.param({}, None, id="none"),
+    ],
+)
+def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str], wait: timedelta | None) -> None:
+    with pytest.raises(Unavailable) as failure:
+        wire.read_page(answer(503, **headers))
+
+    assert failure.value.retry_after == wait
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        pytest.param({"error_class": "a_b_error", "description": "x"}, '(400 a_b_error: "x")', id="envelope"),
+        pytest.param({"error_class": "A b!", "description": "x"}, '(400: "x")', id="strange-class"),
+        pytest.param({"description": "\nline\u202e"}, '(400: "\\nline\\u202e")', id="controls"),
+        pytest.param({"description": "is access-v1:QUJD"}, '(400: "is access-v1 [redacted]")', id="secret"),
+        pytest.param({"description": "x" * 999}, '(400: "' + "x" * 239 + '…")', id="long"),
+        pytest.param({"description": ["x"]}, "(400)", id="other-shape"),
+        pytest.param(b"<h1>Bad Request</h1>", "(400)", id="html"),
+    ],
+)
+def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(body: object, told: str) -> None:
+    with pytest.raises(Rejected) as failure:
+        wire.read_page(answer(400, body))
+
+    assert str(failure.value) == f"The cluster declined {told}."
+
+
+def test_a_deletion_has_no_answer_but_its_status() -> None:
+    wire.read_deletion(answer(200, b""))
+    with pytest.raises(NotFound):
+        wire.read_deletion(answer(404, b""))
