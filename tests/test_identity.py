@@ -209,5 +209,5 @@ JANE = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5-21-1-100
         ),
     ],
 )
-def test_who_is_told_is_who_was_asked_for(asked: Identity, told: Identity, covered: bool) -> None:  # noqa: FBT001
+def test_who_is_told_is_who_was_asked_for(asked: Identity, told: Identity, covered: bool) -> None:
     assert asked.covers(told) is covered

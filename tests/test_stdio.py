@@ -17,6 +17,8 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import TextContent
 
+from token_tools import __version__
+
 Message = dict[str, object]
 
 pytestmark = pytest.mark.anyio
@@ -190,6 +192,18 @@ def test_the_bearer_token_is_no_command_line_option() -> None:
     assert told.returncode == 0
     assert "--bearer-token" not in told.stdout
     assert "--credentials-file" in told.stdout
+
+
+def test_the_package_runs_as_a_module_too() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "token_tools", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+
+    assert told.stdout == f"{__version__}\n"
 
 
 def test_the_demo_plays_its_conversation_and_succeeds() -> None:

@@ -5,6 +5,7 @@ Each test looks at both ends: what the cluster was sent and what the model was t
 
 import json
 import shutil
+import ssl
 import stat
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -471,6 +472,58 @@ async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(ben
 
 
 @pytest.mark.parametrize(
+    ("lie", "warning"),
+    [
+        pytest.param(
+            {"expiration_time": None},
+            "the cluster did not take the expiry as asked; there, the token never expires.",
+            id="no-expiry",
+        ),
+        pytest.param(
+            {"expiration_time": "2030-01-01T00:00:00Z"},
+            "there, the token expires 2030-01-01 00:00 UTC.",
+            id="other-expiry",
+        ),
+        pytest.param(
+            {"user": {"auth_id": "500", "domain": "LOCAL", "name": "admin"}},
+            "the cluster made it for local:admin.",
+            id="other-user",
+        ),
+    ],
+)
+async def test_a_token_that_is_not_as_asked_is_told_with_a_warning(
+    bench: Bench, lie: dict[str, Any], warning: str
+) -> None:
+    async def make_it_otherwise(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        single = request.method == "GET" and request.url.path not in {PATH, "/v1/session/who-am-i"}
+        return httpx.Response(200, json=response.json() | lie) if single else response
+
+    bench.recorder.on_served = make_it_otherwise
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert warning in told.fields["warning"]
+    assert told.fields["warning"] in told.text.splitlines()
+
+
+async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(bench: Bench) -> None:
+    distrust = ssl.SSLCertVerificationError()
+    distrust.verify_message = "self-signed certificate"
+
+    async def change_the_certificate(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            raise httpx.ConnectError("no") from distrust
+        return response
+
+    bench.recorder.on_served = change_the_certificate
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert "is not trusted (self-signed certificate). Nothing was sent." in told
+    assert "not known" not in told
+
+
+@pytest.mark.parametrize(
     ("expiration_time", "sent"),
     [
         pytest.param("12h", "2026-11-24T21:00:00Z", id="duration"),
@@ -772,3 +825,14 @@ async def test_the_instructions_name_the_cluster_and_what_is_never_shown(bench: 
     async with bench.connected(delivery="inline") as client:
         assert client.instructions is not None
         assert "is in the answer, once" in client.instructions
+
+
+async def test_a_crash_is_told_without_its_text_and_logged(mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
+    def crash(_request: httpx.Request) -> httpx.Response:
+        raise RuntimeError("access-v1:own")
+
+    async with answering(mode, crash) as client:
+        told = Told.of(await client.call_tool("list_access_tokens"))
+
+    assert (told.is_error, told.text) == (True, "Error executing tool list_access_tokens")
+    assert "unexpected exception" in caplog.text

@@ -175,7 +175,7 @@ def test_a_missing_privilege_is_the_one_for_what_was_asked() -> None:
 
 
 @pytest.mark.parametrize(("status", "transient"), [(429, True), (502, True), (503, True), (504, True), (500, False)])
-def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:  # noqa: FBT001
+def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:
     with pytest.raises(Unavailable) as failure:
         wire.read_page(answer(status))
 

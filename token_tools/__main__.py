@@ -28,6 +28,8 @@ def main() -> None:
     options = vars(_make_parser().parse_args())
     # To stderr, and before the SDK configures it otherwise: stdout belongs to the protocol.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # A repeated request is no news; one that was given up is an answer.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
     commands = {"serve": _serve, "demo": _play_demo, "sandbox": _run_sandbox}
     try:
         sys.exit(commands[options.pop("command")](options))

@@ -50,6 +50,7 @@ class NewToken(BaseModel):
     expiration_time: str | None = Field(None, description="Absent: never expires")
     bearer_token_in: str = Field(description="Where the bearer token is")
     bearer_token: str | None = None
+    warning: str | None = None
     next_step: str
 
 
@@ -85,21 +86,20 @@ def summarize_listing(listing: Listing, *, address: str) -> Summary:
 def summarize_creation(creation: Creation, *, address: str) -> Summary:
     """What was made, until when it lives, and where its secret is."""
     delivered = creation.delivered
-    headline = (
-        f"Created access token {delivered.id} for {creation.user} on {address}; "
-        f"{_tell_expiry(creation)}. Its bearer token is in {delivered.place}."
-    )
     secret = None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value()
     fields = NewToken(
-        summary=headline,
+        summary=f"Created access token {delivered.id} for {creation.user} on {address}; {_tell_expiry(creation)}. "
+        f"Its bearer token is in {delivered.place}.",
         id=delivered.id,
         user=str(creation.user),
         expiration_time=creation.expires and format_instant(creation.expires),
         bearer_token_in=delivered.place,
         bearer_token=secret,
+        warning=_tell_deviation(creation),
         next_step=delivered.how_to_use,
     )
-    return Summary("\n".join([headline, *([secret] if secret else []), delivered.how_to_use]), fields)
+    lines = [fields.summary, fields.bearer_token, fields.warning, fields.next_step]
+    return Summary("\n".join(line for line in lines if line), fields)
 
 
 def _tell_headline(listing: Listing, address: str) -> str:
@@ -139,6 +139,19 @@ def _tell_expiry(creation: Creation) -> str:
         return "it never expires"
     default = ", the default lifetime" if creation.by_default else ""
     return f"it expires {tell_time(creation.expires)} ({tell_distance(creation.expires, now=creation.time)}{default})"
+
+
+def _tell_deviation(creation: Creation) -> str | None:
+    """What the cluster did otherwise than asked: an old one may not know about expiry, for one."""
+    found = creation.found
+    if found is None:
+        return None
+    if not creation.user.covers(found.user):
+        return f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
+    if found.expires != creation.expires:
+        expires = "never expires" if found.expires is None else f"expires {tell_time(found.expires)}"
+        return f"Beware: the cluster did not take the expiry as asked; there, the token {expires}."
+    return None
 
 
 def _describe(token: AccessToken, now: datetime) -> TokenEntry:

@@ -12,6 +12,7 @@ from token_tools.client import ClusterClient
 from token_tools.delivery import Delivered, Delivery
 from token_tools.errors import (
     BadAnswer,
+    ClusterError,
     DeliveryError,
     Forbidden,
     NotFound,
@@ -55,13 +56,17 @@ class Listing:
 
 @dataclass(frozen=True)
 class Creation:
-    """A token made at `time`, and where its secret went. `by_default` says that nobody named the expiry."""
+    """A token made at `time`, and where its secret went. `by_default` says that nobody named the expiry.
+
+    `found` is the token as the cluster lists it since, None if that could not be read.
+    """
 
     user: Identity
     time: datetime
     expires: datetime | None
     by_default: bool
     delivered: Delivered
+    found: AccessToken | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ class Workflows:
         await self._check_slots(who, now)
         with _uninterrupted():
             delivered = await self._make_token(who, expires)
-        return Creation(who, now, expires, by_default=expiration_time is None, delivered=delivered)
+        found = await self._read_back(delivered.id)
+        return Creation(who, now, expires, by_default=expiration_time is None, delivered=delivered, found=found)
 
     async def _make_token(self, who: Identity, expires: datetime | None) -> Delivered:
         reservation = await self.delivery.reserve()
@@ -148,6 +154,13 @@ class Workflows:
                 f"{failure} It is not known whether a token was made for {who}. Its bearer token would be lost: list "
                 "the user's tokens, and delete one that is new and that nobody uses, before creating again."
             ) from failure
+
+    async def _read_back(self, token_id: str) -> AccessToken | None:
+        """The new token, to see whether the cluster did what was asked; the success does not depend on it."""
+        try:
+            return await self.cluster.get_token(token_id)
+        except ClusterError:
+            return None
 
     async def _identify(self, user: User) -> Identity:
         """Who is meant, with all that the cluster tells of them; what was said, if it does not let us look them up."""

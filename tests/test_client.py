@@ -1,0 +1,378 @@
+"""The way to the cluster: what is repeated and what never is, deadlines, TLS, and where the credential may go."""
+
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+import stamina
+import trustme
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSListener
+from pydantic import SecretStr
+
+from token_tools.client import ClusterClient, connect
+from token_tools.credentials import write_store
+from token_tools.errors import (
+    BadAnswer,
+    ClusterError,
+    Rejected,
+    Unauthenticated,
+    Unavailable,
+    Unreachable,
+    Untrusted,
+)
+from token_tools.identity import Identity
+from token_tools.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+OWN = "1:legacy/own+bearer=="
+PATIENCE = 20
+PAGE: dict[str, object] = {"entries": [], "paging": {"next": None}}
+JANE = Identity(auth_id="1001")
+Serve = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_between_attempts() -> Generator[None]:
+    """The library's own mode for tests: as many attempts as in earnest, no pauses."""
+    with stamina.set_testing(testing=True, attempts=4):
+        yield
+
+
+@asynccontextmanager
+async def connected(
+    transport: httpx.AsyncBaseTransport | Serve | None, settings: Settings | None = None
+) -> AsyncGenerator[ClusterClient]:
+    settings = settings or Settings(host="c", bearer_token=SecretStr(OWN))
+    if not (transport is None or isinstance(transport, httpx.AsyncBaseTransport)):
+        transport = httpx.MockTransport(transport)
+    with anyio.fail_after(PATIENCE):
+        async with connect(settings, transport=transport) as cluster:
+            yield cluster
+
+
+class Script:
+    """Answers, or failures, one after the other; the last one again and again."""
+
+    def __init__(self, *answers: httpx.Response | httpx.TransportError) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        """The next one."""
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        return answer
+
+
+def page() -> httpx.Response:
+    return httpx.Response(200, json=PAGE)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(httpx.ConnectError("refused"), id="refused"),
+        pytest.param(httpx.RemoteProtocolError("cut"), id="cut"),
+        pytest.param(httpx.Response(502), id="502"),
+        pytest.param(httpx.Response(503, headers={"Retry-After": "0"}), id="503"),
+        pytest.param(httpx.Response(504), id="504"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "1"}), id="429"),
+    ],
+)
+async def test_a_request_that_reads_is_repeated_until_it_is_answered(
+    trouble: httpx.Response | httpx.TransportError,
+) -> None:
+    script = Script(trouble, trouble, page())
+    async with connected(script) as cluster:
+        assert (await cluster.list_tokens()).entries == ()
+
+    assert len(script.requests) == 3
+
+
+async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
+    script = Script(httpx.Response(503))
+    async with connected(script) as cluster:
+        with pytest.raises(Unavailable):
+            await cluster.find_identity(JANE)
+
+    assert len(script.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("trouble", "failure"),
+    [
+        pytest.param(httpx.Response(400), Rejected, id="400"),
+        pytest.param(httpx.Response(401), Unauthenticated, id="401"),
+        pytest.param(httpx.Response(500), Unavailable, id="500"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "3600"}), Unavailable, id="too-long-a-wait"),
+        pytest.param(httpx.Response(200, html="<p>"), BadAnswer, id="html"),
+        pytest.param(httpx.Response(302, headers={"Location": "https://c/x"}), BadAnswer, id="redirect"),
+    ],
+)
+async def test_what_would_not_get_better_is_not_repeated(trouble: httpx.Response, failure: type[ClusterError]) -> None:
+    script = Script(trouble)
+    async with connected(script) as cluster:
+        with pytest.raises(failure):
+            await cluster.list_tokens()
+
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        httpx.ConnectError("refused"),
+        httpx.ReadError("cut"),
+        httpx.Response(401),
+        httpx.Response(429),
+        httpx.Response(503),
+        httpx.Response(200, html="<p>"),
+    ],
+    ids=["refused", "cut", "401", "429", "503", "html"],
+)
+@pytest.mark.parametrize("write", ["create", "delete"])
+async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | httpx.TransportError, write: str) -> None:
+    script = Script(trouble)
+    async with connected(script) as cluster:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "create": partial(cluster.create_token, JANE, None),
+            "delete": partial(cluster.delete_token, "7"),
+        }
+        if write == "delete" and isinstance(trouble, httpx.Response) and trouble.is_success:
+            await calls[write]()
+        else:
+            with pytest.raises(ClusterError):
+                await calls[write]()
+
+    assert len(script.requests) == 1
+
+
+async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:
+    class Silence(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await anyio.sleep_forever()
+            raise AssertionError(request)
+
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(milliseconds=50))
+    async with connected(Silence(), settings) as cluster:
+        for call in (cluster.list_tokens, cluster.who_am_i, partial(cluster.create_token, JANE, None)):
+            with pytest.raises(Unreachable, match=r"No whole answer from c:8000 within .* \(QUMULO_TIMEOUT\)"):
+                await call()
+
+
+async def test_no_more_than_eight_requests_are_on_their_way_at_once() -> None:
+    at_once: list[int] = []
+    go_on = anyio.Event()
+
+    class Counter(httpx.AsyncBaseTransport):
+        now = 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self.now += 1
+            at_once.append(self.now)
+            if len(at_once) == 8:
+                go_on.set()
+            await go_on.wait()
+            await anyio.lowlevel.checkpoint()
+            self.now -= 1
+            return httpx.Response(200, json=PAGE, request=request)
+
+    async with connected(Counter()) as cluster, anyio.create_task_group() as calls:
+        for _ in range(30):
+            calls.start_soon(cluster.list_tokens)
+
+    assert (len(at_once), max(at_once)) == (30, 8)
+
+
+async def test_each_request_is_signed_and_says_who_asks() -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        await cluster.list_tokens()
+
+    [request] = script.requests
+    assert request.headers["Authorization"] == f"Bearer {OWN}"
+    assert request.headers["User-Agent"].startswith("qumulo-token-tools/")
+    assert request.headers["Accept-Encoding"] == "identity"
+
+
+async def test_an_error_that_repeats_the_credential_does_not_tell_it() -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {OWN}"}))
+    async with connected(script) as cluster:
+        with pytest.raises(Rejected) as failure:
+            await cluster.list_tokens()
+
+    assert str(failure.value) == 'The cluster declined (400 x_error: "you sent [redacted]").'
+
+
+async def test_an_answer_compressed_against_the_request_is_a_bad_answer() -> None:
+    script = Script(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"nonsense")))
+    async with connected(script) as cluster:
+        with pytest.raises(BadAnswer, match="compressed"):
+            await cluster.list_tokens()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.write_bytes(write_store(SecretStr("old")))
+    return path
+
+
+@pytest.fixture
+def cluster_of_the_new() -> Script:
+    class Strict(Script):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            answer = super().__call__(request)
+            return answer if request.headers["Authorization"] == "Bearer new" else httpx.Response(401)
+
+    return Strict(page())
+
+
+async def test_a_renewed_login_is_used_at_once_by_what_reads(store: Path, cluster_of_the_new: Script) -> None:
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        assert (await cluster.list_tokens()).entries == ()
+
+    assert len(cluster_of_the_new.requests) == 2
+
+
+async def test_a_renewed_login_is_used_from_the_next_request_on_by_what_writes(
+    store: Path, cluster_of_the_new: Script
+) -> None:
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        with pytest.raises(Unauthenticated):
+            await cluster.create_token(JANE, None)
+        await cluster.list_tokens()
+
+    assert [request.method for request in cluster_of_the_new.requests] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("content", [b"nonsense", None], ids=["broken", "gone"])
+async def test_a_renewed_login_that_cannot_be_read_leaves_the_401_as_it_is(
+    store: Path,
+    cluster_of_the_new: Script,
+    content: bytes | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        if content is None:
+            store.unlink()
+        else:
+            store.write_bytes(content)
+
+        with pytest.raises(Unauthenticated):
+            await cluster.list_tokens()
+
+    assert len(cluster_of_the_new.requests) == 1
+    assert "could not be read again" in caplog.text
+
+
+async def test_the_credential_goes_neither_to_a_redirect_nor_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    answer = b"HTTP/1.1 302 Found\r\nLocation: https://localhost:9/\r\nContent-Length: 0\r\n\r\n"
+    async with tls_server(tmp_path, answer) as (settings, received), connected(None, settings) as cluster:
+        with pytest.raises(BadAnswer, match="redirect"):
+            await cluster.list_tokens()
+
+    [request] = received
+    assert f"Authorization: Bearer {OWN}".encode() in request
+
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
+
+
+@asynccontextmanager
+async def tls_server(
+    folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1"
+) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
+    """A TLS server whose certificate is for `name`, the settings that trust it, and what it receives."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    context.load_cert_chain(folder / "server.pem")
+    received: list[bytes] = []
+
+    async def serve(stream: ByteStream) -> None:
+        async with stream:
+            received.append(await stream.receive())
+            await stream.send(answer)
+
+    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = plain.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here
+    listener = TLSListener(plain, context, standard_compatible=False)
+    settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN), ca_file=folder / "ca.pem")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve, None)
+        yield settings, received
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_ca_file_is_trusted(tmp_path: Path) -> None:
+    async with tls_server(tmp_path) as (settings, _), connected(None, settings) as cluster:
+        assert (await cluster.list_tokens()).entries == ()
+
+
+async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
+    async with tls_server(tmp_path, name="elsewhere.example.com") as (settings, _):
+        unverified = settings.model_copy(update={"ca_file": None, "verify_tls": False})
+        async with connected(None, unverified) as cluster:
+            assert (await cluster.list_tokens()).entries == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "why"),
+    [
+        pytest.param("127.0.0.1", False, "unable to get local issuer certificate", id="unknown-authority"),
+        pytest.param("elsewhere.example.com", True, "IP address mismatch", id="other-name"),
+    ],
+)
+async def test_an_untrusted_certificate_is_explained_with_the_setting_that_mends_it(
+    tmp_path: Path, name: str, trusted: bool, why: str
+) -> None:
+    async with tls_server(tmp_path, name=name) as (settings, received):
+        chosen = settings if trusted else settings.model_copy(update={"ca_file": None})
+        async with connected(None, chosen) as cluster:
+            with pytest.raises(Untrusted, match="QUMULO_CA_FILE") as failure:
+                await cluster.list_tokens()
+
+    assert why in str(failure.value)
+    assert "Nothing was sent" in str(failure.value)
+    assert received == []
+
+
+async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> None:
+    async def talk_plainly(stream: SocketStream) -> None:
+        async with stream:
+            await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here
+        settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, talk_plainly)
+            async with connected(None, settings) as cluster:
+                with pytest.raises(Unreachable, match=f"No whole answer from 127.0.0.1:{port}"):
+                    await cluster.list_tokens()
+            tasks.cancel_scope.cancel()
+    async with connected(None, settings) as cluster:
+        with pytest.raises(Unreachable, match=r"Is QUMULO_HOST right, and the cluster up\?"):
+            await cluster.list_tokens()

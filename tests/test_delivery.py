@@ -1,0 +1,198 @@
+"""Where a new bearer token goes: proved before, private from the first byte, nothing left after a failure."""
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, choose_delivery
+from token_tools.errors import DeliveryError
+from token_tools.identity import Identity
+from token_tools.models import NewAccessToken
+from token_tools.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "access-v1:SECRETSECRET"
+NEW = NewAccessToken(id="18446744073709551616123", bearer_token=SecretStr(SECRET))
+JANE = Identity(domain="LOCAL", name="jane")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "tokens"
+
+
+@pytest.fixture
+def delivery(folder: Path) -> Delivery:
+    return FileDelivery(folder, host="2001:db8::1", port=8000)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_a_reserved_file_is_private_and_empty_of_secrets(delivery: Delivery, folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        reservation = await delivery.reserve()
+    finally:
+        os.umask(before)
+
+    [file] = folder.iterdir()
+    assert (mode(folder), mode(file)) == (0o700, 0o600)
+    assert file.read_bytes().strip() == b""
+    assert file.stat().st_size == 4096
+    await reservation.drop()
+
+
+async def test_a_kept_token_is_a_store_whose_name_says_whose_it_is(delivery: Delivery, folder: Path) -> None:
+    delivered = await (await delivery.reserve()).keep(NEW, JANE)
+
+    [file] = folder.iterdir()
+    assert file.name == "2001_db8_1_local_jane_18446744073709551616123.json"
+    assert (delivered.id, delivered.place, delivered.bearer_token) == (NEW.id, str(file), None)
+    assert json.loads(file.read_text()) == {"bearer_token": SECRET, "version": 1}
+    assert mode(file) == 0o600
+
+
+async def test_a_dropped_reservation_leaves_nothing(delivery: Delivery, folder: Path) -> None:
+    await (await delivery.reserve()).drop()
+
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b\x00c\n", "..", "x" * 5000, "ü€\u202e" * 50], ids=ascii)
+async def test_no_name_leads_out_of_the_folder_or_is_too_long(delivery: Delivery, folder: Path, name: str) -> None:
+    delivered = await (await delivery.reserve()).keep(NEW, Identity(name=name))
+
+    assert Path(delivered.place).parent == folder
+    assert [str(file) for file in folder.iterdir()] == [delivered.place]
+    assert delivered.place.isascii()
+
+
+async def test_reservations_made_at_the_same_time_do_not_collide(delivery: Delivery, folder: Path) -> None:
+    one, two = await delivery.reserve(), await delivery.reserve()
+    other = NewAccessToken(id="2", bearer_token=SecretStr("access-v1:other"))
+
+    places = {(await two.keep(other, JANE)).place, (await one.keep(NEW, JANE)).place}
+
+    assert {str(file) for file in folder.iterdir()} == places
+    assert len(places) == 2
+
+
+async def test_an_existing_file_is_not_overwritten(delivery: Delivery, folder: Path) -> None:
+    first = await (await delivery.reserve()).keep(NEW, JANE)
+    content = Path(first.place).read_bytes()
+
+    with pytest.raises(DeliveryError, match="exists already"):
+        await (await delivery.reserve()).keep(NewAccessToken(id=NEW.id, bearer_token=SecretStr("b")), JANE)
+
+    assert Path(first.place).read_bytes() == content
+    assert len(list(folder.iterdir())) == 1
+
+
+async def test_an_empty_folder_is_made_private(delivery: Delivery, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+
+    await (await delivery.reserve()).drop()
+
+    assert mode(folder) == 0o700
+
+
+async def test_a_folder_with_other_things_that_others_can_enter_is_refused(delivery: Delivery, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    (folder / "other").touch()
+
+    with pytest.raises(DeliveryError, match="others can enter it"):
+        await delivery.reserve()
+
+    assert mode(folder) == 0o755
+
+
+async def test_a_folder_that_is_a_link_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
+    folder.parent.mkdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(DeliveryError, match="QUMULO_DELIVERY_DIR names the folder"):
+        await delivery.reserve()
+
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
+async def test_what_belongs_to_another_user_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(DeliveryError, match="it belongs to another user"):
+        await delivery.reserve()
+
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(DeliveryError, match="somebody else's symbolic link"):
+        await FileDelivery(tmp_path / "link" / "tokens", host="c", port=8000).reserve()
+
+
+async def test_a_place_below_a_file_is_refused(delivery: Delivery, folder: Path) -> None:
+    folder.parent.write_text("a file")
+
+    with pytest.raises(DeliveryError, match=os.strerror(errno.ENOTDIR)):
+        await delivery.reserve()
+
+
+def test_a_full_disk_is_found_out_before_and_leaves_nothing(folder: Path) -> None:
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    script = f"""
+import anyio, pathlib, resource, signal
+from token_tools.delivery import FileDelivery
+from token_tools.errors import DeliveryError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+try:
+    anyio.run(FileDelivery(pathlib.Path({str(folder)!r}), host="c", port=8000).reserve)
+except DeliveryError as failure:
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    print(failure)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+
+    assert os.strerror(errno.EFBIG) in told.stdout
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_token_that_cannot_be_made_durable_leaves_no_file(delivery: Delivery, folder: Path) -> None:
+    reservation = await delivery.reserve()
+    [pending] = folder.iterdir()
+    pending.unlink()
+
+    with pytest.raises(DeliveryError, match=os.strerror(errno.ENOENT)):
+        await reservation.keep(NEW, JANE)
+
+    assert list(folder.iterdir()) == []
+
+
+async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -> None:
+    reservation = await InlineDelivery().reserve()
+    await reservation.drop()
+    delivered = await reservation.keep(NEW, JANE)
+
+    assert delivered.bearer_token == SecretStr(SECRET)
+    assert "conversation" in delivered.place
+    assert SECRET not in repr(delivered)
+
+
+def test_the_operator_chooses_the_way() -> None:
+    settings = Settings(host="c", bearer_token=SecretStr("own"))
+
+    assert choose_delivery(settings) == FileDelivery(settings.delivery_dir, host="c", port=8000)
+    assert choose_delivery(settings.model_copy(update={"delivery": "inline"})) == InlineDelivery()
