@@ -1,9 +1,11 @@
-"""What every test gets: one event loop backend, and an environment without this machine's settings."""
+"""What tests get: an event loop, an environment without this machine's settings, a bench for each protocol era."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+from tests.bench import Bench, Mode, make_bench
 from token_tools.settings import PREFIX
 
 
@@ -21,3 +23,16 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factor
         monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, home)
+
+
+@pytest.fixture(params=["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Both eras of the protocol, one after the other."""
+    mode: Mode = request.param
+    return mode
+
+
+@pytest.fixture
+def bench(mode: Mode, tmp_path: Path) -> Bench:
+    """A cluster and the means to call tools on it."""
+    return make_bench(mode, tmp_path)

@@ -1,20 +1,27 @@
 """Where a new bearer token goes: proved before, private from the first byte, nothing left after a failure."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any, cast
 
+import keyring
 import pytest
+from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked
 from pydantic import SecretStr
 
-from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, choose_delivery
+from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
+from token_tools.qq import Qq
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def delivery(folder: Path) -> Delivery:
-    return FileDelivery(folder, host="2001:db8::1", port=8000)
+    return FileDelivery(folder, Qq("2001:db8::1", 8000))
 
 
 def mode(path: Path) -> int:
@@ -139,7 +146,7 @@ async def test_what_belongs_to_another_user_is_refused(delivery: Delivery, folde
     (tmp_path / "link").symlink_to(tmp_path / "state")
     os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
     with pytest.raises(DeliveryError, match="somebody else's symbolic link"):
-        await FileDelivery(tmp_path / "link" / "tokens", host="c", port=8000).reserve()
+        await FileDelivery(tmp_path / "link" / "tokens", Qq("c", 8000)).reserve()
 
 
 async def test_a_place_below_a_file_is_refused(delivery: Delivery, folder: Path) -> None:
@@ -155,11 +162,12 @@ def test_a_full_disk_is_found_out_before_and_leaves_nothing(folder: Path) -> Non
 import anyio, pathlib, resource, signal
 from token_tools.delivery import FileDelivery
 from token_tools.errors import DeliveryError
+from token_tools.qq import Qq
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
 try:
-    anyio.run(FileDelivery(pathlib.Path({str(folder)!r}), host="c", port=8000).reserve)
+    anyio.run(FileDelivery(pathlib.Path({str(folder)!r}), Qq("c", 8000)).reserve)
 except DeliveryError as failure:
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     print(failure)
@@ -194,5 +202,87 @@ async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -
 def test_the_operator_chooses_the_way() -> None:
     settings = Settings(host="c", bearer_token=SecretStr("own"))
 
-    assert choose_delivery(settings) == FileDelivery(settings.delivery_dir, host="c", port=8000)
-    assert choose_delivery(settings.model_copy(update={"delivery": "inline"})) == InlineDelivery()
+    qq = Qq("c", 8000)
+    ways = {
+        way: choose_delivery(settings.model_copy(update={"delivery": way}), qq) for way in ("file", "keyring", "inline")
+    }
+
+    assert ways == {
+        "file": FileDelivery(settings.delivery_dir, qq),
+        "keyring": KeyringDelivery("c:8000"),
+        "inline": InlineDelivery(),
+    }
+
+
+class Keychain(KeyringBackend):
+    """A keyring in memory; `broken` says at which verb it fails, or forgets."""
+
+    priority = cast("Any", 1)
+
+    def __init__(self) -> None:
+        self.broken = ""
+        self.secrets: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        """What was kept."""
+        return self.secrets.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        """Keep it."""
+        if self.broken == "set":
+            raise KeyringLocked
+        if self.broken != "forget":
+            self.secrets[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        """Forget it."""
+        del self.secrets[service, username]
+
+
+@pytest.fixture
+def keychain() -> Generator[Keychain]:
+    """The keyring of this process for one test."""
+    before, chosen = keyring.get_keyring(), Keychain()
+    keyring.set_keyring(chosen)
+    yield chosen
+    keyring.set_keyring(before)
+
+
+async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) -> None:
+    reservation = await KeyringDelivery("c:8000").reserve()
+    assert keychain.secrets == {}
+    delivered = await reservation.keep(NEW, JANE)
+    await reservation.drop()
+
+    assert keychain.secrets == {("qumulo-token-tools c:8000", f"local:jane {NEW.id}"): SECRET}
+    assert delivered.how_to_use.endswith(f"keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}'")
+    assert delivered.fingerprint == hashlib.sha256(SECRET.encode()).hexdigest()
+    assert SECRET not in repr(delivered)
+
+
+async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:
+    keychain.broken = "set"
+
+    with pytest.raises(DeliveryError, match=r"cannot be used \(KeyringLocked\)"):
+        await KeyringDelivery("c:8000").reserve()
+
+
+async def test_a_keyring_that_does_not_keep_is_a_failed_delivery(keychain: Keychain) -> None:
+    reservation = await InlineDelivery().reserve()
+    await reservation.drop()
+    keychain.broken = "forget"
+
+    with pytest.raises(DeliveryError, match="did not keep"):
+        await KeyringDelivery("c:8000").keep(NEW, JANE)
+
+
+def test_without_the_keyring_library_the_extra_to_install_is_named() -> None:
+    script = """
+import sys, anyio
+sys.modules["keyring"] = None
+from token_tools.delivery import KeyringDelivery
+anyio.run(KeyringDelivery("c:8000").reserve)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+    assert "install qumulo-token-tools[keyring]" in told.stderr

@@ -113,6 +113,30 @@ async def test_the_end_of_the_pages_has_the_form_that_was_chosen(
     assert {key: page[key] for key in page if key != "entries"} == paging
 
 
+async def test_a_cluster_without_an_end_can_lead_to_empty_pages(cluster: Cluster, admin: httpx.AsyncClient) -> None:
+    behave(cluster, end_of_paging="empty-pages")
+
+    page = (await admin.get(PATH)).json()
+    beyond = (await admin.get(page["paging"]["next"])).json()
+
+    assert len(page["entries"]) == len(cluster.tokens)
+    assert beyond == {"entries": [], "paging": page["paging"]}
+
+
+async def test_a_cluster_without_an_end_can_repeat_its_last_page(cluster: Cluster, admin: httpx.AsyncClient) -> None:
+    behave(cluster, end_of_paging="repeated")
+
+    page = (await admin.get(PATH, params={"limit": 15})).json()
+    last = (await admin.get(page["paging"]["next"])).json()
+    again = (await admin.get(last["paging"]["next"])).json()
+    whole = (await admin.get(PATH)).json()
+
+    assert len(last["entries"]) == len(cluster.tokens) - 15
+    assert last["paging"] == page["paging"]
+    assert again == last
+    assert (await admin.get(whole["paging"]["next"])).json() == whole
+
+
 async def test_links_can_be_absolute_and_keep_the_filter(cluster: Cluster, admin: httpx.AsyncClient) -> None:
     behave(cluster, absolute_links=True)
 
@@ -130,6 +154,13 @@ async def test_a_page_is_never_larger_than_the_cluster_wants(cluster: Cluster, a
     assert len((await admin.get(PATH)).json()["entries"]) == 4
 
 
+async def test_a_page_has_its_usual_size_when_none_is_asked_for(cluster: Cluster, admin: httpx.AsyncClient) -> None:
+    behave(cluster, usual_page=3)
+
+    assert len((await admin.get(PATH)).json()["entries"]) == 3
+    assert len((await admin.get(PATH, params={"limit": 6})).json()["entries"]) == 6
+
+
 @pytest.mark.parametrize(
     ("user", "owner"),
     [
@@ -137,6 +168,7 @@ async def test_a_page_is_never_larger_than_the_cluster_wants(cluster: Cluster, a
         pytest.param("BACKUP", BACKUP, id="name-in-capitals"),
         pytest.param("CORP\\jane", str((5 << 32) + 1), id="domain-and-name"),
         pytest.param("tom.meyer", str((5 << 32) + 4), id="active-directory-without-domain"),
+        pytest.param("jane@corp.example.com", str((5 << 32) + 1), id="user-principal-name"),
         pytest.param("uid:2001", RENDER, id="uid"),
         pytest.param("auth_id:1002", BACKUP, id="auth-id"),
         pytest.param("sid:S-1-5-88-1-2001", RENDER, id="sid"),
@@ -149,6 +181,25 @@ async def test_the_filter_takes_each_documented_form_of_a_user(
     page = (await admin.get(PATH, params={"user": user})).json()
 
     assert [entry["id"] for entry in page["entries"]] == sorted(tokens_of(cluster, owner))
+
+
+@pytest.mark.parametrize(
+    ("user", "owner"),
+    [
+        pytest.param("local:jane", JANE, id="local"),
+        pytest.param("ad:CORP\\jane", str((5 << 32) + 1), id="active-directory"),
+        pytest.param("LDAP_USER:render", RENDER, id="ldap"),
+    ],
+)
+async def test_the_filter_can_read_the_prefix_of_a_domain(
+    cluster: Cluster, admin: httpx.AsyncClient, user: str, owner: str
+) -> None:
+    assert (await admin.get(PATH, params={"user": user})).status_code == 404
+
+    behave(cluster, domain_prefixes=True)
+    page = (await admin.get(PATH, params={"user": user})).json()
+
+    assert [entry["id"] for entry in page["entries"]] == tokens_of(cluster, owner)
 
 
 async def test_lists_can_tell_no_more_of_an_identity_than_its_key(cluster: Cluster, admin: httpx.AsyncClient) -> None:
@@ -173,10 +224,35 @@ async def test_an_old_core_knows_neither_expiry_nor_disabling(cluster: Cluster, 
     [token_id, _] = tokens_of(cluster, BACKUP)
 
     told = (await admin.get(PATH + token_id)).json()
-    refused = await admin.patch(PATH + token_id, json={"enabled": False})
+    expiry = "2027-01-01T00:00:00Z"
 
     assert told.keys() == {"id", "user", "creator", "creation_time"}
-    assert refused.status_code == 400
+    for refused in (
+        await admin.patch(PATH + token_id, json={"enabled": False}),
+        await admin.patch(PATH + token_id, json={"expiration_time": expiry}),
+        await admin.post(PATH, json={"user": {"auth_id": METRICS}, "expiration_time": expiry}),
+    ):
+        assert (refused.status_code, refused.json()["error_class"]) == (400, "decode_error")
+    assert (await admin.post(PATH, json={"user": {"auth_id": METRICS}})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "nanoseconds", "told"),
+    [
+        pytest.param(0, 0, "2026-11-24T09:00:00Z", id="whole-second"),
+        pytest.param(120_000, 0, "2026-11-24T09:00:00.12Z", id="zeros-trimmed"),
+        pytest.param(123_456, 780, "2026-11-24T09:00:00.12345678Z", id="eight-digits"),
+        pytest.param(0, 7, "2026-11-24T09:00:00.000000007Z", id="nine-digits"),
+    ],
+)
+async def test_a_creation_time_has_up_to_nine_digits(
+    cluster: Cluster, admin: httpx.AsyncClient, microseconds: int, nanoseconds: int, told: str
+) -> None:
+    created = NOW + timedelta(microseconds=microseconds)
+    token = cluster.create_token(METRICS, creator="500", creation_time=created)
+    cluster.tokens[token.id] = replace(token, creation_nanoseconds=nanoseconds)
+
+    assert (await admin.get(PATH + token.id)).json()["creation_time"] == told
 
 
 async def test_a_token_is_made_used_changed_and_deleted(admin: httpx.AsyncClient) -> None:
@@ -210,6 +286,10 @@ async def test_a_token_is_made_used_changed_and_deleted(admin: httpx.AsyncClient
         pytest.param(b'{"user": {"domain": "LOCAL"}}', id="only-a-domain"),
         pytest.param(b'{"user": {"auth_id": "1003"}, "expiration_time": "2027-01-01T00:00:00"}', id="no-offset"),
         pytest.param(b'{"user": {"auth_id": "1003"}, "expiration_time": "soon"}', id="no-time"),
+        pytest.param(b'{"user": {"auth_id": "1003"}, "expiration_time": 1893456000}', id="time-as-number"),
+        pytest.param(b'{"user": {"auth_id": "1003"}, "expiration_time": "1893456000"}', id="time-as-digits"),
+        pytest.param(b'{"user": {"auth_id": "1003"}, "expiration_time": "2027-01-01T00:00Z"}', id="no-seconds"),
+        pytest.param(b"[" * 200_000, id="bottomless"),
     ],
 )
 async def test_a_body_that_is_not_as_published_is_a_decode_error(
@@ -241,6 +321,24 @@ async def test_a_create_against_the_rules_is_refused(
 
     status, error_class = Behaviour().complaints[complaint]
     assert (answer.status_code, answer.json()["error_class"]) == (status, error_class)
+
+
+@pytest.mark.parametrize(
+    ("expiry", "complaint"),
+    [
+        pytest.param("soon", "bad-time", id="malformed"),
+        pytest.param("2020-01-01T00:00:00Z", "past-time", id="past"),
+    ],
+)
+async def test_a_time_that_is_refused_has_a_complaint_of_its_own(
+    cluster: Cluster, admin: httpx.AsyncClient, expiry: str, complaint: Complaint
+) -> None:
+    complaints = {**cluster.behaviour.complaints, complaint: (422, "some_time_error")}
+    behave(cluster, past_expiry=False, complaints=complaints)
+
+    answer = await admin.post(PATH, json={"user": {"auth_id": METRICS}, "expiration_time": expiry})
+
+    assert (answer.status_code, answer.json()["error_class"]) == (422, "some_time_error")
 
 
 async def test_dead_tokens_can_leave_their_place_to_others(cluster: Cluster, admin: httpx.AsyncClient) -> None:
@@ -287,7 +385,17 @@ async def test_a_user_with_a_limit_can_be_refused(cluster: Cluster, admin: httpx
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": "0"}, {"limit": "x"}, {"after": "%%%"}, {"after": "abc"}, {"page": "2"}], ids=str
+    "query",
+    [
+        {"limit": "0"},
+        {"limit": "x"},
+        {"after": "%%%"},
+        {"after": "abc"},
+        {"after": "YWJj"},
+        {"user": "auth_id:x"},
+        {"page": "2"},
+    ],
+    ids=str,
 )
 async def test_a_nonsensical_query_is_refused(admin: httpx.AsyncClient, query: dict[str, str]) -> None:
     assert (await admin.get(PATH, params=query)).status_code == 400

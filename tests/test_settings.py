@@ -47,7 +47,9 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "READ_ONLY": "true",
         "DELIVERY": "inline",
         "DELIVERY_DIR": str(tmp_path),
-        "DEFAULT_LIFETIME": "never",
+        "DEFAULT_LIFETIME": "1w",
+        "MAX_LIFETIME": "30d",
+        "CONFIRM": "all",
     }
     set_all(monkeypatch, {f"QUMULO_{name}": value for name, value in variables.items()})
 
@@ -64,7 +66,9 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "read_only": True,
         "delivery": "inline",
         "delivery_dir": tmp_path,
-        "default_lifetime": None,
+        "default_lifetime": timedelta(weeks=1),
+        "max_lifetime": timedelta(days=30),
+        "confirm": "all",
     }
     assert settings.read_bearer().get_secret_value() == SECRET
 
@@ -98,6 +102,18 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
         pytest.param(NEEDED | {"QUMULO_PORT": "x"}, "QUMULO_PORT", id="port-word"),
         pytest.param(NEEDED | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT must be a duration", id="no-unit"),
         pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "0d"}, "QUMULO_DEFAULT_LIFETIME must be", id="no-lifetime"),
+        pytest.param(NEEDED | {"QUMULO_MAX_LIFETIME": "never"}, "QUMULO_MAX_LIFETIME must be", id="no-maximum"),
+        pytest.param(
+            NEEDED | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "31d"},
+            "QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME",
+            id="default-over-maximum",
+        ),
+        pytest.param(
+            NEEDED | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "never"},
+            "QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME",
+            id="endless-default-with-maximum",
+        ),
+        pytest.param(NEEDED | {"QUMULO_CONFIRM": "maybe"}, "QUMULO_CONFIRM", id="confirm"),
         pytest.param(NEEDED | {"QUMULO_DELIVERY": "mail"}, "QUMULO_DELIVERY", id="delivery"),
         pytest.param(NEEDED | {"QUMULO_VERIFY_TLS": "maybe"}, "QUMULO_VERIFY_TLS", id="boolean"),
         pytest.param(NEEDED | {"QUMULO_CA_FILE": "/nowhere"}, "QUMULO_CA_FILE names /nowhere", id="no-ca-file"),

@@ -3,112 +3,30 @@
 Each test looks at both ends: what the cluster was sent and what the model was told.
 """
 
+import hashlib
 import json
 import shutil
 import ssl
 import stat
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import httpx
 import pytest
 from mcp.client import Client
-from mcp.types import CallToolResult, TextContent
 from pydantic import SecretStr
 
-from tests.recorder import Recorder
-from token_tools.sandbox.app import create_app
-from token_tools.sandbox.cluster import Account, Cluster
+from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, PATIENCE, Bench, Mode, Told
+from token_tools.sandbox.cluster import Account
 from token_tools.server import create_server
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
-
-NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
-PATIENCE = 10
-PATH = "/v1/auth/access-tokens/"
-ADMIN = Account(
-    auth_id="500",
-    domain="LOCAL",
-    name="admin",
-    sid="S-1-5-21-1-2-3-500",
-    privileges=frozenset({"PRIVILEGE_ACCESS_TOKENS_READ", "PRIVILEGE_ACCESS_TOKENS_WRITE", "PRIVILEGE_IDENTITY_READ"}),
-)
-JANE = Account(auth_id="1001", domain="LOCAL", name="jane", sid="S-1-5-21-1-2-3-1001")
-AD_JANE = Account(auth_id="21474836481", domain="ACTIVE_DIRECTORY", name="CORP\\jane", sid="S-1-5-21-9-9-9-1105")
-LDAP_BOB = Account(auth_id="12884902888", domain="POSIX_USER", name="bob", uid=1000, sid="S-1-5-88-1-1000")
-USERS = Account(auth_id="513", domain="LOCAL", name="Users", is_group=True)
-Mode = Literal["auto", "legacy"]
-
-
-@pytest.fixture(params=["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
-def mode(request: pytest.FixtureRequest) -> Mode:
-    mode: Mode = request.param
-    return mode
-
-
-@dataclass
-class Bench:
-    """A cluster, what it was sent, and the means to put a server and a client on top."""
-
-    cluster: Cluster
-    recorder: Recorder
-    settings: Settings
-    mode: Mode
-
-    @asynccontextmanager
-    async def connected(self, **changes: object) -> AsyncGenerator[Client]:
-        """A client of a server whose settings differ by these."""
-        settings = self.settings.model_copy(update=changes)
-        server = create_server(settings, transport=self.recorder, clock=lambda: NOW)
-        with anyio.fail_after(PATIENCE):
-            async with Client(server, mode=self.mode) as client:
-                yield client
-
-    async def call(self, tool: str, arguments: dict[str, Any] | None = None, **changes: object) -> "Told":
-        """One call to a server of its own."""
-        async with self.connected(**changes) as client:
-            return Told.of(await client.call_tool(tool, arguments or {}))
-
-    async def refused(self, tool: str, arguments: dict[str, Any] | None = None, **changes: object) -> str:
-        """What one call is told that should not succeed."""
-        told = await self.call(tool, arguments, **changes)
-        assert told.is_error
-        assert told.fields is None
-        return told.text
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the model gets."""
-
-    text: str
-    fields: Any
-    is_error: bool
-
-    @classmethod
-    def of(cls, result: CallToolResult) -> "Told":
-        """The one text block and the fields of a result."""
-        [block] = result.content
-        assert isinstance(block, TextContent)
-        return cls(block.text, result.structured_content, result.is_error)
-
-
-@pytest.fixture
-def bench(mode: Mode, tmp_path: Path) -> Bench:
-    cluster = Cluster(clock=lambda: NOW)
-    for account in (ADMIN, JANE, AD_JANE, LDAP_BOB, USERS):
-        cluster.add_account(account)
-    own = cluster.create_token("500", creator="500", creation_time=NOW - timedelta(days=10))
-    settings = Settings(
-        host="c.example.com", bearer_token=SecretStr(own.bearer_token), delivery_dir=tmp_path / "state" / "tokens"
-    )
-    return Bench(cluster, Recorder(httpx.ASGITransport(create_app(cluster))), settings, mode)
 
 
 async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> None:
@@ -418,8 +336,10 @@ async def test_a_cluster_that_ignores_the_limit_is_cut_to_it(mode: Mode) -> None
             'lacks a privilege (403 some_error: "no\\nway"). An administrator can grant PRIVILEGE_ACCESS_TOKENS_READ',
             id="403",
         ),
-        pytest.param(httpx.Response(500, html="<h1>Bearer access-v1:own</h1>"), "(500). Try again later", id="html"),
-        pytest.param(httpx.Response(429, headers={"Retry-After": "7200"}), "Try again in 2 hours", id="429"),
+        pytest.param(httpx.Response(500, html="<h1>Bearer access-v1:own</h1>"), "cannot answer now (500).", id="html"),
+        pytest.param(
+            httpx.Response(429, headers={"Retry-After": "7200"}), "It asks for 2 hours of patience.", id="429"
+        ),
         pytest.param(httpx.Response(200, html="<h1>Login</h1>"), "not a list of access tokens", id="html-200"),
         pytest.param(httpx.Response(200, json=[]), "not a list of access tokens", id="other-json"),
         pytest.param(httpx.Response(200, json={"entries": [{}]}), '"entries.0.id"', id="other-shape"),
@@ -464,10 +384,15 @@ async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(ben
         "user": "local:jane",
         "expiration_time": "2027-02-22T09:00:00Z",
         "bearer_token_in": str(path),
-        "next_step": "It is a credentials store of qq: qq --host c.example.com --port 8000 "
+        "fingerprint": hashlib.sha256(new.bearer_token.encode()).hexdigest(),
+        "next_step": "It is a credentials store of qq, mode 0600: qq --host c.example.com --port 8000 "
         f"--credentials-store {path} who_am_i",
     }
-    assert told.text == f"{told.fields['summary']}\n{told.fields['next_step']}"
+    assert told.text.splitlines() == [
+        told.fields["summary"],
+        f"SHA-256 of the bearer token: {told.fields['fingerprint']}",
+        told.fields["next_step"],
+    ]
     assert new.bearer_token not in told.text
 
 
@@ -533,7 +458,9 @@ async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(bench:
     ],
 )
 async def test_an_expiry_is_sent_as_it_was_meant(bench: Bench, expiration_time: str, sent: str | None) -> None:
-    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+    told = await bench.call(
+        "create_access_token", {"user": "local:jane", "expiration_time": expiration_time}, confirm="none"
+    )
 
     [body] = bench.recorder.bodies("POST", PATH)
     assert json.loads(body).get("expiration_time") == sent
@@ -543,7 +470,7 @@ async def test_an_expiry_is_sent_as_it_was_meant(bench: Bench, expiration_time: 
 
 
 async def test_an_operator_can_let_tokens_live_for_ever_by_default(bench: Bench) -> None:
-    await bench.call("create_access_token", {"user": "local:jane"}, default_lifetime=None)
+    await bench.call("create_access_token", {"user": "local:jane"}, default_lifetime=None, confirm="none")
 
     assert bench.recorder.bodies("POST", PATH) == [b'{"user":{"auth_id":"1001"}}']
 
@@ -605,10 +532,23 @@ async def test_an_unknown_user_gets_no_token(bench: Bench, user: str) -> None:
 async def test_a_group_gets_no_token(bench: Bench) -> None:
     before = dict(bench.cluster.tokens)
 
-    told = await bench.refused("create_access_token", {"user": "local:Users"})
+    bench.cluster.add_account(Account(auth_id="1600", domain="LOCAL", name="Editors", is_group=True))
+
+    told = await bench.refused("create_access_token", {"user": "local:Editors"})
 
     assert bench.cluster.tokens == before
     assert "declined" in told
+
+
+@pytest.mark.parametrize("user", ["ldap_group:devs", "world:Everyone", "gid:5", "auth_id:513"])
+async def test_what_can_only_be_a_group_is_refused_before_the_cluster_is_asked(bench: Bench, user: str) -> None:
+    assert "is a group" in await bench.refused("create_access_token", {"user": user})
+    assert bench.recorder.seen() == []
+
+
+async def test_a_name_that_turns_out_to_be_a_known_group_is_refused_before_the_create(bench: Bench) -> None:
+    assert "is a group" in await bench.refused("create_access_token", {"user": "local:Users"})
+    assert bench.recorder.bodies("POST", PATH) == []
 
 
 async def test_a_create_without_the_right_to_look_up_sends_what_was_said(bench: Bench) -> None:
@@ -617,7 +557,7 @@ async def test_a_create_without_the_right_to_look_up_sends_what_was_said(bench: 
 
     bench.recorder.on_served = refuse_lookups
 
-    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "never"})
+    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, confirm="none")
 
     assert not told.is_error
     assert bench.recorder.bodies("POST", PATH) == [b'{"user":{"domain":"LOCAL","name":"jane"}}']
@@ -672,7 +612,7 @@ async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(bench: Bench
 
     assert bench.cluster.tokens == before
     assert bench.recorder.seen()[-1].startswith(f"DELETE {PATH}")
-    assert told.endswith("was deleted again; no token was made.")
+    assert told.endswith("was deleted again; no token is left of this.")
 
 
 @pytest.mark.parametrize(
@@ -697,8 +637,10 @@ async def test_a_create_without_a_clear_answer_is_not_repeated_and_says_what_may
 
     told = await bench.refused("create_access_token", {"user": "local:jane"})
 
+    [orphan] = [token for token in bench.cluster.tokens.values() if token.user == JANE.auth_id]
     assert len(bench.recorder.bodies("POST", PATH)) == 1
-    assert "It is not known whether a token was made for local:jane." in told
+    assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane." in told
+    assert told.endswith(f"qq --host c.example.com --port 8000 auth_delete_access_token {orphan.id}")
     assert list(bench.settings.delivery_dir.iterdir()) == []
 
 

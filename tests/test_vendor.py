@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import stat
 from collections.abc import Generator
@@ -12,9 +14,10 @@ from typing import Any
 import anyio
 import pytest
 from mcp.client import Client
+from mcp.types import TextContent
 from pydantic import SecretStr
 
-from tests.sandbox_process import Sandbox, running_sandbox
+from tests.sandbox_process import BIN, Sandbox, run, running_sandbox
 from token_tools.identity import Identity
 from token_tools.server import create_server
 from token_tools.settings import Settings
@@ -165,6 +168,31 @@ async def test_qq_works_with_a_token_as_our_create_delivers_it(sandbox: Sandbox,
     me = who_am_i(sandbox, Path(told["bearer_token_in"]))
     assert (me["name"], me["access_token_id"]) == ("CORP\\tom.meyer", told["id"])
     sandbox.sdk(f"tokens.delete({told['id']!r})")
+
+
+@pytest.mark.anyio
+async def test_a_sandbox_told_to_fail_makes_an_orphan_that_is_found_and_can_be_deleted_as_told(tmp_path: Path) -> None:
+    """Over a real connection, and with the command that the error names."""
+    with running_sandbox("--fault", "create=cut-after") as sandbox:
+        with anyio.fail_after(PATIENCE):
+            async with Client(create_server(settings_for(sandbox, tmp_path))) as client:
+                told = await client.call_tool("create_access_token", {"user": "local:metrics"})
+
+        [text] = told.content
+        assert isinstance(text, TextContent)
+        command = re.search(r"qq --host .* auth_delete_access_token (\d+)$", text.text)
+        assert command is not None
+        assert sandbox.qq("auth_get_access_token", command[1]).returncode == 0
+        bin_qq, *arguments = shlex.split(command[0])
+        run(str(BIN / bin_qq), "--credentials-store", sandbox.settings["store"], *arguments)
+        assert sandbox.qq("auth_get_access_token", command[1]).returncode != 0
+
+
+def test_a_fault_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    told = run(str(BIN / "qumulo-token-tools"), "sandbox", "--fault", "create=explode")
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "cut-after" in told.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

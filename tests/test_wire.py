@@ -156,8 +156,8 @@ def test_a_new_token_hides_its_secret() -> None:
         pytest.param(403, Forbidden, "PRIVILEGE_ACCESS_TOKENS_READ", id="403"),
         pytest.param(404, NotFound, "no such thing (404", id="404"),
         pytest.param(409, Rejected, "The cluster declined (409", id="409"),
-        pytest.param(429, Unavailable, "Try again later", id="429"),
-        pytest.param(500, Unavailable, "Try again later", id="500"),
+        pytest.param(429, Unavailable, "cannot answer now (429)", id="429"),
+        pytest.param(500, Unavailable, "cannot answer now (500)", id="500"),
     ],
 )
 def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:

@@ -57,6 +57,14 @@ def _make_parser() -> argparse.ArgumentParser:
     sandbox.add_argument(
         "--port", dest="sandbox_port", type=int, default=0, help="Loopback port (default: any free one)"
     )
+    sandbox.add_argument(
+        "--fault",
+        dest="faults",
+        action="append",
+        default=[],
+        metavar="ENDPOINT=FAULT",
+        help="Fail there in that way, such as create=cut-after or list=html; may be repeated",
+    )
     return parser
 
 
@@ -115,6 +123,7 @@ def _play_demo(_options: dict[str, Any]) -> int:
 def _run_sandbox(options: dict[str, Any]) -> int:
     from token_tools.sandbox.app import create_app  # noqa: PLC0415
     from token_tools.sandbox.demo import create_demo_cluster  # noqa: PLC0415
+    from token_tools.sandbox.faults import Faults, read_plan  # noqa: PLC0415
     from token_tools.sandbox.https import Address, serve_https  # noqa: PLC0415
 
     demo = create_demo_cluster(utc_now)
@@ -133,7 +142,8 @@ def _run_sandbox(options: dict[str, Any]) -> int:
                 f"\nqq --host {address.host} --port {address.port} --credentials-store {credentials} who_am_i",
             )
 
-        serve_https(create_app(demo.cluster), port=options["sandbox_port"], folder=Path(folder), started=announce)
+        app = Faults(create_app(demo.cluster), read_plan(options["faults"]))
+        serve_https(app, port=options["sandbox_port"], folder=Path(folder), started=announce)
     return 0
 
 

@@ -6,9 +6,13 @@ publishes schemas with `$ref` and `anyOf`, on which several hosts fail. A `Stric
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any, Final, Self, cast
 
+import anyio
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
@@ -25,6 +29,7 @@ LONGEST_ARGUMENT_NAME: Final = 40
 Schema = dict[str, Any]
 """A JSON schema."""
 
+_PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
 _NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
 _STRICT: Final = {"extra": "forbid", "hide_input_in_errors": True}
 _MEANT: Final = {
@@ -79,12 +84,13 @@ class StrictTool(Tool):
             # A union reports once for each of its members: one line an argument is enough.
             mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
             raise ToolError("\n".join(self._tell_mistake(*mistake) for mistake in mistakes.items())) from None
-        try:
-            return await super().run(arguments, context, convert_result)
-        except ToolError as failure:
-            if isinstance(failure.__cause__, TokenToolsError):
-                raise ToolError(str(failure.__cause__)) from failure.__cause__
-            raise
+        with anyio.CancelScope() as patience:
+            _PATIENCE.set(patience)
+            try:
+                return await super().run(arguments, context, convert_result)
+            except ToolError as failure:
+                raise _retell(failure) from failure.__cause__
+        raise ToolError("Nobody answered the question in time, so nothing was done. Call again to ask again.")
 
     def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:
         schema = self.parameters["properties"].get(name, {})
@@ -107,6 +113,27 @@ class StrictTool(Tool):
             f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`. "
             f"It takes {', '.join(accepted)}."
         )
+
+
+def wait_for_answer(patience: timedelta) -> None:
+    """From now on, the call that this is called in ends after `patience`; for a question that is about to be asked."""
+    _PATIENCE.get().deadline = anyio.current_time() + patience.total_seconds()
+
+
+def stop_waiting() -> None:
+    """The call may take its time again: the question is answered."""
+    _PATIENCE.get().deadline = math.inf
+
+
+def _retell(failure: ToolError) -> ToolError:
+    match failure.__cause__:
+        case TokenToolsError() as cause:
+            return ToolError(str(cause))
+        case ToolError():
+            # Only the SDK raises these, about an answer that does not fit the question.
+            return ToolError("The answer to the question made no sense, so nothing was done. Call again to ask again.")
+        case _:
+            return failure
 
 
 def find_nearest(name: str, accepted: list[str]) -> str:

@@ -19,7 +19,7 @@ import stamina
 import truststore
 
 from token_tools import __version__, wire
-from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Untrusted
+from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
@@ -216,8 +216,10 @@ def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
             )
     # The texts of HTTP libraries may quote what a peer sent; those of the operating system do not.
     reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    reason = reasons[-1] if reasons else type(failure).__name__
-    return Unreachable(f"No whole answer from {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
+    reason = reasons[-1] if reasons else "the connection broke"
+    if isinstance(failure, httpx.ConnectError):
+        return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
+    return Unreachable(f"No whole answer from {address}: {reason}.")
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:

@@ -5,6 +5,7 @@ either kept, with the token in it, or dropped without a trace.
 """
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Final, Protocol
 
 import anyio.to_thread
@@ -23,6 +25,7 @@ from token_tools.credentials import write_store
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
+from token_tools.qq import Qq
 from token_tools.settings import Settings
 
 ROOM: Final = 4096
@@ -33,9 +36,13 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
 
 @dataclass(frozen=True)
 class Delivered:
-    """Where the secret of token `id` is now; `bearer_token` is only set if the operator wants it in the answer."""
+    """Where the secret of token `id` is now; `bearer_token` is only set if the operator wants it in the answer.
+
+    `fingerprint` is the SHA-256 of the whole bearer token in hexadecimal: it recognises the token, and tells nothing.
+    """
 
     id: str
+    fingerprint: str
     place: str
     how_to_use: str
     bearer_token: SecretStr | None = field(default=None, repr=False)
@@ -69,11 +76,19 @@ class Delivery(Protocol):
         ...
 
 
-def choose_delivery(settings: Settings) -> Delivery:
+def choose_delivery(settings: Settings, qq: Qq) -> Delivery:
     """The way that the operator chose with `QUMULO_DELIVERY`."""
-    if settings.delivery == "inline":
-        return InlineDelivery()
-    return FileDelivery(settings.delivery_dir, host=settings.host, port=settings.port)
+    ways: dict[str, Delivery] = {
+        "file": FileDelivery(settings.delivery_dir, qq),
+        "keyring": KeyringDelivery(settings.address),
+        "inline": InlineDelivery(),
+    }
+    return ways[settings.delivery]
+
+
+def take_fingerprint(bearer_token: SecretStr) -> str:
+    """The SHA-256 of a bearer token, in hexadecimal; `printf %s TOKEN | sha256sum` gives the same."""
+    return hashlib.sha256(bearer_token.get_secret_value().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ class InlineDelivery:
         """The token as part of the answer."""
         return Delivered(
             token.id,
+            take_fingerprint(token.bearer_token),
             place="this answer, and with it the conversation and its logs",
             how_to_use="Store it now: the cluster does not show it again.",
             bearer_token=token.bearer_token,
@@ -102,8 +118,7 @@ class FileDelivery:
     """Into a file of its own, mode 0600 in a folder of mode 0700, in the format of qq's credentials store."""
 
     folder: Path
-    host: str
-    port: int
+    qq: Qq
 
     async def reserve(self) -> "ReservedFile":
         """Create the file under a passing name and prove that there is room for the token."""
@@ -140,14 +155,17 @@ class ReservedFile:
         await anyio.to_thread.run_sync(self.undo.close)
 
     def _keep(self, token: NewAccessToken, user: Identity) -> Delivered:
-        host, port = self.delivery.host, self.delivery.port
-        name = f"{_UNSAFE.sub('_', host)}_{_UNSAFE.sub('_', str(user))}_{token.id}.json"
+        name = f"{_UNSAFE.sub('_', self.delivery.qq.host)}_{_UNSAFE.sub('_', str(user))}_{token.id}.json"
         with _explained(self.delivery.folder), self.undo:
             _overwrite(self.file, write_store(token.bearer_token))
             self._publish(name)
         path = self.delivery.folder / name
-        qq = f"qq --host {host} --port {port} --credentials-store {shlex.quote(str(path))}"
-        return Delivered(token.id, place=str(path), how_to_use=f"It is a credentials store of qq: {qq} who_am_i")
+        return Delivered(
+            token.id,
+            take_fingerprint(token.bearer_token),
+            place=str(path),
+            how_to_use=f"It is a credentials store of qq, mode 0600: {self.delivery.qq.who_am_i(path)}",
+        )
 
     def _publish(self, name: str) -> None:
         if _exists(name, self.folder):
@@ -157,6 +175,67 @@ class ReservedFile:
             unless_durable.callback(_discard, name, self.folder)
             os.fsync(self.folder)
             unless_durable.pop_all()
+
+
+@dataclass(frozen=True)
+class KeyringDelivery:
+    """Into the operating system's keyring, through the `keyring` library."""
+
+    address: str
+
+    @property
+    def service(self) -> str:
+        """The name under which the keyring lists the tokens of this cluster."""
+        return f"qumulo-token-tools {self.address}"
+
+    async def reserve(self) -> "KeyringDelivery":
+        """Prove that the keyring is there and open by keeping, reading and removing a word in it."""
+        await anyio.to_thread.run_sync(self._prove)
+        return self
+
+    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+        """Keep the token and read it back."""
+        account = f"{user} {token.id}"
+        await anyio.to_thread.run_sync(self._store, account, token.bearer_token.get_secret_value())
+        return Delivered(
+            token.id,
+            take_fingerprint(token.bearer_token),
+            place=f"the system's keyring, service {self.service!r}, account {account!r}",
+            how_to_use=f"To read it on this machine: keyring get {shlex.quote(self.service)} {shlex.quote(account)}",
+        )
+
+    async def drop(self) -> None:
+        """Nothing to give up: the proof was removed at once."""
+
+    def _prove(self) -> None:
+        probe = f"probe {secrets.token_hex(8)}"
+        with _keyring_explained() as keyring:
+            keyring.set_password(self.service, probe, probe)
+            keyring.delete_password(self.service, probe)
+
+    def _store(self, account: str, secret: str) -> None:
+        with _keyring_explained() as keyring:
+            keyring.set_password(self.service, account, secret)
+            if keyring.get_password(self.service, account) != secret:
+                raise DeliveryError("The system's keyring did not keep the new bearer token.")
+
+
+@contextmanager
+def _keyring_explained() -> Generator[ModuleType]:
+    try:
+        import keyring  # noqa: PLC0415 - an extra, and slow to load for those who do not use it
+        from keyring.errors import KeyringError  # noqa: PLC0415
+    except ImportError:
+        raise DeliveryError(
+            "QUMULO_DELIVERY=keyring needs the keyring library: install qumulo-token-tools[keyring]."
+        ) from None
+    try:
+        yield keyring
+    except KeyringError as failure:
+        raise DeliveryError(
+            f"The system's keyring cannot be used ({type(failure).__name__}): it is locked, or this system has none. "
+            "Unlock it, or set QUMULO_DELIVERY=file."
+        ) from failure
 
 
 def _open_private_folder(path: Path) -> int:

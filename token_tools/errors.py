@@ -3,10 +3,12 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
     TokenToolsError
     ├── SettingsError         the operator: a setting is missing, contradictory or unusable
     ├── DeliveryError         the operator: a new bearer token has no safe place to go
+    ├── JournalError          the operator: the journal of what was done cannot be written
     ├── Refusal               the caller: one of our own rules says no; nothing was done
     └── ClusterError
         ├── Unreachable       the network: no answer came, so what was asked may have happened
-        │   └── Untrusted     the operator: the certificate is not trusted; nothing was sent
+        │   └── Unsent        the network: no connection came about, so nothing was asked
+        │       └── Untrusted the operator: the certificate is not trusted
         ├── BadAnswer         the cluster, or something in front of it, said what nobody promised
         ├── Unavailable       time: the cluster says to come back later
         ├── Unauthenticated   the operator: the server's own credential does not work
@@ -34,6 +36,10 @@ class DeliveryError(TokenToolsError):
     """A new bearer token cannot be put where the operator wants it."""
 
 
+class JournalError(TokenToolsError):
+    """What is about to be done, or was done, cannot be written down."""
+
+
 class Refusal(TokenToolsError):
     """A rule of this server was about to be broken; nothing was asked of the cluster."""
 
@@ -46,8 +52,12 @@ class Unreachable(ClusterError):
     """No answer came, or half of one; a write may or may not have happened."""
 
 
-class Untrusted(Unreachable):
-    """TLS was not established because the certificate is not trusted; nothing was sent."""
+class Unsent(Unreachable):
+    """No connection came about, so nothing was sent."""
+
+
+class Untrusted(Unsent):
+    """TLS was not established because the certificate is not trusted."""
 
 
 class BadAnswer(ClusterError):

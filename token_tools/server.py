@@ -1,7 +1,9 @@
 """Which tools a server has, what they work with, and how long that lives."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Final
 
 import httpx
@@ -10,33 +12,48 @@ from mcp.server.mcpserver import MCPServer
 from token_tools import __version__
 from token_tools.client import connect
 from token_tools.delivery import choose_delivery
+from token_tools.errors import JournalError
+from token_tools.journal import Journal
+from token_tools.minting import Mint
 from token_tools.policy import choose_policy
+from token_tools.qq import Qq
 from token_tools.settings import Settings
-from token_tools.times import Clock, utc_now
+from token_tools.times import Clock, tell_time, utc_now
 from token_tools.tools import READING, WRITING
 from token_tools.workflows import Workflows
 
+_LOG: Final = logging.getLogger(__name__)
 NAME: Final = "qumulo-token-tools"
 TITLE: Final = "Qumulo access tokens"
 
 
 def create_server(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, clock: Clock = utc_now
+    settings: Settings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    clock: Clock = utc_now,
+    patience: timedelta = timedelta(minutes=5),
 ) -> MCPServer[Workflows]:
     """An MCP server for the cluster that the settings name.
 
-    It connects when it starts to serve, over `transport` instead of the network if one is given.
+    It connects when it starts to serve, over `transport` instead of the network if one is given. A call that waits for
+    a human's answer gives up after `patience`.
     """
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Workflows]) -> AsyncGenerator[Workflows]:
+        journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
+        await _report_open_intents(journal)
+        qq = Qq(settings.host, settings.port)
         async with connect(settings, transport=transport) as cluster:
             yield Workflows(
                 address=settings.address,
                 cluster=cluster,
                 policy=choose_policy(settings),
-                delivery=choose_delivery(settings),
+                mint=Mint(cluster, choose_delivery(settings, qq), journal, qq),
+                journal=journal,
                 clock=clock,
+                patience=patience,
             )
 
     return MCPServer(
@@ -53,6 +70,22 @@ def create_server(
         log_level="WARNING",
         subscriptions=False,
     )
+
+
+async def _report_open_intents(journal: Journal) -> None:
+    """Tell the operator, once, of creates that a server began and did not live to finish."""
+    try:
+        for intent in await journal.report_open():
+            _LOG.warning(
+                "A create for %s on %s at %s was begun and has no outcome: a token whose bearer token nobody has may "
+                "be among theirs",
+                intent.user,
+                intent.cluster,
+                tell_time(intent.time),
+            )
+    except JournalError as failure:
+        # Reading works without a journal; what writes will be refused with this reason.
+        _LOG.warning("%s", failure)
 
 
 def _tell_secrecy(settings: Settings) -> str:

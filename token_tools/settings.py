@@ -38,6 +38,7 @@ def _read_lifetime(value: object) -> object:
 
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
 Lifetime = Annotated[timedelta | None, BeforeValidator(_read_lifetime)]
+Confirm = Literal["all", "risky", "none"]
 
 
 class Settings(BaseSettings):
@@ -63,17 +64,26 @@ class Settings(BaseSettings):
     verify_tls: bool = Field(default=True, description="false: do not verify the cluster's certificate")
     timeout: Duration = Field(default=timedelta(seconds=30), description="Whole time for one request, such as 30s")
     read_only: bool = Field(default=False, description="Do not offer the tools that write")
-    delivery: Literal["file", "inline"] = Field(
+    delivery: Literal["file", "keyring", "inline"] = Field(
         default="file",
-        description="Where a new bearer token goes: to a file, or inline into the answer and so to the model",
+        description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
+        "and so to the model",
     )
     delivery_dir: Path = Field(
-        default_factory=lambda: platformdirs.user_state_path("qumulo-token-tools") / "tokens",
+        default_factory=lambda: find_state_dir() / "tokens",
         description="Folder for new bearer tokens",
     )
     default_lifetime: Lifetime = Field(
         default=timedelta(days=90),
         description="Expiry of a new token when the caller names none, such as 90d, or never",
+    )
+    max_lifetime: Duration | None = Field(
+        default=None, description="Longest expiry that may be set, such as 1w; with it, no token may live for ever"
+    )
+    confirm: Confirm = Field(
+        default="risky",
+        description="Which writes ask the human first: all, none, or the risky ones (a token of the built-in "
+        "administrator, or one that never expires)",
     )
 
     @field_validator("host")
@@ -103,7 +113,15 @@ class Settings(BaseSettings):
             raise ValueError("QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE are both set: keep one")
         if self.ca_file is not None and not self.verify_tls:
             raise ValueError("QUMULO_CA_FILE and QUMULO_VERIFY_TLS=false contradict each other: keep one")
+        default = self.default_lifetime if "default_lifetime" in self.model_fields_set else timedelta()
+        if self.max_lifetime is not None and (default is None or default > self.max_lifetime):
+            raise ValueError("QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME allows")
         return self
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of what this server remembers for its user, whatever the cluster."""
+        return find_state_dir()
 
     @property
     def address(self) -> str:
@@ -124,6 +142,11 @@ class Settings(BaseSettings):
             "No credential: set QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE, "
             f"or log in with `qq --host {self.host} login`."
         )
+
+
+def find_state_dir() -> Path:
+    """Where the system keeps a user's state for this program."""
+    return platformdirs.user_state_path("qumulo-token-tools")
 
 
 def variable(field: str) -> str:

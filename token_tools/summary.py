@@ -5,6 +5,7 @@ and each is compact. Text that the cluster's users chose appears in the spelling
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from token_tools.models import AccessToken
 from token_tools.times import format_instant, tell_distance, tell_time
-from token_tools.workflows import Creation, Listing
+from token_tools.workflows import SLOTS, Creation, CreationPlan, Listing
 
 LONGEST: Final = 25_000
 """Characters that one channel of an answer may have; hosts cut or refuse what is longer."""
@@ -49,6 +50,7 @@ class NewToken(BaseModel):
     user: str
     expiration_time: str | None = Field(None, description="Absent: never expires")
     bearer_token_in: str = Field(description="Where the bearer token is")
+    fingerprint: str = Field(description="SHA-256 of the bearer token")
     bearer_token: str | None = None
     warning: str | None = None
     next_step: str
@@ -85,21 +87,43 @@ def summarize_listing(listing: Listing, *, address: str) -> Summary:
 
 def summarize_creation(creation: Creation, *, address: str) -> Summary:
     """What was made, until when it lives, and where its secret is."""
-    delivered = creation.delivered
+    plan, delivered = creation.plan, creation.minted.delivered
+    user, expires = plan.order.user, plan.order.expires
     secret = None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value()
     fields = NewToken(
-        summary=f"Created access token {delivered.id} for {creation.user} on {address}; {_tell_expiry(creation)}. "
+        summary=f"Created access token {delivered.id} for {user} on {address}; it {_tell_expiry(plan)}. "
         f"Its bearer token is in {delivered.place}.",
         id=delivered.id,
-        user=str(creation.user),
-        expiration_time=creation.expires and format_instant(creation.expires),
+        user=str(user),
+        expiration_time=expires and format_instant(expires),
         bearer_token_in=delivered.place,
+        fingerprint=delivered.fingerprint,
         bearer_token=secret,
-        warning=_tell_deviation(creation),
+        warning=" ".join(_tell_warnings(creation)) or None,
         next_step=delivered.how_to_use,
     )
-    lines = [fields.summary, fields.bearer_token, fields.warning, fields.next_step]
+    lines = [
+        fields.summary,
+        fields.bearer_token,
+        f"SHA-256 of the bearer token: {fields.fingerprint}",
+        fields.warning,
+        fields.next_step,
+    ]
     return Summary("\n".join(line for line in lines if line), fields)
+
+
+def tell_question(plan: CreationPlan, *, address: str) -> str:
+    """What a human is asked before a token is made: everything as the server found it, nothing as a model said it."""
+    user, present = plan.order.user, plan.order.present
+    key = f" (auth_id {user.auth_id})" if user.auth_id else ""
+    domain = user.domain or "domain not known"
+    used = "an unknown number" if present is None else str(len(present))
+    return (
+        f"Make an access token for the user {user}{key}, {domain}, on the cluster {address}? "
+        f"Whoever has it can act as that user. It {_tell_expiry(plan)}. "
+        f"The user has {used} of {SLOTS} possible tokens now. Asked because {' and '.join(plan.reasons)}."
+        f"{_tell_intents(plan)} [question {plan.number}]"
+    )
 
 
 def _tell_headline(listing: Listing, address: str) -> str:
@@ -134,24 +158,35 @@ def _tell_state(token: AccessToken, now: datetime) -> str:
     return f"expired {distance}" if token.is_expired(now=now) else distance
 
 
-def _tell_expiry(creation: Creation) -> str:
-    if creation.expires is None:
-        return "it never expires"
-    default = ", the default lifetime" if creation.by_default else ""
-    return f"it expires {tell_time(creation.expires)} ({tell_distance(creation.expires, now=creation.time)}{default})"
+def _tell_expiry(plan: CreationPlan) -> str:
+    expires = plan.order.expires
+    if expires is None:
+        return "never expires"
+    default = ", the default lifetime" if plan.by_default else ""
+    return f"expires {tell_time(expires)} ({tell_distance(expires, now=plan.time)}{default})"
 
 
-def _tell_deviation(creation: Creation) -> str | None:
-    """What the cluster did otherwise than asked: an old one may not know about expiry, for one."""
-    found = creation.found
-    if found is None:
-        return None
-    if not creation.user.covers(found.user):
-        return f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
-    if found.expires != creation.expires:
+def _tell_warnings(creation: Creation) -> Iterator[str]:
+    """What the cluster did otherwise than asked (an old one may not know about expiry), and what was left open."""
+    order, found = creation.plan.order, creation.minted.found
+    if found is not None and not order.user.covers(found.user):
+        yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
+    if found is not None and found.expires != order.expires:
         expires = "never expires" if found.expires is None else f"expires {tell_time(found.expires)}"
-        return f"Beware: the cluster did not take the expiry as asked; there, the token {expires}."
-    return None
+        yield f"Beware: the cluster did not take the expiry as asked; there, the token {expires}."
+    if creation.minted.unwritten:
+        yield creation.minted.unwritten
+    yield from [_tell_intents(creation.plan).strip()] if creation.plan.order.open_intents else []
+
+
+def _tell_intents(plan: CreationPlan) -> str:
+    if not plan.order.open_intents:
+        return ""
+    times = ", ".join(tell_time(intent.time) for intent in plan.order.open_intents)
+    return (
+        f" The journal knows no outcome of an earlier create for this user ({times}): "
+        "a token of that time whose bearer token nobody has may be among theirs."
+    )
 
 
 def _describe(token: AccessToken, now: datetime) -> TokenEntry:

@@ -2,14 +2,25 @@
 
 from typing import Annotated, Final, Literal
 
+from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
-from mcp.types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from mcp.server.mcpserver.resolve import Elicit, Resolve
+from mcp.types import CallToolResult, ClientCapabilities, TextContent, ToolAnnotations
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from token_tools.calls import StrictTool
+from token_tools.calls import StrictTool, stop_waiting, wait_for_answer
+from token_tools.errors import Refusal
 from token_tools.identity import Identity, parse_user
-from token_tools.summary import LONGEST, NewToken, Summary, TokenList, summarize_creation, summarize_listing
-from token_tools.workflows import Workflows
+from token_tools.summary import (
+    LONGEST,
+    NewToken,
+    Summary,
+    TokenList,
+    summarize_creation,
+    summarize_listing,
+    tell_question,
+)
+from token_tools.workflows import CreationPlan, Workflows
 
 PAGE: Final = 50
 LONGEST_PAGE: Final = 200
@@ -45,8 +56,46 @@ async def list_access_tokens(
     return _answer(summary)
 
 
+class Consent(BaseModel):
+    """What a human answers."""
+
+    agree: bool = Field(default=False, description="Yes, make this token")
+
+
+async def plan_creation(
+    ctx: Context[Workflows], user: Identity | Literal["self"], expiration_time: str | None
+) -> CreationPlan:
+    """What the call would do, found out before anybody is asked."""
+    return await ctx.request_context.lifespan_context.plan_creation(user, expiration_time)
+
+
+async def ask_for_consent(
+    ctx: Context[Workflows], plan: Annotated[CreationPlan, Resolve(plan_creation)]
+) -> Elicit[Consent] | Consent:
+    """The question to the human, or consent where nobody has to be asked."""
+    if not plan.reasons:
+        return Consent(agree=True)
+    workflows = ctx.request_context.lifespan_context
+    if not _can_ask(ctx.client_capabilities):
+        by_hand = workflows.mint.qq.create_token(plan.order.user, plan.order.expires)
+        raise Refusal(
+            f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
+            f"Nothing was done. A human can do it by hand: {by_hand} ; or the operator can set QUMULO_CONFIRM=none."
+        )
+    wait_for_answer(workflows.patience)
+    return Elicit(tell_question(plan, address=workflows.address), Consent)
+
+
+def _can_ask(capabilities: ClientCapabilities | None) -> bool:
+    """Whether the client shows forms; an empty declaration means them, from the time when there was nothing else."""
+    elicitation = None if capabilities is None else capabilities.elicitation
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+
+
 async def create_access_token(
     ctx: Context[Workflows],
+    plan: Annotated[CreationPlan, Resolve(plan_creation)],
+    consent: Annotated[ElicitationResult[Consent], Resolve(ask_for_consent)],
     user: Annotated[
         Identity | Literal["self"],
         *Spelling,
@@ -68,8 +117,12 @@ async def create_access_token(
     The bearer token goes where the operator configured; the answer tells the place. Each call makes another token, and
     a user can have two.
     """
+    stop_waiting()
     workflows = ctx.request_context.lifespan_context
-    creation = await workflows.create_token(user, expiration_time=expiration_time)
+    if not (isinstance(consent, AcceptedElicitation) and consent.data.agree):
+        workflows.turn_down(user, expiration_time, plan)
+        raise Refusal("The human did not agree, so nothing was done. Do not ask for the same again unless they say so.")
+    creation = await workflows.create_token(user, expiration_time, plan)
     return _answer(summarize_creation(creation, address=workflows.address))
 
 

@@ -154,9 +154,9 @@ def check_status(answer: Answer, *, privilege: str) -> None:
         raise NotFound(f"The cluster knows no such thing{said}.")
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         retry_after = _read_retry_after(answer.headers)
-        when = f"in {tell_duration(retry_after)}" if retry_after else "later"
+        wait = f" It asks for {tell_duration(retry_after)} of patience." if retry_after else ""
         raise Unavailable(
-            f"The cluster, or a gateway before it, cannot answer now{said}. Try again {when}.",
+            f"The cluster, or a gateway before it, cannot answer now{said}.{wait}",
             transient=status in _TRANSIENT,
             retry_after=retry_after,
         )

@@ -1,30 +1,17 @@
 """What is asked of this server, as the steps that the cluster needs for it. Their order is what makes them safe."""
 
-from collections.abc import Generator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
-import anyio
-
 from token_tools.client import ClusterClient
-from token_tools.delivery import Delivered, Delivery
-from token_tools.errors import (
-    BadAnswer,
-    ClusterError,
-    DeliveryError,
-    Forbidden,
-    NotFound,
-    Refusal,
-    Rejected,
-    Unavailable,
-    UnknownOutcome,
-    Unreachable,
-    Untrusted,
-)
+from token_tools.consent import OpenQuestions, number_question
+from token_tools.errors import Forbidden, NotFound, Refusal, Rejected
 from token_tools.identity import SELF, Identity
-from token_tools.models import AccessToken, NewAccessToken, TokenPage
+from token_tools.journal import Journal
+from token_tools.minting import Mint, Minted, Order
+from token_tools.models import AccessToken, TokenPage
 from token_tools.policy import Policy
 from token_tools.times import Clock
 
@@ -55,29 +42,43 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Creation:
-    """A token made at `time`, and where its secret went. `by_default` says that nobody named the expiry.
+class CreationPlan:
+    """What a create would do, as the server found things at `time`.
 
-    `found` is the token as the cluster lists it since, None if that could not be read.
+    `reasons` say why a human has to agree first, and `number` tells that question from every other; there are no
+    reasons where nobody has to be asked. `by_default` says that nobody named the expiry.
     """
 
-    user: Identity
+    order: Order
     time: datetime
-    expires: datetime | None
     by_default: bool
-    delivered: Delivered
-    found: AccessToken | None
+    reasons: Sequence[str]
+    number: str = field(default_factory=number_question)
+
+
+@dataclass(frozen=True)
+class Creation:
+    """A plan carried out."""
+
+    plan: CreationPlan
+    minted: Minted
 
 
 @dataclass(frozen=True)
 class Workflows:
-    """Everything that one server works with. `address` is the cluster's, for telling."""
+    """Everything that one server works with.
+
+    `address` is the cluster's, for telling; `patience` is how long a human has for an answer while a call waits for it.
+    """
 
     address: str
     cluster: ClusterClient
     policy: Policy
-    delivery: Delivery
+    mint: Mint
+    journal: Journal
     clock: Clock
+    patience: timedelta = timedelta(minutes=5)
+    questions: OpenQuestions[CreationPlan] = field(default_factory=OpenQuestions[CreationPlan])
 
     async def list_tokens(self, user: User | None, *, after: str | None, limit: int) -> Listing:
         """A page of tokens, in the cluster's order: everybody's, or one user's.
@@ -114,53 +115,62 @@ class Workflows:
             foreign=len(page.entries) - len(theirs),
         )
 
-    async def create_token(self, user: User, *, expiration_time: str | None) -> Creation:
-        """A new token for a user, its secret delivered.
+    async def plan_creation(self, user: User, expiration_time: str | None) -> CreationPlan:
+        """What a create would do; nothing is changed by finding out. While a human is asked, it stays the same plan.
 
         Raises:
-            Refusal: If a rule forbids it; nothing was asked of the cluster.
-            DeliveryError: If the secret had no place to go: before the token was made, or after, when it was deleted.
-            ClusterError: If the cluster declined, or could not be asked; no token was made.
-            UnknownOutcome: If the cluster may have made a token whose secret nobody has.
+            Refusal: If a rule forbids it.
+            ClusterError: If the cluster cannot be asked.
+            JournalError: If the journal cannot be read.
         """
         now = self.clock()
+        request = (user, expiration_time)
+        plan = self.questions.recall(request, now=now)
+        if plan is None:
+            plan = await self._plan_creation(user, expiration_time, now)
+            if plan.reasons:
+                self.questions.keep(request, plan, now=now)
+        return plan
+
+    async def _plan_creation(self, user: User, expiration_time: str | None, now: datetime) -> CreationPlan:
         expires = self.policy.choose_expiry(expiration_time, now=now)
+        if isinstance(user, Identity):
+            self.policy.check_user(user)
         who = await self._identify(user)
-        await self._check_slots(who, now)
-        with _uninterrupted():
-            delivered = await self._make_token(who, expires)
-        found = await self._read_back(delivered.id)
-        return Creation(who, now, expires, by_default=expiration_time is None, delivered=delivered, found=found)
+        self.policy.check_user(who)
+        present = await self._read_present(who)
+        _check_slots(who, present, now)
+        return CreationPlan(
+            order=Order(who, expires, present, await self.journal.find_open(str(who))),
+            time=now,
+            by_default=expiration_time is None,
+            reasons=self.policy.find_reasons_to_ask(who, expires),
+        )
 
-    async def _make_token(self, who: Identity, expires: datetime | None) -> Delivered:
-        reservation = await self.delivery.reserve()
-        async with AsyncExitStack() as unless_made:
-            unless_made.push_async_callback(reservation.drop)
-            new = await self._post(who, expires)
-            unless_made.pop_all()
-        try:
-            return await reservation.keep(new, who)
-        except DeliveryError as failure:
-            await self.cluster.delete_token(new.id)
-            raise DeliveryError(f"{failure} The new token {new.id} was deleted again; no token was made.") from failure
+    async def create_token(self, user: User, expiration_time: str | None, plan: CreationPlan) -> Creation:
+        """A new token as planned, its secret delivered. A plan that a human agreed to is carried out once.
 
-    async def _post(self, who: Identity, expires: datetime | None) -> NewAccessToken:
-        try:
-            return await self.cluster.create_token(who.as_key(), expires)
-        except Untrusted:
-            raise
-        except (BadAnswer, Unavailable, Unreachable) as failure:
-            raise UnknownOutcome(
-                f"{failure} It is not known whether a token was made for {who}. Its bearer token would be lost: list "
-                "the user's tokens, and delete one that is new and that nobody uses, before creating again."
-            ) from failure
+        Raises:
+            Refusal: If the plan was carried out before, or time has gone over it.
+            TokenToolsError: As `Mint.make`.
+        """
+        order = plan.order
+        if plan.reasons:
+            self.questions.close((user, expiration_time), plan)
+            # A human may have taken minutes: look again.
+            order = replace(order, present=await self._read_present(order.user))
+            _check_slots(order.user, order.present, self.clock())
+        if order.expires is not None and order.expires <= self.clock():
+            raise Refusal("The expiry has passed meanwhile. Nothing was made.")
+        return Creation(plan, await self.mint.make(order))
 
-    async def _read_back(self, token_id: str) -> AccessToken | None:
-        """The new token, to see whether the cluster did what was asked; the success does not depend on it."""
-        try:
-            return await self.cluster.get_token(token_id)
-        except ClusterError:
-            return None
+    def turn_down(self, user: User, expiration_time: str | None, plan: CreationPlan) -> None:
+        """Forget a plan that nobody agreed to.
+
+        Raises:
+            Refusal: If its question was answered before.
+        """
+        self.questions.close((user, expiration_time), plan)
 
     async def _identify(self, user: User) -> Identity:
         """Who is meant, with all that the cluster tells of them; what was said, if it does not let us look them up."""
@@ -173,24 +183,24 @@ class Workflows:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
         return found if found.auth_id else asked
 
-    async def _check_slots(self, who: Identity, now: datetime) -> None:
+    async def _read_present(self, who: Identity) -> Sequence[AccessToken] | None:
+        """The user's tokens, or None if the cluster does not let us see them.
+
+        The filter takes less than a create does, names without their domain for one; the cluster will judge then.
+        """
         try:
-            present = await self._list_of(who, after=None, limit=SLOTS)
+            page = await self.cluster.list_tokens(user=who.as_query())
         except (Forbidden, NotFound, Rejected):
-            # The filter takes less than a create does, names without their domain for one. The cluster will judge.
-            return
-        # Whether disabled and expired tokens count is the cluster's to say.
-        live = [token for token in present.tokens if token.is_live(now=now)]
-        if len(live) >= SLOTS:
-            ids = " and ".join(token.id for token in live)
-            raise Refusal(
-                f"{who} has {SLOTS} access tokens already, as many as a user can have: {ids}. "
-                "Nothing was made; one of them has to be deleted first."
-            )
+            return None
+        return [token for token in page.entries if who.covers(token.user)]
 
 
-@contextmanager
-def _uninterrupted() -> Generator[None]:
-    """Half of what is done within would be worse than none or all of it, so a cancelled call still comes to its end."""
-    with anyio.CancelScope(shield=True):
-        yield
+def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: datetime) -> None:
+    # Whether disabled and expired tokens count is the cluster's to say.
+    live = [token for token in present or () if token.is_live(now=now)]
+    if len(live) >= SLOTS:
+        ids = " and ".join(token.id for token in live)
+        raise Refusal(
+            f"{who} has {SLOTS} access tokens already, as many as a user can have: {ids}. "
+            "Nothing was made; one of them has to be deleted first."
+        )

@@ -6,14 +6,15 @@ Source: the published pages of the endpoints; `qumulo-api` 7.10, which is tested
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlencode
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,7 +26,23 @@ from token_tools.sandbox.cluster import LOOK_UP, Account, Cluster, Complaint, Re
 
 TOKENS: Final = "/v1/auth/access-tokens/"
 
+BEFORE_ALL: Final = "0"
+"""Sorts before the id of every token."""
+
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+_DOMAIN_OF: Final = {"local": "LOCAL", "ad": "ACTIVE_DIRECTORY", "ldap_user": "POSIX_USER"}
+
+
+def _require_rfc_3339(value: object) -> object:
+    """Only the one form; pydantic alone would take seconds since 1970 too."""
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError("must be a time as RFC 3339 writes it, with an offset")
+    return value
+
+
 Number = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339)]
 
 
 class _Body(BaseModel):
@@ -45,11 +62,11 @@ class _Identity(_Body):
 
 class _Creation(_Body):
     user: _Identity
-    expiration_time: AwareDatetime | None = None
+    expiration_time: Instant | None = None
 
 
 class _Change(_Body):
-    expiration_time: AwareDatetime | None = None
+    expiration_time: Instant | None = None
     enabled: Annotated[bool, Field(strict=True)] = True
 
 
@@ -100,18 +117,21 @@ class _Endpoints:
         query = _read(_Query, dict(request.query_params))
         if query.user is not None and (query.after or query.limit) and not self.cluster.behaviour.user_with_limit:
             raise Refused("decode", "user cannot be combined with limit or after")
-        user = None if query.user is None else self.cluster.find(_read_user(query.user))
+        user = None if query.user is None else self._find_user(query.user)
         tokens = self.cluster.list_tokens(caller, user)
-        start = _read_key(query.after) if query.after else ""
-        limit = min(query.limit or self.cluster.behaviour.largest_page, self.cluster.behaviour.largest_page)
+        start = _read_key(query.after) if query.after else BEFORE_ALL
+        limit = min(query.limit or self.cluster.behaviour.usual_page, self.cluster.behaviour.largest_page)
         rest = [token for token in tokens if token.id > start]
         page, more = rest[:limit], len(rest) > limit
-        link = self._link(request, query, page[-1].id, limit) if more else None
+        last = page[-1].id if page else start
+        after = last if more else self._after_the_end(start, last)
+        link = None if after is None else self._link(request, query, after, limit)
         return JSONResponse({"entries": [self._tell(token, listed=True) for token in page]} | self._tell_paging(link))
 
     async def create_token(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
         body = _read(_Creation, await _read_json(request))
+        self._refuse_newer(body.model_fields_set)
         user = self.cluster.find(body.user.model_dump())
         token = self.cluster.make_token(caller, user, body.expiration_time)
         return JSONResponse({"id": token.id, "bearer_token": token.bearer_token})
@@ -123,14 +143,11 @@ class _Endpoints:
     async def modify_token(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
         changes = _read(_Change, await _read_json(request)).model_dump(exclude_unset=True)
-        behaviour = self.cluster.behaviour
-        if not changes and not behaviour.empty_change:
+        self._refuse_newer(changes.keys())
+        if not changes and not self.cluster.behaviour.empty_change:
             raise Refused("decode", "nothing to change")
-        if changes.get("expiration_time", ...) is None and not behaviour.clearing_expiry:
-            raise Refused("decode", "expiration_time cannot be null")
-        unknown = {"enabled"} if not behaviour.has_enabled else set[str]()
-        if changes.keys() & unknown:
-            raise Refused("decode", "unknown field 'enabled'")
+        if changes.get("expiration_time", ...) is None and not self.cluster.behaviour.clearing_expiry:
+            raise Refused("bad-time", "expiration_time cannot be null")
         return JSONResponse(self._tell(self.cluster.change_token(caller, request.path_params["token_id"], changes)))
 
     async def delete_token(self, request: Request) -> Response:
@@ -208,12 +225,35 @@ class _Endpoints:
             raise Refused("login", "Need to log in first")
         return token, self.cluster.accounts[token.user]
 
+    def _refuse_newer(self, fields: Iterable[str]) -> None:
+        """An old core does not know the fields that came after it."""
+        behaviour = self.cluster.behaviour
+        known = {"expiration_time": behaviour.has_expiry, "enabled": behaviour.has_enabled}
+        for field in sorted(fields):
+            if not known.get(field, True):
+                raise Refused("decode", f"unknown field '{field}'")
+
+    def _find_user(self, text: str) -> Account:
+        return self.cluster.find(_read(_Identity, self._read_user(text)).model_dump())
+
+    def _read_user(self, text: str) -> dict[str, Any]:
+        """The `user` filter: a name, `uid:`, `gid:`, `auth_id:` or a bare SID; a domain's prefix only by a switch."""
+        prefix, colon, rest = text.partition(":")
+        key = prefix.lower()
+        if colon and key in _DOMAIN_OF and self.cluster.behaviour.domain_prefixes:
+            return {"domain": _DOMAIN_OF[key], "name": rest}
+        if colon and key in {"uid", "gid"} and _NUMBER.fullmatch(rest):
+            return {key: int(rest)}
+        if colon and key in {"auth_id", "sid", "name"}:
+            return {key: rest}
+        return {"sid": text} if text.upper().startswith("S-1-") else {"name": text}
+
     def _tell(self, token: Token, *, listed: bool = False) -> dict[str, Any]:
         told: dict[str, Any] = {
             "id": token.id,
             "user": self._tell_identity(token.user, listed=listed),
             "creator": self._tell_identity(token.creator, listed=listed),
-            "creation_time": _tell_time(token.creation_time),
+            "creation_time": _tell_time(token.creation_time, token.creation_nanoseconds),
         }
         if self.cluster.behaviour.has_expiry:
             told["expiration_time"] = token.expiration_time and _tell_time(token.expiration_time)
@@ -227,6 +267,10 @@ class _Endpoints:
             return {"domain": None, "auth_id": auth_id, "uid": None, "gid": None, "sid": None, "name": None}
         return account.identity()
 
+    def _after_the_end(self, start: str, last: str) -> str | None:
+        """The key that a cluster gives which never says that it has told everything."""
+        return {"empty-pages": last, "repeated": start}.get(self.cluster.behaviour.end_of_paging)
+
     def _tell_paging(self, link: str | None) -> dict[str, Any]:
         if link is not None:
             return {"paging": {"next": link}}
@@ -239,10 +283,10 @@ class _Endpoints:
         }
         return ends[self.cluster.behaviour.end_of_paging]
 
-    def _link(self, request: Request, query: _Query, last: str, limit: int) -> str:
-        after = base64.urlsafe_b64encode(last.encode()).decode()
+    def _link(self, request: Request, query: _Query, after: str, limit: int) -> str:
+        key = base64.urlsafe_b64encode(after.encode()).decode()
         wanted = {"user": query.user} if query.user else dict[str, str]()
-        link = f"{TOKENS}?{urlencode({**wanted, 'after': after, 'limit': limit})}"
+        link = f"{TOKENS}?{urlencode({**wanted, 'after': key, 'limit': limit})}"
         return f"{request.url.scheme}://{request.url.netloc}{link}" if self.cluster.behaviour.absolute_links else link
 
 
@@ -251,35 +295,28 @@ def _read(model: type[Model], content: object) -> Model:
         return model.model_validate(content)
     except ValidationError as invalid:
         [first, *_] = invalid.errors(include_url=False)
-        raise Refused("decode", f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+        complaint: Complaint = "bad-time" if first["loc"] == ("expiration_time",) else "decode"
+        raise Refused(complaint, f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
 
 
 async def _read_json(request: Request) -> object:
     try:
         return json.loads((await request.body()).decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused("decode", "the body is not JSON") from None
-
-
-def _read_user(text: str) -> dict[str, object]:
-    """The `user` filter: a name, `uid:`, `gid:`, `auth_id:`, or a bare SID. Domains are no part of it."""
-    prefix, colon, rest = text.partition(":")
-    key = prefix.lower()
-    if colon and key in {"uid", "gid"} and rest.isdecimal():
-        return {key: int(rest)}
-    if colon and key in {"auth_id", "sid", "name"}:
-        return {key: rest}
-    return {"sid": text} if text.upper().startswith("S-1-") else {"name": text}
 
 
 def _read_key(after: str) -> str:
     try:
-        return base64.b64decode(after, altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(after, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
-        raise Refused("decode", "after is not a key") from None
+        key = ""
+    if not key.isdecimal():
+        raise Refused("decode", "after is not a key")
+    return key
 
 
-def _tell_time(instant: datetime) -> str:
-    """UTC, with a fraction only if there is one, its trailing zeros trimmed."""
-    text = f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}".rstrip("0").rstrip(".")
+def _tell_time(instant: datetime, nanoseconds: int = 0) -> str:
+    """UTC, with a fraction only if there is one: up to nine digits, the trailing zeros trimmed."""
+    text = f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}{nanoseconds:03}".rstrip("0").rstrip(".")
     return f"{text}Z"

@@ -22,7 +22,18 @@ LOOK_UP: Final = "PRIVILEGE_IDENTITY_READ"
 SLOTS: Final = 2
 
 Complaint = Literal[
-    "decode", "no-user", "ambiguous", "group", "limit", "no-token", "privilege", "no-path", "method", "login"
+    "decode",
+    "bad-time",
+    "past-time",
+    "no-user",
+    "ambiguous",
+    "group",
+    "limit",
+    "no-token",
+    "privilege",
+    "no-path",
+    "method",
+    "login",
 ]
 
 
@@ -40,14 +51,19 @@ class Behaviour:
     """Tokens can be disabled (Core 5.3.3 and newer)."""
     sparse_identities: bool = False
     """Lists tell only the `auth_id` of identities, as the sibling endpoint for S3 keys is documented to do."""
-    end_of_paging: Literal["null", "empty", "no-next", "null-paging", "no-paging"] = "null"
-    """How the last page says that it is the last."""
+    end_of_paging: Literal["null", "empty", "no-next", "null-paging", "no-paging", "empty-pages", "repeated"] = "null"
+    """How the last page says that it is the last. The last two never do, as other endpoints of the vendor are said to:
+    empty pages without end, or the last page over and over."""
     absolute_links: bool = False
     """`paging.next` names a host."""
+    usual_page: int = 10_000
+    """Default of `limit`, as for S3 keys."""
     largest_page: int = 10_000
-    """Default and maximum of `limit`, as for S3 keys."""
+    """Maximum of `limit`, as for S3 keys; more is not refused but cut."""
     user_with_limit: bool = True
     """`user` may be combined with `limit` and `after`; on S3 keys it is said not to be."""
+    domain_prefixes: bool = False
+    """The `user` filter reads `local:`, `ad:` and `ldap_user:`; the vendor's SDK never sends them, one script does."""
     dead_tokens_count: bool = True
     """Expired and disabled tokens take up one of a user's two places."""
     tokens_outlive_users: bool = True
@@ -67,6 +83,8 @@ class Behaviour:
     complaints: Mapping[Complaint, tuple[int, str]] = field(
         default_factory=lambda: {
             "decode": (400, "decode_error"),
+            "bad-time": (400, "decode_error"),
+            "past-time": (400, "decode_error"),
             "no-user": (404, "http_not_found_error"),
             "ambiguous": (400, "cred_identity_not_supported_error"),
             "group": (400, "cred_identity_not_supported_error"),
@@ -124,6 +142,8 @@ class Token:
     creation_time: datetime
     expiration_time: datetime | None = None
     enabled: bool = True
+    creation_nanoseconds: int = 0
+    """0 to 999, below the microseconds of `creation_time`: the cluster tells more than Python's clock holds."""
 
 
 class Cluster:
@@ -155,11 +175,12 @@ class Cluster:
         creation_time: datetime | None = None,
         enabled: bool = True,
     ) -> Token:
-        """Put a token there, whatever the rules say."""
+        """Put a token there, whatever the rules say; a creation time that is given is told as it is."""
         created = creation_time or self.clock()
         key = self._random.getrandbits(64)
+        creation_nanoseconds = 0 if creation_time else key % 1000
         # The layout that one published example shows; nobody should rely on it, but it is what a token looks like.
-        seconds, nanoseconds = int(created.timestamp()), created.microsecond * 1000
+        seconds, nanoseconds = int(created.timestamp()), created.microsecond * 1000 + creation_nanoseconds
         secret = self._random.randbytes(32) + struct.pack("<IQQQI", 1, int(user), key, seconds, nanoseconds)
         token = Token(
             id=str((int(user) << 64) | key),
@@ -169,6 +190,7 @@ class Cluster:
             creation_time=created,
             expiration_time=expiration_time,
             enabled=enabled,
+            creation_nanoseconds=creation_nanoseconds,
         )
         self.tokens[token.id] = token
         return token
@@ -225,7 +247,7 @@ class Cluster:
         if user.is_group or user.domain in {"POSIX_GROUP", "WORLD"}:
             raise Refused("group", "access tokens are for users, not for groups")
         if expiration_time and expiration_time <= self.clock() and not self.behaviour.past_expiry:
-            raise Refused("decode", "expiration_time is in the past")
+            raise Refused("past-time", "expiration_time is in the past")
         if len(list(self._counting(user))) >= SLOTS:
             raise Refused("limit", f"a user can have at most {SLOTS} access tokens")
         return self.create_token(user.auth_id, creator=caller.auth_id, expiration_time=expiration_time)
@@ -269,7 +291,14 @@ class Cluster:
 
 
 def _same(mine: object, given: object) -> bool:
-    """Text is compared without case, and a name in Active Directory also without its domain."""
+    """Text is compared without case, and a name in Active Directory also without its domain or as `name@domain`."""
     if isinstance(mine, str) and isinstance(given, str):
-        return given.casefold() in {mine.casefold(), mine.casefold().rpartition("\\")[2]}
+        mine, given = mine.casefold(), given.casefold()
+        return not {given, _down_level(given)}.isdisjoint({mine, mine.rpartition("\\")[2]})
     return mine == given
+
+
+def _down_level(name: str) -> str:
+    r"""`corp\jane` for `jane@corp.example.com`: by convention the short name of a domain is its first label."""
+    user, at, realm = name.rpartition("@")
+    return f"{realm.partition('.')[0]}\\{user}" if at else name

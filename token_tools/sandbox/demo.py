@@ -1,7 +1,7 @@
 """A believable cluster: some twenty tokens of every kind that an administrator meets. All of it is invented."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -95,13 +95,14 @@ def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Dem
         cluster.add_account(account)
     now = clock().replace(microsecond=0)
     for user, age, rest, special in _TOKENS:
-        cluster.create_token(
+        token = cluster.create_token(
             user,
             creator=str(special.get("creator", ADMIN)),
             creation_time=now - timedelta(days=age, minutes=7 * age % 600, microseconds=-age * 1_031),
             expiration_time=None if rest is None else now + timedelta(days=rest),
             enabled=bool(special.get("enabled", True)),
         )
+        cluster.tokens[token.id] = replace(token, creation_nanoseconds=37 * age % 1000)
     own = cluster.create_token(
         SERVICE, creator=ADMIN, creation_time=now - timedelta(days=20), expiration_time=now + timedelta(days=70)
     )

@@ -10,7 +10,7 @@ from typing import Final
 
 import trustme
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -24,7 +24,7 @@ class Address:
     ca_file: Path
 
 
-def serve_https(app: Starlette, *, port: int, folder: Path, started: Callable[[Address], None]) -> None:
+def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Address], None]) -> None:
     """Serve until SIGINT or SIGTERM; `port` 0 takes any free one.
 
     `started` is called once the port accepts connections. The CA's certificate is written into the folder.

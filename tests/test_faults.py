@@ -1,0 +1,290 @@
+"""Every failure of every request: what the caller is told, what the cluster holds afterwards, what is on the disk.
+
+The secrets are recognisable, and none of them is where it does not belong.
+"""
+
+import json
+import logging
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, get_args
+
+import httpx
+import pytest
+import stamina
+
+from tests.bench import AD_JANE, ADMIN, JANE, Bench, Human, Told, make_bench
+from tests.secrets import find_secrets
+from token_tools.sandbox.app import create_app
+from token_tools.sandbox.faults import Endpoint, Fault, Faults
+
+pytestmark = pytest.mark.anyio
+
+Outcome = Literal["made", "nothing", "orphan"]
+Outcomes = dict[Fault, Outcome]
+ONLY_OF_LISTS: list[Fault] = ["endless", "foreign"]
+AFTER_THE_DEED: list[Fault] = ["cut-after", "hang-after", "half", "no-json", "other-json", "slow"]
+FAULTS: list[Fault] = [fault for fault in get_args(Fault) if fault not in ONLY_OF_LISTS]
+
+
+def expect(outcome: Outcome, faults: list[Fault] = FAULTS) -> Outcomes:
+    return dict.fromkeys(faults, outcome)
+
+
+# A refusal to look somebody up, or to list them, is no reason not to try; everything else about it is.
+LOOKING = expect("nothing") | expect("made", ["error-400"])
+CREATE: dict[Endpoint, Outcomes] = {
+    "who-am-i": expect("nothing"),
+    "find": LOOKING,
+    "list": LOOKING | expect("made", ONLY_OF_LISTS),
+    "create": expect("nothing") | expect("orphan", AFTER_THE_DEED),
+    "get": expect("made"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_between_attempts() -> Generator[None]:
+    """Fewer attempts than in earnest, and no pauses."""
+    with stamina.set_testing(testing=True, attempts=2):
+        yield
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """The newer era only: nothing here depends on it."""
+    bench = make_bench("auto", tmp_path)
+    bench.settings = bench.settings.model_copy(update={"timeout": timedelta(seconds=0.5), "confirm": "none"})
+    return bench
+
+
+def break_at(bench: Bench, endpoint: Endpoint, fault: Fault) -> None:
+    bench.recorder.cluster = httpx.ASGITransport(Faults(create_app(bench.cluster), {endpoint: fault}))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fault", "outcome"),
+    [
+        pytest.param(endpoint, fault, outcome, id=f"{endpoint}-{fault}")
+        for endpoint, outcomes in CREATE.items()
+        for fault, outcome in outcomes.items()
+    ],
+)
+async def test_a_create_ends_in_a_token_delivered_or_in_a_clear_error(
+    bench: Bench, endpoint: Endpoint, fault: Fault, outcome: Outcome, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    break_at(bench, endpoint, fault)
+
+    told = await bench.call("create_access_token", {"user": "self" if endpoint == "who-am-i" else "local:jane"})
+
+    user = ADMIN if endpoint == "who-am-i" else JANE
+    before = 1 if user is ADMIN else 0
+    folder = bench.settings.delivery_dir
+    files = [*folder.iterdir()] if folder.exists() else []
+    assert told.is_error is (outcome != "made")
+    assert len(bench.tokens_of(user)) - before == (outcome != "nothing")
+    assert len(files) == (outcome == "made")
+    assert len(bench.recorder.bodies("POST", "/v1/auth/access-tokens/")) <= 1
+    if outcome == "orphan":
+        [orphan] = bench.tokens_of(JANE)
+        assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane" in told.text
+        assert f"auth_delete_access_token {orphan.id}" in told.text
+    if endpoint == "create" and outcome == "nothing" and fault not in {"refuse", "error-400"}:
+        assert "No token was made for local:jane" in told.text
+    if outcome == "made":
+        [token], [file] = bench.tokens_of(user), files
+        assert json.loads(file.read_text())["bearer_token"] == token.bearer_token
+    spoken = f"{told.text}\n{json.dumps(told.fields)}\n{caplog.text}\n{[str(file) for file in files]}"
+    secrets = [token.bearer_token for token in bench.cluster.tokens.values()]
+    assert find_secrets(spoken.encode(), secrets) == []
+    assert find_secrets(read_all(folder.parent, besides=files), secrets) == []
+    assert find_secrets(read_all(bench.settings.state_dir, besides=[]), secrets) == []
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *ONLY_OF_LISTS])
+@pytest.mark.parametrize("user", [None, "self", "local:jane"], ids=["everybody", "self", "jane"])
+async def test_a_list_ends_in_a_list_or_in_a_clear_error(bench: Bench, user: str | None, fault: Fault) -> None:
+    bench.cluster.create_token(JANE.auth_id, creator="500")
+    break_at(bench, "list", fault)
+
+    told = await bench.call("list_access_tokens", {"user": user})
+
+    assert told.is_error is (fault not in ONLY_OF_LISTS)
+    assert "elsewhere.example.com" not in told.text
+    assert {request.url.host for request in bench.recorder.requests} == {"c.example.com"}
+    assert find_secrets(told.text.encode(), [token.bearer_token for token in bench.cluster.tokens.values()]) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(bench: Bench, fault: Fault) -> None:
+    """The worst case: what is left is the id, and the command that deletes it."""
+    break_at(bench, "delete", fault)
+
+    async def lose_the_folder(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
+            [pending] = bench.settings.delivery_dir.iterdir()
+            pending.unlink()
+        return response
+
+    bench.recorder.on_served = lose_the_folder
+
+    told = await bench.call("create_access_token", {"user": r"ad:CORP\jane"})
+
+    assert told.is_error
+    seen = [request.url.path for request in bench.recorder.requests if request.method == "DELETE"]
+    assert len(seen) == 1
+    if fault in {"half", "no-json", "other-json"}:
+        # The status said that it was done, and there is nothing to read in a deletion's answer.
+        assert "was deleted again" in told.text
+        assert bench.tokens_of(AD_JANE) == []
+    else:
+        token_id = seen[0].rpartition("/")[2]
+        assert f"The new token {token_id} could not be deleted again" in told.text
+        assert told.text.endswith(f"auth_delete_access_token {token_id}")
+
+
+async def test_an_orphan_that_cannot_be_looked_for_is_said_to_be_possible(bench: Bench) -> None:
+    app = Faults(create_app(bench.cluster), {"create": "cut-after"})
+    bench.recorder.cluster = httpx.ASGITransport(app)
+
+    async def break_the_second_list(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path == "/v1/auth/access-tokens/" and "user" in request.url.params:
+            app.plan["list"] = "cut-before"
+        return response
+
+    bench.recorder.on_served = break_the_second_list
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert told.is_error
+    assert "It could not be found out whether a token was made for local:jane" in told.text
+    assert "List the user's tokens before creating again." in told.text
+
+
+async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(bench: Bench) -> None:
+    app = Faults(create_app(bench.cluster), {"create": "cut-after", "list": "error-400"})
+    bench.recorder.cluster = httpx.ASGITransport(app)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "It could not be found out whether a token was made for local:jane: their tokens were not known" in told.text
+
+
+async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Bench) -> None:
+    app = Faults(create_app(bench.cluster), {"create": "cut-before"})
+    bench.recorder.cluster = httpx.ASGITransport(app)
+
+    async def make_another(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path == "/v1/session/who-am-i":
+            bench.cluster.create_token(JANE.auth_id, creator=AD_JANE.auth_id)
+        return response
+
+    bench.recorder.on_served = make_another
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "No token was made for local:jane" in told.text
+
+
+def journal_of(bench: Bench) -> list[str]:
+    """The results in the journal, in order."""
+    path = bench.settings.state_dir / "journal.jsonl"
+    return [json.loads(line)["result"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("plan", "results"),
+    [
+        pytest.param({}, ["intended", "made"], id="made"),
+        pytest.param({"create": "error-400"}, ["intended", "not made"], id="declined"),
+        pytest.param({"create": "refuse"}, ["intended", "not made"], id="refused"),
+        pytest.param({"create": "cut-before"}, ["intended", "not made"], id="cut-before"),
+        pytest.param({"create": "cut-after"}, ["intended", "unknown"], id="cut-after"),
+    ],
+)
+async def test_the_journal_knows_what_came_of_it(bench: Bench, plan: dict[Endpoint, Fault], results: list[str]) -> None:
+    bench.recorder.cluster = httpx.ASGITransport(Faults(create_app(bench.cluster), plan))
+
+    await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert journal_of(bench) == results
+
+
+async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.settings.state_dir.write_text("a file where the folder should be")
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+    listed = await bench.call("list_access_tokens")
+
+    assert told.is_error
+    assert told.text.startswith("The journal ")
+    assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
+    assert not listed.is_error
+    assert "cannot be written" in caplog.text
+
+
+async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(bench: Bench) -> None:
+    async def break_the_journal(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
+            (bench.settings.state_dir / "journal.jsonl").unlink()
+            (bench.settings.state_dir / "journal.jsonl").mkdir()
+        return response
+
+    bench.recorder.on_served = break_the_journal
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert not told.is_error
+    assert "The journal" in told.fields["warning"]
+    assert Path(told.fields["bearer_token_in"]).exists()
+
+
+async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.call("create_access_token", {"user": "local:jane"})
+    journal = bench.settings.state_dir / "journal.jsonl"
+    intent = json.loads(journal.read_text().splitlines()[0]) | {"server": "another", "attempt": "a"}
+    journal.write_text(json.dumps(intent) + "\n")
+
+    mentioned = await bench.call("create_access_token", {"user": "local:jane"}, human=Human([]))
+    again = await bench.call("create_access_token", {"user": r"ad:CORP\jane"})
+
+    assert "A create for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was begun" in caplog.text
+    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in mentioned.fields["warning"]
+    assert "warning" not in again.fields
+
+
+async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(bench: Bench) -> None:
+    month = timedelta(days=30)
+
+    for expiration_time in ("31d", "never", "2027-01-01T00:00:00Z"):
+        arguments = {"user": "local:jane", "expiration_time": expiration_time}
+        told = await bench.refused("create_access_token", arguments, max_lifetime=month)
+        assert told == (
+            "QUMULO_MAX_LIFETIME allows 30 days at most, so `expiration_time` can be 2026-12-24 09:00 UTC at the "
+            "latest. Nothing was made."
+        )
+    assert bench.recorder.seen() == []
+    made = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=month)
+    assert made.fields["expiration_time"] == "2026-12-24T09:00:00Z"
+
+
+def read_all(folder: Path, *, besides: list[Path]) -> bytes:
+    """Every byte on the disk below a folder, without those files."""
+    return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file() and file not in besides)
+
+
+def test_the_search_for_secrets_finds_them_whole_in_parts_and_decoded() -> None:
+    secret = "access-v1:" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo="
+
+    assert find_secrets(b"nothing", [secret]) == []
+    for leak in (secret.encode(), secret[14:22].encode(), b"ABCDEFGHIJ", b"x" + secret[-10:].encode()):
+        assert find_secrets(b"some " + leak + b" text", [secret]) == [secret]
+
+
+def test_a_told_result_is_comparable() -> None:
+    assert Told("a", None, is_error=False) == Told("a", None, is_error=False)

@@ -1,0 +1,37 @@
+"""The vendor's command line, for what a human does by hand: commands to copy, quoted for a shell.
+
+Source: `qumulo-api` 7.10; the tests run these commands.
+"""
+
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from token_tools.identity import Identity
+from token_tools.times import format_instant
+
+
+@dataclass(frozen=True)
+class Qq:
+    """`qq` for one cluster."""
+
+    host: str
+    port: int
+
+    def who_am_i(self, store: Path) -> str:
+        """Ask the cluster whom the token in a credentials store stands for."""
+        return self._write("--credentials-store", str(store), "who_am_i")
+
+    def create_token(self, user: Identity, expires: datetime | None) -> str:
+        """Make a token; `qq` prints it."""
+        # Without an offset qq takes a time for local, whatever its help says.
+        until = [] if expires is None else ["--expiration-time", format_instant(expires)]
+        return self._write("auth_create_access_token", str(user.as_key()), *until)
+
+    def delete_token(self, token_id: str) -> str:
+        """Delete a token."""
+        return self._write("auth_delete_access_token", token_id)
+
+    def _write(self, *arguments: str) -> str:
+        return shlex.join(["qq", "--host", self.host, "--port", str(self.port), *arguments])

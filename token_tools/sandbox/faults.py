@@ -1,0 +1,178 @@
+"""The ways in which a cluster, or the way to it, fails, for each of its endpoints.
+
+In process a cut is the client library's own error; over HTTPS the server drops the connection in the middle of an
+answer.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import anyio
+import httpx
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from token_tools.errors import SettingsError
+
+Endpoint = Literal["who-am-i", "find", "list", "create", "get", "modify", "delete", "version"]
+Fault = Literal[
+    "refuse",
+    "cut-before",
+    "cut-after",
+    "hang-after",
+    "error-400",
+    "error-500",
+    "html",
+    "busy",
+    "redirect",
+    "half",
+    "no-json",
+    "other-json",
+    "slow",
+    "endless",
+    "foreign",
+]
+
+_TOKENS: Final = "/v1/auth/access-tokens/"
+_ENDPOINTS: Final[Mapping[Endpoint, tuple[str, re.Pattern[str]]]] = {
+    "who-am-i": ("GET", re.compile("/v1/session/who-am-i")),
+    "find": ("POST", re.compile("/v1(/auth)?/identity/find")),
+    "list": ("GET", re.compile(_TOKENS)),
+    "create": ("POST", re.compile(_TOKENS)),
+    "get": ("GET", re.compile(_TOKENS + "[^/]+")),
+    "modify": ("PATCH", re.compile(_TOKENS + "[^/]+")),
+    "delete": ("DELETE", re.compile(_TOKENS + "[^/]+")),
+    "version": ("GET", re.compile("/v1/version")),
+}
+
+
+@dataclass
+class Faults:
+    """An ASGI application that fails at some endpoints of another, as `plan` says, and at the rest is that other."""
+
+    app: ASGIApp
+    plan: dict[Endpoint, Fault]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or fail."""
+        fault = self._find(scope) if scope["type"] == "http" else None
+        if fault is None:
+            await self.app(scope, receive, send)
+        elif fault in _INSTEAD:
+            await _INSTEAD[fault](Request(scope, receive))(scope, receive, send)
+        elif fault in {"refuse", "cut-before"}:
+            await _cut(send, fault)
+        else:
+            body = await self._do(scope, receive)
+            await _AFTERWARDS[fault](body, scope, receive, send)
+
+    def _find(self, scope: Scope) -> Fault | None:
+        for endpoint, fault in self.plan.items():
+            method, path = _ENDPOINTS[endpoint]
+            if scope["method"] == method and path.fullmatch(scope["path"]):
+                return fault
+        return None
+
+    async def _do(self, scope: Scope, receive: Receive) -> bytes:
+        """Let the cluster do what was asked, and keep its answer to ourselves."""
+        said: list[bytes] = []
+
+        async def overhear(message: Message) -> None:
+            said.append(message.get("body", b""))
+
+        await self.app(scope, receive, overhear)
+        return b"".join(said)
+
+
+def read_plan(words: Iterable[str]) -> dict[Endpoint, Fault]:
+    """A plan written as `create=cut-after`, one word a fault.
+
+    Raises:
+        SettingsError: For a word that is no such thing; the text names all that there are.
+    """
+    try:
+        return TypeAdapter(dict[Endpoint, Fault]).validate_python(dict(word.split("=", 1) for word in words))
+    except ValueError:
+        raise SettingsError(
+            f"A fault is written ENDPOINT=FAULT, with an endpoint of {', '.join(get_args(Endpoint))} "
+            f"and a fault of {', '.join(get_args(Fault))}."
+        ) from None
+
+
+async def _cut(send: Send, fault: str) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9999")]})
+    raise httpx.ConnectError("refused") if fault == "refuse" else httpx.ReadError("cut")
+
+
+async def _cut_after(_body: bytes, _scope: Scope, _receive: Receive, send: Send) -> None:
+    await _cut(send, "cut-after")
+
+
+async def _hang(_body: bytes, _scope: Scope, receive: Receive, _send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _trickle(body: bytes, _scope: Scope, _receive: Receive, send: Send) -> None:
+    """A byte now and then, until nobody waits any more."""
+    length = str(len(body) + 1_000_000).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    while True:
+        await send({"type": "http.response.body", "body": b" ", "more_body": True})
+        await anyio.sleep(0.05)
+
+
+def _answer(make: Callable[[bytes], Response]) -> Callable[[bytes, Scope, Receive, Send], Awaitable[None]]:
+    async def answer(body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        await make(body)(scope, receive, send)
+
+    return answer
+
+
+def _link(prefix: str) -> Callable[[bytes], Response]:
+    """A page without tokens that leads to another."""
+
+    def make(body: bytes) -> Response:
+        after = f"{prefix}/v1/auth/access-tokens/?after=k{hash(body) & 0xFFFF}{id(object()) & 0xFFFF}"
+        return JSONResponse(json.loads(body) | {"paging": {"next": after}})
+
+    return make
+
+
+def _complain(status: int) -> Callable[[Request], Response]:
+    """The vendor's envelope, which repeats what should not be repeated."""
+
+    def make(request: Request) -> Response:
+        description = f"cannot do this for {request.headers.get('authorization')}"
+        envelope = {"module": "sandbox", "error_class": "fault_error", "description": description}
+        return JSONResponse(envelope, status_code=status)
+
+    return make
+
+
+def _echo(request: Request) -> Response:
+    return HTMLResponse(f"<h1>Bad gateway</h1><pre>{request.headers.get('authorization')}</pre>", status_code=502)
+
+
+_INSTEAD: Final[Mapping[Fault, Callable[[Request], Response]]] = {
+    "error-400": _complain(400),
+    "error-500": _complain(500),
+    "html": _echo,
+    "busy": lambda _: PlainTextResponse("", status_code=429, headers={"Retry-After": "1"}),
+    "redirect": lambda _: RedirectResponse("https://elsewhere.example.com/", status_code=302),
+}
+_AFTERWARDS: Final[Mapping[Fault, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
+    "cut-after": _cut_after,
+    "hang-after": _hang,
+    "slow": _trickle,
+    "half": _answer(lambda body: Response(body[: len(body) // 2], media_type="application/json")),
+    "no-json": _answer(lambda body: PlainTextResponse(f"OK {body!r}")),
+    "other-json": _answer(lambda body: JSONResponse([body.decode()])),
+    "endless": _answer(_link("")),
+    "foreign": _answer(_link("https://elsewhere.example.com")),
+}
