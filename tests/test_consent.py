@@ -48,6 +48,19 @@ async def test_the_question_tells_the_expiry_in_both_ways(bench: Bench) -> None:
     assert "Asked because QUMULO_CONFIRM=all." in question
 
 
+async def test_the_question_says_what_could_not_be_found_out(bench: Bench) -> None:
+    async def refuse_lists(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(403) if request.method == "GET" else response
+
+    bench.recorder.on_served = refuse_lists
+    human = Human([AGREES])
+
+    told = await bench.call("create_access_token", FOR_EVER, human=human)
+
+    assert not told.is_error
+    assert "The user has an unknown number of 2 possible tokens now." in human.asked[0]
+
+
 @pytest.mark.parametrize("user", ["local:admin", "admin", "auth_id:500", "self", "sid:S-1-5-21-1-2-3-500"])
 async def test_a_token_of_the_built_in_administrator_is_asked_about(bench: Bench, user: str) -> None:
     human = Human([AGREES])

@@ -32,12 +32,11 @@ def expect(outcome: Outcome, faults: list[Fault] = FAULTS) -> Outcomes:
     return dict.fromkeys(faults, outcome)
 
 
-# A refusal to look somebody up, or to list them, is no reason not to try; everything else about it is.
-LOOKING = expect("nothing") | expect("made", ["error-400"])
+# A refusal to list somebody's tokens is no reason not to try; a user who is neither found nor listed is.
 CREATE: dict[Endpoint, Outcomes] = {
     "who-am-i": expect("nothing"),
-    "find": LOOKING,
-    "list": LOOKING | expect("made", ONLY_OF_LISTS),
+    "find": expect("nothing"),
+    "list": expect("nothing") | expect("made", ["error-400", *ONLY_OF_LISTS]),
     "create": expect("nothing") | expect("orphan", AFTER_THE_DEED),
     "get": expect("made"),
 }

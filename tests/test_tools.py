@@ -521,12 +521,22 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench
 
 
 @pytest.mark.parametrize("user", ["local:jain", "auth_id:999", r"ad:CORP\nobody"], ids=["name", "key", "ad"])
-async def test_an_unknown_user_gets_no_token(bench: Bench, user: str) -> None:
-    before = dict(bench.cluster.tokens)
+async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user: str) -> None:
+    for tool in ("create_access_token", "list_access_tokens"):
+        told = await bench.refused(tool, {"user": user})
 
-    await bench.refused("create_access_token", {"user": user})
+        assert told.startswith(
+            f"The cluster does not find exactly one user {user}. The cluster knows no such thing (404"
+        )
+        assert "Better write self, local:NAME" in told
+    assert bench.recorder.bodies("POST", PATH) == []
 
-    assert bench.cluster.tokens == before
+
+async def test_a_name_of_two_users_gets_no_token(bench: Bench) -> None:
+    told = await bench.refused("create_access_token", {"user": "jane"})
+
+    assert told.startswith("The cluster does not find exactly one user jane. The cluster declined (400")
+    assert bench.recorder.bodies("POST", PATH) == []
 
 
 async def test_a_group_gets_no_token(bench: Bench) -> None:

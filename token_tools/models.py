@@ -28,7 +28,7 @@ Timestamp = Annotated[str, AfterValidator(_check_instant)]
 """A time exactly as the cluster wrote it: RFC 3339 in UTC, up to nine fractional digits."""
 
 TokenId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
-"""Opaque; today a decimal number of 22 or 23 digits, which no JSON number of a client can hold."""
+"""Opaque; today a decimal number of 22 digits or more, which no JSON number of a client can hold."""
 
 
 class AccessToken(BaseModel):

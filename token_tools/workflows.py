@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from token_tools.client import ClusterClient
 from token_tools.consent import OpenQuestions, number_question
-from token_tools.errors import Forbidden, NotFound, Refusal, Rejected
-from token_tools.identity import SELF, Identity
+from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected
+from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity
 from token_tools.journal import Journal
 from token_tools.minting import Mint, Minted, Order
 from token_tools.models import AccessToken, TokenPage
@@ -90,8 +90,11 @@ class Workflows:
             page = await self._read_filled_page(after, limit)
             unshown = max(0, len(page.entries) - limit)
             return Listing(page.entries[:limit], self.clock(), after=page.after, unshown=unshown)
-        who = await self._identify(user)
-        return await self._list_of(who, after=after, limit=limit)
+        who, doubt = await self._identify(user)
+        try:
+            return await self._list_of(who, after=after, limit=limit)
+        except (NotFound, Rejected) as failure:
+            raise _tell_nobody(who, doubt or failure) from failure
 
     async def _read_filled_page(self, after: str | None, limit: int) -> TokenPage:
         seen = {after}
@@ -136,9 +139,17 @@ class Workflows:
         expires = self.policy.choose_expiry(expiration_time, now=now)
         if isinstance(user, Identity):
             self.policy.check_user(user)
-        who = await self._identify(user)
+        who, doubt = await self._identify(user)
         self.policy.check_user(who)
-        present = await self._read_present(who)
+        try:
+            present = await self._read_present(who)
+        except Forbidden:
+            present = None
+        except (NotFound, Rejected) as failure:
+            # The filter takes less than a create does, names without their domain for one; but two noes are one.
+            if doubt is not None and not isinstance(doubt, Forbidden):
+                raise _tell_nobody(who, doubt) from failure
+            present = None
         _check_slots(who, present, now)
         return CreationPlan(
             order=Order(who, expires, present, await self.journal.find_open(str(who))),
@@ -158,7 +169,8 @@ class Workflows:
         if plan.reasons:
             self.questions.close((user, expiration_time), plan)
             # A human may have taken minutes: look again.
-            order = replace(order, present=await self._read_present(order.user))
+            if order.present is not None:
+                order = replace(order, present=await self._read_present(order.user))
             _check_slots(order.user, order.present, self.clock())
         if order.expires is not None and order.expires <= self.clock():
             raise Refusal("The expiry has passed meanwhile. Nothing was made.")
@@ -172,27 +184,24 @@ class Workflows:
         """
         self.questions.close((user, expiration_time), plan)
 
-    async def _identify(self, user: User) -> Identity:
-        """Who is meant, with all that the cluster tells of them; what was said, if it does not let us look them up."""
+    async def _identify(self, user: User) -> tuple[Identity, ClusterError | None]:
+        """Who is meant, with all that the cluster tells of them, or as it was said with what the look-up failed for."""
         asked = (await self.cluster.who_am_i()).identity if user == SELF else user
         try:
             found = await self.cluster.find_identity(asked)
-        except (Forbidden, NotFound, Rejected):
-            return asked
+        except (Forbidden, NotFound, Rejected) as doubt:
+            return asked, doubt
         if not asked.covers(found):
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
-        return found if found.auth_id else asked
+        return (found if found.auth_id else asked), None
 
-    async def _read_present(self, who: Identity) -> Sequence[AccessToken] | None:
-        """The user's tokens, or None if the cluster does not let us see them.
-
-        The filter takes less than a create does, names without their domain for one; the cluster will judge then.
-        """
-        try:
-            page = await self.cluster.list_tokens(user=who.as_query())
-        except (Forbidden, NotFound, Rejected):
-            return None
+    async def _read_present(self, who: Identity) -> Sequence[AccessToken]:
+        page = await self.cluster.list_tokens(user=who.as_query())
         return [token for token in page.entries if who.covers(token.user)]
+
+
+def _tell_nobody(who: Identity, doubt: ClusterError) -> NotFound:
+    return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {HOW_TO_WRITE_A_USER}.")
 
 
 def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: datetime) -> None:
