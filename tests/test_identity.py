@@ -158,6 +158,10 @@ def test_a_name_that_is_too_long_gives_way_to_a_number() -> None:
     assert str(Identity(name="x" * 97)) == '"' + "x" * 95 + '…"'
 
 
+def test_a_sid_that_is_none_is_quoted() -> None:
+    assert str(Identity(sid="S-1-5\nagree")) == r'sid:"S-1-5\nagree"'
+
+
 def test_an_unknown_domain_and_an_empty_identity_are_told_as_far_as_they_go() -> None:
     assert str(Identity(domain="KERBEROS_REALM", auth_id="7")) == "auth_id:7"
     assert str(Identity()) == '""'

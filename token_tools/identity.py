@@ -101,7 +101,7 @@ class Identity(BaseModel):
             return prefix + tell_name(self.name)
         for key in ("auth_id", "uid", "gid", "sid"):
             if (value := getattr(self, key)) is not None:
-                return f"{prefix}{key}:{value}"
+                return f"{prefix}{key}:{tell_sid(value) if key == 'sid' else value}"
         return prefix + tell_name(self.name or "")
 
     def as_query(self) -> str:
@@ -153,6 +153,11 @@ def tell_name(name: str) -> str:
     """The name as it is if it is one plain word, else quoted."""
     is_plain = len(name) <= LONGEST_NAME_SHOWN and _PLAIN.fullmatch(name)
     return name if is_plain else quote(name, longest=LONGEST_NAME_SHOWN)
+
+
+def tell_sid(sid: str) -> str:
+    """The SID as it is if it is one, else quoted."""
+    return sid if _SID.fullmatch(sid) else quote(sid, longest=LONGEST_NAME_SHOWN)
 
 
 def _read_spelling(text: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field
 
+from token_tools.identity import tell_name
 from token_tools.models import AccessToken
 from token_tools.times import format_instant, tell_distance, tell_time
 from token_tools.workflows import SLOTS, Creation, CreationPlan, Listing
@@ -116,7 +117,7 @@ def tell_question(plan: CreationPlan, *, address: str) -> str:
     """What a human is asked before a token is made: everything as the server found it, nothing as a model said it."""
     user, present = plan.order.user, plan.order.present
     key = f" (auth_id {user.auth_id})" if user.auth_id else ""
-    domain = user.domain or "domain not known"
+    domain = tell_name(user.domain) if user.domain else "domain not known"
     used = "an unknown number" if present is None else str(len(present))
     return (
         f"Make an access token for the user {user}{key}, {domain}, on the cluster {address}? "
