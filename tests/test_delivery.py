@@ -17,6 +17,7 @@ from keyring.backend import KeyringBackend
 from keyring.errors import KeyringLocked
 from pydantic import SecretStr
 
+from token_tools.credentials import write_store
 from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
@@ -187,6 +188,24 @@ async def test_a_token_that_cannot_be_made_durable_leaves_no_file(delivery: Deli
         await reservation.keep(NEW, JANE)
 
     assert list(folder.iterdir()) == []
+
+
+async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Delivery, folder: Path) -> None:
+    held = await delivery.reserve()
+    (folder / ".pending-1").write_bytes(write_store(SecretStr(SECRET)) + b" " * 9)
+    (folder / ".pending-2").write_bytes(b" " * 4096)
+    (folder / ".pending-3").write_bytes(write_store(SecretStr(SECRET))[:20])
+
+    assert await delivery.recover() == [folder / "recovered-1.json"]
+
+    kept = Path((await held.keep(NEW, JANE)).place)
+    assert {*folder.iterdir()} == {folder / "recovered-1.json", kept}
+    assert await delivery.recover() == []
+
+
+async def test_there_is_nothing_to_recover_where_there_is_no_folder_or_no_file(delivery: Delivery) -> None:
+    for way in (delivery, KeyringDelivery("c:8000"), InlineDelivery()):
+        assert list(await way.recover()) == []
 
 
 async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -> None:

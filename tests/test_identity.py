@@ -158,6 +158,15 @@ def test_a_name_that_is_too_long_gives_way_to_a_number() -> None:
     assert str(Identity(name="x" * 97)) == '"' + "x" * 95 + '…"'
 
 
+def test_what_a_look_up_tells_is_added_unless_it_is_about_somebody_else() -> None:
+    asked = Identity.parse("local:Jane")
+
+    assert asked.completed_by(JANE) == JANE
+    assert asked.completed_by(Identity(auth_id="7")) == Identity(domain="LOCAL", name="Jane", auth_id="7")
+    assert asked.completed_by(AD_JANE) is None
+    assert Identity(auth_id="7").completed_by(JANE) is None
+
+
 def test_a_sid_that_is_none_is_quoted() -> None:
     assert str(Identity(sid="S-1-5\nagree")) == r'sid:"S-1-5\nagree"'
 

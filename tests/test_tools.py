@@ -788,3 +788,24 @@ async def test_a_crash_is_told_without_its_text_and_logged(mode: Mode, caplog: p
 
     assert (told.is_error, told.text) == (True, "Error executing tool list_access_tokens")
     assert "unexpected exception" in caplog.text
+
+
+async def test_a_read_only_server_reads_and_does_not_know_how_to_write(bench: Bench) -> None:
+    async with bench.connected(read_only=True) as client:
+        listed = Told.of(await client.call_tool("list_access_tokens"))
+        refused = Told.of(await client.call_tool("create_access_token", {"user": "self"}))
+
+    assert not listed.is_error
+    assert (refused.is_error, refused.text) == (True, "Unknown tool: create_access_token")
+    assert not bench.settings.state_dir.joinpath("journal.lock").exists()
+
+
+async def test_a_delivery_folder_in_disorder_does_not_keep_anyone_from_reading(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bench.settings.delivery_dir / ".pending-directory").mkdir(parents=True)
+
+    told = await bench.call("list_access_tokens")
+
+    assert not told.is_error
+    assert "A new bearer token cannot be kept in" in caplog.text

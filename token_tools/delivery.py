@@ -5,13 +5,14 @@ either kept, with the token in it, or dropped without a trace.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shlex
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import Final, Protocol
 import anyio.to_thread
 from pydantic import SecretStr
 
-from token_tools.credentials import write_store
-from token_tools.errors import DeliveryError
+from token_tools.credentials import read_bearer, write_store
+from token_tools.errors import DeliveryError, SettingsError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
 from token_tools.qq import Qq
@@ -30,6 +31,9 @@ from token_tools.settings import Settings
 
 ROOM: Final = 4096
 """Bytes proved to be free; a store with one token takes about 150."""
+
+PENDING: Final = ".pending-"
+"""How the name of a file begins that holds no token yet; its maker keeps a lock on it."""
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
 
@@ -67,6 +71,16 @@ class Reservation(Protocol):
 class Delivery(Protocol):
     """A way to hand new bearer tokens over."""
 
+    async def recover(self) -> Sequence[Path]:
+        """The files, under their new names, of tokens whose delivery a killed server began and did not finish.
+
+        What such a server left without a token in it is removed.
+
+        Raises:
+            DeliveryError: If the place cannot be looked through.
+        """
+        ...
+
     async def reserve(self) -> Reservation:
         """Prove that the next token has a place.
 
@@ -95,6 +109,10 @@ def take_fingerprint(bearer_token: SecretStr) -> str:
 class InlineDelivery:
     """Into the answer, and so to the model and whatever records the conversation."""
 
+    async def recover(self) -> Sequence[Path]:
+        """Nothing is ever left."""
+        return ()
+
     async def reserve(self) -> "InlineDelivery":
         """Nothing to prove: the answer is its own place."""
         return self
@@ -120,18 +138,28 @@ class FileDelivery:
     folder: Path
     qq: Qq
 
+    async def recover(self) -> Sequence[Path]:
+        """Give the name that it lacks to each whole file that no living process holds."""
+        return await anyio.to_thread.run_sync(self._recover)
+
+    def _recover(self) -> Sequence[Path]:
+        with _explained(self.folder):
+            abandoned = [path for path in self.folder.glob(f"{PENDING}*") if _is_abandoned(path)]
+            return [path for path in map(_rescue, abandoned) if path is not None]
+
     async def reserve(self) -> "ReservedFile":
         """Create the file under a passing name and prove that there is room for the token."""
         return await anyio.to_thread.run_sync(self._reserve)
 
     def _reserve(self) -> "ReservedFile":
-        pending = f".pending-{secrets.token_hex(8)}"
+        pending = PENDING + secrets.token_hex(8)
         with _explained(self.folder), ExitStack() as undo:
             folder = _open_private_folder(self.folder)
             undo.callback(os.close, folder)
             file = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
             undo.callback(_discard, pending, folder)
             undo.callback(os.close, file)
+            fcntl.flock(file, fcntl.LOCK_EX)
             _overwrite(file, b" " * ROOM)
             return ReservedFile(self, folder, file, pending, undo.pop_all())
 
@@ -182,6 +210,10 @@ class KeyringDelivery:
     """Into the operating system's keyring, through the `keyring` library."""
 
     address: str
+
+    async def recover(self) -> Sequence[Path]:
+        """Nothing is ever left: the keyring takes a token whole or not at all."""
+        return ()
 
     @property
     def service(self) -> str:
@@ -265,6 +297,24 @@ def _make_private(folder: int) -> None:
         if os.listdir(folder):
             raise PermissionError(errno.EPERM, "others can enter it (chmod 700 it, or name another)")
         os.fchmod(folder, stat.S_IRWXU)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
+
+
+def _rescue(path: Path) -> Path | None:
+    try:
+        read_bearer(path)
+    except SettingsError:
+        path.unlink(missing_ok=True)
+        return None
+    return path.rename(path.with_name(f"recovered-{path.name.removeprefix(PENDING)}.json"))
 
 
 def _overwrite(file: int, content: bytes) -> None:

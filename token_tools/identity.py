@@ -131,6 +131,16 @@ class Identity(BaseModel):
             return all(mine[key] == theirs[key] for key in common)
         return self.domain is None or self.domain == other.domain
 
+    def completed_by(self, found: "Identity") -> "Identity | None":
+        """This with all that a look-up tells of it, or None if it tells something else: then it is somebody else.
+
+        A cluster may tell no more than the key.
+        """
+        mine, theirs = self.known(), found.known()
+        if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys() - {"name"}):
+            return None
+        return Identity.model_validate(mine | theirs)
+
     def known(self) -> dict[str, str | int]:
         """The fields that have a value, as the endpoint takes them."""
         return self.model_dump(exclude_none=True)

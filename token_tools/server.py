@@ -11,8 +11,8 @@ from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__
 from token_tools.client import connect
-from token_tools.delivery import choose_delivery
-from token_tools.errors import JournalError
+from token_tools.delivery import Delivery, choose_delivery
+from token_tools.errors import DeliveryError, JournalError
 from token_tools.journal import Journal
 from token_tools.minting import Mint
 from token_tools.policy import choose_policy
@@ -43,14 +43,17 @@ def create_server(
     @asynccontextmanager
     async def lifespan(_: MCPServer[Workflows]) -> AsyncGenerator[Workflows]:
         journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
-        await _report_open_intents(journal)
         qq = Qq(settings.host, settings.port)
+        delivery = choose_delivery(settings, qq)
+        if not settings.read_only:
+            await _report_open_intents(journal)
+            await _report_recovered(delivery)
         async with connect(settings, transport=transport) as cluster:
             yield Workflows(
                 address=settings.address,
                 cluster=cluster,
                 policy=choose_policy(settings),
-                mint=Mint(cluster, choose_delivery(settings, qq), journal, qq),
+                mint=Mint(cluster, delivery, journal, qq),
                 journal=journal,
                 clock=clock,
                 patience=patience,
@@ -85,6 +88,15 @@ async def _report_open_intents(journal: Journal) -> None:
             )
     except JournalError as failure:
         # Reading works without a journal; what writes will be refused with this reason.
+        _LOG.warning("%s", failure)
+
+
+async def _report_recovered(delivery: Delivery) -> None:
+    """Tell the operator of bearer tokens that a killed server had on the disk already, but not in their place."""
+    try:
+        for path in await delivery.recover():
+            _LOG.warning("The bearer token of a create that was cut off is in %s", path)
+    except DeliveryError as failure:
         _LOG.warning("%s", failure)
 
 

@@ -191,9 +191,10 @@ class Workflows:
             found = await self.cluster.find_identity(asked)
         except (Forbidden, NotFound, Rejected) as doubt:
             return asked, doubt
-        if not asked.covers(found):
+        who = asked.completed_by(found)
+        if who is None:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
-        return (found if found.auth_id else asked), None
+        return who, None
 
     async def _read_present(self, who: Identity) -> Sequence[AccessToken]:
         page = await self.cluster.list_tokens(user=who.as_query())
