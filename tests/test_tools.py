@@ -178,6 +178,32 @@ async def test_identities_of_which_only_the_key_is_known_are_told_by_it(bench: B
     assert (entry["user"], entry["creator"]) == ("auth_id:500", "auth_id:500")
 
 
+async def test_in_a_list_of_one_user_their_name_is_told_even_if_the_list_has_none(bench: Bench) -> None:
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+
+    told = await bench.call("list_access_tokens", {"user": "local:admin"})
+
+    [entry] = told.fields["tokens"]
+    assert (entry["user"], entry["creator"]) == ("local:admin", "auth_id:500")
+
+
+async def test_a_new_token_of_which_the_cluster_tells_only_a_key_is_no_reason_to_beware(bench: Bench) -> None:
+    async def tell_little(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/identity/find"):
+            return httpx.Response(404)
+        single = request.method == "GET" and request.url.path != PATH
+        return (
+            httpx.Response(200, json=response.json() | {"user": {"auth_id": LDAP_BOB.auth_id}}) if single else response
+        )
+
+    bench.recorder.on_served = tell_little
+
+    told = await bench.call("create_access_token", {"user": "ldap_user:bob"})
+
+    assert not told.is_error
+    assert "warning" not in told.fields
+
+
 ENTRY: dict[str, Any] = {
     "id": "21474836480000000000123",
     "user": {"domain": "LOCAL", "auth_id": "1001", "uid": None, "gid": None, "sid": None, "name": "jane"},

@@ -170,7 +170,7 @@ def _tell_expiry(plan: CreationPlan) -> str:
 def _tell_warnings(creation: Creation) -> Iterator[str]:
     """What the cluster did otherwise than asked (an old one may not know about expiry), and what was left open."""
     order, found = creation.plan.order, creation.minted.found
-    if found is not None and not order.user.covers(found.user):
+    if found is not None and order.user.completed_by(found.user) is None:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
     if found is not None and found.expires != order.expires:
         expires = "never expires" if found.expires is None else f"expires {tell_time(found.expires)}"

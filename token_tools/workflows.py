@@ -108,7 +108,7 @@ class Workflows:
     async def _list_of(self, who: Identity, *, after: str | None, limit: int) -> Listing:
         # A limit is not sent along: some clusters refuse the two together, and a user has two tokens at most.
         page = await self.cluster.list_tokens(user=who.as_query(), after=after)
-        theirs = [token for token in page.entries if who.covers(token.user)]
+        theirs = [_name_owner(token, who) for token in page.entries if who.covers(token.user)]
         return Listing(
             theirs[:limit],
             self.clock(),
@@ -199,6 +199,11 @@ class Workflows:
     async def _read_present(self, who: Identity) -> Sequence[AccessToken]:
         page = await self.cluster.list_tokens(user=who.as_query())
         return [token for token in page.entries if who.covers(token.user)]
+
+
+def _name_owner(token: AccessToken, who: Identity) -> AccessToken:
+    """The token with all that is known of its user: some clusters list no more of them than a key."""
+    return token.model_copy(update={"user": token.user.completed_by(who) or token.user})
 
 
 def _tell_nobody(who: Identity, doubt: ClusterError) -> NotFound:
