@@ -12,7 +12,7 @@ from mcp.client import Client, ClientRequestContext
 from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, InputRequiredResult
 
 from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, make_bench
-from token_tools.consent import OPEN_FOR, OpenQuestions
+from token_tools.consent import OPEN_FOR, OpenQuestions, Plan
 from token_tools.errors import Refusal
 
 pytestmark = pytest.mark.anyio
@@ -245,28 +245,41 @@ async def test_an_expiry_that_passes_while_the_human_thinks_is_no_expiry(bench: 
     arguments = {"user": "local:jane", "expiration_time": "5min"}
     told = await bench.refused("create_access_token", arguments, human=think, confirm="all")
 
-    assert told == "The expiry has passed meanwhile. Nothing was made."
+    assert told == "The expiry has passed meanwhile. Nothing was done."
     assert bench.recorder.bodies("POST", PATH) == []
 
 
 def test_a_question_stays_open_for_a_while_and_is_closed_once() -> None:
-    questions = OpenQuestions[object]()
-    plan = object()
-    questions.keep("request", plan, now=NOW)
+    questions = OpenQuestions()
+    plan = Plan(request="request", time=NOW, reasons=["it is a risk"])
+    questions.keep(plan)
 
-    assert questions.recall("other request", now=NOW) is None
-    assert questions.recall("request", now=NOW + OPEN_FOR - timedelta(seconds=1)) is plan
-    questions.close("request", plan)
+    assert questions.recall(Plan, "other request", now=NOW) is None
+    assert questions.recall(Plan, "request", now=NOW + OPEN_FOR - timedelta(seconds=1)) is plan
+    questions.close(plan)
     with pytest.raises(Refusal, match="its answer is used up"):
-        questions.close("request", plan)
+        questions.close(plan)
 
-    questions.keep("request", plan, now=NOW)
-    assert questions.recall("request", now=NOW + OPEN_FOR) is None
+    questions.keep(plan)
+    assert questions.recall(Plan, "request", now=NOW + OPEN_FOR) is None
 
 
 def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
-    questions = OpenQuestions[object]()
-    questions.keep("request", object(), now=NOW)
+    questions = OpenQuestions()
+    old = Plan(request="request", time=NOW, reasons=["it is a risk"])
+    new = Plan(request="request", time=NOW, reasons=["it is a risk"])
+    questions.keep(new)
 
     with pytest.raises(Refusal):
-        questions.close("request", object())
+        questions.close(old)
+    questions.close(new)
+
+
+def test_what_nobody_has_to_be_asked_about_is_not_kept() -> None:
+    questions = OpenQuestions()
+    plan = Plan(request="request", time=NOW, reasons=[])
+
+    questions.keep(plan)
+    questions.close(plan)
+
+    assert questions.recall(Plan, "request", now=NOW) is None

@@ -24,11 +24,23 @@ async def published(*, read_only: bool = False) -> list[Tool]:
 
 
 async def test_the_tools_are_these_in_this_order() -> None:
-    assert [tool.name for tool in await published()] == ["list_access_tokens", "create_access_token"]
+    assert [tool.name for tool in await published()] == [
+        "list_access_tokens",
+        "get_access_token",
+        "audit_access_tokens",
+        "create_access_token",
+        "update_access_token",
+        "delete_access_token",
+        "rotate_access_token",
+    ]
 
 
 async def test_a_read_only_server_does_not_list_the_tools_that_write() -> None:
-    assert [tool.name for tool in await published(read_only=True)] == ["list_access_tokens"]
+    assert [tool.name for tool in await published(read_only=True)] == [
+        "list_access_tokens",
+        "get_access_token",
+        "audit_access_tokens",
+    ]
 
 
 async def test_each_tool_is_published_as_its_golden_file_says() -> None:

@@ -63,7 +63,7 @@ class StrictTool(Tool):
         tool.fn_metadata = StrictMetadata(
             arg_model=arguments,
             output_model=loose.output_model,
-            output_schema=flatten(loose.output_schema or {}),
+            output_schema=_flatten_output(loose.output_schema or {}),
         )
         return cast(Self, tool)
 
@@ -148,6 +148,12 @@ def flatten(schema: Schema) -> Schema:
     return _flatten(schema, schema.get("$defs", {}))
 
 
+def _flatten_output(schema: Schema) -> Schema:
+    """The same for a result, whose objects need no words besides those of the tool."""
+    definitions = {name: part | {"description": None} for name, part in schema.get("$defs", {}).items()}
+    return _flatten(schema | {"description": None}, definitions)
+
+
 def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     if "$ref" in schema:
         schema = definitions[schema["$ref"].removeprefix("#/$defs/")] | schema
@@ -155,7 +161,9 @@ def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
         [given] = [option for option in schema["anyOf"] if option != {"type": "null"}]
         schema = given | schema
     flat = {
-        key: value for key, value in schema.items() if key not in _NOISE and (key != "default" or value is not None)
+        key: value
+        for key, value in schema.items()
+        if key not in _NOISE and (key not in {"default", "description"} or value is not None)
     }
     if "properties" in flat:
         flat["properties"] = {name: _flatten(part, definitions) for name, part in flat["properties"].items()}

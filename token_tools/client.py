@@ -7,7 +7,7 @@ their way at a time.
 
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -17,6 +17,7 @@ import anyio
 import httpx
 import stamina
 import truststore
+from pydantic import SecretStr
 
 from token_tools import __version__, wire
 from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
@@ -28,6 +29,7 @@ from token_tools.times import format_instant, tell_duration
 AT_ONCE: Final = 8
 ATTEMPTS: Final = 4
 TOKENS: Final = "/v1/auth/access-tokens/"
+WHO_AM_I: Final = "/v1/session/who-am-i"
 
 _LOG: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -70,37 +72,54 @@ class ClusterClient:
             body["expiration_time"] = format_instant(expiration_time)
         return await self._write(wire.read_new_token, self._http.build_request("POST", TOKENS, json=body))
 
+    async def modify_token(self, token_id: str, changes: Mapping[str, bool | str | None]) -> AccessToken:
+        """Enable or disable a token, or move its expiry; the token as it is then."""
+        return await self._write(
+            wire.read_changed_token, self._http.build_request("PATCH", TOKENS + token_id, json=dict(changes))
+        )
+
     async def delete_token(self, token_id: str) -> None:
         """Remove a token for ever."""
         await self._write(wire.read_deletion, self._http.build_request("DELETE", TOKENS + token_id))
 
     async def who_am_i(self) -> Caller:
         """Whom the server's credential stands for."""
-        return await self._read(wire.read_caller, self._http.build_request("GET", "/v1/session/who-am-i"))
+        return await self._read(wire.read_caller, self._http.build_request("GET", WHO_AM_I))
+
+    async def prove(self, bearer_token: SecretStr) -> Caller:
+        """Whom another bearer token stands for, asked with that one.
+
+        Raises:
+            Unauthenticated: If the cluster does not take it.
+        """
+        request = self._http.build_request("GET", WHO_AM_I)
+        return await self._read(wire.read_caller, request, auth=GivenBearer(bearer_token))
 
     async def find_identity(self, identity: Identity) -> Identity:
         """The same identity with all that the cluster knows of it. A POST that changes nothing, so it is repeated."""
         request = self._http.build_request("POST", "/v1/identity/find", json=identity.known())
         return await self._read(wire.read_identity, request)
 
-    async def _read(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
+    async def _read(
+        self, decode: Callable[[wire.Answer], Result], request: httpx.Request, *, auth: httpx.Auth | None = None
+    ) -> Result:
         attempts = stamina.retry_context(
             on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2, wait_jitter=0.2
         )
         with self._within_deadline():
             async for attempt in attempts:
                 with attempt:
-                    return decode(await self._exchange(request))
+                    return decode(await self._exchange(request, auth))
         raise AssertionError  # pragma: no cover - stamina's last attempt returns or raises; types cannot say so
 
     async def _write(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
         with self._within_deadline():
             return decode(await self._exchange(request))
 
-    async def _exchange(self, request: httpx.Request) -> wire.Answer:
+    async def _exchange(self, request: httpx.Request, auth: httpx.Auth | None = None) -> wire.Answer:
         async with self._slots:
             with self._reported():
-                response = await self._http.send(request)
+                response = await self._http.send(request, auth=auth or self._http.auth)
         sent = response.request.headers["Authorization"].removeprefix("Bearer ").encode()
         # An error page may repeat the request; what an error quotes must not contain the credential.
         return wire.Answer(
@@ -171,6 +190,18 @@ class BearerAuth(httpx.Auth):
         renewed = bearer != self._bearer
         self._bearer = bearer
         return renewed
+
+
+class GivenBearer(httpx.Auth):
+    """Signs requests with one bearer token, and with no other."""
+
+    def __init__(self, bearer_token: SecretStr) -> None:
+        self._bearer_token = bearer_token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Sign."""
+        request.headers["Authorization"] = f"Bearer {self._bearer_token.get_secret_value()}"
+        yield request
 
 
 @asynccontextmanager

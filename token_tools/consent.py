@@ -5,17 +5,16 @@ behind a question is therefore kept here, and taken away when it is carried out:
 asked anew, and cannot spend the old answer, since the new question has another number in it.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from secrets import token_hex
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from token_tools.errors import Refusal
 
 OPEN_FOR: Final = timedelta(minutes=10)
 """How long a question can be answered; the state that the SDK seals for it lives as long."""
-
-Plan = TypeVar("Plan")
 
 
 def number_question() -> str:
@@ -23,28 +22,48 @@ def number_question() -> str:
     return token_hex(4)
 
 
-class OpenQuestions(Generic[Plan]):
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a request would do, as the server found things at `time`.
+
+    `reasons` say why a human has to agree first, and `number` tells that question from every other; there are no
+    reasons where nobody has to be asked.
+    """
+
+    request: Hashable
+    time: datetime
+    reasons: Sequence[str]
+    number: str = field(default_factory=number_question)
+
+
+Some = TypeVar("Some", bound=Plan)
+
+
+class OpenQuestions:
     """The plans of one server that wait for an answer, by what was asked of it."""
 
     def __init__(self) -> None:
-        self._plans: dict[Hashable, tuple[datetime, Plan]] = {}
+        self._plans: dict[Hashable, Plan] = {}
 
-    def recall(self, request: Hashable, *, now: datetime) -> Plan | None:
+    def recall(self, kind: type[Some], request: Hashable, *, now: datetime) -> Some | None:
         """The plan that already waits for this request, if its question is still open."""
-        self._plans = {key: kept for key, kept in self._plans.items() if now - kept[0] < OPEN_FOR}
-        kept = self._plans.get(request)
-        return None if kept is None else kept[1]
+        self._plans = {key: plan for key, plan in self._plans.items() if now - plan.time < OPEN_FOR}
+        plan = self._plans.get(request)
+        return plan if isinstance(plan, kind) else None
 
-    def keep(self, request: Hashable, plan: Plan, *, now: datetime) -> None:
-        """Let a plan wait for its answer."""
-        self._plans[request] = (now, plan)
+    def keep(self, plan: Plan) -> None:
+        """Let a plan wait for its answer, if there is something to ask."""
+        if plan.reasons:
+            self._plans[plan.request] = plan
 
-    def close(self, request: Hashable, plan: Plan) -> None:
-        """Take the plan away: it is about to be carried out, or was turned down.
+    def close(self, plan: Plan) -> None:
+        """Take a plan away that had something to ask: it is about to be carried out, or was turned down.
 
         Raises:
             Refusal: If that has happened before.
         """
-        kept = self._plans.pop(request, None)
-        if kept is None or kept[1] is not plan:
+        if not plan.reasons:
+            return
+        if self._plans.get(plan.request) is not plan:
             raise Refusal("This question was answered before, and its answer is used up. Nothing was done.")
+        del self._plans[plan.request]

@@ -4,21 +4,20 @@ A destination is reserved, and so proved to work, before the cluster is asked fo
 either kept, with the token in it, or dropped without a trace.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shlex
-import stat
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol
 
+import anyio
 import anyio.to_thread
 from pydantic import SecretStr
 
@@ -26,6 +25,7 @@ from token_tools.credentials import read_bearer, write_store
 from token_tools.errors import DeliveryError, SettingsError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
+from token_tools.private import create_private_file, discard, open_private_folder, publish
 from token_tools.qq import Qq
 from token_tools.settings import Settings
 
@@ -42,13 +42,15 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
 class Delivered:
     """Where the secret of token `id` is now; `bearer_token` is only set if the operator wants it in the answer.
 
-    `fingerprint` is the SHA-256 of the whole bearer token in hexadecimal: it recognises the token, and tells nothing.
+    `account` is its name in the keyring, empty where it is not there. `fingerprint` is the SHA-256 of the whole bearer
+    token in hexadecimal: it recognises the token, and tells nothing.
     """
 
     id: str
     fingerprint: str
     place: str
     how_to_use: str
+    account: str = ""
     bearer_token: SecretStr | None = field(default=None, repr=False)
 
 
@@ -89,6 +91,14 @@ class Delivery(Protocol):
         """
         ...
 
+    async def retract(self, delivered: Delivered) -> None:
+        """Remove a secret that turned out to be of no use.
+
+        Raises:
+            DeliveryError: If it is still there.
+        """
+        ...
+
 
 def choose_delivery(settings: Settings, qq: Qq) -> Delivery:
     """The way that the operator chose with `QUMULO_DELIVERY`."""
@@ -116,6 +126,9 @@ class InlineDelivery:
     async def reserve(self) -> "InlineDelivery":
         """Nothing to prove: the answer is its own place."""
         return self
+
+    async def retract(self, delivered: Delivered) -> None:
+        """Nothing to remove: without success there is no answer that it could stand in."""
 
     async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:  # noqa: ARG002 - the protocol's signature
         """The token as part of the answer."""
@@ -147,6 +160,11 @@ class FileDelivery:
             abandoned = [path for path in self.folder.glob(f"{PENDING}*") if _is_abandoned(path)]
             return [path for path in map(_rescue, abandoned) if path is not None]
 
+    async def retract(self, delivered: Delivered) -> None:
+        """Remove the file."""
+        with _explained(self.folder):
+            await anyio.Path(delivered.place).unlink(missing_ok=True)
+
     async def reserve(self) -> "ReservedFile":
         """Create the file under a passing name and prove that there is room for the token."""
         return await anyio.to_thread.run_sync(self._reserve)
@@ -154,10 +172,10 @@ class FileDelivery:
     def _reserve(self) -> "ReservedFile":
         pending = PENDING + secrets.token_hex(8)
         with _explained(self.folder), ExitStack() as undo:
-            folder = _open_private_folder(self.folder)
+            folder = open_private_folder(self.folder)
             undo.callback(os.close, folder)
-            file = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-            undo.callback(_discard, pending, folder)
+            file = create_private_file(pending, folder)
+            undo.callback(discard, pending, folder)
             undo.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
             _overwrite(file, b" " * ROOM)
@@ -186,7 +204,7 @@ class ReservedFile:
         name = f"{_UNSAFE.sub('_', self.delivery.qq.host)}_{_UNSAFE.sub('_', str(user))}_{token.id}.json"
         with _explained(self.delivery.folder), self.undo:
             _overwrite(self.file, write_store(token.bearer_token))
-            self._publish(name)
+            publish(self.pending, name, self.folder)
         path = self.delivery.folder / name
         return Delivered(
             token.id,
@@ -194,15 +212,6 @@ class ReservedFile:
             place=str(path),
             how_to_use=f"It is a credentials store of qq, mode 0600: {self.delivery.qq.who_am_i(path)}",
         )
-
-    def _publish(self, name: str) -> None:
-        if _exists(name, self.folder):
-            raise FileExistsError(errno.EEXIST, f"{name} exists already")
-        with ExitStack() as unless_durable:
-            os.rename(self.pending, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-            unless_durable.callback(_discard, name, self.folder)
-            os.fsync(self.folder)
-            unless_durable.pop_all()
 
 
 @dataclass(frozen=True)
@@ -233,17 +242,26 @@ class KeyringDelivery:
             token.id,
             take_fingerprint(token.bearer_token),
             place=f"the system's keyring, service {self.service!r}, account {account!r}",
+            account=account,
             how_to_use=f"To read it on this machine: keyring get {shlex.quote(self.service)} {shlex.quote(account)}",
         )
 
     async def drop(self) -> None:
         """Nothing to give up: the proof was removed at once."""
 
+    async def retract(self, delivered: Delivered) -> None:
+        """Remove the token from the keyring."""
+        await anyio.to_thread.run_sync(self._remove, delivered.account)
+
     def _prove(self) -> None:
         probe = f"probe {secrets.token_hex(8)}"
         with _keyring_explained() as keyring:
             keyring.set_password(self.service, probe, probe)
             keyring.delete_password(self.service, probe)
+
+    def _remove(self, account: str) -> None:
+        with _keyring_explained() as keyring:
+            keyring.delete_password(self.service, account)
 
     def _store(self, account: str, secret: str) -> None:
         with _keyring_explained() as keyring:
@@ -270,35 +288,6 @@ def _keyring_explained() -> Generator[ModuleType]:
         ) from failure
 
 
-def _open_private_folder(path: Path) -> int:
-    """A descriptor of the folder, which is made if it is not there, and which nobody else can enter.
-
-    A folder that others can enter is only made private where that takes nothing from anyone: while it is empty.
-    """
-    path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
-    for part in path.parents:
-        # A link that root or we ourselves made is how the system is laid out; anyone else's is a trap.
-        if part.is_symlink() and part.lstat().st_uid not in {0, os.geteuid()}:
-            raise OSError(errno.ELOOP, f"{part} is somebody else's symbolic link")
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        _make_private(folder)
-    except OSError:
-        os.close(folder)
-        raise
-    return folder
-
-
-def _make_private(folder: int) -> None:
-    status = os.fstat(folder)
-    if status.st_uid != os.geteuid():
-        raise PermissionError(errno.EPERM, "it belongs to another user")
-    if stat.S_IMODE(status.st_mode) != stat.S_IRWXU:
-        if os.listdir(folder):
-            raise PermissionError(errno.EPERM, "others can enter it (chmod 700 it, or name another)")
-        os.fchmod(folder, stat.S_IRWXU)
-
-
 def _is_abandoned(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -323,19 +312,6 @@ def _overwrite(file: int, content: bytes) -> None:
         stream.write(content)
         stream.truncate()
     os.fsync(file)
-
-
-def _exists(name: str, folder: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _discard(name: str, folder: int) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
         ├── Forbidden         the cluster's administrator: a privilege is missing
         ├── NotFound          the caller: no such token or user
         ├── Rejected          the caller: the cluster understood and declined
+        ├── Unproved          the operator: a new token does not authenticate whom it should; it was not kept
         └── UnknownOutcome    the caller: a write may have happened; the text says how to find out
 
 The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
@@ -90,6 +91,10 @@ class NotFound(ClusterError):
 
 class Rejected(ClusterError):
     """The cluster answered another 4xx: it declined this request as it is."""
+
+
+class Unproved(ClusterError):
+    """A new token did not prove to be its user's; the text tells what became of it."""
 
 
 class UnknownOutcome(ClusterError):

@@ -6,6 +6,7 @@ say so. Several processes may write at once. The journal is bounded: what is old
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -27,22 +28,35 @@ LARGEST: Final = 1 << 20
 IN_FLIGHT: Final = timedelta(minutes=15)
 """After this an intent has come to its end, even if a process with its number is alive."""
 
-Outcome = Literal["made", "not made", "deleted again", "stranded", "unknown"]
-"""`stranded`: made, its secret lost, and not to be deleted. `unknown`: no clear answer came."""
+Operation = Literal["create", "rotate", "update", "delete"]
+Outcome = Literal["made", "not made", "deleted again", "stranded", "done", "not done", "unknown"]
+"""Of a create or a rotate: `stranded`: made, of no use to anybody, and not to be deleted. `unknown`: no clear answer
+came. Of an update or a delete: `done` or not, or `unknown`."""
+
+_LOG: Final = logging.getLogger(__name__)
+_MARKS: Final = {"reported", "mentioned"}
+_MAKING: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
 
 
 class Entry(BaseModel):
-    """One line. `attempt` joins an intent with what is written about it later."""
+    """One line. `attempt` joins an intent with what is written about it later.
+
+    `token_id` is the token that is changed or deleted, or that was made; `replaces` the one that it is made for, by a
+    rotate. `change` is what an update sends, `place` where a new secret went.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     time: AwareDatetime
     attempt: str
-    operation: Literal["create"] = "create"
+    operation: Operation = "create"
     cluster: str
     user: str
     result: Outcome | Literal["intended", "reported", "mentioned"]
     token_id: str | None = None
+    replaces: str | None = None
+    change: str | None = None
+    place: str | None = None
     process: int
     server: str
 
@@ -62,8 +76,16 @@ class Journal:
         self._patience = patience
         self._server = token_hex(8)
 
-    async def intend(self, user: str) -> Entry:
-        """Write that a token is about to be made.
+    async def intend(
+        self,
+        user: str,
+        operation: Operation = "create",
+        *,
+        token_id: str | None = None,
+        replaces: str | None = None,
+        change: str | None = None,
+    ) -> Entry:
+        """Write what is about to be done for a user.
 
         Raises:
             JournalError: If it cannot be written; then nothing may be asked of the cluster.
@@ -71,9 +93,13 @@ class Journal:
         intent = Entry(
             time=self._clock(),
             attempt=token_hex(8),
+            operation=operation,
             cluster=self._cluster,
             user=user,
             result="intended",
+            token_id=token_id,
+            replaces=replaces,
+            change=change,
             process=os.getpid(),
             server=self._server,
         )
@@ -81,15 +107,26 @@ class Journal:
         return intent
 
     async def conclude(
-        self, intent: Entry, outcome: Outcome, token_id: str | None = None, *, mentioned: Iterable[Entry] = ()
-    ) -> None:
+        self,
+        intent: Entry,
+        outcome: Outcome,
+        token_id: str | None = None,
+        *,
+        place: str | None = None,
+        mentioned: Iterable[Entry] = (),
+    ) -> str | None:
         """Write what came of it, and which earlier intents without an outcome the answer mentions.
 
-        Raises:
-            JournalError: If it cannot be written.
+        What has happened has happened: a journal that cannot be written is only told about. Gives why it could not be,
+        None if it was.
         """
-        done = {"time": self._clock(), "result": outcome, "token_id": token_id}
-        await self._append([intent.model_copy(update=done), *self._mark(mentioned, "mentioned")])
+        done = {"time": self._clock(), "result": outcome, "token_id": token_id or intent.token_id, "place": place}
+        try:
+            await self._append([intent.model_copy(update=done), *self._mark(mentioned, "mentioned")])
+        except JournalError as failure:
+            _LOG.warning("%s", failure)
+            return str(failure)
+        return None
 
     async def report_open(self) -> list[Entry]:
         """The intents of servers that ended before the outcome; each is reported once, to whoever asks first.
@@ -103,14 +140,32 @@ class Journal:
         return unreported
 
     async def find_open(self, user: str) -> list[Entry]:
-        """The intents without outcome for one user of this cluster that no later answer has mentioned.
+        """The intents to make a token for one user of this cluster that have no outcome and were not mentioned yet.
 
         Raises:
             JournalError: If the journal cannot be read.
         """
         async with self._locked():
             unmentioned = await anyio.to_thread.run_sync(self._find_open, {"mentioned"})
-        return [intent for intent in unmentioned if (intent.cluster, intent.user) == (self._cluster, user)]
+        return [
+            intent
+            for intent in unmentioned
+            if (intent.cluster, intent.user) == (self._cluster, user) and intent.operation in _MAKING
+        ]
+
+    async def find_rotations(self, token_id: str) -> list[Entry]:
+        """How each earlier rotate of this token ended, oldest first; of one without an outcome, its intent.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        async with self._locked():
+            entries = await anyio.to_thread.run_sync(lambda: [*self._read()])
+        return [
+            ended[-1]
+            for ended in _group(entry for entry in entries if entry.result not in _MARKS)
+            if (ended[-1].cluster, ended[-1].replaces) == (self._cluster, token_id)
+        ]
 
     def _mark(self, intents: Iterable[Entry], mark: Literal["reported", "mentioned"]) -> list[Entry]:
         return [intent.model_copy(update={"time": self._clock(), "result": mark}) for intent in intents]
@@ -150,13 +205,10 @@ class Journal:
 
     def _find_open(self, unless_marked: set[str]) -> list[Entry]:
         """Intents without an outcome, of no process that still works on them, and without any of these marks."""
-        by_attempt: dict[str, list[Entry]] = {}
-        for entry in self._read():
-            by_attempt.setdefault(entry.attempt, []).append(entry)
         return [
             entries[0]
-            for entries in by_attempt.values()
-            if {entry.result for entry in entries} <= {"intended", "reported", "mentioned"} - unless_marked
+            for entries in _group(self._read())
+            if {entry.result for entry in entries} <= {"intended"} | _MARKS - unless_marked
             and not self._is_in_flight(entries[0])
         ]
 
@@ -173,6 +225,14 @@ class Journal:
         # A process with our own number that is not us is one of an earlier life, as in a container.
         is_ours = intent.process == os.getpid()
         return not is_ours and self._clock() - intent.time < IN_FLIGHT and _is_alive(intent.process)
+
+
+def _group(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
+    """The entries of each attempt, in the order of their writing."""
+    by_attempt: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_attempt.setdefault(entry.attempt, []).append(entry)
+    return by_attempt.values()
 
 
 def _append_lines(path: Path, entries: Iterable[Entry]) -> None:

@@ -4,48 +4,52 @@ The order is the safety: a place for the secret, the intent on disk, one POST, t
 disk. Each step can fail, and each failure ends in a text that says what is the case and what to do.
 """
 
-import logging
-from collections.abc import Generator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import anyio
-
 from token_tools.client import ClusterClient
 from token_tools.delivery import Delivered, Delivery
+from token_tools.editing import delete_once, uninterrupted
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
     DeliveryError,
-    JournalError,
+    Rejected,
+    Unauthenticated,
     Unavailable,
     UnknownOutcome,
+    Unproved,
     Unreachable,
     Unsent,
 )
 from token_tools.identity import Identity
-from token_tools.journal import Entry, Journal, Outcome
+from token_tools.journal import Entry, Journal
+from token_tools.listing import read_user
 from token_tools.models import AccessToken, NewAccessToken
 from token_tools.qq import Qq
 from token_tools.times import tell_time
 
-_LOG: Final = logging.getLogger(__name__)
+SLOTS: Final = 2
+"""Tokens that one user can have at a time, says the vendor's guide."""
 
 
 @dataclass(frozen=True)
 class Order:
     """What is to be made: a token for `user` that expires at `expires`, or never.
 
-    `present` are the user's tokens just before, None if they could not be read. `open_intents` are earlier creates for
-    the same user of which the journal knows no outcome; the answer will mention them.
+    `present` are the user's tokens just before, None if they could not be read. `open_intents` are earlier attempts for
+    the same user of which the journal knows no outcome; the answer will mention them. `replaces` is the token that the
+    new one is to replace; the new one then has to prove itself.
     """
 
     user: Identity
     expires: datetime | None
     present: Sequence[AccessToken] | None
     open_intents: Sequence[Entry] = ()
+    replaces: AccessToken | None = None
 
 
 @dataclass(frozen=True)
@@ -77,53 +81,100 @@ class Mint:
             DeliveryError: If the secret had no place to go: before the token was made, or after, when it was deleted.
             JournalError: If the intent could not be written; nothing was asked.
             ClusterError: If the cluster declined, or could not be asked; no token was made.
+            Unproved: If the new token is to replace another and does not work; it was deleted again.
             UnknownOutcome: If the cluster may have made a token whose secret nobody has.
         """
-        with _uninterrupted():
+        with uninterrupted():
             async with AsyncExitStack() as unless_made:
                 reservation = await self.delivery.reserve()
                 unless_made.push_async_callback(reservation.drop)
-                intent = await self.journal.intend(str(order.user))
+                intent = await self._intend(order)
                 new = await self._ask_for(order, intent)
                 unless_made.pop_all()
             try:
                 delivered = await reservation.keep(new, order.user)
             except DeliveryError as failure:
                 raise await self._withdraw(new, intent, failure) from failure
-            unwritten = await self._conclude(intent, "made", new.id, mentioned=order.open_intents)
+            if order.replaces is not None:
+                await self._prove(order, intent, new, delivered)
+            unwritten = await self.journal.conclude(
+                intent, "made", new.id, place=delivered.place, mentioned=order.open_intents
+            )
             return Minted(delivered, await self._read_back(new.id), unwritten)
+
+    async def _intend(self, order: Order) -> Entry:
+        if order.replaces is None:
+            return await self.journal.intend(str(order.user))
+        return await self.journal.intend(str(order.user), "rotate", replaces=order.replaces.id)
 
     async def _ask_for(self, order: Order, intent: Entry) -> NewAccessToken:
         try:
             return await self.cluster.create_token(order.user.as_key(), order.expires)
         except (BadAnswer, Unavailable, Unreachable) as failure:
             if isinstance(failure, Unsent):
-                await self._conclude(intent, "not made")
+                await self.journal.conclude(intent, "not made")
                 raise
             raise await self._find_out(order, intent, failure) from failure
+        except Rejected as failure:
+            await self.journal.conclude(intent, "not made")
+            raise _blame_slots(order, failure) from failure
         except ClusterError:
-            await self._conclude(intent, "not made")
+            await self.journal.conclude(intent, "not made")
             raise
+
+    async def _prove(self, order: Order, intent: Entry, new: NewAccessToken, delivered: Delivered) -> None:
+        """Nothing if the new token works, as itself and for its user; else it is deleted again."""
+        try:
+            caller = await self.cluster.prove(new.bearer_token)
+        except Unauthenticated:
+            failure = "The cluster does not accept it."
+        except ClusterError as unproved:
+            failure = str(unproved)
+        else:
+            if caller.access_token_id == new.id and order.user.covers(caller.identity):
+                return
+            failure = "With it, the cluster takes the caller for another user or another token."
+        raise await self._take_back(new, delivered, intent, failure)
+
+    async def _take_back(self, new: NewAccessToken, delivered: Delivered, intent: Entry, failure: str) -> Unproved:
+        """Delete a token that did not prove to work, first on the cluster, then where it was delivered."""
+        told = f"The new token {new.id} was made and delivered, but did not prove to work. {failure}"
+        try:
+            await delete_once(self.cluster, new.id)
+        except ClusterError as second:
+            await self.journal.conclude(intent, "stranded", new.id, place=delivered.place)
+            return Unproved(
+                f"{told} It could not be deleted again: {second} It is in {delivered.place}. "
+                f"{self._tell_deletion(new.id)}"
+            )
+        try:
+            await self.delivery.retract(delivered)
+        except DeliveryError as second:
+            left = f"What was delivered is still in {delivered.place}, and of no use: {second}"
+        else:
+            left = "The old token is as it was."
+        await self.journal.conclude(intent, "deleted again", new.id)
+        return Unproved(f"{told} It was deleted again. {left}")
 
     async def _find_out(self, order: Order, intent: Entry, failure: ClusterError) -> ClusterError:
         """What became of a POST without a clear answer, told by the tokens that the user has now."""
         try:
             suspects = await self._find_suspects(order)
         except ClusterError as second:
-            await self._conclude(intent, "unknown")
+            await self.journal.conclude(intent, "unknown")
             return UnknownOutcome(
                 f"{failure} It could not be found out whether a token was made for {order.user}: {second} "
                 "Its bearer token would be lost. List the user's tokens before creating again."
             )
         if not suspects:
-            await self._conclude(intent, "not made")
+            await self.journal.conclude(intent, "not made")
             return UnknownOutcome(f"{failure} No token was made for {order.user}: so far, none of theirs is new.")
-        await self._conclude(intent, "unknown", suspects[0].id)
+        await self.journal.conclude(intent, "unknown", suspects[0].id)
         told = " and ".join(f"{token.id} (made {tell_time(token.created)})" for token in suspects)
         return UnknownOutcome(
             f"{failure} The cluster seems to have made a token all the same: {told} is new for {order.user}. Unless "
             "somebody else made it just now, its bearer token is lost and nobody can use it. It was not touched. "
-            f"To delete it: {self.qq.delete_token(suspects[0].id)}"
+            f"{self._tell_deletion(suspects[0].id)}"
         )
 
     async def _find_suspects(self, order: Order) -> list[AccessToken]:
@@ -132,27 +183,27 @@ class Mint:
             raise BadAnswer("their tokens were not known before.")
         before = {token.id for token in order.present}
         me = (await self.cluster.who_am_i()).identity
-        page = await self.cluster.list_tokens(user=order.user.as_query())
         return [
             token
-            for token in page.entries
-            if token.id not in before
-            and order.user.covers(token.user)
-            and (token.creator is None or me.covers(token.creator))
+            for token in await read_user(self.cluster, order.user)
+            if token.id not in before and (token.creator is None or me.covers(token.creator))
         ]
 
     async def _withdraw(self, new: NewAccessToken, intent: Entry, failure: DeliveryError) -> DeliveryError:
         """Delete a token whose secret has no place, and tell both."""
         try:
-            await self.cluster.delete_token(new.id)
+            await delete_once(self.cluster, new.id)
         except ClusterError as second:
-            await self._conclude(intent, "stranded", new.id)
+            await self.journal.conclude(intent, "stranded", new.id)
             return DeliveryError(
                 f"{failure} The new token {new.id} could not be deleted again: {second} "
-                f"Its bearer token is lost. To delete it: {self.qq.delete_token(new.id)}"
+                f"Its bearer token is lost. {self._tell_deletion(new.id)}"
             )
-        await self._conclude(intent, "deleted again", new.id)
+        await self.journal.conclude(intent, "deleted again", new.id)
         return DeliveryError(f"{failure} The new token {new.id} was deleted again; no token is left of this.")
+
+    def _tell_deletion(self, token_id: str) -> str:
+        return f'To delete it: delete_access_token(id="{token_id}"), or by hand {self.qq.delete_token(token_id)}'
 
     async def _read_back(self, token_id: str) -> AccessToken | None:
         """The new token, to see whether the cluster did what was asked; the success does not depend on it."""
@@ -161,20 +212,13 @@ class Mint:
         except ClusterError:
             return None
 
-    async def _conclude(
-        self, intent: Entry, outcome: Outcome, token_id: str | None = None, *, mentioned: Sequence[Entry] = ()
-    ) -> str | None:
-        """Write the outcome. What has happened has happened: a journal that cannot be written is only told about."""
-        try:
-            await self.journal.conclude(intent, outcome, token_id, mentioned=mentioned)
-        except JournalError as failure:
-            _LOG.warning("%s", failure)
-            return str(failure)
-        return None
 
-
-@contextmanager
-def _uninterrupted() -> Generator[None]:
-    """Half of what is done within would be worse than none or all of it, so a cancelled call still comes to its end."""
-    with anyio.CancelScope(shield=True):
-        yield
+def _blame_slots(order: Order, failure: Rejected) -> Rejected:
+    """The cluster's refusal, with what it most likely means where the user's places are all taken."""
+    if len(order.present or ()) < SLOTS:
+        return failure
+    ids = " and ".join(token.id for token in order.present or ())
+    return Rejected(
+        f"{failure} {order.user} has {ids} already, and a user can have {SLOTS} tokens, disabled and expired ones "
+        "included. Delete one of them first."
+    )

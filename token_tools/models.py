@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from token_tools.credentials import BearerToken
 from token_tools.identity import Identity
-from token_tools.times import parse_instant
+from token_tools.times import format_instant, parse_instant
 
 
 def _check_instant(text: str) -> str:
@@ -29,6 +29,23 @@ Timestamp = Annotated[str, AfterValidator(_check_instant)]
 
 TokenId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
 """Opaque; today a decimal number of 22 digits or more, which no JSON number of a client can hold."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What can be changed about a token: whether it is enabled, and when it expires, aware, None for never."""
+
+    enabled: bool
+    expires: datetime | None
+
+    def changes_to(self, wanted: "State") -> dict[str, bool | str | None]:
+        """What the endpoint must be sent to turn this into `wanted`; null makes a token live for ever."""
+        changes: dict[str, bool | str | None] = {}
+        if wanted.expires != self.expires:
+            changes["expiration_time"] = None if wanted.expires is None else format_instant(wanted.expires)
+        if wanted.enabled != self.enabled:
+            changes["enabled"] = wanted.enabled
+        return changes
 
 
 class AccessToken(BaseModel):
@@ -56,6 +73,11 @@ class AccessToken(BaseModel):
     def expires(self) -> datetime | None:
         """When it stops working, aware; None if never."""
         return None if self.expiration_time is None else parse_instant(self.expiration_time)
+
+    @property
+    def state(self) -> State:
+        """What of it can be changed."""
+        return State(enabled=not self.is_disabled, expires=self.expires)
 
     @property
     def is_disabled(self) -> bool:
@@ -92,10 +114,10 @@ class TokenPage:
 
 
 class Caller(BaseModel):
-    """Whom the server's own credential stands for (who-am-i).
+    """Whom a credential stands for (who-am-i).
 
     `id` is an auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
-    logged in.
+    logged in. `privileges` is None where the cluster does not tell them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -103,6 +125,7 @@ class Caller(BaseModel):
     id: str
     name: str | None = None
     access_token_id: str | None = None
+    privileges: frozenset[str] | None = None
 
     @property
     def identity(self) -> Identity:

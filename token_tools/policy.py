@@ -1,4 +1,4 @@
-"""What may be made, and what a human must agree to first: the operator's rules for new tokens."""
+"""What may be done, and what a human must agree to first: the operator's rules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Final
 
 from token_tools.errors import Refusal
 from token_tools.identity import Identity
+from token_tools.models import AccessToken, State
 from token_tools.settings import Confirm, Settings
 from token_tools.times import parse_expiry, tell_duration, tell_time
 
@@ -16,6 +17,9 @@ ADMIN: Final = Identity(domain="LOCAL", auth_id="500", name="admin")
 _GROUP_DOMAINS: Final = {"POSIX_GROUP", "WORLD"}
 _GROUP_KEYS: Final = {"512", "513", "514", str(0x200000000)}
 """The local groups and Everyone. Source: the same module."""
+_BUILT_IN_KEYS: Final = {"1", "2", "500", "501"}
+"""The system's own two, the administrator and the guest. Source: the same module."""
+_FOR_ADMIN: Final = "it is for the built-in administrator"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Policy:
     confirm: Confirm = "risky"
 
     def choose_expiry(self, expiration_time: str | None, *, now: datetime) -> datetime | None:
-        """When a new token expires, in whole seconds, or None for never.
+        """When a token is to expire, in whole seconds, or None for never; the default lifetime if nobody says.
 
         Raises:
             Refusal: If what the caller wrote is not a time in the future, or later than the operator allows.
@@ -39,7 +43,7 @@ class Policy:
         if self.max_lifetime is not None and (expires is None or expires > now + self.max_lifetime):
             raise Refusal(
                 f"QUMULO_MAX_LIFETIME allows {tell_duration(self.max_lifetime)} at most, so `expiration_time` can be "
-                f"{tell_time(now + self.max_lifetime)} at the latest. Nothing was made."
+                f"{tell_time(now + self.max_lifetime)} at the latest. Nothing was done."
             )
         return expires
 
@@ -51,15 +55,43 @@ class Policy:
         """
         only_gid = user.gid is not None and user.uid is None and user.name is None
         if user.domain in _GROUP_DOMAINS or user.auth_id in _GROUP_KEYS or only_gid:
-            raise Refusal(f"{user} is a group, and access tokens are for users. Nothing was made.")
+            raise Refusal(f"{user} is a group, and access tokens are for users. Nothing was done.")
 
-    def find_reasons_to_ask(self, user: Identity, expires: datetime | None) -> Sequence[str]:
+    def find_reasons_to_make(self, user: Identity, expires: datetime | None) -> Sequence[str]:
         """Why a human has to agree to such a token first; empty if nobody has to."""
-        if self.confirm == "none":
+        reasons = [_FOR_ADMIN] if is_admin(user) else []
+        return self._weigh([*reasons, "it would never expire"] if expires is None else reasons)
+
+    def find_reasons_to_modify(self, token: AccessToken, wanted: State, *, now: datetime) -> Sequence[str]:
+        """Why a human has to agree to such a change first; empty if nobody has to, as for one that changes nothing.
+
+        To let a token live longer is a risk; to let it live shorter, or to disable it, may stop whoever works with it.
+        """
+        if wanted == token.state:
             return ()
-        reasons = ["it is for the built-in administrator"] if _is_admin(user) else []
-        reasons += ["it would never expire"] if expires is None else []
-        return reasons or (["QUMULO_CONFIRM=all"] if self.confirm == "all" else [])
+        reasons = [_FOR_ADMIN] if is_admin(token.user) and wanted.enabled else []
+        if wanted.expires is None and token.expires is not None:
+            reasons.append("it would never expire")
+        elif _is_later(wanted.expires, token.expires):
+            reasons.append("it would live longer")
+        elif wanted.expires != token.expires and token.is_live(now=now):
+            reasons.append("it would stop working sooner")
+        if not wanted.enabled and token.is_live(now=now):
+            reasons.append("whoever works with it would be stopped")
+        return self._weigh(reasons)
+
+    def find_reasons_to_delete(self) -> Sequence[str]:
+        """Why a human has to agree to a deletion first; empty if nobody has to."""
+        return self._weigh(["this cannot be undone"])
+
+    def _weigh(self, reasons: Sequence[str]) -> Sequence[str]:
+        match self.confirm:
+            case "none":
+                return ()
+            case "risky":
+                return reasons
+            case "all":
+                return reasons or ["QUMULO_CONFIRM=all"]
 
 
 def choose_policy(settings: Settings) -> Policy:
@@ -72,7 +104,18 @@ def choose_policy(settings: Settings) -> Policy:
     )
 
 
-def _is_admin(user: Identity) -> bool:
+def is_built_in(user: Identity) -> bool:
+    """Whether every cluster is born with this account: the administrator, the guest, or one of the cluster's own."""
+    is_internal = user.domain is not None and (user.domain == "WORLD" or user.domain.startswith("API_"))
+    return is_admin(user) or user.auth_id in _BUILT_IN_KEYS or is_internal
+
+
+def is_admin(user: Identity) -> bool:
+    """Whether this is the administrator that every cluster is born with, however it is spelled."""
     by_name = user.auth_id is None and user.name is not None and user.name.casefold() == ADMIN.name
     by_sid = user.sid is not None and user.sid.startswith("S-1-5-21-") and user.sid.endswith("-500")
     return user.auth_id == ADMIN.auth_id or (by_name and user.domain in {None, ADMIN.domain}) or by_sid
+
+
+def _is_later(wanted: datetime | None, present: datetime | None) -> bool:
+    return wanted is not None and present is not None and wanted > present

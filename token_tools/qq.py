@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from token_tools.identity import Identity
+from token_tools.models import State
 from token_tools.times import format_instant
 
 
@@ -28,6 +29,18 @@ class Qq:
         # Without an offset qq takes a time for local, whatever its help says.
         until = [] if expires is None else ["--expiration-time", format_instant(expires)]
         return self._write("auth_create_access_token", str(user.as_key()), *until)
+
+    def modify_token(self, token_id: str, before: State, wanted: State) -> str | None:
+        """Change a token; None where an expiry would have to be cleared, which `qq` cannot."""
+        changes = before.changes_to(wanted)
+        arguments: list[str] = []
+        if "expiration_time" in changes:
+            if wanted.expires is None:
+                return None
+            arguments += ["--expiration-time", format_instant(wanted.expires)]
+        if "enabled" in changes:
+            arguments.append("--enable" if wanted.enabled else "--disable")
+        return self._write("auth_modify_access_token", token_id, *arguments)
 
     def delete_token(self, token_id: str) -> str:
         """Delete a token."""

@@ -13,7 +13,7 @@ from token_tools import __version__
 from token_tools.client import connect
 from token_tools.delivery import Delivery, choose_delivery
 from token_tools.errors import DeliveryError, JournalError
-from token_tools.journal import Journal
+from token_tools.journal import Entry, Journal
 from token_tools.minting import Mint
 from token_tools.policy import choose_policy
 from token_tools.qq import Qq
@@ -53,8 +53,10 @@ def create_server(
                 address=settings.address,
                 cluster=cluster,
                 policy=choose_policy(settings),
+                credential=_tell_credential(settings),
                 mint=Mint(cluster, delivery, journal, qq),
                 journal=journal,
+                folder=settings.delivery_dir,
                 clock=clock,
                 patience=patience,
             )
@@ -76,19 +78,26 @@ def create_server(
 
 
 async def _report_open_intents(journal: Journal) -> None:
-    """Tell the operator, once, of creates that a server began and did not live to finish."""
+    """Tell the operator, once, of what a server began and did not live to finish."""
     try:
         for intent in await journal.report_open():
             _LOG.warning(
-                "A create for %s on %s at %s was begun and has no outcome: a token whose bearer token nobody has may "
-                "be among theirs",
+                "The %s of an access token for %s on %s at %s was begun and has no outcome: %s",
+                intent.operation,
                 intent.user,
                 intent.cluster,
                 tell_time(intent.time),
+                _tell_risk(intent),
             )
     except JournalError as failure:
         # Reading works without a journal; what writes will be refused with this reason.
         _LOG.warning("%s", failure)
+
+
+def _tell_risk(intent: Entry) -> str:
+    if intent.token_id is not None:
+        return f"look at token {intent.token_id}"
+    return "a token whose bearer token nobody has may be among theirs"
 
 
 async def _report_recovered(delivery: Delivery) -> None:
@@ -98,6 +107,13 @@ async def _report_recovered(delivery: Delivery) -> None:
             _LOG.warning("The bearer token of a create that was cut off is in %s", path)
     except DeliveryError as failure:
         _LOG.warning("%s", failure)
+
+
+def _tell_credential(settings: Settings) -> str:
+    """Where the operator keeps the credential of the server itself."""
+    if settings.credentials_file is not None:
+        return f"QUMULO_CREDENTIALS_FILE ({settings.credentials_file})"
+    return "QUMULO_BEARER_TOKEN"
 
 
 def _tell_secrecy(settings: Settings) -> str:

@@ -5,20 +5,26 @@ and each is compact. Text that the cluster's users chose appears in the spelling
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from pydantic import BaseModel, Field
 
-from token_tools.identity import tell_name
-from token_tools.models import AccessToken
-from token_tools.times import format_instant, tell_distance, tell_time
-from token_tools.workflows import SLOTS, Creation, CreationPlan, Listing
+from token_tools.identity import Identity, tell_name, tell_sid
+from token_tools.minting import Minted
+from token_tools.models import AccessToken, State
+from token_tools.plans import Creation, CreationPlan, Deletion, Listing, Portrait, Rotation, Update
+from token_tools.times import format_instant, tell_distance, tell_duration, tell_time
 
 LONGEST: Final = 25_000
 """Characters that one channel of an answer may have; hosts cut or refuse what is longer."""
+
+ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
+"""What the vendor's guide says about retiring a token."""
+
+COLUMNS: Final = "id | user | expires | created | creator"
 
 
 class TokenEntry(BaseModel):
@@ -28,7 +34,7 @@ class TokenEntry(BaseModel):
     user: str
     creator: str | None = None
     creation_time: str
-    expiration_time: str | None = Field(None, description="Absent: never expires")
+    expiration_time: str | None = Field(None, description="Absent: never")
     expired: bool | None = None
     enabled: bool | None = None
 
@@ -37,10 +43,30 @@ class TokenList(BaseModel):
     """Access tokens, a page at a time."""
 
     summary: str
-    now: str
     tokens: list[TokenEntry]
     after: str | None = Field(None, description="Key of the next page")
     next_step: str | None = None
+
+
+class TokenDetails(TokenEntry):
+    """One access token with all that is known."""
+
+    summary: str
+    user_domain: str | None = None
+    user_auth_id: str | None = None
+    user_uid: int | None = None
+    user_gid: int | None = None
+    user_sid: str | None = None
+    user_name: str | None = None
+    creator_domain: str | None = None
+    creator_auth_id: str | None = None
+    creator_uid: int | None = None
+    creator_gid: int | None = None
+    creator_sid: str | None = None
+    creator_name: str | None = None
+    is_own: bool | None = Field(None, description="This server runs on it")
+    other_tokens: list[str] | None = None
+    warning: str | None = None
 
 
 class NewToken(BaseModel):
@@ -49,10 +75,39 @@ class NewToken(BaseModel):
     summary: str
     id: str
     user: str
-    expiration_time: str | None = Field(None, description="Absent: never expires")
-    bearer_token_in: str = Field(description="Where the bearer token is")
+    expiration_time: str | None = Field(None, description="Absent: never")
+    bearer_token_in: str
     fingerprint: str = Field(description="SHA-256 of the bearer token")
     bearer_token: str | None = None
+    warning: str | None = None
+    next_step: str
+
+
+class RotatedToken(NewToken):
+    """An access token just made to replace another."""
+
+    replaces: str
+
+
+class ChangedToken(BaseModel):
+    """An access token before and after a change."""
+
+    summary: str
+    id: str
+    user: str
+    changed: bool
+    enabled_before: bool
+    enabled: bool
+    expiration_time_before: str | None = Field(None, description="Absent: never")
+    expiration_time: str | None = Field(None, description="Absent: never")
+    warning: str | None = None
+    next_step: str | None = None
+
+
+class DeletedToken(TokenEntry):
+    """An access token that is gone."""
+
+    summary: str
     warning: str | None = None
     next_step: str
 
@@ -73,93 +128,154 @@ class Summary:
 def summarize_listing(listing: Listing, *, address: str) -> Summary:
     """A page of tokens: how many and whose, a line for each, and how to go on."""
     headline = _tell_headline(listing, address)
-    next_step = _tell_next_step(listing)
-    rows = [_tell_token(token, listing.time) for token in listing.tokens]
-    columns = ["id | user | expires | created | creator"] if rows else []
+    next_step = _tell_next_page(listing)
+    rows = [tell_token(token, listing.time) for token in listing.tokens]
     fields = TokenList(
         summary=headline,
-        now=format_instant(listing.time.replace(microsecond=0)),
-        tokens=[_describe(token, listing.time) for token in listing.tokens],
+        tokens=[TokenEntry.model_validate(_describe(token, listing.time)) for token in listing.tokens],
         after=listing.after,
         next_step=next_step,
     )
-    return Summary("\n".join([headline, *columns, *rows, *([next_step] if next_step else [])]), fields)
+    return Summary(_join([headline, *([COLUMNS] if rows else []), *rows, next_step]), fields)
+
+
+def summarize_portrait(portrait: Portrait, *, address: str) -> Summary:
+    """One token: a line, each field of both identities, its user's other tokens, and whether it is the server's own."""
+    token, now = portrait.token, portrait.time
+    life = tell_life(token, now) + (". This server runs on it" if portrait.is_own else "")
+    headline = f"Access token {token.id} of {token.user} on {address}: {life}. It is {tell_time(now)}."
+    others = None if portrait.others is None else [tell_token(other, now) for other in portrait.others]
+    identities = _describe_identity("user", token.user) | _describe_identity("creator", token.creator or Identity())
+    fields = TokenDetails.model_validate(
+        {
+            **_describe(token, now),
+            **identities,
+            "summary": headline,
+            "is_own": portrait.is_own,
+            "other_tokens": others,
+            "warning": _join_warnings(*portrait.doubts),
+        }
+    )
+    lines = [
+        headline,
+        COLUMNS,
+        tell_token(token, now),
+        "; ".join(f"{name} {value}" for name, value in identities.items()),
+        _tell_others(portrait),
+        *(others or []),
+        fields.warning,
+    ]
+    return Summary(_join(lines), fields)
 
 
 def summarize_creation(creation: Creation, *, address: str) -> Summary:
     """What was made, until when it lives, and where its secret is."""
-    plan, delivered = creation.plan, creation.minted.delivered
-    user, expires = plan.order.user, plan.order.expires
-    secret = None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value()
-    fields = NewToken(
-        summary=f"Created access token {delivered.id} for {user} on {address}; it {_tell_expiry(plan)}. "
-        f"Its bearer token is in {delivered.place}.",
-        id=delivered.id,
-        user=str(user),
-        expiration_time=expires and format_instant(expires),
-        bearer_token_in=delivered.place,
-        fingerprint=delivered.fingerprint,
-        bearer_token=secret,
-        warning=" ".join(_tell_warnings(creation)) or None,
-        next_step=delivered.how_to_use,
+    plan, minted = creation.plan, creation.minted
+    headline = (
+        f"Created access token {minted.delivered.id} for {plan.order.user} on {address}; "
+        f"it {_tell_made(plan, minted)}. Its bearer token is in {minted.delivered.place}."
     )
-    lines = [
-        fields.summary,
-        fields.bearer_token,
-        f"SHA-256 of the bearer token: {fields.fingerprint}",
-        fields.warning,
-        fields.next_step,
-    ]
-    return Summary("\n".join(line for line in lines if line), fields)
-
-
-def tell_question(plan: CreationPlan, *, address: str) -> str:
-    """What a human is asked before a token is made: everything as the server found it, nothing as a model said it."""
-    user, present = plan.order.user, plan.order.present
-    key = f" (auth_id {user.auth_id})" if user.auth_id else ""
-    domain = tell_name(user.domain) if user.domain else "domain not known"
-    used = "an unknown number" if present is None else str(len(present))
-    return (
-        f"Make an access token for the user {user}{key}, {domain}, on the cluster {address}? "
-        f"Whoever has it can act as that user. It {_tell_expiry(plan)}. "
-        f"The user has {used} of {SLOTS} possible tokens now. Asked because {' and '.join(plan.reasons)}."
-        f"{_tell_intents(plan)} [question {plan.number}]"
+    fields = NewToken.model_validate(
+        {**_describe_new(plan, minted), "summary": headline, "next_step": minted.delivered.how_to_use}
     )
+    return Summary(_join_new(fields), fields)
 
 
-def _tell_headline(listing: Listing, address: str) -> str:
-    tokens = _count(len(listing.tokens), "access token")
-    whose = f" of {listing.user}" if listing.user else ""
-    more = ", and there are more" if listing.after or listing.unshown else ""
-    return f"{tokens}{whose} on {address}{more}. It is {tell_time(listing.time)}."
-
-
-def _tell_next_step(listing: Listing) -> str | None:
-    steps: list[str] = []
-    if listing.foreign:
-        steps.append(
-            f"{_count(listing.foreign, 'token')} left out: of another user with that name, or not to be told from one. "
-            "Name the user by auth_id to be sure."
+def summarize_rotation(rotation: Rotation, *, address: str, credential: str) -> Summary:
+    """The new token beside the old, and what remains to be done; `credential` is where the server has its own from."""
+    plan, minted = rotation.plan, rotation.minted
+    old, delivered = plan.old, minted.delivered
+    headline = (
+        f"Rotated: new access token {delivered.id} for {plan.order.user} on {address}; it {_tell_made(plan, minted)}, "
+        f"and it works. Its bearer token is in {delivered.place}. The old one, {old.id}, is as it was."
+    )
+    place = "Put it where the old one is used"
+    if plan.is_own:
+        place = (
+            f"This server runs on the old one: replace {credential} (QUMULO_CREDENTIALS_FILE can name the new file) "
+            "and start it again"
         )
-    if listing.after:
-        steps.append(f"For the next page, call again with after={json.dumps(listing.after)}.")
-    elif listing.unshown:
-        steps.append(f"{_count(listing.unshown, 'token')} more did not fit: raise limit, or name a user.")
-    return " ".join(steps) or None
+    steps = (
+        f"What remains: 1. {place}. 2. Test that. "
+        f'3. update_access_token(id="{old.id}", enabled=false). '
+        f'4. Once nothing breaks, delete_access_token(id="{old.id}"). {delivered.how_to_use}'
+    )
+    fields = RotatedToken.model_validate(
+        {**_describe_new(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
+    )
+    return Summary(_join_new(fields), fields)
 
 
-def _tell_token(token: AccessToken, now: datetime) -> str:
-    expires = "never" if token.expires is None else f"{tell_time(token.expires)} ({_tell_state(token, now)})"
+def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
+    """A token before and after."""
+    token, wanted = update.plan.token, update.plan.wanted
+    after = wanted if update.edited is None or update.edited.after is None else update.edited.after.state
+    whose = f"access token {token.id} of {token.user} on {address}"
+    if update.edited is None:
+        headline = f"Nothing changed: {whose} is {tell_state(after, now)} already."
+    else:
+        headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
+    stopped = token.state.enabled and not after.enabled
+    fields = ChangedToken(
+        summary=headline,
+        id=token.id,
+        user=str(token.user),
+        changed=after != token.state,
+        enabled_before=token.state.enabled,
+        enabled=after.enabled,
+        expiration_time_before=token.expiration_time,
+        expiration_time=None if after.expires is None else format_instant(after.expires),
+        warning=_join_warnings(
+            _tell_untaken(wanted, after, now), None if update.edited is None else update.edited.unwritten
+        ),
+        next_step=(
+            f'Watch whether anything breaks; update_access_token(id="{token.id}", enabled=true) undoes this, '
+            f'delete_access_token(id="{token.id}") makes it final.'
+            if stopped
+            else None
+        ),
+    )
+    return Summary(_join([headline, fields.warning, fields.next_step]), fields)
+
+
+def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
+    """What is gone, fully enough to make it again."""
+    token, now = deletion.plan.token, deletion.plan.time
+    again = "never" if token.expires is None else format_instant(token.expires)
+    headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {tell_life(token, now)}."
+    advice = f" It still worked. {ADVICE}" if token.is_live(now=now) else ""
+    user = json.dumps(str(token.user), ensure_ascii=False)
+    fields = DeletedToken.model_validate(
+        {
+            **_describe(token, now),
+            "summary": headline,
+            "warning": deletion.edited.unwritten,
+            "next_step": f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
+        }
+    )
+    return Summary(_join([headline, COLUMNS, tell_token(token, now), fields.warning, fields.next_step]), fields)
+
+
+def tell_token(token: AccessToken, now: datetime) -> str:
+    """A row of a table: what the list tells of one token."""
+    expires = "never" if token.expires is None else f"{tell_time(token.expires)} ({_tell_expiry(token, now)})"
     cells = [token.id, str(token.user), expires, tell_time(token.created), str(token.creator or "-")]
     return " | ".join([*cells, "disabled"] if token.is_disabled else cells)
 
 
-def _tell_state(token: AccessToken, now: datetime) -> str:
-    distance = tell_distance(token.expires or now, now=now)
-    return f"expired {distance}" if token.is_expired(now=now) else distance
+def tell_intents(plan: CreationPlan) -> str:
+    """What the journal says was begun for the same user and has no outcome."""
+    if not plan.order.open_intents:
+        return ""
+    times = ", ".join(tell_time(intent.time) for intent in plan.order.open_intents)
+    return (
+        f"The journal knows no outcome of an earlier create for this user ({times}): "
+        "a token of that time whose bearer token nobody has may be among theirs."
+    )
 
 
-def _tell_expiry(plan: CreationPlan) -> str:
+def tell_expiry(plan: CreationPlan) -> str:
+    """Until when a new token is to live."""
     expires = plan.order.expires
     if expires is None:
         return "never expires"
@@ -167,40 +283,128 @@ def _tell_expiry(plan: CreationPlan) -> str:
     return f"expires {tell_time(expires)} ({tell_distance(expires, now=plan.time)}{default})"
 
 
-def _tell_warnings(creation: Creation) -> Iterator[str]:
+def count(number: int, noun: str) -> str:
+    """`1 token`, `2,000 tokens`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _tell_headline(listing: Listing, address: str) -> str:
+    whose = f" of {listing.user}" if listing.user else ""
+    more = ", and there are more" if listing.after else ""
+    return f"{count(len(listing.tokens), 'access token')}{whose} on {address}{more}. It is {tell_time(listing.time)}."
+
+
+def _tell_next_page(listing: Listing) -> str | None:
+    steps: list[str] = []
+    if listing.foreign:
+        steps.append(
+            f"{count(listing.foreign, 'token')} left out: of another user with that name, or not to be told from one. "
+            "Name the user by auth_id to be sure."
+        )
+    if listing.after:
+        steps.append(f"For the next page, call again with after={json.dumps(listing.after)}.")
+    return " ".join(steps) or None
+
+
+def _tell_expiry(token: AccessToken, now: datetime) -> str:
+    distance = tell_distance(token.expires or now, now=now)
+    return f"expired {distance}" if token.is_expired(now=now) else distance
+
+
+def tell_life(token: AccessToken, now: datetime) -> str:
+    """`enabled, made 30 days ago by local:admin, expires 2027-01-31 17:00 UTC (in 60 days)`."""
+    creator = f" by {token.creator}" if token.creator else ""
+    age = tell_duration(now - token.created)
+    return f"{tell_state(token.state, now)}; made {age} ago{creator}"
+
+
+def tell_state(state: State, now: datetime) -> str:
+    """`enabled, expires 2027-01-31 17:00 UTC (in 60 days)`."""
+    enabled = "enabled" if state.enabled else "disabled"
+    if state.expires is None:
+        return f"{enabled}, never expires"
+    verb = "expires" if state.expires > now else "expired"
+    return f"{enabled}, {verb} {tell_time(state.expires)} ({tell_distance(state.expires, now=now)})"
+
+
+def _tell_others(portrait: Portrait) -> str | None:
+    if portrait.others is None:
+        return None
+    return "The user's other tokens:" if portrait.others else "The user has no other token."
+
+
+def _tell_made(plan: CreationPlan, minted: Minted) -> str:
+    """Until when a new token lives, as the cluster tells it since."""
+    found = minted.found
+    if found is None or found.expires == plan.order.expires:
+        return tell_expiry(plan)
+    if found.expires is None:
+        return "never expires"
+    return f"expires {tell_time(found.expires)} ({tell_distance(found.expires, now=plan.time)})"
+
+
+def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
     """What the cluster did otherwise than asked (an old one may not know about expiry), and what was left open."""
-    order, found = creation.plan.order, creation.minted.found
+    order, found = plan.order, minted.found
     if found is not None and order.user.completed_by(found.user) is None:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
     if found is not None and found.expires != order.expires:
-        expires = "never expires" if found.expires is None else f"expires {tell_time(found.expires)}"
-        yield f"Beware: the cluster did not take the expiry as asked; there, the token {expires}."
-    if creation.minted.unwritten:
-        yield creation.minted.unwritten
-    yield from [_tell_intents(creation.plan).strip()] if creation.plan.order.open_intents else []
+        yield f"Beware: the cluster did not take the expiry as asked; there, the token {_tell_made(plan, minted)}."
+    if minted.unwritten:
+        yield minted.unwritten
+    if plan.order.open_intents:
+        yield tell_intents(plan)
 
 
-def _tell_intents(plan: CreationPlan) -> str:
-    if not plan.order.open_intents:
-        return ""
-    times = ", ".join(tell_time(intent.time) for intent in plan.order.open_intents)
-    return (
-        f" The journal knows no outcome of an earlier create for this user ({times}): "
-        "a token of that time whose bearer token nobody has may be among theirs."
-    )
+def _tell_untaken(wanted: State, after: State, now: datetime) -> str | None:
+    if wanted == after:
+        return None
+    return f"Beware: the cluster did not take the change as asked; there, the token is {tell_state(after, now)}."
 
 
-def _describe(token: AccessToken, now: datetime) -> TokenEntry:
-    return TokenEntry(
-        id=token.id,
-        user=str(token.user),
-        creator=token.creator and str(token.creator),
-        creation_time=token.creation_time,
-        expiration_time=token.expiration_time,
-        expired=token.is_expired(now=now) or None,
-        enabled=token.enabled,
-    )
+def _describe(token: AccessToken, now: datetime) -> dict[str, object]:
+    return {
+        "id": token.id,
+        "user": str(token.user),
+        "creator": None if token.creator is None else str(token.creator),
+        "creation_time": token.creation_time,
+        "expiration_time": token.expiration_time,
+        "expired": token.is_expired(now=now) or None,
+        "enabled": token.enabled,
+    }
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _describe_identity(role: str, identity: Identity) -> dict[str, str | int]:
+    """Each field that is known, as it is, but for text that somebody chose, which is quoted where it has to be."""
+    told: dict[str, str | int] = identity.known()
+    for key, tell in (("domain", tell_name), ("name", tell_name), ("sid", tell_sid)):
+        if key in told:
+            told[key] = tell(str(told[key]))
+    return {f"{role}_{key}": value for key, value in told.items()}
+
+
+def _describe_new(plan: CreationPlan, minted: Minted) -> dict[str, object]:
+    delivered, found = minted.delivered, minted.found
+    expires = plan.order.expires if found is None else found.expires
+    return {
+        "id": delivered.id,
+        "user": str(plan.order.user),
+        "expiration_time": None if expires is None else format_instant(expires),
+        "bearer_token_in": delivered.place,
+        "fingerprint": delivered.fingerprint,
+        "bearer_token": None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value(),
+        "warning": _join_warnings(*_tell_warnings(plan, minted)),
+    }
+
+
+def _join_new(fields: NewToken) -> str:
+    fingerprint = f"SHA-256 of the bearer token: {fields.fingerprint}"
+    return _join([fields.summary, fields.bearer_token, fingerprint, fields.warning, fields.next_step])
+
+
+def _join_warnings(*warnings: str | None) -> str | None:
+    return " ".join(warning for warning in warnings if warning) or None
+
+
+def _join(lines: Iterable[str | None]) -> str:
+    return "\n".join(line for line in lines if line)

@@ -1,38 +1,66 @@
 """The tools, in a model's words. A docstring here has one reader: the model that decides whether to call the tool."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
 from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.types import CallToolResult, ClientCapabilities, TextContent, ToolAnnotations
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from token_tools.calls import StrictTool, stop_waiting, wait_for_answer
+from token_tools.consent import Plan
 from token_tools.errors import Refusal
+from token_tools.findings import AuditReport, summarize_review
 from token_tools.identity import Identity, parse_user
+from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
+from token_tools.questions import tell_by_hand, tell_question
+from token_tools.report import Format
 from token_tools.summary import (
     LONGEST,
+    ChangedToken,
+    DeletedToken,
     NewToken,
+    RotatedToken,
     Summary,
+    TokenDetails,
     TokenList,
     summarize_creation,
+    summarize_deletion,
     summarize_listing,
-    tell_question,
+    summarize_portrait,
+    summarize_rotation,
+    summarize_update,
 )
-from token_tools.workflows import CreationPlan, Workflows
+from token_tools.times import parse_duration
+from token_tools.workflows import Workflows
 
 PAGE: Final = 50
 LONGEST_PAGE: Final = 200
 
-Spelling = (BeforeValidator(parse_user), WithJsonSchema({"type": "string"}))
+
+def _check_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _read_id(text: object) -> object:
+    return text.strip() if isinstance(text, str) else text
+
+
+User = Annotated[Identity | Literal["self"], BeforeValidator(parse_user), WithJsonSchema({"type": "string"})]
+TokenId = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{1,64}$", description="The token's digits as text, as list_access_tokens tells them."),
+    BeforeValidator(_read_id),
+]
 
 
 async def list_access_tokens(
     ctx: Context[Workflows],
     user: Annotated[
-        Identity | Literal["self"] | None,
-        *Spelling,
+        User | None,
         Field(
             description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
             "sid:S-1-… or NAME. All users if absent."
@@ -56,10 +84,38 @@ async def list_access_tokens(
     return _answer(summary)
 
 
+async def get_access_token(ctx: Context[Workflows], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
+    """Get one access token: all that is known, its user's other tokens, and whether this server runs on it."""
+    workflows = ctx.request_context.lifespan_context
+    return _answer(summarize_portrait(await workflows.get_token(id), address=workflows.address))
+
+
+async def audit_access_tokens(
+    ctx: Context[Workflows],
+    expiring_within: Annotated[
+        str,
+        AfterValidator(_check_duration),
+        Field(description="How soon is soon to expire: a duration such as 30d or 2w."),
+    ] = "30d",
+    report: Annotated[Format | None, Field(description="Also write a file of all tokens with their findings.")] = None,
+) -> Annotated[CallToolResult, AuditReport]:
+    """Audit all access tokens of the cluster in one call: what is a risk, how many, the worst few, what mends it.
+
+    Finds those that never expire, expire soon, have expired, are disabled or old, or belong to admin or deleted users.
+    """
+    workflows = ctx.request_context.lifespan_context
+
+    async def tell_progress(seen: int) -> None:
+        await ctx.report_progress(seen, message=f"{seen:,} tokens read")
+
+    review = await workflows.audit_tokens(parse_duration(expiring_within), report=report, tell_progress=tell_progress)
+    return _answer(summarize_review(review, address=workflows.address))
+
+
 class Consent(BaseModel):
     """What a human answers."""
 
-    agree: bool = Field(default=False, description="Yes, make this token")
+    agree: bool = Field(default=False, description="Yes, do this")
 
 
 async def plan_creation(
@@ -69,21 +125,46 @@ async def plan_creation(
     return await ctx.request_context.lifespan_context.plan_creation(user, expiration_time)
 
 
-async def ask_for_consent(
-    ctx: Context[Workflows], plan: Annotated[CreationPlan, Resolve(plan_creation)]
-) -> Elicit[Consent] | Consent:
-    """The question to the human, or consent where nobody has to be asked."""
-    if not plan.reasons:
-        return Consent(agree=True)
+async def plan_rotation(ctx: Context[Workflows], id: str, expiration_time: str | None) -> RotationPlan:
+    """The same for a rotate."""
+    return await ctx.request_context.lifespan_context.plan_rotation(id, expiration_time)
+
+
+async def plan_update(
+    ctx: Context[Workflows],
+    id: str,
+    enabled: bool | None,
+    expiration_time: str | None,
+) -> UpdatePlan:
+    """The same for an update."""
     workflows = ctx.request_context.lifespan_context
-    if not _can_ask(ctx.client_capabilities):
-        by_hand = workflows.mint.qq.create_token(plan.order.user, plan.order.expires)
-        raise Refusal(
-            f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
-            f"Nothing was done. A human can do it by hand: {by_hand} ; or the operator can set QUMULO_CONFIRM=none."
-        )
-    wait_for_answer(workflows.patience)
-    return Elicit(tell_question(plan, address=workflows.address), Consent)
+    return await workflows.plan_update(id, enabled=enabled, expiration_time=expiration_time)
+
+
+async def plan_deletion(ctx: Context[Workflows], id: str) -> DeletionPlan:
+    """The same for a delete."""
+    return await ctx.request_context.lifespan_context.plan_deletion(id)
+
+
+def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
+    """The resolver that asks a human about a plan, or gives consent where nobody has to be asked."""
+
+    async def ask_for_consent(
+        ctx: Context[Workflows], plan: Annotated[Plan, Resolve(find_plan)]
+    ) -> Elicit[Consent] | Consent:
+        if not plan.reasons:
+            return Consent(agree=True)
+        workflows = ctx.request_context.lifespan_context
+        if not _can_ask(ctx.client_capabilities):
+            raise Refusal(
+                f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
+                f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)} ; "
+                "or the operator can set QUMULO_CONFIRM=none."
+            )
+        wait_for_answer(workflows.patience)
+        return Elicit(tell_question(plan, address=workflows.address), Consent)
+
+    return Resolve(ask_for_consent)
 
 
 def _can_ask(capabilities: ClientCapabilities | None) -> bool:
@@ -92,13 +173,22 @@ def _can_ask(capabilities: ClientCapabilities | None) -> bool:
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
+def _agreed(ctx: Context[Workflows], consent: ElicitationResult[Consent], plan: Plan) -> Workflows:
+    """What carries the plan out, if a human agreed to it or nobody had to."""
+    stop_waiting()
+    workflows = ctx.request_context.lifespan_context
+    if not (isinstance(consent, AcceptedElicitation) and consent.data.agree):
+        workflows.turn_down(plan)
+        raise Refusal("The human did not agree, so nothing was done. Do not ask for the same again unless they say so.")
+    return workflows
+
+
 async def create_access_token(
     ctx: Context[Workflows],
     plan: Annotated[CreationPlan, Resolve(plan_creation)],
-    consent: Annotated[ElicitationResult[Consent], Resolve(ask_for_consent)],
+    consent: Annotated[ElicitationResult[Consent], consent_to(plan_creation)],
     user: Annotated[
-        Identity | Literal["self"],
-        *Spelling,
+        User,
         Field(
             description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
             "auth_id:N, sid:S-1-… or NAME."
@@ -117,33 +207,56 @@ async def create_access_token(
     The bearer token goes where the operator configured; the answer tells the place. Each call makes another token, and
     a user can have two.
     """
-    stop_waiting()
-    workflows = ctx.request_context.lifespan_context
-    if not (isinstance(consent, AcceptedElicitation) and consent.data.agree):
-        workflows.turn_down(user, expiration_time, plan)
-        raise Refusal("The human did not agree, so nothing was done. Do not ask for the same again unless they say so.")
-    creation = await workflows.create_token(user, expiration_time, plan)
-    return _answer(summarize_creation(creation, address=workflows.address))
+    workflows = _agreed(ctx, consent, plan)
+    return _answer(summarize_creation(await workflows.create_token(plan), address=workflows.address))
 
 
-READING: Final = (
-    StrictTool.publish(
-        list_access_tokens,
-        title="List access tokens",
-        annotations=ToolAnnotations(
-            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-        ),
-    ),
-)
-WRITING: Final = (
-    StrictTool.publish(
-        create_access_token,
-        title="Create an access token",
-        annotations=ToolAnnotations(
-            read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
-        ),
-    ),
-)
+async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are filled by the server
+    ctx: Context[Workflows],
+    plan: Annotated[UpdatePlan, Resolve(plan_update)],
+    consent: Annotated[ElicitationResult[Consent], consent_to(plan_update)],
+    id: TokenId,
+    enabled: Annotated[
+        bool | None, Field(description="true to enable it, false to disable it; that can be undone.")
+    ] = None,
+    expiration_time: Annotated[
+        str | None,
+        Field(description="As in create_access_token: 90d, 2027-01-31T17:00:00Z, or never. Unchanged if absent."),
+    ] = None,
+) -> Annotated[CallToolResult, ChangedToken]:
+    """Enable or disable an access token, or move its expiry."""
+    workflows = _agreed(ctx, consent, plan)
+    update = await workflows.update_token(plan)
+    return _answer(summarize_update(update, address=workflows.address, now=plan.time))
+
+
+async def delete_access_token(
+    ctx: Context[Workflows],
+    plan: Annotated[DeletionPlan, Resolve(plan_deletion)],
+    consent: Annotated[ElicitationResult[Consent], consent_to(plan_deletion)],
+    id: TokenId,
+) -> Annotated[CallToolResult, DeletedToken]:
+    """Delete an access token for ever. To be able to go back, disable it with update_access_token first."""
+    workflows = _agreed(ctx, consent, plan)
+    return _answer(summarize_deletion(await workflows.delete_token(plan), address=workflows.address))
+
+
+async def rotate_access_token(
+    ctx: Context[Workflows],
+    plan: Annotated[RotationPlan, Resolve(plan_rotation)],
+    consent: Annotated[ElicitationResult[Consent], consent_to(plan_rotation)],
+    id: TokenId,
+    expiration_time: Annotated[
+        str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
+    ] = None,
+) -> Annotated[CallToolResult, RotatedToken]:
+    """Rotate an access token: make a second one for the same user, deliver it, and prove that it works.
+
+    The old one stays alive; the answer tells how to retire it.
+    """
+    workflows = _agreed(ctx, consent, plan)
+    rotation = await workflows.rotate_token(plan)
+    return _answer(summarize_rotation(rotation, address=workflows.address, credential=workflows.credential))
 
 
 def _answer(summary: Summary) -> CallToolResult:
@@ -151,3 +264,26 @@ def _answer(summary: Summary) -> CallToolResult:
         content=[TextContent(type="text", text=summary.text)],
         structured_content=summary.fields.model_dump(mode="json", exclude_none=True),
     )
+
+
+_READS: Final = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+_MAKES: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+)
+_CHANGES: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
+
+READING: Final = (
+    StrictTool.publish(list_access_tokens, title="List access tokens", annotations=_READS),
+    StrictTool.publish(get_access_token, title="Get an access token", annotations=_READS),
+    StrictTool.publish(audit_access_tokens, title="Audit access tokens", annotations=_READS),
+)
+WRITING: Final = (
+    StrictTool.publish(create_access_token, title="Create an access token", annotations=_MAKES),
+    StrictTool.publish(update_access_token, title="Change an access token", annotations=_CHANGES),
+    StrictTool.publish(delete_access_token, title="Delete an access token", annotations=_CHANGES),
+    StrictTool.publish(rotate_access_token, title="Rotate an access token", annotations=_MAKES),
+)

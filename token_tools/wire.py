@@ -90,6 +90,15 @@ def read_token(answer: Answer) -> AccessToken:
     return _read(AccessToken, answer, expected="an access token", privilege=READ)
 
 
+def read_changed_token(answer: Answer) -> AccessToken:
+    """One token, as it is after a change.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    return _read(AccessToken, answer, expected="an access token", privilege=WRITE)
+
+
 def read_new_token(answer: Answer) -> NewAccessToken:
     """A token just made, with its secret.
 
@@ -109,7 +118,7 @@ def read_deletion(answer: Answer) -> None:
 
 
 def read_caller(answer: Answer) -> Caller:
-    """Whom the server's credential stands for.
+    """Whom a credential stands for.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.

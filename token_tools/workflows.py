@@ -1,84 +1,76 @@
 """What is asked of this server, as the steps that the cluster needs for it. Their order is what makes them safe."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Literal, NamedTuple, TypeVar
 
+import anyio.to_thread
+
+from token_tools.audit import FEW, Audit, Example, Tally, UserKey, key_of
 from token_tools.client import ClusterClient
-from token_tools.consent import OpenQuestions, number_question
+from token_tools.consent import OpenQuestions, Plan
+from token_tools.editing import Editor
 from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected
 from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity
-from token_tools.journal import Journal
-from token_tools.minting import Mint, Minted, Order
-from token_tools.models import AccessToken, TokenPage
+from token_tools.journal import Entry, Journal
+from token_tools.listing import read_all, read_part, read_user
+from token_tools.minting import SLOTS, Mint, Order
+from token_tools.models import AccessToken, State
+from token_tools.plans import (
+    Creation,
+    CreationPlan,
+    Deletion,
+    DeletionPlan,
+    Listing,
+    Portrait,
+    Review,
+    Rotation,
+    RotationPlan,
+    Update,
+    UpdatePlan,
+)
 from token_tools.policy import Policy
-from token_tools.times import Clock
-
-SLOTS: Final = 2
-"""Tokens that one user can have at a time, says the vendor's guide."""
-
-EMPTY_PAGES: Final = 8
-"""How many empty pages in a row are passed over before the list counts as ended."""
+from token_tools.report import Format, Report, open_report
+from token_tools.times import Clock, tell_time
+from token_tools.wire import READ
 
 User = Identity | Literal["self"]
+Progress = Callable[[int], Awaitable[None]]
+Some = TypeVar("Some", bound=Plan)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Tokens as they stood at `time`.
+class UpdateRequest(NamedTuple):
+    """What an update was asked for; None leaves a thing as it is."""
 
-    `user` is whose they are, None for everybody's. `after` asks for what follows, None at the end. `unshown` of the
-    user's tokens did not fit into the limit; `foreign` entries belonged to somebody else of the same name, or could
-    not be told from such, and were left out.
-    """
-
-    tokens: Sequence[AccessToken]
-    time: datetime
-    user: Identity | None = None
-    after: str | None = None
-    unshown: int = 0
-    foreign: int = 0
-
-
-@dataclass(frozen=True)
-class CreationPlan:
-    """What a create would do, as the server found things at `time`.
-
-    `reasons` say why a human has to agree first, and `number` tells that question from every other; there are no
-    reasons where nobody has to be asked. `by_default` says that nobody named the expiry.
-    """
-
-    order: Order
-    time: datetime
-    by_default: bool
-    reasons: Sequence[str]
-    number: str = field(default_factory=number_question)
-
-
-@dataclass(frozen=True)
-class Creation:
-    """A plan carried out."""
-
-    plan: CreationPlan
-    minted: Minted
+    token_id: str
+    enabled: bool | None
+    expiration_time: str | None
 
 
 @dataclass(frozen=True)
 class Workflows:
     """Everything that one server works with.
 
-    `address` is the cluster's, for telling; `patience` is how long a human has for an answer while a call waits for it.
+    `address` is the cluster's, for telling; `credential` tells where the server has its own bearer token from.
+    `patience` is how long a human has for an answer while a call waits for it. Reports go to `folder`.
     """
 
     address: str
+    credential: str
     cluster: ClusterClient
     policy: Policy
     mint: Mint
     journal: Journal
+    folder: Path
     clock: Clock
     patience: timedelta = timedelta(minutes=5)
-    questions: OpenQuestions[CreationPlan] = field(default_factory=OpenQuestions[CreationPlan])
+    questions: OpenQuestions = field(default_factory=OpenQuestions)
 
     async def list_tokens(self, user: User | None, *, after: str | None, limit: int) -> Listing:
         """A page of tokens, in the cluster's order: everybody's, or one user's.
@@ -87,36 +79,34 @@ class Workflows:
             ClusterError: If the cluster cannot be asked or does not know the user.
         """
         if user is None:
-            page = await self._read_filled_page(after, limit)
-            unshown = max(0, len(page.entries) - limit)
-            return Listing(page.entries[:limit], self.clock(), after=page.after, unshown=unshown)
+            part = await read_part(self.cluster, after=after, limit=limit)
+            return Listing(part.tokens, self.clock(), after=part.after)
         who, doubt = await self._identify(user)
         try:
-            return await self._list_of(who, after=after, limit=limit)
+            part = await read_part(self.cluster, user=who, after=after, limit=limit)
         except (NotFound, Rejected) as failure:
             raise _tell_nobody(who, doubt or failure) from failure
+        tokens = [_name_owner(token, who) for token in part.tokens]
+        return Listing(tokens, self.clock(), user=who, after=part.after, foreign=part.foreign)
 
-    async def _read_filled_page(self, after: str | None, limit: int) -> TokenPage:
-        seen = {after}
-        page = await self.cluster.list_tokens(after=after, limit=limit)
-        while page.after not in seen and not page.entries and len(seen) < EMPTY_PAGES:
-            seen.add(page.after)
-            page = await self.cluster.list_tokens(after=page.after, limit=limit)
-        # A key that repeats, or that comes with nothing at all, leads nowhere.
-        return TokenPage(page.entries) if page.after in seen or not page.entries else page
+    async def get_token(self, token_id: str) -> Portrait:
+        """One token, its user's others, and whether it is the server's own.
 
-    async def _list_of(self, who: Identity, *, after: str | None, limit: int) -> Listing:
-        # A limit is not sent along: some clusters refuse the two together, and a user has two tokens at most.
-        page = await self.cluster.list_tokens(user=who.as_query(), after=after)
-        theirs = [_name_owner(token, who) for token in page.entries if who.covers(token.user)]
-        return Listing(
-            theirs[:limit],
-            self.clock(),
-            user=who,
-            after=None if page.after == after or not page.entries else page.after,
-            unshown=max(0, len(theirs) - limit),
-            foreign=len(page.entries) - len(theirs),
-        )
+        Raises:
+            ClusterError: If the token itself cannot be read.
+        """
+        token = await self._get(token_id)
+        doubts: list[str] = []
+        is_own = others = None
+        try:
+            is_own = await self._is_own(token)
+        except ClusterError as failure:
+            doubts.append(f"Whether this server runs on it is not known: {failure}")
+        try:
+            others = [other for other in await read_user(self.cluster, token.user) if other.id != token.id]
+        except ClusterError as failure:
+            doubts.append(f"The user's other tokens are not known: {failure}")
+        return Portrait(token, self.clock(), is_own, others, doubts)
 
     async def plan_creation(self, user: User, expiration_time: str | None) -> CreationPlan:
         """What a create would do; nothing is changed by finding out. While a human is asked, it stays the same plan.
@@ -126,23 +116,21 @@ class Workflows:
             ClusterError: If the cluster cannot be asked.
             JournalError: If the journal cannot be read.
         """
-        now = self.clock()
-        request = (user, expiration_time)
-        plan = self.questions.recall(request, now=now)
-        if plan is None:
-            plan = await self._plan_creation(user, expiration_time, now)
-            if plan.reasons:
-                self.questions.keep(request, plan, now=now)
-        return plan
+        request = ("create", user, expiration_time)
+        return await self._recall_or_plan(
+            CreationPlan, request, partial(self._plan_creation, request, user, expiration_time)
+        )
 
-    async def _plan_creation(self, user: User, expiration_time: str | None, now: datetime) -> CreationPlan:
+    async def _plan_creation(
+        self, request: Hashable, user: User, expiration_time: str | None, now: datetime
+    ) -> CreationPlan:
         expires = self.policy.choose_expiry(expiration_time, now=now)
         if isinstance(user, Identity):
             self.policy.check_user(user)
         who, doubt = await self._identify(user)
         self.policy.check_user(who)
         try:
-            present = await self._read_present(who)
+            present = await read_user(self.cluster, who)
         except Forbidden:
             present = None
         except (NotFound, Rejected) as failure:
@@ -152,37 +140,257 @@ class Workflows:
             present = None
         _check_slots(who, present, now)
         return CreationPlan(
-            order=Order(who, expires, present, await self.journal.find_open(str(who))),
+            request=request,
             time=now,
+            reasons=self.policy.find_reasons_to_make(who, expires),
+            order=Order(who, expires, present, await self.journal.find_open(str(who))),
             by_default=expiration_time is None,
-            reasons=self.policy.find_reasons_to_ask(who, expires),
         )
 
-    async def create_token(self, user: User, expiration_time: str | None, plan: CreationPlan) -> Creation:
+    async def create_token(self, plan: CreationPlan) -> Creation:
         """A new token as planned, its secret delivered. A plan that a human agreed to is carried out once.
 
         Raises:
             Refusal: If the plan was carried out before, or time has gone over it.
             TokenToolsError: As `Mint.make`.
         """
-        order = plan.order
+        self.questions.close(plan)
+        return Creation(plan, await self.mint.make(await self._renew(plan)))
+
+    async def plan_rotation(self, token_id: str, expiration_time: str | None) -> RotationPlan:
+        """What a rotate would do; as `plan_creation`.
+
+        Raises:
+            Refusal: If a rule forbids it, if there is no place for a second token, or if one was made for this before.
+            ClusterError: If the cluster cannot be asked.
+            JournalError: If the journal cannot be read.
+        """
+        request = ("rotate", token_id, expiration_time)
+        return await self._recall_or_plan(
+            RotationPlan, request, partial(self._plan_rotation, request, token_id, expiration_time)
+        )
+
+    async def _plan_rotation(
+        self, request: Hashable, token_id: str, expiration_time: str | None, now: datetime
+    ) -> RotationPlan:
+        expires = self.policy.choose_expiry(expiration_time, now=now)
+        old = await self._get(token_id)
+        who, _ = await self._identify(old.user)
+        try:
+            present = await read_user(self.cluster, who)
+        except (Forbidden, NotFound, Rejected):
+            present = None
+        others = [token for token in present or () if token.id != old.id]
+        _refuse_repetition(old, others, await self.journal.find_rotations(old.id))
+        open_intents = await self.journal.find_open(str(who))
+        _check_second_slot(who, others, open_intents, now)
+        return RotationPlan(
+            request=request,
+            time=now,
+            reasons=self.policy.find_reasons_to_make(who, expires),
+            order=Order(who, expires, present, open_intents, replaces=old),
+            by_default=expiration_time is None,
+            old=old,
+            is_own=await self._is_own(old),
+        )
+
+    async def rotate_token(self, plan: RotationPlan) -> Rotation:
+        """A second token for the user of another, delivered and proved to work; the other stays as it is.
+
+        Raises:
+            Refusal: As `create_token`.
+            TokenToolsError: As `Mint.make`.
+        """
+        self.questions.close(plan)
         if plan.reasons:
-            self.questions.close((user, expiration_time), plan)
-            # A human may have taken minutes: look again.
-            if order.present is not None:
-                order = replace(order, present=await self._read_present(order.user))
+            await self._get(plan.old.id)
+        return Rotation(plan, await self.mint.make(await self._renew(plan)))
+
+    async def _renew(self, plan: CreationPlan) -> Order:
+        """The order as things are now; a human may have taken minutes.
+
+        Raises:
+            Refusal: If it can no longer be carried out.
+        """
+        order = plan.order
+        if plan.reasons and order.present is not None:
+            order = replace(order, present=await read_user(self.cluster, order.user))
             _check_slots(order.user, order.present, self.clock())
         if order.expires is not None and order.expires <= self.clock():
-            raise Refusal("The expiry has passed meanwhile. Nothing was made.")
-        return Creation(plan, await self.mint.make(order))
+            raise Refusal("The expiry has passed meanwhile. Nothing was done.")
+        return order
 
-    def turn_down(self, user: User, expiration_time: str | None, plan: CreationPlan) -> None:
+    async def plan_update(self, token_id: str, *, enabled: bool | None, expiration_time: str | None) -> UpdatePlan:
+        """What an update would do; as `plan_creation`.
+
+        Raises:
+            Refusal: If nothing is asked for, if a rule forbids it, or if it would lock the server out.
+            ClusterError: If the cluster cannot be asked.
+        """
+        if enabled is None and expiration_time is None:
+            raise Refusal("Nothing to do: give `enabled`, `expiration_time`, or both.")
+        request = UpdateRequest(token_id, enabled, expiration_time)
+        return await self._recall_or_plan(UpdatePlan, request, partial(self._plan_update, request))
+
+    async def _plan_update(self, request: UpdateRequest, now: datetime) -> UpdatePlan:
+        token_id, enabled, expiration_time = request
+        expires = None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=now)
+        token = await self._get(token_id)
+        wanted = State(
+            enabled=token.state.enabled if enabled is None else enabled,
+            expires=token.expires if expiration_time is None else expires,
+        )
+        if _is_less(wanted, token.state):
+            await self._refuse_lockout(token, "disable it or shorten its life")
+        reasons = self.policy.find_reasons_to_modify(token, wanted, now=now)
+        return UpdatePlan(request=request, time=now, reasons=reasons, token=token, wanted=wanted)
+
+    async def update_token(self, plan: UpdatePlan) -> Update:
+        """The token as planned; nothing is sent if it is like that already.
+
+        Raises:
+            Refusal: If the plan was carried out before, or the token was changed meanwhile.
+            TokenToolsError: As `Editor.modify`.
+        """
+        self.questions.close(plan)
+        if plan.wanted == plan.token.state:
+            return Update(plan, None)
+        await self._check_unchanged(plan.token, plan)
+        return Update(plan, await self._editor.modify(plan.token, plan.wanted))
+
+    async def plan_deletion(self, token_id: str) -> DeletionPlan:
+        """What a delete would do; as `plan_creation`.
+
+        Raises:
+            Refusal: If it would lock the server out.
+            ClusterError: If the cluster cannot be asked.
+        """
+        request = ("delete", token_id)
+        return await self._recall_or_plan(DeletionPlan, request, partial(self._plan_deletion, request, token_id))
+
+    async def _plan_deletion(self, request: Hashable, token_id: str, now: datetime) -> DeletionPlan:
+        token = await self._get(token_id)
+        await self._refuse_lockout(token, "delete it")
+        return DeletionPlan(request=request, time=now, reasons=self.policy.find_reasons_to_delete(), token=token)
+
+    async def delete_token(self, plan: DeletionPlan) -> Deletion:
+        """Nothing is left of the token.
+
+        Raises:
+            Refusal: If the plan was carried out before, or the token was changed meanwhile.
+            TokenToolsError: As `Editor.delete`.
+        """
+        self.questions.close(plan)
+        await self._check_unchanged(plan.token, plan)
+        return Deletion(plan, await self._editor.delete(plan.token))
+
+    def turn_down(self, plan: Plan) -> None:
         """Forget a plan that nobody agreed to.
 
         Raises:
             Refusal: If its question was answered before.
         """
-        self.questions.close((user, expiration_time), plan)
+        self.questions.close(plan)
+
+    async def audit_tokens(self, within: timedelta, *, report: Format | None, tell_progress: Progress) -> Review:
+        """Every token of the cluster, looked at once; `within` bounds what counts as expiring soon.
+
+        `tell_progress` is awaited with the number of tokens seen so far, after each page.
+
+        Raises:
+            ClusterError: If the cluster cannot be asked.
+            DeliveryError: If the report cannot be written.
+        """
+        own_id, doubts = await self._find_own()
+        audit = Audit(self.clock(), within, own_id)
+        with ExitStack() as ending:
+            name = f"audit_{re.sub('[^A-Za-z0-9.-]+', '_', self.address)}_{self.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
+            sheet = ending.enter_context(open_report(self.folder, name, report)) if report else None
+            async for tokens in read_all(self.cluster):
+                found = [(token, audit.add(token)) for token in tokens]
+                if sheet is not None:
+                    await anyio.to_thread.run_sync(sheet.add, found)
+                await tell_progress(audit.total)
+            audit.settle_names(await self._find_named(audit))
+            crowded = audit.find_crowded()
+            audit.tallies["users_with_two_tokens"] = Tally(len(crowded), await self._find_crowding(crowded))
+            path = await _finish(sheet, audit, crowded)
+        return Review(audit, [*doubts, *_tell_unnamed(audit)], path)
+
+    async def _find_own(self) -> tuple[str | None, Sequence[str]]:
+        """The id of the token that the server runs on, if it runs on one, and what of that is not known."""
+        try:
+            me = await self.cluster.who_am_i()
+        except ClusterError as failure:
+            return None, [f"Which token this server runs on is not known: {failure}"]
+        if me.privileges is not None and READ not in me.privileges:
+            return me.access_token_id, [
+                f"This server's credential lacks {READ}: these may be its own user's tokens only, not the cluster's."
+            ]
+        return me.access_token_id, []
+
+    async def _find_named(self, audit: Audit) -> Sequence[UserKey]:
+        """Those of the users without a name whom the cluster has a name for when it is asked."""
+        named: list[UserKey] = []
+        for user, tally in audit.nameless.items():
+            try:
+                found = await self.cluster.find_identity(tally.worst[0].token.user.as_key())
+            except NotFound:
+                continue
+            except ClusterError:
+                break
+            named += [user] if found.name else []
+        return named
+
+    async def _find_crowding(self, crowded: Sequence[UserKey]) -> list[Example]:
+        """The newer token of each of the first few users who have as many as one can have."""
+        examples: list[Example] = []
+        for user in crowded[:FEW]:
+            try:
+                tokens = await read_user(self.cluster, Identity(auth_id=str(user)))
+            except ClusterError:
+                break
+            newest = sorted(tokens, key=lambda token: token.created)[-1:]
+            examples += [Example(token, token.created) for token in newest if key_of(token.user) == user]
+        return examples
+
+    async def _recall_or_plan(
+        self, kind: type[Some], request: Hashable, make: Callable[[datetime], Awaitable[Some]]
+    ) -> Some:
+        now = self.clock()
+        plan = self.questions.recall(kind, request, now=now)
+        if plan is None:
+            plan = await make(now)
+            self.questions.keep(plan)
+        return plan
+
+    async def _get(self, token_id: str) -> AccessToken:
+        try:
+            return await self.cluster.get_token(token_id)
+        except NotFound as failure:
+            raise NotFound(
+                f"There is no access token {token_id}. {failure} It may have been deleted, or the id is mistyped: "
+                "list_access_tokens tells the ids."
+            ) from failure
+
+    async def _is_own(self, token: AccessToken) -> bool:
+        return (await self.cluster.who_am_i()).access_token_id == token.id
+
+    async def _refuse_lockout(self, token: AccessToken, deed: str) -> None:
+        if await self._is_own(token):
+            raise Refusal(
+                f"This server itself runs on token {token.id}, so it will not {deed}: it would lock itself out. "
+                "Nothing was done. To replace it, call rotate_access_token and let the server run on the new one."
+            )
+
+    async def _check_unchanged(self, token: AccessToken, plan: Plan) -> None:
+        """A human agreed to what they were told, and may have taken minutes for it."""
+        if plan.reasons and await self._get(token.id) != token:
+            raise Refusal(f"Token {token.id} was changed meanwhile. Nothing was done. Call again to see how it is now.")
+
+    @property
+    def _editor(self) -> Editor:
+        return Editor(self.cluster, self.journal)
 
     async def _identify(self, user: User) -> tuple[Identity, ClusterError | None]:
         """Who is meant, with all that the cluster tells of them, or as it was said with what the look-up failed for."""
@@ -196,9 +404,11 @@ class Workflows:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
         return who, None
 
-    async def _read_present(self, who: Identity) -> Sequence[AccessToken]:
-        page = await self.cluster.list_tokens(user=who.as_query())
-        return [token for token in page.entries if who.covers(token.user)]
+
+async def _finish(sheet: Report | None, audit: Audit, crowded: Sequence[UserKey]) -> Path | None:
+    if sheet is None:
+        return None
+    return await anyio.to_thread.run_sync(sheet.finish, partial(audit.judge, crowded=crowded))
 
 
 def _name_owner(token: AccessToken, who: Identity) -> AccessToken:
@@ -206,16 +416,72 @@ def _name_owner(token: AccessToken, who: Identity) -> AccessToken:
     return token.model_copy(update={"user": token.user.completed_by(who) or token.user})
 
 
+def _is_less(wanted: State, present: State) -> bool:
+    """Whether a state gives less than another: disabled, or an earlier end."""
+    sooner = wanted.expires is not None and (present.expires is None or wanted.expires < present.expires)
+    return sooner or (present.enabled and not wanted.enabled)
+
+
 def _tell_nobody(who: Identity, doubt: ClusterError) -> NotFound:
     return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {HOW_TO_WRITE_A_USER}.")
 
 
+def _tell_unnamed(audit: Audit) -> Sequence[str]:
+    if audit.lists_keys_only:
+        return ["This cluster lists users by key only; whether some were deleted was looked up for a few alone."]
+    return []
+
+
 def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: datetime) -> None:
     # Whether disabled and expired tokens count is the cluster's to say.
-    live = [token for token in present or () if token.is_live(now=now)]
+    live = [token for token in present or () if who.covers(token.user) and token.is_live(now=now)]
     if len(live) >= SLOTS:
         ids = " and ".join(token.id for token in live)
         raise Refusal(
             f"{who} has {SLOTS} access tokens already, as many as a user can have: {ids}. "
-            "Nothing was made; one of them has to be deleted first."
+            "Nothing was done; one of them has to be deleted first."
         )
+
+
+def _check_second_slot(
+    who: Identity, others: Sequence[AccessToken], open_intents: Sequence[Entry], now: datetime
+) -> None:
+    live = [token for token in others if who.covers(token.user) and token.is_live(now=now)]
+    if len(live) >= SLOTS - 1:
+        raise Refusal(
+            f"{who} has {SLOTS} access tokens already, as many as a user can have, so there is no place for a new one. "
+            f"Nothing was done. {' '.join(_tell_other(token, open_intents) for token in live)}"
+        )
+
+
+def _tell_other(token: AccessToken, open_intents: Sequence[Entry]) -> str:
+    expires = "never expires" if token.expires is None else f"expires {tell_time(token.expires)}"
+    begun = [intent for intent in open_intents if intent.time <= token.created + timedelta(minutes=5)]
+    orphan = (
+        f" An attempt that was begun at {tell_time(begun[-1].time)} and never finished may have made it; then nobody "
+        "has its bearer token."
+        if begun
+        else ""
+    )
+    return (
+        f"The other is {token.id}, made {tell_time(token.created)}, which {expires}.{orphan} If nothing uses it: "
+        f'update_access_token(id="{token.id}", enabled=false), watch, delete_access_token(id="{token.id}"), and rotate '
+        "again."
+    )
+
+
+def _refuse_repetition(old: AccessToken, others: Sequence[AccessToken], rotations: Sequence[Entry]) -> None:
+    """A rotate that is repeated goes on with the token that it made before, instead of making another."""
+    made = {token.id: token for token in others}
+    for rotation in reversed(rotations):
+        if rotation.token_id in made:
+            where = (
+                f"its bearer token is in {rotation.place}"
+                if rotation.place is not None
+                else "its bearer token is lost, so delete it and rotate again: "
+                f'delete_access_token(id="{rotation.token_id}")'
+            )
+            raise Refusal(
+                f"Token {old.id} was rotated before, at {tell_time(rotation.time)}: the new token is "
+                f"{rotation.token_id}, and {where}. Nothing was done."
+            )

@@ -1,0 +1,179 @@
+"""What is a risk about a cluster's tokens: counted as they come by, so that it takes no more memory than a few of them.
+
+There is no I/O and no clock in here. Of each token nothing is kept but eight bytes that tell its user; the worst few of
+each finding are kept whole.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Final, Literal, get_args
+
+from token_tools.identity import Identity
+from token_tools.minting import SLOTS
+from token_tools.models import AccessToken
+from token_tools.policy import is_built_in
+
+Finding = Literal[
+    "never_expires",
+    "built_in_user",
+    "made_by_another",
+    "user_has_no_name",
+    "expired",
+    "disabled_and_old",
+    "users_with_two_tokens",
+    "older_than_a_year",
+    "expires_soon",
+]
+FINDINGS: Final[Sequence[Finding]] = get_args(Finding)
+"""In order of danger. The cluster does not tell since when a token is disabled, nor when it was last used."""
+
+FEW: Final = 3
+LONG: Final = timedelta(days=30)
+"""After this, a token that is disabled is one that was forgotten."""
+YEAR: Final = timedelta(days=365)
+LOOKUPS: Final = 64
+"""How many users without a name are looked up before it is said that there are more."""
+
+UserKey = int
+"""A user's auth_id as a number; of a user whom the cluster tells no auth_id of, a number made of the rest."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A token of a finding, and since when it is one, or when it will be."""
+
+    token: AccessToken
+    since: datetime
+
+
+@dataclass
+class Tally:
+    """How many tokens share a finding, and the worst few: those of the earliest time."""
+
+    count: int = 0
+    worst: list[Example] = field(default_factory=list[Example])
+
+    def add(self, token: AccessToken, since: datetime) -> None:
+        """Count a token."""
+        self.count += 1
+        if len(self.worst) < FEW or since < self.worst[-1].since:
+            self.worst = sorted([*self.worst, Example(token, since)], key=lambda example: example.since)[:FEW]
+
+
+@dataclass
+class Audit:
+    """The findings among the tokens that were added, as of `now`; each token is to be added once.
+
+    `tallies` count each finding; `users_with_two_tokens` only in the end, when `find_crowded` can tell. A token is
+    either `live`, `disabled` or `expired`, the last also where it is both. `nameless` are the tallies of the first few
+    users without a name, `nameless_besides` counts the tokens of all further ones; `named` are those who have one after
+    all, and `lists_keys_only` says that all have who were looked up.
+    """
+
+    now: datetime
+    within: timedelta
+    own_id: str | None
+    live: int = 0
+    disabled: int = 0
+    expired: int = 0
+    tallies: dict[Finding, Tally] = field(default_factory=lambda: {finding: Tally() for finding in FINDINGS})
+    own: set[Finding] = field(default_factory=set[Finding])
+    nameless: dict[UserKey, Tally] = field(default_factory=dict[UserKey, Tally])
+    nameless_besides: int = 0
+    named: set[UserKey] = field(default_factory=set[UserKey])
+    lists_keys_only: bool = False
+    _users: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    @property
+    def total(self) -> int:
+        """How many tokens there are."""
+        return self.live + self.disabled + self.expired
+
+    def add(self, token: AccessToken) -> Sequence[Finding]:
+        """Count a token, and tell what was found about it alone."""
+        self._users.append(key_of(token.user))
+        if token.is_expired(now=self.now):
+            self.expired += 1
+        elif token.is_disabled:
+            self.disabled += 1
+        else:
+            self.live += 1
+        found = dict(self._find(token))
+        for finding, since in found.items():
+            self.tallies[finding].add(token, since)
+        if "user_has_no_name" in found:
+            self._add_nameless(token)
+        if token.id == self.own_id:
+            self.own.update(found)
+        return [*found]
+
+    def count_users(self) -> int:
+        """How many users the tokens belong to."""
+        return sum(1 for _ in groupby(sorted(self._users)))
+
+    def find_crowded(self) -> Sequence[UserKey]:
+        """The users who have as many tokens as one can have, so that none of theirs can be rotated, in order."""
+        groups = ((user, sum(1 for _ in tokens)) for user, tokens in groupby(sorted(self._users)))
+        return [user for user, count in groups if count >= SLOTS]
+
+    def judge(self, user: UserKey, found: Sequence[Finding], *, crowded: Sequence[UserKey]) -> Sequence[Finding]:
+        """The findings about a token, with what only the whole list tells; `crowded` as `find_crowded` gives them."""
+        place = bisect_left(crowded, user)
+        is_crowded = place < len(crowded) and crowded[place] == user
+        is_named = user in self.named or self.lists_keys_only
+        told = {*found, "users_with_two_tokens"} if is_crowded else {*found}
+        return [finding for finding in FINDINGS if finding in told and not (is_named and finding == "user_has_no_name")]
+
+    def settle_names(self, named: Collection[UserKey]) -> None:
+        """Take those users out of `user_has_no_name` who turned out to have a name when they were looked up.
+
+        If all who were looked up have one, the list just does not tell names, and nothing is known of the rest.
+        """
+        self.named.update(named)
+        self.lists_keys_only = bool(named) and self.nameless.keys() <= self.named
+        without = [tally for user, tally in self.nameless.items() if user not in self.named]
+        worst = sorted((example for tally in without for example in tally.worst), key=lambda example: example.since)
+        besides = 0 if self.lists_keys_only else self.nameless_besides
+        self.tallies["user_has_no_name"] = Tally(sum(tally.count for tally in without) + besides, worst[:FEW])
+
+    def _add_nameless(self, token: AccessToken) -> None:
+        user = key_of(token.user)
+        if user not in self.nameless and len(self.nameless) >= LOOKUPS:
+            self.nameless_besides += 1
+        else:
+            self.nameless.setdefault(user, Tally()).add(token, token.created)
+
+    def _find(self, token: AccessToken) -> Iterator[tuple[Finding, datetime]]:
+        created, expires = token.created, token.expires
+        if token.is_live(now=self.now):
+            if expires is None:
+                yield "never_expires", created
+            elif expires - self.now <= self.within:
+                yield "expires_soon", expires
+            if is_built_in(token.user):
+                yield "built_in_user", created
+            if token.creator is not None and not _is_same(token.user, token.creator):
+                yield "made_by_another", created
+            if created <= self.now - YEAR:
+                yield "older_than_a_year", created
+        elif expires is not None and expires <= self.now:
+            yield "expired", expires
+        if token.is_disabled and created <= self.now - LONG:
+            yield "disabled_and_old", created
+        if not token.user.name:
+            yield "user_has_no_name", created
+
+
+def key_of(user: Identity) -> UserKey:
+    """A number for a user, the same for all of their tokens."""
+    return int(user.auth_id) % 2**64 if user.auth_id else hash(user) % 2**64
+
+
+def _is_same(user: Identity, creator: Identity) -> bool:
+    if user.auth_id and creator.auth_id:
+        return user.auth_id == creator.auth_id
+    return user.covers(creator) and (user.name or "").casefold() == (creator.name or "").casefold()

@@ -1,0 +1,150 @@
+"""An audit to the words that an assistant reads: what is a risk, how much of it, and what to do about it."""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+from token_tools.audit import FEW, FINDINGS, Example, Finding, Tally
+from token_tools.identity import Identity, tell_name
+from token_tools.plans import Review
+from token_tools.summary import Summary, count
+from token_tools.times import format_instant, tell_duration, tell_time
+
+LARGEST: Final = 4_000
+"""Bytes that one channel of an audit may have, whatever the cluster holds."""
+
+LONGEST_USER: Final = 40
+"""Bytes, as JSON, of a user's spelling; a longer one gives way to a key."""
+
+NOT_KNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
+
+
+class FindingCount(BaseModel):
+    """How many tokens share a finding, or users for `users_with_two_tokens`."""
+
+    finding: str
+    count: int
+    mend: str
+
+
+class WorstToken(BaseModel):
+    """One of the worst few of a finding."""
+
+    finding: str
+    id: str
+    user: str
+    since: str
+
+
+class AuditReport(BaseModel):
+    """What is a risk about the cluster's tokens, in order of danger."""
+
+    summary: str
+    total: int
+    users: int
+    live: int
+    disabled: int
+    expired: int
+    findings: list[FindingCount]
+    worst: list[WorstToken]
+    own_token: str | None = Field(None, description="Findings about it")
+    not_known: str
+    report: str | None = None
+
+
+def summarize_review(review: Review, *, address: str) -> Summary:
+    """The counts, the findings with their worst few and the calls that mend them, and what is not known."""
+    few = FEW
+    summary = _summarize(review, address, few)
+    while few > 0 and _measure(summary) >= LARGEST:
+        few -= 1
+        summary = _summarize(review, address, few)
+    return summary
+
+
+def _measure(summary: Summary) -> int:
+    """Bytes in the larger channel."""
+    fields = json.dumps(summary.fields.model_dump(mode="json", exclude_none=True))
+    return max(len(summary.text.encode()), len(fields))
+
+
+def _summarize(review: Review, address: str, few: int) -> Summary:
+    audit = review.audit
+    headline = (
+        f"{count(audit.total, 'access token')} of {count(audit.count_users(), 'user')} on {address}: "
+        f"{audit.live:,} live, {audit.disabled:,} disabled, {audit.expired:,} expired. It is {tell_time(audit.now)}. "
+        f"Soon is within {tell_duration(audit.within)}."
+    )
+    found = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
+    fields = AuditReport(
+        summary=headline,
+        total=audit.total,
+        users=audit.count_users(),
+        live=audit.live,
+        disabled=audit.disabled,
+        expired=audit.expired,
+        findings=[
+            FindingCount(
+                finding=finding,
+                count=tally.count,
+                mend=_tell_mend(finding, tally),
+            )
+            for finding, tally in found.items()
+        ],
+        worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
+        own_token=", ".join(finding for finding in FINDINGS if finding in audit.own) or None,
+        not_known=" ".join([NOT_KNOWN, *review.doubts]),
+        report=None if review.report is None else str(review.report),
+    )
+    return Summary(_write(fields), fields)
+
+
+def _write(fields: AuditReport) -> str:
+    lines = [fields.summary]
+    if not fields.findings:
+        lines.append("Nothing found.")
+    for finding in fields.findings:
+        lines.append(f"{finding.finding}: {finding.count:,}. {finding.mend}")
+        worst = (token for token in fields.worst if token.finding == finding.finding)
+        lines += [f"  {token.id} {token.user} {token.since}" for token in worst]
+    if fields.own_token:
+        lines.append(f"This server's own token is among: {fields.own_token}.")
+    lines.append(fields.not_known)
+    if fields.report:
+        lines.append(f"All rows are in {fields.report}")
+    return "\n".join(lines)
+
+
+def _describe(finding: Finding, example: Example) -> WorstToken:
+    since = format_instant(example.since.replace(microsecond=0))
+    return WorstToken(finding=finding, id=example.token.id, user=_tell_user(example.token.user), since=since)
+
+
+def _tell_user(user: Identity) -> str:
+    """The spelling if it is short, else the key."""
+    spelling = str(user)
+    if len(json.dumps(spelling)) <= LONGEST_USER:
+        return spelling
+    return str(user.as_key()) if user.auth_id else tell_name((user.name or "")[: LONGEST_USER // 8])
+
+
+def _tell_mend(finding: Finding, tally: Tally) -> str:
+    """The call that mends the worst of them."""
+    # Whoever has two tokens is known by number before their tokens are read, which may fail.
+    token_id = tally.worst[0].token.id if tally.worst else "…"
+    return _MENDS[finding].format(id=f'id="{token_id}"')
+
+
+_MENDS: Final[Mapping[Finding, str]] = {
+    "never_expires": 'update_access_token({id}, expiration_time="90d")',
+    "built_in_user": "Move its work to a service account, then update_access_token({id}, enabled=false)",
+    "made_by_another": "Usual for services; else get_access_token({id})",
+    "user_has_no_name": "update_access_token({id}, enabled=false)",
+    "expired": "delete_access_token({id})",
+    "disabled_and_old": "delete_access_token({id})",
+    "users_with_two_tokens": "If unused, delete_access_token({id})",
+    "older_than_a_year": "rotate_access_token({id})",
+    "expires_soon": "rotate_access_token({id})",
+}

@@ -1,0 +1,115 @@
+"""What a request would do and what came of it, as the server found things: the nouns of the workflows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from token_tools.audit import Audit
+from token_tools.consent import Plan
+from token_tools.editing import Edited
+from token_tools.identity import Identity
+from token_tools.minting import Minted, Order
+from token_tools.models import AccessToken, State
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Tokens as they stood at `time`.
+
+    `user` is whose they are, None for everybody's. `after` asks for what follows, None at the end. `foreign` entries
+    belonged to somebody else of the same name, or could not be told from such, and were left out.
+    """
+
+    tokens: Sequence[AccessToken]
+    time: datetime
+    user: Identity | None = None
+    after: str | None = None
+    foreign: int = 0
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One token as it stood at `time`.
+
+    `is_own` says whether the server itself runs on it, and `others` are its user's other tokens; each is None if that
+    could not be found out, and `doubts` say why.
+    """
+
+    token: AccessToken
+    time: datetime
+    is_own: bool | None
+    others: Sequence[AccessToken] | None
+    doubts: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreationPlan(Plan):
+    """What a create would do. `by_default` says that nobody named the expiry."""
+
+    order: Order
+    by_default: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotationPlan(CreationPlan):
+    """What a rotate would do: a new token beside `old`, on which the server itself may run."""
+
+    old: AccessToken
+    is_own: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatePlan(Plan):
+    """What an update would do: nothing, if the token is as wanted."""
+
+    token: AccessToken
+    wanted: State
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletionPlan(Plan):
+    """What a delete would do."""
+
+    token: AccessToken
+
+
+@dataclass(frozen=True)
+class Creation:
+    """A plan for a new token, carried out."""
+
+    plan: CreationPlan
+    minted: Minted
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A plan for a token beside another, carried out."""
+
+    plan: RotationPlan
+    minted: Minted
+
+
+@dataclass(frozen=True)
+class Update:
+    """A plan for a change, carried out; `edited` is None where there was nothing to change."""
+
+    plan: UpdatePlan
+    edited: Edited | None
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A plan for a deletion, carried out."""
+
+    plan: DeletionPlan
+    edited: Edited
+
+
+@dataclass(frozen=True)
+class Review:
+    """An audit that has seen every token. `doubts` say what is not known, `report` is the file with all rows."""
+
+    audit: Audit
+    doubts: Sequence[str]
+    report: Path | None

@@ -1,0 +1,73 @@
+"""What a human is asked before something is done, and how to do it by hand where they cannot be asked.
+
+Everything in a question is as the server found it, nothing as a model said it.
+"""
+
+from token_tools.consent import Plan
+from token_tools.identity import Identity, tell_name
+from token_tools.minting import SLOTS
+from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
+from token_tools.qq import Qq
+from token_tools.summary import ADVICE, tell_expiry, tell_intents, tell_life, tell_state
+
+
+def tell_question(plan: Plan, *, address: str) -> str:
+    """The whole question: what would be done to whom on which cluster, and why it is asked."""
+    match plan:
+        case RotationPlan():
+            question = _tell_creation(plan, address, f"Make a second access token, to replace {plan.old.id}, for")
+        case CreationPlan():
+            question = _tell_creation(plan, address, "Make an access token for")
+        case UpdatePlan():
+            question = _tell_update(plan, address)
+        case DeletionPlan():
+            question = _tell_deletion(plan, address)
+        case _:
+            raise AssertionError  # pragma: no cover - there is no other kind of plan
+    return f"{question} Asked because {' and '.join(plan.reasons)}. [question {plan.number}]"
+
+
+def tell_by_hand(plan: Plan, qq: Qq) -> str:
+    """The command with which a human does the same."""
+    match plan:
+        case CreationPlan():
+            return f"A human can do it by hand: {qq.create_token(plan.order.user, plan.order.expires)}"
+        case UpdatePlan():
+            command = qq.modify_token(plan.token.id, plan.token.state, plan.wanted)
+            return f"A human can do it by hand: {command}" if command else "qq cannot clear an expiry either"
+        case DeletionPlan():
+            return f"A human can do it by hand: {qq.delete_token(plan.token.id)}"
+        case _:
+            raise AssertionError  # pragma: no cover - the same
+
+
+def _tell_creation(plan: CreationPlan, address: str, deed: str) -> str:
+    user, present = plan.order.user, plan.order.present
+    used = "an unknown number" if present is None else str(len(present))
+    intents = tell_intents(plan)
+    return (
+        f"{deed} the user {_tell_whose(user)}, on the cluster {address}? Whoever has it can act as that user. "
+        f"It {tell_expiry(plan)}. The user has {used} of {SLOTS} possible tokens now.{' ' if intents else ''}{intents}"
+    )
+
+
+def _tell_update(plan: UpdatePlan, address: str) -> str:
+    token, now = plan.token, plan.time
+    return (
+        f"Change the access token {token.id} of the user {_tell_whose(token.user)}, on the cluster {address}? "
+        f"It is {tell_life(token, now)}. It would be {tell_state(plan.wanted, now)}."
+    )
+
+
+def _tell_deletion(plan: DeletionPlan, address: str) -> str:
+    token, now = plan.token, plan.time
+    advice = f" {ADVICE}" if token.is_live(now=now) else ""
+    return (
+        f"Delete the access token {token.id} of the user {_tell_whose(token.user)}, on the cluster {address}, "
+        f"for ever? It is {tell_life(token, now)}.{advice}"
+    )
+
+
+def _tell_whose(user: Identity) -> str:
+    key = f" (auth_id {user.auth_id})" if user.auth_id else ""
+    return f"{user}{key}, {tell_name(user.domain) if user.domain else 'domain not known'}"

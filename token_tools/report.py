@@ -1,0 +1,137 @@
+"""An audit as a file: a row for each token, in the delivery folder, whole or not there.
+
+What is found about a token alone is known when it comes by, and goes into a file without a name; what only the whole
+list tells is added when that is copied, row by row, into the file that stays.
+"""
+
+import csv
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, Final, Literal
+
+from token_tools.audit import Finding, UserKey, key_of
+from token_tools.errors import DeliveryError
+from token_tools.models import AccessToken
+from token_tools.private import create_private_file, discard, open_private_folder, publish
+
+Format = Literal["csv", "json"]
+
+COLUMNS: Final = ("id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings")
+
+_FORMULA: Final = ("=", "+", "-", "@")
+"""What a cell must not begin with, or a spreadsheet takes it for more than text."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report in the making."""
+
+    folder: Path
+    name: str
+    format: Format
+    rows: IO[str]
+
+    def add(self, tokens: Sequence[tuple[AccessToken, Sequence[Finding]]]) -> None:
+        """Add a row for each token, with what was found about it.
+
+        Raises:
+            DeliveryError: If there is no room for it.
+        """
+        with _explained(self.folder):
+            self.rows.writelines(f"{json.dumps(_describe(token, found))}\n" for token, found in tokens)
+
+    def finish(self, judge: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Path:
+        """The finished file; `judge` has the last word on the findings of a user's tokens.
+
+        Raises:
+            DeliveryError: If it could not be written; nothing is left of it then.
+        """
+        pending = f".{secrets.token_hex(8)}"
+        with _explained(self.folder), ExitStack() as undo:
+            folder = open_private_folder(self.folder)
+            undo.callback(os.close, folder)
+            file = create_private_file(pending, folder)
+            undo.callback(discard, pending, folder)
+            with os.fdopen(file, "w", encoding="utf-8", newline="") as stream:
+                _WRITERS[self.format](stream, self._read_rows(judge))
+                stream.flush()
+                os.fsync(stream.fileno())
+            publish(pending, self.name, folder)
+        return self.folder / self.name
+
+    def _read_rows(self, judge: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Iterator[dict[str, Any]]:
+        self.rows.seek(0)
+        for line in self.rows:
+            row: dict[str, Any] = json.loads(line)
+            row["findings"] = judge(row.pop("user_key"), row["findings"])
+            yield row
+
+
+@contextmanager
+def open_report(folder: Path, name: str, file_format: Format) -> Generator[Report]:
+    """A report of that name in the folder, which is made if it is not there; what is not finished leaves no trace.
+
+    Raises:
+        DeliveryError: If the folder cannot be used.
+    """
+    with ExitStack() as ending:
+        with _explained(folder):
+            os.close(open_private_folder(folder))
+            rows = ending.enter_context(TemporaryFile("w+", encoding="utf-8", dir=folder))
+        yield Report(folder, f"{name}.{file_format}", file_format, rows)
+
+
+def _describe(token: AccessToken, found: Sequence[Finding]) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "user": str(token.user),
+        "creator": str(token.creator or ""),
+        "creation_time": token.creation_time,
+        "expiration_time": token.expiration_time,
+        "enabled": not token.is_disabled,
+        "findings": found,
+        "user_key": key_of(token.user),
+    }
+
+
+def _write_csv(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
+    writer = csv.writer(stream)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        cells = row | {"enabled": str(row["enabled"]).lower(), "findings": " ".join(row["findings"])}
+        writer.writerow(_defuse(cells[column] or "") for column in COLUMNS)
+
+
+def _defuse(cell: str) -> str:
+    """A user spelled `=x` is the same as `name:=x`; nothing else that is told begins so."""
+    return f"name:{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _write_json(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
+    stream.write("[")
+    for number, row in enumerate(rows):
+        stream.write(",\n" if number else "\n")
+        json.dump(row, stream, ensure_ascii=False)
+    stream.write("\n]\n")
+
+
+_WRITERS: Final = {"csv": _write_csv, "json": _write_json}
+
+
+@contextmanager
+def _explained(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as failure:
+        reason = os.strerror(failure.errno or errno.EIO)
+        raise DeliveryError(
+            f"The report cannot be written to {folder}: {reason}. QUMULO_DELIVERY_DIR names the folder; without "
+            "`report`, the audit needs none."
+        ) from failure
