@@ -77,7 +77,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
         f"{audit.live:,} live, {audit.disabled:,} disabled, {audit.expired:,} expired. It is {tell_time(audit.now)}. "
         f"Soon is within {tell_duration(audit.within)}."
     )
-    found = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
+    found: dict[Finding, Tally] = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
     fields = AuditReport(
         summary=headline,
         total=audit.total,

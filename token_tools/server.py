@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 from mcp.server.mcpserver import MCPServer
 
-from token_tools import __version__
+from token_tools import __version__, prompts
 from token_tools.client import connect
 from token_tools.delivery import Delivery, choose_delivery
 from token_tools.errors import DeliveryError, JournalError
@@ -61,7 +61,7 @@ def create_server(
                 patience=patience,
             )
 
-    return MCPServer(
+    server = MCPServer(
         NAME,
         title=TITLE,
         version=__version__,
@@ -75,6 +75,9 @@ def create_server(
         log_level="WARNING",
         subscriptions=False,
     )
+    for prompt in [*prompts.READING] if settings.read_only else [*prompts.READING, *prompts.WRITING]:
+        server.add_prompt(prompt)
+    return server
 
 
 async def _report_open_intents(journal: Journal) -> None:
