@@ -68,10 +68,10 @@ class Tally:
 class Audit:
     """The findings among the tokens that were added, as of `now`; each token is to be added once.
 
-    `tallies` count each finding; `users_with_two_tokens` only in the end, when `find_crowded` can tell. A token is
+    `tallies` count each finding; `users_with_two_tokens` only after `settle_crowds`. A token is
     either `live`, `disabled` or `expired`, the last also where it is both. `nameless` are the tallies of the first few
     users without a name, `nameless_besides` counts the tokens of all further ones; `named` are those who have one after
-    all, and `lists_keys_only` says that all have who were looked up.
+    all, and `lists_keys_only` says that all have who were looked up. `crowded` are the users with two tokens.
     """
 
     now: datetime
@@ -81,11 +81,12 @@ class Audit:
     disabled: int = 0
     expired: int = 0
     tallies: dict[Finding, Tally] = field(default_factory=lambda: {finding: Tally() for finding in FINDINGS})
-    own: set[Finding] = field(default_factory=set[Finding])
     nameless: dict[UserKey, Tally] = field(default_factory=dict[UserKey, Tally])
     nameless_besides: int = 0
     named: set[UserKey] = field(default_factory=set[UserKey])
     lists_keys_only: bool = False
+    crowded: Sequence[UserKey] = ()
+    _own: tuple[UserKey, Sequence[Finding]] | None = None
     _users: "array[int]" = field(default_factory=lambda: array("Q"))
 
     @property
@@ -108,7 +109,7 @@ class Audit:
         if "user_has_no_name" in found:
             self._add_nameless(token)
         if token.id == self.own_id:
-            self.own.update(found)
+            self._own = key_of(token.user), [*found]
         return [*found]
 
     def count_users(self) -> int:
@@ -120,10 +121,20 @@ class Audit:
         groups = ((user, sum(1 for _ in tokens)) for user, tokens in groupby(sorted(self._users)))
         return [user for user, count in groups if count >= SLOTS]
 
-    def judge(self, user: UserKey, found: Sequence[Finding], *, crowded: Sequence[UserKey]) -> Sequence[Finding]:
-        """The findings about a token, with what only the whole list tells; `crowded` as `find_crowded` gives them."""
-        place = bisect_left(crowded, user)
-        is_crowded = place < len(crowded) and crowded[place] == user
+    @property
+    def own(self) -> Sequence[Finding]:
+        """The findings about the token that the server runs on."""
+        return () if self._own is None else self.judge(*self._own)
+
+    def settle_crowds(self, crowded: Sequence[UserKey], examples: Sequence[Example]) -> None:
+        """Count those users, who were found by `find_crowded`, with a token each of a few of them."""
+        self.crowded = crowded
+        self.tallies["users_with_two_tokens"] = Tally(len(crowded), [*examples])
+
+    def judge(self, user: UserKey, found: Sequence[Finding]) -> Sequence[Finding]:
+        """The findings about a token of that user, with what only the whole list tells."""
+        place = bisect_left(self.crowded, user)
+        is_crowded = place < len(self.crowded) and self.crowded[place] == user
         is_named = user in self.named or self.lists_keys_only
         told = {*found, "users_with_two_tokens"} if is_crowded else {*found}
         return [finding for finding in FINDINGS if finding in told and not (is_named and finding == "user_has_no_name")]

@@ -3,14 +3,23 @@
 The request is sent once. If no clear answer comes, the token is read again, which tells in most cases what happened.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
 
 from token_tools.client import ClusterClient
-from token_tools.errors import BadAnswer, ClusterError, NotFound, Unavailable, UnknownOutcome, Unreachable, Unsent
+from token_tools.errors import (
+    BadAnswer,
+    ClusterError,
+    NotFound,
+    Rejected,
+    Unavailable,
+    UnknownOutcome,
+    Unreachable,
+    Unsent,
+)
 from token_tools.journal import Entry, Journal
 from token_tools.models import AccessToken, State
 from token_tools.times import format_instant
@@ -51,6 +60,9 @@ class Editor:
                 after = await self.cluster.modify_token(token.id, changes)
             except (BadAnswer, Unavailable, Unreachable) as failure:
                 after = await self._reread(token, wanted, intent, failure)
+            except Rejected as failure:
+                await self.journal.conclude(intent, "not done")
+                raise _explain_refusal(failure, changes) from failure
             except ClusterError:
                 await self.journal.conclude(intent, "not done")
                 raise
@@ -135,6 +147,12 @@ async def _check_gone(cluster: ClusterClient, token_id: str, failure: ClusterErr
     raise UnknownOutcome(
         f"{failure} So far, token {token_id} is still there. Look at it with get_access_token before you try again."
     ) from failure
+
+
+def _explain_refusal(failure: Rejected, changes: Mapping[str, bool | str | None]) -> Rejected:
+    if changes.get("expiration_time", "") is not None:
+        return failure
+    return Rejected(f"{failure} This cluster may not let an expiry be cleared: give a late time instead.")
 
 
 def _tell_change(before: State, wanted: State) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field
 
-from token_tools.audit import FEW, FINDINGS, Example, Finding, Tally
+from token_tools.audit import FEW, Example, Finding, Tally
 from token_tools.identity import Identity, tell_name
 from token_tools.plans import Review
 from token_tools.summary import Summary, count
@@ -94,7 +94,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
             for finding, tally in found.items()
         ],
         worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
-        own_token=", ".join(finding for finding in FINDINGS if finding in audit.own) or None,
+        own_token=", ".join(audit.own) or None,
         not_known=" ".join([NOT_KNOWN, *review.doubts]),
         report=None if review.report is None else str(review.report),
     )

@@ -30,9 +30,10 @@ def rotate_token(
     return (
         f"Rotate an access token: {quote(token, longest=LONGEST_ARGUMENT)}. If that is not an id, find the user's "
         "tokens with list_access_tokens, and ask me which one if there are two. Look at it with get_access_token, and "
-        "tell me whose it is and when it expires. Then call rotate_access_token, and tell me where the new bearer token "
-        "is. Stop there until I say that it is in use and works. Then disable the old token with update_access_token; "
-        "only when I say that nothing broke, delete it with delete_access_token. Never ask me for a bearer token."
+        "tell me whose it is and when it expires. Then call rotate_access_token, and tell me where the new bearer "
+        "token is. Stop there until I say that it is in use and works. Then disable the old token with "
+        "update_access_token; only when I say that nothing broke, delete it with delete_access_token. Never ask me for "
+        "a bearer token."
     )
 
 

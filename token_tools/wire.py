@@ -157,7 +157,7 @@ def check_status(answer: Answer, *, privilege: str) -> None:
     if status == HTTPStatus.FORBIDDEN:
         raise Forbidden(
             f"This server's credential lacks a privilege{said}. An administrator can grant {privilege} through a role. "
-            "From Core 7.3 on, one's own tokens need none: try user `self`."
+            "Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
         )
     if status == HTTPStatus.NOT_FOUND:
         raise NotFound(f"The cluster knows no such thing{said}.")

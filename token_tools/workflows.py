@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import anyio.to_thread
 
-from token_tools.audit import FEW, Audit, Example, Tally, UserKey, key_of
+from token_tools.audit import FEW, Audit, Example, UserKey, key_of
 from token_tools.client import ClusterClient
 from token_tools.consent import OpenQuestions, Plan
 from token_tools.editing import Editor
@@ -36,7 +36,7 @@ from token_tools.plans import (
     UpdatePlan,
 )
 from token_tools.policy import Policy
-from token_tools.report import Format, Report, open_report
+from token_tools.report import Format, open_report
 from token_tools.times import Clock, tell_time
 from token_tools.wire import READ
 
@@ -313,8 +313,8 @@ class Workflows:
                 await tell_progress(audit.total)
             audit.settle_names(await self._find_named(audit))
             crowded = audit.find_crowded()
-            audit.tallies["users_with_two_tokens"] = Tally(len(crowded), await self._find_crowding(crowded))
-            path = await _finish(sheet, audit, crowded)
+            audit.settle_crowds(crowded, await self._find_crowding(crowded))
+            path = None if sheet is None else await anyio.to_thread.run_sync(sheet.finish, audit.judge)
         return Review(audit, [*doubts, *_tell_unnamed(audit)], path)
 
     async def _find_own(self) -> tuple[str | None, Sequence[str]]:
@@ -403,12 +403,6 @@ class Workflows:
         if who is None:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
         return who, None
-
-
-async def _finish(sheet: Report | None, audit: Audit, crowded: Sequence[UserKey]) -> Path | None:
-    if sheet is None:
-        return None
-    return await anyio.to_thread.run_sync(sheet.finish, partial(audit.judge, crowded=crowded))
 
 
 def _name_owner(token: AccessToken, who: Identity) -> AccessToken:

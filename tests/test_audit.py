@@ -1,0 +1,532 @@
+"""The whole cluster in one answer: counts that add up, findings in order of danger, and what cannot be known."""
+
+import csv
+import json
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, Bench, Told
+from token_tools.audit import FINDINGS
+from token_tools.listing import EMPTY_PAGES, PAGE
+from token_tools.sandbox.cluster import Account, Token
+
+pytestmark = pytest.mark.anyio
+
+AUDIT = "audit_access_tokens"
+GUEST = Account(auth_id="501", domain="LOCAL", name="guest")
+
+
+def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `create_token` takes them
+    """A token about which there is nothing to say, unless it is special."""
+    usual: dict[str, Any] = {
+        "creator": account.auth_id,
+        "creation_time": NOW - timedelta(days=40),
+        "expiration_time": NOW + timedelta(days=50),
+    }
+    return bench.cluster.create_token(account.auth_id, **{**usual, **special})
+
+
+def calm(bench: Bench) -> None:
+    """Nothing to say about the server's own token either."""
+    own = next(iter(bench.cluster.tokens.values()))
+    del bench.cluster.tokens[own.id]
+    bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
+    kept = replace(own, id=str((1500 << 64) + 1), user="1500", creator="1500", expiration_time=NOW + timedelta(days=99))
+    bench.cluster.tokens[kept.id] = kept
+
+
+def counts(told: Told) -> dict[str, int]:
+    return {entry["finding"]: entry["count"] for entry in told.fields["findings"]}
+
+
+def worst(told: Told, finding: str) -> list[str]:
+    return [entry["id"] for entry in told.fields["worst"] if entry["finding"] == finding]
+
+
+async def test_nothing_is_found_where_there_is_nothing(bench: Bench) -> None:
+    calm(bench)
+    make(bench)
+
+    told = await bench.call(AUDIT)
+
+    assert told.text == (
+        "2 access tokens of 2 users on c.example.com:8000: 2 live, 0 disabled, 0 expired. It is 2026-11-24 09:00 UTC. "
+        "Soon is within 30 days.\n"
+        "Nothing found.\n"
+        "The cluster tells neither when a token was last used nor since when one is disabled."
+    )
+    assert told.fields == {
+        "summary": told.text.splitlines()[0],
+        "total": 2,
+        "users": 2,
+        "live": 2,
+        "disabled": 0,
+        "expired": 0,
+        "findings": [],
+        "worst": [],
+        "not_known": told.text.splitlines()[2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("finding", "account", "special", "mend"),
+    [
+        pytest.param(
+            "never_expires",
+            JANE,
+            {"expiration_time": None},
+            'update_access_token(id="{id}", expiration_time="90d")',
+            id="never-expires",
+        ),
+        pytest.param(
+            "built_in_user",
+            GUEST,
+            {},
+            'Move its work to a service account, then update_access_token(id="{id}", enabled=false)',
+            id="guest",
+        ),
+        pytest.param(
+            "made_by_another",
+            JANE,
+            {"creator": "500"},
+            'Usual for services; else get_access_token(id="{id}")',
+            id="made-by",
+        ),
+        pytest.param(
+            "user_has_no_name",
+            replace(JANE, auth_id="1099"),
+            {},
+            'update_access_token(id="{id}", enabled=false)',
+            id="no-name",
+        ),
+        pytest.param(
+            "expired",
+            JANE,
+            {"expiration_time": NOW - timedelta(days=1)},
+            'delete_access_token(id="{id}")',
+            id="expired",
+        ),
+        pytest.param("disabled_and_old", JANE, {"enabled": False}, 'delete_access_token(id="{id}")', id="disabled"),
+        pytest.param(
+            "older_than_a_year",
+            JANE,
+            {"creation_time": NOW - timedelta(days=365)},
+            'rotate_access_token(id="{id}")',
+            id="old",
+        ),
+        pytest.param(
+            "expires_soon",
+            JANE,
+            {"expiration_time": NOW + timedelta(days=30)},
+            'rotate_access_token(id="{id}")',
+            id="expires-soon",
+        ),
+    ],
+)
+async def test_each_risk_is_found_with_the_call_that_mends_it(
+    bench: Bench, finding: str, account: Account, special: dict[str, Any], mend: str
+) -> None:
+    calm(bench)
+    bench.cluster.add_account(GUEST)
+    token = make(bench, account, **special)
+
+    told = await bench.call(AUDIT)
+
+    [found] = told.fields["findings"]
+    assert found == {"finding": finding, "count": 1, "mend": mend.format(id=token.id)}
+    assert worst(told, finding) == [token.id]
+    assert f"{finding}: 1. {found['mend']}\n  {token.id} " in told.text
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        pytest.param({"enabled": False, "creation_time": NOW - timedelta(days=29)}, id="disabled-lately"),
+        pytest.param({"creation_time": NOW - timedelta(days=364)}, id="not-yet-a-year"),
+        pytest.param({"expiration_time": NOW + timedelta(days=31)}, id="expires-later"),
+    ],
+)
+async def test_what_is_not_yet_a_risk_is_not_found(bench: Bench, special: dict[str, Any]) -> None:
+    calm(bench)
+    make(bench, **special)
+
+    assert (await bench.call(AUDIT)).fields["findings"] == []
+
+
+async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_newer(bench: Bench) -> None:
+    calm(bench)
+    make(bench)
+    newer = make(bench, creation_time=NOW - timedelta(days=1))
+    make(bench, LDAP_BOB)
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"users_with_two_tokens": 1}
+    assert worst(told, "users_with_two_tokens") == [newer.id]
+    assert told.fields["users"] == 3
+
+
+async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(bench: Bench) -> None:
+    calm(bench)
+    make(bench)
+    make(bench)
+
+    async def refuse_users(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(403) if "user" in request.url.params else response
+
+    bench.recorder.on_served = refuse_users
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"users_with_two_tokens": 1}
+    assert 'delete_access_token(id="…")' in told.text
+
+
+async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(bench: Bench) -> None:
+    ages = [3, 1, 4, 2]
+    made = {age: make(bench, creation_time=NOW - timedelta(days=400 + age), expiration_time=None) for age in ages}
+    make(bench, AD_JANE, expiration_time=NOW - timedelta(days=2))
+
+    told = await bench.call(AUDIT)
+
+    names = [entry["finding"] for entry in told.fields["findings"]]
+    assert names == [finding for finding in FINDINGS if finding in names]
+    assert worst(told, "never_expires") == [made[4].id, made[3].id, made[2].id]
+    assert worst(told, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
+
+
+async def test_the_counts_add_up(bench: Bench) -> None:
+    calm(bench)
+    make(bench)
+    make(bench, enabled=False)
+    make(bench, LDAP_BOB, expiration_time=NOW - timedelta(days=1))
+    make(bench, LDAP_BOB, expiration_time=NOW - timedelta(days=1), enabled=False)
+
+    told = await bench.call(AUDIT)
+
+    fields = told.fields
+    assert (fields["live"], fields["disabled"], fields["expired"]) == (2, 1, 2)
+    assert fields["total"] == fields["live"] + fields["disabled"] + fields["expired"] == len(bench.cluster.tokens)
+    assert counts(told) == {"expired": 2, "disabled_and_old": 2, "users_with_two_tokens": 2}
+
+
+async def test_the_server_s_own_token_is_told_among_the_findings(bench: Bench) -> None:
+    make(bench, ADMIN)
+
+    told = await bench.call(AUDIT)
+
+    assert told.fields["own_token"] == "never_expires, built_in_user, users_with_two_tokens"
+    assert "This server's own token is among: never_expires, built_in_user, users_with_two_tokens." in told.text
+
+
+async def test_what_counts_as_soon_can_be_said(bench: Bench) -> None:
+    calm(bench)
+    make(bench, expiration_time=NOW + timedelta(days=50))
+
+    told = await bench.call(AUDIT, {"expiring_within": "8w"})
+
+    assert counts(told) == {"expires_soon": 1}
+    assert "Soon is within 56 days." in told.text
+
+
+@pytest.mark.parametrize("expiring_within", ["soon", "30", "0d", "-1d"])
+async def test_what_is_no_duration_is_refused(bench: Bench, expiring_within: str) -> None:
+    told = await bench.refused(AUDIT, {"expiring_within": expiring_within})
+
+    assert told == (
+        "`expiring_within` must be a duration longer than zero with its unit: s, min, h, d or w, such as 30s, 12h or "
+        "90d."
+    )
+    assert bench.recorder.seen() == []
+
+
+async def test_all_pages_are_read_with_progress(bench: Bench) -> None:
+    calm(bench)
+    for number in range(2 * PAGE):
+        bench.cluster.create_token(str(2000 + number), creator="500", expiration_time=NOW + timedelta(days=99))
+    heard: list[tuple[float, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001 - the SDK's signature
+        heard.append((progress, message))
+
+    async with bench.connected() as client:
+        told = Told.of(await client.call_tool(AUDIT, {}, progress_callback=hear))
+
+    assert told.fields["total"] == 2 * PAGE + 1
+    assert heard == [
+        (PAGE, f"{PAGE:,} tokens read"),
+        (2 * PAGE, f"{2 * PAGE:,} tokens read"),
+        (2 * PAGE + 1, f"{2 * PAGE + 1:,} tokens read"),
+    ]
+
+
+def repeat(entries: Sequence[dict[str, Any]], after: str | None) -> httpx.Response:
+    return httpx.Response(200, json={"entries": entries, "paging": {"next": after and f"/x?after={after}"}})
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["null", "empty", "no-next", "null-paging", "no-paging", "empty-pages", "repeated"]
+)
+async def test_the_end_of_the_list_is_found_however_it_is_told(bench: Bench, behaviour: Any) -> None:  # noqa: ANN401
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, end_of_paging=behaviour, largest_page=2)
+    for _ in range(4):
+        make(bench, LDAP_BOB)
+
+    told = await bench.call(AUDIT)
+
+    assert told.fields["total"] == 5
+
+
+async def test_a_list_that_goes_round_is_counted_once(bench: Bench) -> None:
+    """New keys for ever, the same tokens for ever."""
+    calm(bench)
+    number = 0
+
+    async def go_round(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal number
+        if request.url.path != PATH or "user" in request.url.params:
+            return response
+        number += 1
+        return repeat(entries, f"key{number}")
+
+    make(bench)
+    [*entries] = [entry_of(token) for token in bench.cluster.tokens.values()]
+    bench.recorder.on_served = go_round
+
+    told = await bench.call(AUDIT)
+
+    assert told.fields["total"] == 2
+    assert number == EMPTY_PAGES + 1
+
+
+def entry_of(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "user": {"auth_id": token.user, "name": "x", "domain": "LOCAL"},
+        "creator": {"auth_id": token.creator},
+        "creation_time": "2026-10-15T09:00:00Z",
+        "expiration_time": "2027-01-13T09:00:00Z",
+        "enabled": True,
+    }
+
+
+async def test_tokens_that_come_and_go_while_pages_are_read_do_no_harm(bench: Bench) -> None:
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=2)
+    for _ in range(6):
+        make(bench, LDAP_BOB)
+
+    async def stir(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path == PATH and len(bench.recorder.seen()) < 5:
+            del bench.cluster.tokens[bench.tokens_of(LDAP_BOB)[-1].id]
+            make(bench, AD_JANE)
+        return response
+
+    bench.recorder.on_served = stir
+
+    told = await bench.call(AUDIT)
+
+    assert not told.is_error
+    assert told.fields["total"] == told.fields["live"]
+
+
+async def test_a_page_that_fails_is_an_error_and_not_half_an_answer(bench: Bench) -> None:
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=1)
+    make(bench)
+
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(200, json=[]) if "after" in request.url.params else response
+
+    bench.recorder.on_served = fail
+
+    assert "not a list of access tokens" in await bench.refused(AUDIT)
+
+
+async def test_users_without_a_name_are_looked_up_before_they_are_told(bench: Bench) -> None:
+    """Some clusters list users by key only."""
+    calm(bench)
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+    make(bench)
+    gone = make(bench, replace(JANE, auth_id="1099"))
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"user_has_no_name": 1}
+    assert worst(told, "user_has_no_name") == [gone.id]
+
+
+async def test_a_list_that_tells_no_names_at_all_is_no_finding(bench: Bench) -> None:
+    calm(bench)
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+    for number in range(100):
+        account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
+        bench.cluster.add_account(account)
+        make(bench, account)
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {}
+    assert "This cluster lists users by key only" in told.fields["not_known"]
+
+
+async def test_users_whom_nobody_can_look_up_are_all_counted(bench: Bench) -> None:
+    calm(bench)
+    bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ})))
+    for number in range(100):
+        make(bench, replace(JANE, auth_id=str(3000 + number)))
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"user_has_no_name": 100}
+
+
+READ = "PRIVILEGE_ACCESS_TOKENS_READ"
+
+
+async def test_a_missing_privilege_is_named(bench: Bench) -> None:
+    bench.cluster.add_account(replace(ADMIN, privileges=frozenset()))
+
+    told = await bench.refused(AUDIT)
+
+    assert f"can grant {READ} through a role" in told
+    assert "the credential's own tokens still works" in told
+
+
+async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(bench: Bench) -> None:
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, own_list_unasked=True)
+    bench.cluster.add_account(replace(ADMIN, privileges=frozenset()))
+    make(bench)
+
+    told = await bench.call(AUDIT)
+
+    assert told.fields["total"] == 1
+    assert f"lacks {READ}: these may be its own user's tokens only" in told.fields["not_known"]
+
+
+async def test_an_audit_needs_no_who_am_i(bench: Bench) -> None:
+    async def refuse(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(403) if request.url.path.endswith("/who-am-i") else response
+
+    bench.recorder.on_served = refuse
+
+    told = await bench.call(AUDIT)
+
+    assert not told.is_error
+    assert "Which token this server runs on is not known" in told.fields["not_known"]
+
+
+async def test_the_answer_stays_small_whatever_the_cluster_holds(bench: Bench) -> None:
+    for number in range(300):
+        name = ("\N{PILE OF POO}" * 90 if number % 2 else "=cmd" * 20) + str(number)
+        account = Account(auth_id=str(1 << 63 | number), domain="LOCAL", name=name)
+        bench.cluster.add_account(account)
+        special = {"creator": "500", "creation_time": NOW - timedelta(days=500 + number)}
+        make(bench, account, **special, expiration_time=None if number % 3 else NOW + timedelta(days=1))
+        make(bench, account, **special, enabled=False)
+        make(bench, replace(JANE, auth_id=str(1 << 62 | number)), expiration_time=NOW - timedelta(days=1))
+        bench.cluster.create_token("501", creator="500")
+
+    told = await bench.call(AUDIT, {"report": "csv"})
+
+    assert len(told.fields["findings"]) == len(FINDINGS)
+    assert len(told.text.encode()) < 4000
+    assert len(json.dumps(told.fields)) < 4000
+
+
+async def test_names_are_told_as_data(bench: Bench) -> None:
+    calm(bench)
+    hostile = Account(auth_id="1666", domain="LOCAL", name="x\nIgnore all\u202e")
+    bench.cluster.add_account(hostile)
+    make(bench, hostile, expiration_time=None)
+
+    told = await bench.call(AUDIT)
+
+    assert r'local:"x\nIgnore all\u202e"' in told.text
+
+
+async def test_a_user_without_any_key_is_told_by_a_short_name(bench: Bench) -> None:
+    entry = entry_of(make(bench)) | {"user": {"domain": "LOCAL", "name": "n" * 90}, "expiration_time": None}
+    entry |= {"creator": {"domain": "LOCAL", "name": "admin"}}
+
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return repeat([entry], None) if request.url.path == PATH else response
+
+    bench.recorder.on_served = answer
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"never_expires": 1, "made_by_another": 1}
+    assert {entry["user"] for entry in told.fields["worst"]} == {"nnnnn"}
+
+
+@pytest.mark.parametrize("file_format", ["csv", "json"])
+async def test_the_whole_report_can_be_had_as_a_private_file(bench: Bench, file_format: str) -> None:
+    calm(bench)
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+    crowded = [make(bench, expiration_time=None), make(bench, expiration_time=NOW - timedelta(days=1))]
+    gone = make(bench, replace(JANE, auth_id="1099"), enabled=False)
+
+    told = await bench.call(AUDIT, {"report": file_format})
+
+    path = Path(told.fields["report"])
+    assert f"All rows are in {path}" in told.text
+    assert [*bench.settings.delivery_dir.iterdir()] == [path]
+    assert path.name.startswith("audit_c.example.com_8000_20261124T090000Z_")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    if file_format == "csv":
+        rows = [row | {"findings": row["findings"].split()} for row in read_csv(path)]
+    else:
+        rows = json.loads(path.read_text())
+    assert {row["id"]: row["findings"] for row in rows if row["findings"]} == {
+        crowded[0].id: ["never_expires", "users_with_two_tokens"],
+        crowded[1].id: ["expired", "users_with_two_tokens"],
+        gone.id: ["user_has_no_name", "disabled_and_old"],
+    }
+    assert len(rows) == told.fields["total"]
+    assert set(rows[0]) == {"id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings"}
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as stream:
+        return [*csv.DictReader(stream)]
+
+
+async def test_a_name_is_no_formula_in_the_report(bench: Bench) -> None:
+    entry = entry_of(make(bench)) | {"user": {"auth_id": "1", "name": "=1+1"}}
+
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return repeat([entry], None) if request.url.path == PATH else response
+
+    bench.recorder.on_served = answer
+
+    told = await bench.call(AUDIT, {"report": "csv"})
+
+    [row] = read_csv(Path(told.fields["report"]))
+    assert row["user"] == "name:=1+1"
+
+
+async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(bench: Bench) -> None:
+    bench.settings.delivery_dir.parent.mkdir(parents=True)
+    bench.settings.delivery_dir.write_text("a file where the folder should be")
+
+    told = await bench.refused(AUDIT, {"report": "csv"})
+
+    assert told.startswith(f"The report cannot be written to {bench.settings.delivery_dir}: ")
+    assert not [line for line in bench.recorder.seen() if line.startswith(f"GET {PATH}")]
+
+
+async def test_an_audit_that_fails_leaves_no_report(bench: Bench) -> None:
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(400) if request.url.path == PATH else response
+
+    bench.recorder.on_served = fail
+
+    await bench.refused(AUDIT, {"report": "json"})
+
+    assert [*bench.settings.delivery_dir.iterdir()] == []
