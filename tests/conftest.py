@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.bench import Bench, Mode, make_bench
 from token_tools.settings import PREFIX
+
+settings.register_profile("long", max_examples=3_400)
+"""For the fuzz run: `--hypothesis-profile=long`."""
 
 
 @pytest.fixture
