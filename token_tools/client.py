@@ -8,14 +8,14 @@ their way at a time.
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from http import HTTPStatus
 from typing import Final, TypeVar
 
 import anyio
 import httpx
-import stamina
 import truststore
 
 from token_tools import __version__, wire
@@ -34,14 +34,17 @@ Result = TypeVar("Result")
 
 
 class ClusterClient:
-    """The endpoints that this project needs. `http` has the cluster as its base and the credential as its auth.
+    """The endpoints that this project needs.
+
+    `open_http` gives a client with the cluster as its base and the credential as its auth; it is called once, when
+    there is something to send.
 
     Every method raises `ClusterError`s. `Unreachable` and `BadAnswer` from a method that writes mean that it is not
     known whether the write happened.
     """
 
-    def __init__(self, http: httpx.AsyncClient, *, deadline: timedelta) -> None:
-        self._http = http
+    def __init__(self, open_http: Callable[[], httpx.AsyncClient], *, deadline: timedelta) -> None:
+        self._open_http = open_http
         self._deadline = deadline
         self._slots = anyio.CapacityLimiter(AT_ONCE)
 
@@ -83,7 +86,13 @@ class ClusterClient:
         request = self._http.build_request("POST", "/v1/identity/find", json=identity.known())
         return await self._read(wire.read_identity, request)
 
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        return self._open_http()
+
     async def _read(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
+        import stamina  # noqa: PLC0415 - with what it needs the slowest import but one, and not for listing tools
+
         attempts = stamina.retry_context(
             on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2, wait_jitter=0.2
         )
@@ -177,20 +186,31 @@ class BearerAuth(httpx.Auth):
 async def connect(
     settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncGenerator[ClusterClient]:
-    """A client of the cluster that the settings name, over `transport` instead of the network if one is given."""
-    async with httpx.AsyncClient(
-        base_url=f"https://{settings.address}",
-        auth=BearerAuth(settings),
-        headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": "identity"},
-        verify=_make_tls_context(settings),
-        transport=transport,
-        # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
-        timeout=None,  # noqa: S113
-        # Proxies, .netrc and certificate folders come from the settings or not at all.
-        trust_env=False,
-        follow_redirects=False,
-    ) as http:
-        yield ClusterClient(http, deadline=settings.timeout)
+    """A client of the cluster that the settings name, over `transport` instead of the network if one is given.
+
+    Nothing is opened before the first request.
+    """
+    auth = BearerAuth(settings)
+    async with AsyncExitStack() as stack:
+
+        def open_http() -> httpx.AsyncClient:
+            http = httpx.AsyncClient(
+                base_url=f"https://{settings.address}",
+                auth=auth,
+                headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": "identity"},
+                verify=_make_tls_context(settings),
+                transport=transport,
+                # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
+                timeout=None,  # noqa: S113
+                # Proxies, .netrc and certificate folders come from the settings or not at all.
+                trust_env=False,
+                follow_redirects=False,
+            )
+            stack.push_async_callback(http.aclose)
+            return http
+
+        # A host asks for the list of tools at each of its starts; most of these servers are never asked for a token.
+        yield ClusterClient(open_http, deadline=settings.timeout)
 
 
 def _make_tls_context(settings: Settings) -> ssl.SSLContext:
