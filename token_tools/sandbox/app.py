@@ -317,5 +317,5 @@ def _read_key(after: str) -> str:
 
 def _tell_time(instant: datetime, nanoseconds: int = 0) -> str:
     """UTC, with a fraction only if there is one: up to nine digits, the trailing zeros trimmed."""
-    text = f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}{nanoseconds:03}".rstrip("0").rstrip(".")
-    return f"{text}Z"
+    whole = instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    return f"{whole}{nanoseconds:03}".rstrip("0").rstrip(".") + "Z"
