@@ -134,7 +134,7 @@ def format_instant(instant: datetime) -> str:
 
 def tell_time(instant: datetime) -> str:
     """To the minute, for reading: `2027-01-31 17:00 UTC`."""
-    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{instant.astimezone(UTC).replace(tzinfo=None).isoformat(' ', 'minutes')} UTC"
 
 
 def tell_duration(duration: timedelta) -> str:
