@@ -206,7 +206,7 @@ async def measure_definitions(state: Path, _effort: Thoroughness) -> list[Figure
 
 async def measure_answers(state: Path, _effort: Thoroughness) -> list[Figure]:
     """The bytes of an answer with 100 tokens, in each of the two channels; a host shows its model one of them."""
-    with running_cluster(2 * 100) as connection:
+    with running_cluster(100) as connection:
         async with token_tools(connection, state).connected() as ours, generated(connection).connected() as theirs:
             mine = _weigh(await _call(ours, LIST, {"limit": 100}))
             other = _weigh(await _call(theirs, LIST, {"limit": 100}))

@@ -13,7 +13,7 @@ from benchmarks.table import tell
 
 WIDTH: Final = 840
 BAR_LEFT: Final = 330
-LONGEST_BAR: Final = 330
+LONGEST_BAR: Final = 250
 BAR: Final = 16
 GAP: Final = 20
 HEAD: Final = 64
