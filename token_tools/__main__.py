@@ -1,15 +1,16 @@
 """The command line: serve over stdio (the default), demo, sandbox."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import httpx
 from pydantic import SecretStr
 
 from token_tools import __version__
@@ -19,6 +20,9 @@ from token_tools.server import NAME, create_server
 from token_tools.settings import SECRET, Settings, load_settings, variable
 from token_tools.stdio import serve
 from token_tools.times import utc_now
+
+if TYPE_CHECKING:
+    import httpx
 
 DEMO_HOST: Final = "demo-cluster"
 
@@ -99,6 +103,8 @@ def _serve(options: dict[str, Any]) -> int:
 
 def _embed_cluster(options: Mapping[str, Any]) -> tuple[Settings, httpx.AsyncBaseTransport]:
     # The embedded cluster is only loaded by those who want it.
+    import httpx  # noqa: PLC0415
+
     from token_tools.sandbox.app import create_app  # noqa: PLC0415
     from token_tools.sandbox.demo import create_demo_cluster  # noqa: PLC0415
 

@@ -5,45 +5,49 @@ requests that write are sent once, whatever happens. Every call ends within its 
 their way at a time.
 """
 
-import logging
-import ssl
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
-from http import HTTPStatus
-from typing import Final, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
-import httpx
-import stamina
-import truststore
 from pydantic import SecretStr
 
-from token_tools import __version__, wire
-from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
+from token_tools import wire
+from token_tools.errors import Unavailable, Unreachable, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
 from token_tools.times import format_instant, tell_duration
+
+if TYPE_CHECKING:
+    import httpx
+
+    from token_tools.connection import Connection
 
 AT_ONCE: Final = 8
 ATTEMPTS: Final = 4
 TOKENS: Final = "/v1/auth/access-tokens/"
 WHO_AM_I: Final = "/v1/session/who-am-i"
 
-_LOG: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
 class ClusterClient:
-    """The endpoints that this project needs. `http` has the cluster as its base and the credential as its auth.
+    """The endpoints that this project needs.
+
+    `open_connection` is called once, when there is something to send.
 
     Every method raises `ClusterError`s. `Unreachable` and `BadAnswer` from a method that writes mean that it is not
     known whether the write happened.
     """
 
-    def __init__(self, http: httpx.AsyncClient, *, deadline: timedelta) -> None:
-        self._http = http
+    def __init__(self, open_connection: Callable[[], Connection], *, address: str, deadline: timedelta) -> None:
+        self._address = address
+        self._open_connection = open_connection
         self._deadline = deadline
         self._slots = anyio.CapacityLimiter(AT_ONCE)
 
@@ -92,41 +96,42 @@ class ClusterClient:
         Raises:
             Unauthenticated: If the cluster does not take it.
         """
-        request = self._http.build_request("GET", WHO_AM_I)
-        return await self._read(wire.read_caller, request, auth=GivenBearer(bearer_token))
+        return await self._read(wire.read_caller, self._http.build_request("GET", WHO_AM_I), bearer_token=bearer_token)
 
     async def find_identity(self, identity: Identity) -> Identity:
         """The same identity with all that the cluster knows of it. A POST that changes nothing, so it is repeated."""
         request = self._http.build_request("POST", "/v1/identity/find", json=identity.known())
         return await self._read(wire.read_identity, request)
 
+    @cached_property
+    def _http(self) -> Connection:
+        return self._open_connection()
+
     async def _read(
-        self, decode: Callable[[wire.Answer], Result], request: httpx.Request, *, auth: httpx.Auth | None = None
+        self,
+        decode: Callable[[wire.Answer], Result],
+        request: httpx.Request,
+        *,
+        bearer_token: SecretStr | None = None,
     ) -> Result:
+        import stamina  # noqa: PLC0415 - with what it needs the slowest import but one, and not for listing tools
+
         attempts = stamina.retry_context(
             on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2, wait_jitter=0.2
         )
         with self._within_deadline():
             async for attempt in attempts:
                 with attempt:
-                    return decode(await self._exchange(request, auth))
+                    return decode(await self._exchange(request, bearer_token))
         raise AssertionError  # pragma: no cover - stamina's last attempt returns or raises; types cannot say so
 
     async def _write(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
         with self._within_deadline():
             return decode(await self._exchange(request))
 
-    async def _exchange(self, request: httpx.Request, auth: httpx.Auth | None = None) -> wire.Answer:
+    async def _exchange(self, request: httpx.Request, bearer_token: SecretStr | None = None) -> wire.Answer:
         async with self._slots:
-            with self._reported():
-                response = await self._http.send(request, auth=auth or self._http.auth)
-        sent = response.request.headers["Authorization"].removeprefix("Bearer ").encode()
-        # An error page may repeat the request; what an error quotes must not contain the credential.
-        return wire.Answer(
-            status=response.status_code,
-            headers=dict(response.headers),
-            body=response.content.replace(sent, b"[redacted]") if response.is_error else response.content,
-        )
+            return await self._http.send(request, bearer_token)
 
     def _wait_before_retry(self, failure: Exception) -> bool | timedelta:
         match failure:
@@ -149,111 +154,24 @@ class ClusterClient:
                 f"No whole answer from {self._address} within {tell_duration(self._deadline)} (QUMULO_TIMEOUT)."
             ) from None
 
-    @contextmanager
-    def _reported(self) -> Generator[None]:
-        try:
-            yield
-        except httpx.TransportError as failure:
-            raise _explain(failure, self._address) from failure
-        except httpx.DecodingError:
-            raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
-
-    @property
-    def _address(self) -> str:
-        return self._http.base_url.netloc.decode()
-
-
-class BearerAuth(httpx.Auth):
-    """Signs requests with the server's credential, which is read again when the cluster no longer takes it.
-
-    A request that reads is then sent once more with the renewed credential. One that writes is not, here as anywhere.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._bearer = settings.read_bearer()
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        """Sign, and sign again after a 401 if the credential is another one by now."""
-        request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
-        response = yield request
-        if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew() and request.method == "GET":
-            request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
-            yield request
-
-    def _renew(self) -> bool:
-        try:
-            bearer = self._settings.read_bearer()
-        except SettingsError as failure:
-            _LOG.warning("The credential could not be read again: %s", failure)
-            return False
-        renewed = bearer != self._bearer
-        self._bearer = bearer
-        return renewed
-
-
-class GivenBearer(httpx.Auth):
-    """Signs requests with one bearer token, and with no other."""
-
-    def __init__(self, bearer_token: SecretStr) -> None:
-        self._bearer_token = bearer_token
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        """Sign."""
-        request.headers["Authorization"] = f"Bearer {self._bearer_token.get_secret_value()}"
-        yield request
-
 
 @asynccontextmanager
 async def connect(
     settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncGenerator[ClusterClient]:
-    """A client of the cluster that the settings name, over `transport` instead of the network if one is given."""
-    async with httpx.AsyncClient(
-        base_url=f"https://{settings.address}",
-        auth=BearerAuth(settings),
-        headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": "identity"},
-        verify=_make_tls_context(settings),
-        transport=transport,
-        # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
-        timeout=None,  # noqa: S113
-        # Proxies, .netrc and certificate folders come from the settings or not at all.
-        trust_env=False,
-        follow_redirects=False,
-    ) as http:
-        yield ClusterClient(http, deadline=settings.timeout)
+    """A client of the cluster that the settings name, over `transport` instead of the network if one is given.
 
+    Nothing but the credential is read, and nothing opened, before the first request.
+    """
+    bearer = settings.read_bearer()
+    async with AsyncExitStack() as stack:
 
-def _make_tls_context(settings: Settings) -> ssl.SSLContext:
-    if not settings.verify_tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if settings.ca_file is not None:
-        context.load_verify_locations(settings.ca_file)
-    return context
+        def open_connection() -> Connection:
+            # A host asks for the list of tools at each of its starts; most servers are then never asked for a token.
+            from token_tools.connection import Connection  # noqa: PLC0415
 
+            connection = Connection(settings, bearer, transport=transport)
+            stack.push_async_callback(connection.aclose)
+            return connection
 
-def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
-    causes = list(_chain(failure))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return Untrusted(
-                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. If it is the "
-                "cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it; QUMULO_VERIFY_TLS=false turns "
-                "verification off, which lets anyone on the way read the credential."
-            )
-    # The texts of HTTP libraries may quote what a peer sent; those of the operating system do not.
-    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    reason = reasons[-1] if reasons else "the connection broke"
-    if isinstance(failure, httpx.ConnectError):
-        return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
-    return Unreachable(f"No whole answer from {address}: {reason}.")
-
-
-def _chain(failure: BaseException | None) -> Iterator[BaseException]:
-    while failure is not None:
-        yield failure
-        failure = failure.__cause__ or failure.__context__
+        yield ClusterClient(open_connection, address=settings.address, deadline=settings.timeout)

@@ -1,12 +1,13 @@
 """Which tools a server has, what they work with, and how long that lives."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
@@ -21,6 +22,9 @@ from token_tools.settings import Settings
 from token_tools.times import Clock, tell_time, utc_now
 from token_tools.tools import READING, WRITING
 from token_tools.workflows import Workflows
+
+if TYPE_CHECKING:
+    import httpx
 
 _LOG: Final = logging.getLogger(__name__)
 NAME: Final = "qumulo-token-tools"

@@ -118,11 +118,10 @@ class _Endpoints:
         if query.user is not None and (query.after or query.limit) and not self.cluster.behaviour.user_with_limit:
             raise Refused("decode", "user cannot be combined with limit or after")
         user = None if query.user is None else self._find_user(query.user)
-        tokens = self.cluster.list_tokens(caller, user)
         start = _read_key(query.after) if query.after else BEFORE_ALL
         limit = min(query.limit or self.cluster.behaviour.usual_page, self.cluster.behaviour.largest_page)
-        rest = [token for token in tokens if token.id > start]
-        page, more = rest[:limit], len(rest) > limit
+        tokens = self.cluster.list_tokens(caller, user, after=start, limit=limit + 1)
+        page, more = tokens[:limit], len(tokens) > limit
         last = page[-1].id if page else start
         after = last if more else self._after_the_end(start, last)
         link = None if after is None else self._link(request, query, after, limit)
@@ -318,5 +317,5 @@ def _read_key(after: str) -> str:
 
 def _tell_time(instant: datetime, nanoseconds: int = 0) -> str:
     """UTC, with a fraction only if there is one: up to nine digits, the trailing zeros trimmed."""
-    text = f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}{nanoseconds:03}".rstrip("0").rstrip(".")
-    return f"{text}Z"
+    whole = instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    return f"{whole}{nanoseconds:03}".rstrip("0").rstrip(".") + "Z"

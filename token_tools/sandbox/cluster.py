@@ -9,8 +9,10 @@ Source: the published page of `/v1/auth/access-tokens/`, the vendor's administra
 import base64
 import random
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -123,7 +125,14 @@ class Account:
 
     def identity(self) -> dict[str, str | int | None]:
         """All six fields, null where unknown."""
-        return {key: value for key, value in asdict(self).items() if key not in {"is_group", "privileges"}}
+        return {
+            "auth_id": self.auth_id,
+            "domain": self.domain,
+            "name": self.name,
+            "uid": self.uid,
+            "gid": self.gid,
+            "sid": self.sid,
+        }
 
     def is_denoted_by(self, identity: Mapping[str, object]) -> bool:
         """Whether every field that the identity gives is this account's; names are compared without case."""
@@ -146,6 +155,53 @@ class Token:
     """0 to 999, below the microseconds of `creation_time`: the cluster tells more than Python's clock holds."""
 
 
+class TokenTable(MutableMapping[str, Token]):
+    """The tokens by their ids, in the order of these; what is asked of it costs no more for being one of many."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, Token] = {}
+        self._ids: list[str] = []
+        self._ids_of: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_bearer: dict[str, Token] = {}
+
+    def __getitem__(self, token_id: str) -> Token:
+        return self._tokens[token_id]
+
+    def __setitem__(self, token_id: str, token: Token) -> None:
+        if token_id in self._tokens:
+            del self[token_id]
+        self._tokens[token_id] = token
+        insort(self._ids, token_id)
+        insort(self._ids_of[token.user], token_id)
+        self._by_bearer[token.bearer_token] = token
+
+    def __delitem__(self, token_id: str) -> None:
+        token = self._tokens.pop(token_id)
+        for ids in (self._ids, self._ids_of[token.user]):
+            del ids[bisect_left(ids, token_id)]
+        del self._by_bearer[token.bearer_token]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def of(self, user: str) -> list[Token]:
+        """One user's."""
+        return [self._tokens[token_id] for token_id in self._ids_of.get(user, ())]
+
+    def with_bearer(self, bearer_token: str) -> Token | None:
+        """The one with this secret."""
+        return self._by_bearer.get(bearer_token)
+
+    def following(self, start: str, *, user: str | None, limit: int) -> list[Token]:
+        """The first so many whose ids sort after `start`, of one user or of all."""
+        ids = self._ids if user is None else self._ids_of.get(user, [])
+        first = bisect_right(ids, start)
+        return [self._tokens[token_id] for token_id in ids[first : first + limit]]
+
+
 class Cluster:
     """Accounts and tokens, and the operations on them as a caller may do them."""
 
@@ -153,7 +209,7 @@ class Cluster:
         self.clock = clock
         self.behaviour = behaviour or Behaviour()
         self.accounts: dict[str, Account] = {}
-        self.tokens: dict[str, Token] = {}
+        self.tokens = TokenTable()
         self._random = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - scenes to repeat
 
     def add_account(self, account: Account) -> None:
@@ -164,7 +220,8 @@ class Cluster:
         """Delete a user; what happens to their tokens is a switch."""
         del self.accounts[auth_id]
         if not self.behaviour.tokens_outlive_users:
-            self.tokens = {token.id: token for token in self.tokens.values() if token.user != auth_id}
+            for token in self.tokens.of(auth_id):
+                del self.tokens[token.id]
 
     def create_token(
         self,
@@ -197,10 +254,8 @@ class Cluster:
 
     def authenticate(self, bearer_token: str) -> Token | None:
         """The live token with this secret, or None."""
-        for token in self.tokens.values():
-            if token.bearer_token == bearer_token and self._is_live(token) and token.user in self.accounts:
-                return token
-        return None
+        token = self.tokens.with_bearer(bearer_token)
+        return token if token and self._is_live(token) and token.user in self.accounts else None
 
     def find(self, identity: Mapping[str, object]) -> Account:
         """The one account that an identity denotes; each field that it gives has to agree.
@@ -218,8 +273,10 @@ class Cluster:
             raise Refused("ambiguous", "the name is that of more than one identity")
         return found[0]
 
-    def list_tokens(self, caller: Account, user: Account | None) -> list[Token]:
-        """The tokens of one user or of all, as far as the caller may see them, in the order of their ids.
+    def list_tokens(self, caller: Account, user: Account | None, *, after: str, limit: int) -> list[Token]:
+        """At most `limit` tokens of one user or of all, as far as the caller may see them.
+
+        They come in the order of their ids, and from those that sort after `after`.
 
         Raises:
             Refused: If the caller may not.
@@ -227,7 +284,7 @@ class Cluster:
         if user is None and self.behaviour.own_list_unasked and READ not in caller.privileges:
             user = caller
         self._require(READ, caller, owner=None if user is None else user.auth_id)
-        return [token for _, token in sorted(self.tokens.items()) if user is None or token.user == user.auth_id]
+        return self.tokens.following(after, user=None if user is None else user.auth_id, limit=limit)
 
     def get_token(self, caller: Account, token_id: str) -> Token:
         """One token.
@@ -282,8 +339,8 @@ class Cluster:
             raise Refused("privilege", f"{privilege} is needed")
 
     def _counting(self, user: Account) -> Iterator[Token]:
-        for token in self.tokens.values():
-            if token.user == user.auth_id and (self.behaviour.dead_tokens_count or self._is_live(token)):
+        for token in self.tokens.of(user.auth_id):
+            if self.behaviour.dead_tokens_count or self._is_live(token):
                 yield token
 
     def _is_live(self, token: Token) -> bool:

@@ -37,6 +37,8 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     authority.cert_pem.write_to_path(ca_file)
     authority.issue_cert(LOOPBACK, "localhost", "::1").private_key_and_cert_chain_pem.write_to_path(key_file)
     listener = socket.create_server((LOOPBACK, port))
+    # asyncio does this only for sockets that it makes itself; without, an answer may wait 40 ms for a delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
     server = uvicorn.Server(uvicorn.Config(app, ssl_certfile=key_file, log_level="warning", access_log=False))
     ending = {signal.SIGINT, signal.SIGTERM}

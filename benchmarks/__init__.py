@@ -1,0 +1,1 @@
+"""What this project costs beside what one would take instead, measured in one run: `python -m benchmarks`."""

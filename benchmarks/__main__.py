@@ -1,0 +1,63 @@
+"""`python -m benchmarks`: measure everything, print the table, write the figures and their picture beside this file."""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import anyio
+import psutil
+
+from benchmarks.figures import Figure
+from benchmarks.measures import MEASURES, QUICK, Thoroughness
+from benchmarks.picture import draw
+from benchmarks.table import write_table
+
+FOLDER: Final = Path(__file__).parent
+PACKAGES: Final = ("qumulo-token-tools", "mcp", "fastmcp", "qumulo-api", "pydantic", "httpx")
+
+
+def main() -> None:
+    """Run it; the exit status is 0 whatever the figures are, since they are this machine's too."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="Repeat less often: a few minutes, rougher figures")
+    parser.add_argument("--only", metavar="WORD", default="", help="Only the measures with this word in their name")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=FOLDER, help="Where results.* go")
+    options = parser.parse_args()
+    effort = QUICK if options.quick else Thoroughness()
+    figures = anyio.run(_measure, effort, options.only)
+    results = json.dumps({"machine": _tell_machine(), "figures": [asdict(figure) for figure in figures]}, indent=2)
+    Path(options.output, "results.json").write_text(f"{results}\n")
+    Path(options.output, "results.svg").write_text(draw(figures))
+    sys.stdout.write(f"{write_table(figures)}\n")
+
+
+async def _measure(effort: Thoroughness, only: str) -> Sequence[Figure]:
+    figures: list[Figure] = []
+    with TemporaryDirectory(prefix="benchmark-state-") as state:
+        for measure in MEASURES:
+            if only in measure.__name__:
+                sys.stderr.write(f"{measure.__name__} …\n")
+                figures += await measure(Path(state), effort)
+    return figures
+
+
+def _tell_machine() -> dict[str, object]:
+    """What absolute figures depend on, and nothing that names the machine."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processors": psutil.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+if __name__ == "__main__":
+    main()

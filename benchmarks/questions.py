@@ -1,0 +1,51 @@
+"""Ten questions of an administrator, and the calls that answer each: with this project, and with the generated server.
+
+Each question is asked in a conversation of its own, so nothing that an earlier answer said is at hand. The generated
+server is used as well as it can be: where its `user` filter answers a question, that is what is called; everything else
+is only in the list of all tokens, which a model has to read and to count through. The audit answers with how many, and
+names the worst few.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a tool; `{user}` and `{id}` in its arguments stand for a token's of the cluster."""
+
+    tool: str
+    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def fill(self, **known: str) -> dict[str, Any]:
+        """The arguments for a certain token."""
+        return {name: value.format(**known) for name, value in self.arguments.items()}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, what is called, and how the generated server is asked for one user; None reads all pages."""
+
+    text: str
+    call: Call
+    user_filter: str | None = None
+
+
+AUDIT: Final = "audit_access_tokens"
+_AUDIT: Final = Call(AUDIT, {"expiring_within": "30d"})
+
+QUESTIONS: Final = (
+    Question("Is anything here a risk, and what is the worst of it?", _AUDIT),
+    Question("How many tokens are there, and how many of them still work?", _AUDIT),
+    Question("How many expire within 30 days, and which first?", _AUDIT),
+    Question("How many expire this week, and which first?", Call(AUDIT, {"expiring_within": "7d"})),
+    Question("How many never expire, and which are the oldest of these?", _AUDIT),
+    Question("How many users have two tokens, so that theirs cannot be rotated?", _AUDIT),
+    Question("Are there tokens of users who are gone?", _AUDIT),
+    Question(
+        "Which tokens does this user have, and do they work?", Call("list_access_tokens", {"user": "{user}"}), "{user}"
+    ),
+    Question("Who made this user's token, and when?", Call("list_access_tokens", {"user": "{user}"}), "{user}"),
+    Question("Whose is the token with this id, and when does it expire?", Call("get_access_token", {"id": "{id}"})),
+)

@@ -1,0 +1,1 @@
+"""The alternatives, each as a program of its own."""

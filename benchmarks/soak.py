@@ -1,0 +1,248 @@
+"""`python -m benchmarks.soak`: mixed calls by many clients while the cluster fails at random, then an account of it all.
+
+Each client has a server process of its own; all of them share one cluster, one delivery folder and one journal. At the
+end these three must agree, token by token. The exit status is 1 if they do not.
+"""
+
+import argparse
+import json
+import random
+import sys
+import threading
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, get_args
+
+import anyio
+import trustme
+import uvicorn
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
+from mcp.types import CallToolResult, TextContent
+
+from token_tools.sandbox.app import create_app
+from token_tools.sandbox.cluster import READ, WRITE, Account, Cluster, Token
+from token_tools.sandbox.faults import Endpoint, Fault, Faults
+from token_tools.times import utc_now
+
+USERS: Final = 40
+PATIENCE: Final = 120.0
+HOST: Final = "127.0.0.1"
+SERVER: Final = Account("500", "LOCAL", "admin", privileges=frozenset({READ, WRITE, "PRIVILEGE_IDENTITY_READ"}))
+
+
+@dataclass
+class Soak:
+    """One run: the cluster, what fails about it, and what was said."""
+
+    cluster: Cluster
+    faults: Faults
+    folder: Path
+    address: tuple[str, int]
+    random: random.Random
+    said: Counter[str] = field(default_factory=Counter[str])
+    crashes: list[str] = field(default_factory=list[str])
+
+    async def run(self, clients: int, lasting: timedelta) -> None:
+        """Let the clients call until the time is up, with a cluster that is whole again at the end."""
+        deadline = anyio.current_time() + lasting.total_seconds()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(clients):
+                tasks.start_soon(self._use, deadline)
+            while anyio.current_time() < deadline:
+                self.faults.plan = self._draw_faults()
+                await anyio.sleep(0.5)
+            self.faults.plan = {}
+
+    async def _use(self, deadline: float) -> None:
+        server = StdioServerParameters(command=sys.executable, args=["-m", "token_tools"], env=self._environment())
+        async with Client(server, read_timeout_seconds=PATIENCE) as client:
+            while anyio.current_time() < deadline:
+                tool, arguments = self._draw_call()
+                try:
+                    self._note(tool, await client.call_tool(tool, arguments))
+                except MCPError as failure:
+                    self.crashes.append(f"{tool}: {failure}")
+
+    def _note(self, tool: str, result: CallToolResult) -> None:
+        text = "".join(block.text for block in result.content if isinstance(block, TextContent))
+        self.said[f"{tool} {'refused or failed' if result.is_error else 'done'}"] += 1
+        if text.startswith("Error executing tool"):
+            self.crashes.append(f"{tool}: {text}")
+
+    def _draw_call(self) -> tuple[str, dict[str, Any]]:
+        user = f"local:user{self.random.randrange(USERS)}"
+        token_id = self.random.choice([*self.cluster.tokens])
+        return self.random.choice(
+            [
+                ("list_access_tokens", {"user": user}),
+                ("list_access_tokens", {"limit": 10}),
+                ("get_access_token", {"id": token_id}),
+                ("audit_access_tokens", {}),
+                ("create_access_token", {"user": user}),
+                ("create_access_token", {"user": user, "expiration_time": "never"}),
+                ("rotate_access_token", {"id": token_id}),
+                ("update_access_token", {"id": token_id, "enabled": self.random.random() < 0.5}),
+                ("delete_access_token", {"id": token_id}),
+                ("delete_access_token", {"id": token_id}),
+            ]
+        )
+
+    def _draw_faults(self) -> dict[Endpoint, Fault]:
+        """Half of the time nothing fails."""
+        if self.random.random() < 0.5:
+            return {}
+        return {self.random.choice(get_args(Endpoint)): self.random.choice(get_args(Fault))}
+
+    def _environment(self) -> Mapping[str, str]:
+        host, port = self.address
+        [own] = [token for token in self.cluster.tokens.values() if token.user == SERVER.auth_id][:1]
+        return {
+            "QUMULO_HOST": host,
+            "QUMULO_PORT": str(port),
+            "QUMULO_CA_FILE": str(self.folder / "ca.pem"),
+            "QUMULO_BEARER_TOKEN": own.bearer_token,
+            "QUMULO_CONFIRM": "none",
+            "QUMULO_TIMEOUT": "3s",
+            "QUMULO_DELIVERY_DIR": str(self.folder / "tokens"),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+        }
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the three tell: tokens by id, bearer tokens by id, and the journal's attempts, each with its lines."""
+
+    tokens: Mapping[str, Token]
+    delivered: Mapping[str, str]
+    attempts: Sequence[Sequence[Mapping[str, Any]]]
+
+    def find_disagreements(self, before: set[str]) -> list[str]:
+        """Each thing that one of them knows otherwise than another; `before` are the tokens of the start."""
+        return [*self._check_tokens(before), *self._check_files(), *self._check_attempts()]
+
+    def _check_tokens(self, before: set[str]) -> Generator[str]:
+        lost = {line.get("token_id") for line in self._lines("unknown", "stranded")}
+        open_users = {attempt[0]["user"] for attempt in self.attempts if not _outcome(attempt) or _is_vague(attempt)}
+        for token in self.tokens.values():
+            if token.id in before or token.id in self.delivered or token.id in lost:
+                continue
+            if f"local:{_name(token)}" not in open_users:
+                yield f"token {token.id} of {_name(token)}: its secret is nowhere, and the journal does not say so"
+
+    def _check_files(self) -> Generator[str]:
+        deleted = {line.get("token_id") for line in self._lines("done", "unknown") if line["operation"] == "delete"}
+        for token_id, bearer_token in self.delivered.items():
+            token = self.tokens.get(token_id)
+            if token is None and token_id not in deleted:
+                yield f"file of {token_id}: there is no such token, and nobody deleted it"
+            if token is not None and token.bearer_token != bearer_token:
+                yield f"file of {token_id}: it holds another secret"
+
+    def _check_attempts(self) -> Generator[str]:
+        deleted = {line.get("token_id") for line in self._lines("done", "unknown") if line["operation"] == "delete"}
+        for line in self._lines("made"):
+            if line["token_id"] not in self.delivered:
+                yield f"journal: {line['token_id']} was made, but it was not delivered"
+            if line["token_id"] not in self.tokens and line["token_id"] not in deleted:
+                yield f"journal: {line['token_id']} was made and is gone, but nobody deleted it"
+        for line in self._lines("deleted again"):
+            if line["token_id"] in self.tokens:
+                yield f"journal: {line['token_id']} was deleted again, but it is there"
+        for line in self._lines("done"):
+            if line["operation"] == "delete" and line["token_id"] in self.tokens:
+                yield f"journal: {line['token_id']} was deleted, but it is there"
+
+    def _lines(self, *results: str) -> Generator[Mapping[str, Any]]:
+        for attempt in self.attempts:
+            yield from (line for line in attempt if line["result"] in results)
+
+
+def _outcome(attempt: Sequence[Mapping[str, Any]]) -> str | None:
+    outcomes = [line["result"] for line in attempt if line["result"] not in {"intended", "reported", "mentioned"}]
+    return outcomes[-1] if outcomes else None
+
+
+def _is_vague(attempt: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a create or rotate ended without anybody knowing what it made."""
+    return _outcome(attempt) == "unknown" and "token_id" not in attempt[-1]
+
+
+def _name(token: Token) -> str:
+    return f"user{int(token.user) - 2000}"
+
+
+def read_account(soak: Soak) -> Ledger:
+    """What the cluster, the delivery folder and the journal tell."""
+    stores = {path: json.loads(path.read_text()) for path in (soak.folder / "tokens").glob("*.json")}
+    by_secret = {token.bearer_token: token.id for token in soak.cluster.tokens.values()}
+    attempts: dict[str, list[Mapping[str, Any]]] = {}
+    for path in sorted((soak.folder / "state" / "qumulo-token-tools").glob("journal*.jsonl"), reverse=False):
+        for line in map(json.loads, path.read_text().splitlines()):
+            attempts.setdefault(line["attempt"], []).append(line)
+    delivered = {
+        by_secret.get(store["bearer_token"]) or path.stem.split("_")[-1]: store["bearer_token"]
+        for path, store in stores.items()
+    }
+    return Ledger(soak.cluster.tokens, delivered, [*attempts.values()])
+
+
+@contextmanager
+def serving(faults: Faults, folder: Path) -> Generator[tuple[str, int]]:
+    """The cluster over HTTPS, in a thread; gives host and port."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    config = uvicorn.Config(faults, host=HOST, port=0, ssl_certfile=folder / "server.pem", log_level="critical")
+    server = uvicorn.Server(config)
+    sockets = [config.bind_socket()]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
+    thread.start()
+    try:
+        yield HOST, sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()
+
+
+def main() -> int:
+    """Run it, tell what was said and what disagrees."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    options = parser.parse_args()
+    cluster = Cluster(clock=utc_now)
+    cluster.add_account(SERVER)
+    cluster.create_token(SERVER.auth_id, creator=SERVER.auth_id)
+    for number in range(USERS):
+        cluster.add_account(Account(str(2000 + number), "LOCAL", f"user{number}"))
+        cluster.create_token(str(2000 + number), creator=SERVER.auth_id)
+    before = {*cluster.tokens}
+    faults = Faults(create_app(cluster), {})
+    with TemporaryDirectory(prefix="soak-") as folder, serving(faults, Path(folder)) as address:
+        # Not for secrets: a run can be repeated by its seed.
+        soak = Soak(cluster, faults, Path(folder), address, random.Random(options.seed))  # noqa: S311
+        anyio.run(soak.run, options.clients, timedelta(minutes=options.minutes))
+        account = read_account(soak)
+        left = [path.name for path in Path(folder, "tokens").glob(".*")]
+        wrong = [*soak.crashes, *account.find_disagreements(before), *(f"left over: {name}" for name in left)]
+    for said, times in sorted(soak.said.items()):
+        sys.stdout.write(f"{times:7,} {said}\n")
+    sys.stdout.write(
+        f"{len(account.tokens):,} tokens, {len(account.delivered):,} files, {len(account.attempts):,} attempts in the "
+        f"journal, seed {options.seed}: {len(wrong) or 'no'} disagreements\n"
+    )
+    sys.stdout.write("".join(f"  {line}\n" for line in wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

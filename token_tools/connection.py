@@ -1,0 +1,147 @@
+"""HTTPS to one cluster: how it is trusted, how requests are signed, and what a failure on the way is called.
+
+The libraries behind this are a twentieth of a server's start, so it is loaded when there is something to send.
+"""
+
+import logging
+import ssl
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Final
+
+import httpx
+import truststore
+from pydantic import SecretStr
+
+from token_tools import __version__
+from token_tools.errors import BadAnswer, SettingsError, Unreachable, Unsent, Untrusted
+from token_tools.settings import Settings
+from token_tools.wire import Answer
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Connection:
+    """The way to the cluster that the settings name, over `transport` instead of the network if one is given."""
+
+    def __init__(self, settings: Settings, bearer: SecretStr, *, transport: httpx.AsyncBaseTransport | None) -> None:
+        self._address = settings.address
+        self._http = httpx.AsyncClient(
+            base_url=f"https://{settings.address}",
+            auth=BearerAuth(settings, bearer),
+            headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": "identity"},
+            verify=_make_tls_context(settings),
+            transport=transport,
+            # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
+            timeout=None,  # noqa: S113
+            # Proxies, .netrc and certificate folders come from the settings or not at all.
+            trust_env=False,
+            follow_redirects=False,
+        )
+        self.build_request = self._http.build_request
+        self.aclose = self._http.aclose
+
+    async def send(self, request: httpx.Request, bearer_token: SecretStr | None = None) -> Answer:
+        """The answer to a request, without the credential that an error page may repeat.
+
+        It is signed with the server's own credential, or with `bearer_token` if one is given.
+
+        Raises:
+            ClusterError: If there is none.
+        """
+        with self._reported():
+            response = await self._http.send(
+                request, auth=GivenBearer(bearer_token) if bearer_token else self._http.auth
+            )
+        sent = response.request.headers["Authorization"].removeprefix("Bearer ").encode()
+        return Answer(
+            status=response.status_code,
+            headers=dict(response.headers),
+            body=response.content.replace(sent, b"[redacted]") if response.is_error else response.content,
+        )
+
+    @contextmanager
+    def _reported(self) -> Generator[None]:
+        try:
+            yield
+        except httpx.TransportError as failure:
+            raise _explain(failure, self._address) from failure
+        except httpx.DecodingError:
+            raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
+
+
+class BearerAuth(httpx.Auth):
+    """Signs requests with the server's credential, which is read again when the cluster no longer takes it.
+
+    A request that reads is then sent once more with the renewed credential. One that writes is not, here as anywhere.
+    """
+
+    def __init__(self, settings: Settings, bearer: SecretStr) -> None:
+        self._settings = settings
+        self._bearer = bearer
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Sign, and sign again after a 401 if the credential is another one by now."""
+        request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+        response = yield request
+        if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew() and request.method == "GET":
+            request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+            yield request
+
+    def _renew(self) -> bool:
+        try:
+            bearer = self._settings.read_bearer()
+        except SettingsError as failure:
+            _LOG.warning("The credential could not be read again: %s", failure)
+            return False
+        renewed = bearer != self._bearer
+        self._bearer = bearer
+        return renewed
+
+
+class GivenBearer(httpx.Auth):
+    """Signs requests with one bearer token, and with no other."""
+
+    def __init__(self, bearer_token: SecretStr) -> None:
+        self._bearer_token = bearer_token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Sign."""
+        request.headers["Authorization"] = f"Bearer {self._bearer_token.get_secret_value()}"
+        yield request
+
+
+def _make_tls_context(settings: Settings) -> ssl.SSLContext:
+    if not settings.verify_tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.ca_file is not None:
+        context.load_verify_locations(settings.ca_file)
+    return context
+
+
+def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
+    causes = list(_chain(failure))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Untrusted(
+                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. If it is the "
+                "cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it; QUMULO_VERIFY_TLS=false turns "
+                "verification off, which lets anyone on the way read the credential."
+            )
+    # The texts of HTTP libraries may quote what a peer sent; those of the operating system do not.
+    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    reason = reasons[-1] if reasons else "the connection broke"
+    if isinstance(failure, httpx.ConnectError):
+        return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
+    return Unreachable(f"No whole answer from {address}: {reason}.")
+
+
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
