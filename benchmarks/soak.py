@@ -1,4 +1,4 @@
-"""`python -m benchmarks.soak`: mixed calls by many clients while the cluster fails at random, then an account of it all.
+"""`python -m benchmarks.soak`: mixed calls by many clients while the cluster fails at random, and what is left then.
 
 Each client has a server process of its own; all of them share one cluster, one delivery folder and one journal. At the
 end these three must agree, token by token. The exit status is 1 if they do not.
@@ -79,20 +79,19 @@ class Soak:
     def _draw_call(self) -> tuple[str, dict[str, Any]]:
         user = f"local:user{self.random.randrange(USERS)}"
         token_id = self.random.choice([*self.cluster.tokens])
-        return self.random.choice(
-            [
-                ("list_access_tokens", {"user": user}),
-                ("list_access_tokens", {"limit": 10}),
-                ("get_access_token", {"id": token_id}),
-                ("audit_access_tokens", {}),
-                ("create_access_token", {"user": user}),
-                ("create_access_token", {"user": user, "expiration_time": "never"}),
-                ("rotate_access_token", {"id": token_id}),
-                ("update_access_token", {"id": token_id, "enabled": self.random.random() < 0.5}),
-                ("delete_access_token", {"id": token_id}),
-                ("delete_access_token", {"id": token_id}),
-            ]
-        )
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("list_access_tokens", {"user": user}),
+            ("list_access_tokens", {"limit": 10}),
+            ("get_access_token", {"id": token_id}),
+            ("audit_access_tokens", {}),
+            ("create_access_token", {"user": user}),
+            ("create_access_token", {"user": user, "expiration_time": "never"}),
+            ("rotate_access_token", {"id": token_id}),
+            ("update_access_token", {"id": token_id, "enabled": self.random.random() < 0.5}),
+            ("delete_access_token", {"id": token_id}),
+            ("delete_access_token", {"id": token_id}),
+        ]
+        return self.random.choice(calls)
 
     def _draw_faults(self) -> dict[Endpoint, Fault]:
         """Half of the time nothing fails."""
@@ -100,7 +99,7 @@ class Soak:
             return {}
         return {self.random.choice(get_args(Endpoint)): self.random.choice(get_args(Fault))}
 
-    def _environment(self) -> Mapping[str, str]:
+    def _environment(self) -> dict[str, str]:
         host, port = self.address
         [own] = [token for token in self.cluster.tokens.values() if token.user == SERVER.auth_id][:1]
         return {

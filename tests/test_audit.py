@@ -35,7 +35,7 @@ def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noq
 
 def calm(bench: Bench) -> None:
     """Nothing to say about the server's own token either."""
-    own = next(iter(bench.cluster.tokens.values()))
+    [own] = bench.tokens_of(ADMIN)
     del bench.cluster.tokens[own.id]
     bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
     kept = replace(own, id=str((1500 << 64) + 1), user="1500", creator="1500", expiration_time=NOW + timedelta(days=99))
