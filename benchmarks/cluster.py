@@ -84,13 +84,13 @@ def create_cluster(tokens: int) -> tuple[Cluster, Token]:
 
 
 def _make_account(number: int) -> Account:
-    """A local user, or every fourth time one of Active Directory, or every fourth one of LDAP."""
-    match number % 4:
+    """A local user, or every eighth time one of Active Directory, or every eighth one of LDAP."""
+    match number % 8:
         case 0:
             return Account(
                 str((5 << 32) + number),
                 "ACTIVE_DIRECTORY",
-                f"CORP\\svc.project-{number}",
+                f"CORP\\svc-{number}",
                 sid=f"S-1-5-21-1004336348-1177238915-682003330-{number}",
             )
         case 1:
@@ -98,7 +98,7 @@ def _make_account(number: int) -> Account:
                 str((3 << 32) + number), "POSIX_USER", f"svc-{number}", uid=number, sid=f"S-1-5-88-1-{number}"
             )
         case _:
-            return Account(str(number), "LOCAL", f"service-{number}", sid=f"{_SID}-{number}")
+            return Account(str(number), "LOCAL", f"svc-{number}", sid=f"{_SID}-{number}")
 
 
 @contextmanager

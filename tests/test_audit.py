@@ -222,7 +222,7 @@ async def test_the_server_s_own_token_is_told_among_the_findings(bench: Bench) -
 
     told = await bench.call(AUDIT)
 
-    assert told.fields["own_token"] == "never_expires, built_in_user, users_with_two_tokens"
+    assert told.fields["own_token_findings"] == "never_expires, built_in_user, users_with_two_tokens"
     assert "This server's own token is among: never_expires, built_in_user, users_with_two_tokens." in told.text
 
 

@@ -51,30 +51,27 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> Non
     lines = told.text.splitlines()
     assert lines[:2] == [
         "3 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC.",
-        "id | user | expires | created | creator",
+        "id | user | expires (UTC) | created (UTC) | creator, where not local:admin",
     ]
     assert set(lines[2:]) == {
-        f"{own.id} | local:admin | never | 2026-11-14 09:00 UTC | local:admin",
-        f"{jane.id} | local:jane | 2027-02-22 09:00 UTC (in 90 days) | 2026-01-02 03:04 UTC | local:admin",
-        f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 UTC (expired 3 hours ago) | 2026-08-16 09:00 UTC | "
-        "ldap_user:bob | disabled",
+        f"{own.id} | local:admin | never | 2026-11-14 09:00",
+        f"{jane.id} | local:jane | 2027-02-22 09:00 (in 90 days) | 2026-01-02 03:04",
+        f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 (expired 3 hours ago) | 2026-08-16 09:00 | ldap_user:bob | "
+        "disabled",
     }
     assert told.fields["summary"] == lines[0]
+    assert told.fields["usual_creator"] == "local:admin"
     assert {entry["id"]: entry for entry in told.fields["tokens"]} == {
         own.id: {
             "id": own.id,
             "user": "local:admin",
-            "creator": "local:admin",
             "creation_time": "2026-11-14T09:00:00Z",
-            "enabled": True,
         },
         jane.id: {
             "id": jane.id,
             "user": "local:jane",
-            "creator": "local:admin",
             "creation_time": "2026-01-02T03:04:05.6789Z",
             "expiration_time": "2027-02-22T09:00:00Z",
-            "enabled": True,
         },
         bob.id: {
             "id": bob.id,

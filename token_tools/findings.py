@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from token_tools.audit import FEW, Example, Finding, Tally
 from token_tools.identity import Identity, tell_name
@@ -49,7 +49,7 @@ class AuditReport(BaseModel):
     expired: int
     findings: list[FindingCount]
     worst: list[WorstToken]
-    own_token: str | None = Field(None, description="Findings about it")
+    own_token_findings: str | None = None
     not_known: str
     report: str | None = None
 
@@ -94,7 +94,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
             for finding, tally in found.items()
         ],
         worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
-        own_token=", ".join(audit.own) or None,
+        own_token_findings=", ".join(audit.own) or None,
         not_known=" ".join([NOT_KNOWN, *review.doubts]),
         report=None if review.report is None else str(review.report),
     )
@@ -109,8 +109,8 @@ def _write(fields: AuditReport) -> str:
         lines.append(f"{finding.finding}: {finding.count:,}. {finding.mend}")
         worst = (token for token in fields.worst if token.finding == finding.finding)
         lines += [f"  {token.id} {token.user} {token.since}" for token in worst]
-    if fields.own_token:
-        lines.append(f"This server's own token is among: {fields.own_token}.")
+    if fields.own_token_findings:
+        lines.append(f"This server's own token is among: {fields.own_token_findings}.")
     lines.append(fields.not_known)
     if fields.report:
         lines.append(f"All rows are in {fields.report}")

@@ -5,6 +5,7 @@ and each is compact. Text that the cluster's users chose appears in the spelling
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from token_tools.identity import Identity, tell_name, tell_sid
 from token_tools.minting import Minted
 from token_tools.models import AccessToken, State
 from token_tools.plans import Creation, CreationPlan, Deletion, Listing, Portrait, Rotation, Update
-from token_tools.times import format_instant, tell_distance, tell_duration, tell_time
+from token_tools.times import format_instant, tell_distance, tell_duration, tell_minute, tell_time
 
 LONGEST: Final = 25_000
 """Characters that one channel of an answer may have; hosts cut or refuse what is longer."""
@@ -24,7 +25,9 @@ LONGEST: Final = 25_000
 ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
 
-COLUMNS: Final = "id | user | expires | created | creator"
+COLUMNS: Final = "id | user | expires (UTC) | created (UTC) | creator"
+
+UNKNOWN: Final = "unknown"
 
 
 class TokenEntry(BaseModel):
@@ -36,15 +39,16 @@ class TokenEntry(BaseModel):
     creation_time: str
     expiration_time: str | None = Field(None, description="Absent: never")
     expired: bool | None = None
-    enabled: bool | None = None
+    enabled: bool | None = Field(None, description="Absent: true")
 
 
 class TokenList(BaseModel):
     """Access tokens, a page at a time."""
 
     summary: str
+    usual_creator: str | None = Field(None, description="Of the tokens without one")
     tokens: list[TokenEntry]
-    after: str | None = Field(None, description="Key of the next page")
+    after: str | None = None
     next_step: str | None = None
 
 
@@ -64,7 +68,7 @@ class TokenDetails(TokenEntry):
     creator_gid: int | None = None
     creator_sid: str | None = None
     creator_name: str | None = None
-    is_own: bool | None = Field(None, description="This server runs on it")
+    is_own: bool | None = None
     other_tokens: list[str] | None = None
     warning: str | None = None
 
@@ -98,7 +102,7 @@ class ChangedToken(BaseModel):
     changed: bool
     enabled_before: bool
     enabled: bool
-    expiration_time_before: str | None = Field(None, description="Absent: never")
+    expiration_time_before: str | None = None
     expiration_time: str | None = Field(None, description="Absent: never")
     warning: str | None = None
     next_step: str | None = None
@@ -129,14 +133,18 @@ def summarize_listing(listing: Listing, *, address: str) -> Summary:
     """A page of tokens: how many and whose, a line for each, and how to go on."""
     headline = _tell_headline(listing, address)
     next_step = _tell_next_page(listing)
-    rows = [tell_token(token, listing.time) for token in listing.tokens]
+    # Most tokens of a cluster are made by one administrator: naming them once is a seventh of the answer.
+    usual = _find_usual_creator(listing.tokens)
+    rows = [tell_token(token, listing.time, usual_creator=usual) for token in listing.tokens]
+    columns = [f"{COLUMNS}, where not {usual}" if usual else COLUMNS] if rows else []
     fields = TokenList(
         summary=headline,
-        tokens=[TokenEntry.model_validate(_describe(token, listing.time)) for token in listing.tokens],
+        usual_creator=usual,
+        tokens=[_make_entry(token, listing.time, usual) for token in listing.tokens],
         after=listing.after,
         next_step=next_step,
     )
-    return Summary(_join([headline, *([COLUMNS] if rows else []), *rows, next_step]), fields)
+    return Summary(_join([headline, *columns, *rows, next_step]), fields)
 
 
 def summarize_portrait(portrait: Portrait, *, address: str) -> Summary:
@@ -256,10 +264,12 @@ def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
     return Summary(_join([headline, COLUMNS, tell_token(token, now), fields.warning, fields.next_step]), fields)
 
 
-def tell_token(token: AccessToken, now: datetime) -> str:
-    """A row of a table: what the list tells of one token."""
-    expires = "never" if token.expires is None else f"{tell_time(token.expires)} ({_tell_expiry(token, now)})"
-    cells = [token.id, str(token.user), expires, tell_time(token.created), str(token.creator or "-")]
+def tell_token(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:
+    """A row of a table, as `COLUMNS` heads it: what is told of one token, without a creator that is the usual."""
+    expires = "never" if token.expires is None else f"{tell_minute(token.expires)} ({_tell_expiry(token, now)})"
+    cells = [token.id, str(token.user), expires, tell_minute(token.created)]
+    creator = _tell_creator(token)
+    cells += [] if creator == usual_creator else [creator]
     return " | ".join([*cells, "disabled"] if token.is_disabled else cells)
 
 
@@ -286,6 +296,23 @@ def tell_expiry(plan: CreationPlan) -> str:
 def count(number: int, noun: str) -> str:
     """`1 token`, `2,000 tokens`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _find_usual_creator(tokens: Iterable[AccessToken]) -> str | None:
+    """Who made most of the tokens, if that is more than one."""
+    for creator, number in Counter(map(_tell_creator, tokens)).most_common(1):
+        return creator if number > 1 and creator != UNKNOWN else None
+    return None
+
+
+def _tell_creator(token: AccessToken) -> str:
+    return UNKNOWN if token.creator is None else str(token.creator)
+
+
+def _make_entry(token: AccessToken, now: datetime, usual_creator: str | None) -> TokenEntry:
+    creator = _tell_creator(token)
+    told = _describe(token, now) | {"creator": None if creator == usual_creator else creator}
+    return TokenEntry.model_validate(told | {"enabled": None if token.enabled else token.enabled})
 
 
 def _tell_headline(listing: Listing, address: str) -> str:

@@ -134,7 +134,12 @@ def format_instant(instant: datetime) -> str:
 
 def tell_time(instant: datetime) -> str:
     """To the minute, for reading: `2027-01-31 17:00 UTC`."""
-    return f"{instant.astimezone(UTC).replace(tzinfo=None).isoformat(' ', 'minutes')} UTC"
+    return f"{tell_minute(instant)} UTC"
+
+
+def tell_minute(instant: datetime) -> str:
+    """The same where it is said elsewhere that it is UTC: `2027-01-31 17:00`."""
+    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "minutes")
 
 
 def tell_duration(duration: timedelta) -> str:
