@@ -5,23 +5,29 @@ comes to an end and tells no token twice.
 """
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from token_tools.client import ClusterClient
-from token_tools.errors import BadAnswer
+from token_tools.errors import BadAnswer, ClusterError
 from token_tools.identity import Identity
 from token_tools.models import AccessToken
 
 EMPTY_PAGES: Final = 8
 """How many pages without anything new in a row are passed over before a list counts as ended."""
 
-PAGE: Final = 500
+PAGE: Final = 1_000
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
 MOST: Final = 2_000_000
 """Tokens after which a list is taken for one without an end."""
+
+Digest = TypeVar("Digest")
 
 _SKIP: Final = re.compile(r"skip(\d{1,9}):(.*)", re.ASCII | re.DOTALL)
 
@@ -64,34 +70,81 @@ async def read_part(
 
 async def read_user(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
     """All tokens that can be a user's: without those that are known to be somebody else's."""
-    return [
-        token
-        async for page in _read_pages(cluster, user=user.as_query(), limit=None)
-        for token in page
-        if user.completed_by(token.user) is not None
-    ]
+    walk = Walk(cluster, user=user.as_query())
+    tokens: list[AccessToken] = []
+    while (page := await walk.step()) is not None:
+        tokens += [token for token in page if user.completed_by(token.user) is not None]
+    return tokens
 
 
-def read_all(cluster: ClusterClient) -> AsyncGenerator[Sequence[AccessToken]]:
-    """Every token of the cluster once, a page at a time."""
-    return _read_pages(cluster, user=None, limit=PAGE)
+async def read_all(
+    cluster: ClusterClient, digest: Callable[[AccessToken], Digest]
+) -> AsyncGenerator[list[tuple[AccessToken, Digest]]]:
+    """Every token of the cluster once with what `digest` makes of it, a page at a time.
+
+    A page is digested, in a thread, while the next is on its way.
+    """
+
+    def digest_page(page: Sequence[AccessToken]) -> list[tuple[AccessToken, Digest]]:
+        return [(token, digest(token)) for token in page]
+
+    walk = Walk(cluster, limit=PAGE)
+    page = await walk.step()
+    while page is not None:
+        ahead, digested = _Ahead(walk), list[tuple[AccessToken, Digest]]()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ahead.step)
+            digested = await anyio.to_thread.run_sync(digest_page, page)
+        yield digested
+        page = ahead.take()
 
 
-async def _read_pages(
-    cluster: ClusterClient, *, user: str | None, limit: int | None
-) -> AsyncGenerator[Sequence[AccessToken]]:
-    # A hash an id: eight bytes suffice to tell some millions of them apart.
-    seen: set[int] = set()
-    keys: set[str | None] = {None}
-    after, idle = None, 0
-    while idle < EMPTY_PAGES:
-        page = await cluster.list_tokens(user=user, after=after, limit=limit)
-        new = {hash(token.id): token for token in page.entries if hash(token.id) not in seen}
-        seen.update(new)
-        if len(seen) > MOST:
+@dataclass
+class _Ahead:
+    """A step that is taken in a task, where a failure could not be raised as it is."""
+
+    walk: "Walk"
+    page: Sequence[AccessToken] | None = None
+    failure: ClusterError | None = None
+
+    async def step(self) -> None:
+        try:
+            self.page = await self.walk.step()
+        except ClusterError as failure:
+            self.failure = failure
+
+    def take(self) -> Sequence[AccessToken] | None:
+        if self.failure is not None:
+            raise self.failure
+        return self.page
+
+
+class Walk:
+    """A list read to its end, of everybody's tokens or one user's."""
+
+    def __init__(self, cluster: ClusterClient, *, user: str | None = None, limit: int | None = None) -> None:
+        self._ask_for = partial(cluster.list_tokens, user=user, limit=limit)
+        # A hash an id: eight bytes suffice to tell some millions of them apart.
+        self._seen: set[int] = set()
+        self._keys: set[str | None] = set()
+        self._after: str | None = None
+        self._idle = 0
+
+    async def step(self) -> Sequence[AccessToken] | None:
+        """The tokens of the next page that were not on one before; None after the last page.
+
+        Raises:
+            ClusterError: If the page cannot be had, or the list has no end.
+        """
+        if self._after in self._keys or self._idle == EMPTY_PAGES:
+            return None
+        self._keys.add(self._after)
+        page = await self._ask_for(after=self._after)
+        new = {number: token for token in page.entries if (number := hash(token.id)) not in self._seen}
+        self._seen.update(new)
+        if len(self._seen) > MOST:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {MOST:,}.")
-        yield [*new.values()]
-        if page.after in keys:
-            return
-        keys.add(after := page.after)
-        idle = 0 if new else idle + 1
+        # No key says that this was the last page, as it says of the first that there is none before it.
+        self._after = page.after
+        self._idle = 0 if new else self._idle + 1
+        return [*new.values()]

@@ -306,8 +306,7 @@ class Workflows:
         with ExitStack() as ending:
             name = f"audit_{re.sub('[^A-Za-z0-9.-]+', '_', self.address)}_{self.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
             sheet = ending.enter_context(open_report(self.folder, name, report)) if report else None
-            async for tokens in read_all(self.cluster):
-                found = [(token, audit.add(token)) for token in tokens]
+            async for found in read_all(self.cluster, audit.add):
                 if sheet is not None:
                     await anyio.to_thread.run_sync(sheet.add, found)
                 await tell_progress(audit.total)
