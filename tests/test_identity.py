@@ -179,7 +179,12 @@ def test_an_unknown_domain_and_an_empty_identity_are_told_as_far_as_they_go() ->
 def test_self_is_a_user_and_everything_else_is_an_identity() -> None:
     assert parse_user(" SELF ") == SELF
     assert parse_user("jane") == Identity(name="jane")
-    assert parse_user(7) == 7
+
+
+@pytest.mark.parametrize("given", [7, True, None, {"auth_id": "500"}, ["jane"]], ids=str)
+def test_only_text_names_a_user(given: object) -> None:
+    with pytest.raises(ValueError, match=r"^must be text$"):
+        parse_user(given)
 
 
 @pytest.mark.parametrize(

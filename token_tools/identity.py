@@ -146,16 +146,14 @@ class Identity(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
-def parse_user(spelling: object) -> object:
+def parse_user(spelling: object) -> "Identity | Literal['self']":
     """What a caller names as a user: `"self"`, or an `Identity` for each other string.
 
-    Anything that is not a string is left for validation to refuse.
-
     Raises:
-        ValueError: As `Identity.parse`.
+        ValueError: As `Identity.parse`, and for whatever is not a string, the fields of an identity included.
     """
     if not isinstance(spelling, str):
-        return spelling
+        raise ValueError("must be text")  # noqa: TRY004 - pydantic understands no other
     return SELF if spelling.strip().lower() == SELF else Identity.parse(spelling)
 
 

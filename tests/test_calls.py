@@ -1,0 +1,31 @@
+"""Arguments of the wrong kind end at the tool: the cluster hears nothing, and the answer alone says what to write."""
+
+from typing import Any
+
+import pytest
+
+from tests.bench import Bench
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
+@pytest.mark.parametrize(
+    "user", [{"oops": 1}, {"auth_id": "500"}, {}, True, ["jane"]], ids=["other", "identity", "empty", "truth", "list"]
+)
+async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
+    bench: Bench, tool: str, user: object
+) -> None:
+    told = await bench.refused(tool, {"user": user})
+
+    assert bench.recorder.requests == []
+    assert told.startswith("`user` must be text. ")
+    assert r"self, local:NAME, ad:DOMAIN\NAME" in told
+
+
+@pytest.mark.parametrize("arguments", [{"limit": True}, {"limit": False}], ids=["true", "false"])
+async def test_a_truth_value_is_no_number(bench: Bench, arguments: dict[str, Any]) -> None:
+    told = await bench.refused("list_access_tokens", arguments)
+
+    assert bench.recorder.requests == []
+    assert told == "`limit` must be a whole number from 1 to 200."
