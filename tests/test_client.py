@@ -21,6 +21,7 @@ from token_tools.credentials import write_store
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
+    Refusal,
     Rejected,
     Unauthenticated,
     Unavailable,
@@ -156,6 +157,19 @@ async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | http
                 await calls[write]()
 
     assert len(script.requests) == 1
+
+
+async def test_no_request_goes_out_for_a_user_of_whom_nothing_is_known() -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        for call in (
+            partial(cluster.create_token, Identity(domain="LOCAL"), None),
+            partial(cluster.find_identity, Identity()),
+        ):
+            with pytest.raises(Refusal):
+                await call()
+
+    assert script.requests == []
 
 
 async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from token_tools.errors import Refusal
 from token_tools.identity import SELF, Domain, Identity, parse_user
 
 HOSTILE = [
@@ -94,6 +95,10 @@ def test_each_domain_is_a_prefix_of_names_and_of_numbers(domain: str) -> None:
         "uid:-1",
         "uid:4294967296",
         "uid:",
+        "uid:1_0",
+        "uid:\u0661",
+        "uid:1.0",
+        "auth_id:+7",
         "auth_id:18446744073709551616",
         "auth_id:" + "9" * 5000,
         "auth_id:0x" + "f" * 5000,
@@ -136,6 +141,15 @@ def test_whatever_a_cluster_tells_is_spelled_on_one_bounded_line_that_denotes_it
         identity.name and len(identity.name) <= 96
     ):
         assert Identity.parse(spelled).known().items() <= identity.known().items()
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity(), Identity(domain="LOCAL"), Identity(uid=2**32)], ids=["empty", "domain", "no-uid"]
+)
+def test_nothing_is_asked_about_nobody(identity: Identity) -> None:
+    for name in (identity.as_body, identity.as_query):
+        with pytest.raises(Refusal, match="Nothing is known of this user"):
+            name()
 
 
 @pytest.mark.parametrize("name", HOSTILE)

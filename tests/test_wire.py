@@ -126,6 +126,25 @@ def test_numbers_for_text_and_numbers_as_text_are_tolerated_where_they_lose_noth
     assert token.user.known() == {"auth_id": "500", "uid": 7, "gid": 8}
 
 
+@pytest.mark.parametrize(
+    ("user", "known"),
+    [
+        pytest.param(None, {}, id="null"),
+        pytest.param({}, {}, id="empty"),
+        pytest.param({"auth_id": "7", "uid": "", "gid": "", "sid": "", "name": ""}, {"auth_id": "7"}, id="empty-texts"),
+        pytest.param({"auth_id": "", "name": "jane"}, {"name": "jane"}, id="empty-key"),
+        pytest.param({"auth_id": "7", "uid": 2**32, "gid": -1}, {"auth_id": "7"}, id="out-of-range"),
+        pytest.param({"auth_id": "7", "uid": True, "gid": "x"}, {"auth_id": "7"}, id="no-numbers"),
+    ],
+)
+def test_what_a_cluster_does_not_tell_of_a_user_does_not_hide_the_token(
+    user: dict[str, Any] | None, known: dict[str, Any]
+) -> None:
+    [token] = wire.read_page(answer(body={"entries": [TOKEN | {"user": user}]})).entries
+
+    assert token.user.known() == known
+
+
 @pytest.mark.parametrize("body", OTHER_SHAPES, ids=str)
 def test_another_shape_is_a_bad_answer_that_says_what_was_expected(body: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not a list of access tokens") as failure:

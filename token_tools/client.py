@@ -65,7 +65,7 @@ class ClusterClient:
 
         Each call makes another one, and the answer is the only place where the secret ever appears.
         """
-        body: dict[str, object] = {"user": user.known()}
+        body: dict[str, object] = {"user": user.as_body()}
         if expiration_time is not None:
             body["expiration_time"] = format_instant(expiration_time)
         return await self._write(wire.read_new_token, self._http.build_request("POST", TOKENS, json=body))
@@ -80,7 +80,7 @@ class ClusterClient:
 
     async def find_identity(self, identity: Identity) -> Identity:
         """The same identity with all that the cluster knows of it. A POST that changes nothing, so it is repeated."""
-        request = self._http.build_request("POST", "/v1/identity/find", json=identity.known())
+        request = self._http.build_request("POST", "/v1/identity/find", json=identity.as_body())
         return await self._read(wire.read_identity, request)
 
     async def _read(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:

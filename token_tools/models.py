@@ -35,13 +35,13 @@ class AccessToken(BaseModel):
     """One token as the endpoint lists it, without its secret.
 
     `enabled` and `expiration_time` are None where the cluster does not say: the token is then enabled and does not
-    expire. `creator` may be unknown.
+    expire. `creator` may be unknown, and `user` an identity without a field.
     """
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     id: TokenId
-    user: Identity
+    user: Annotated[Identity, BeforeValidator(lambda told: {} if told is None else told)]
     creator: Identity | None = None
     creation_time: Timestamp
     expiration_time: Annotated[Timestamp | None, BeforeValidator(lambda text: text or None)] = None
