@@ -185,8 +185,20 @@ def test_a_sid_that_is_none_is_quoted() -> None:
     assert str(Identity(sid="S-1-5\nagree")) == r'sid:"S-1-5\nagree"'
 
 
-def test_an_unknown_domain_and_an_empty_identity_are_told_as_far_as_they_go() -> None:
-    assert str(Identity(domain="KERBEROS_REALM", auth_id="7")) == "auth_id:7"
+@pytest.mark.parametrize(
+    ("identity", "spelled"),
+    [
+        (Identity(domain="SHINY", name="jane"), "SHINY:jane"),
+        (Identity(domain="SHINY", auth_id="7"), "SHINY:auth_id:7"),
+        (Identity(domain="so shiny\n", name="jane"), r'"so shiny\n":jane'),
+        (Identity(domain="x" * 97, uid=7), '"' + "x" * 95 + '…":uid:7'),
+    ],
+)
+def test_a_domain_that_is_not_published_is_told_as_data(identity: Identity, spelled: str) -> None:
+    assert str(identity) == spelled
+
+
+def test_an_empty_identity_is_told_as_an_empty_name() -> None:
     assert str(Identity()) == '""'
 
 

@@ -111,8 +111,11 @@ class Identity(BaseModel):
         return identity
 
     def __str__(self) -> str:
-        """The spelling in one string; `parse` of it denotes the same identity, unless the name had to be cut."""
-        prefix = f"{_PREFIX_OF[self.domain]}:" if self.domain in _PREFIX_OF else ""
+        """The spelling in one string; `parse` of it denotes the same identity.
+
+        It does not where a name had to be cut, or the domain is none of the published ones; that is told as it is.
+        """
+        prefix = f"{_PREFIX_OF.get(self.domain) or tell_name(self.domain)}:" if self.domain else ""
         if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
             return prefix + tell_name(self.name)
         for key in ("auth_id", "uid", "gid", "sid"):
