@@ -262,6 +262,37 @@ async def test_a_renewed_login_is_used_at_once_by_what_reads(store: Path, cluste
     assert len(cluster_of_the_new.requests) == 2
 
 
+async def test_a_look_up_reads_although_it_is_a_post(store: Path, cluster_of_the_new: Script) -> None:
+    cluster_of_the_new.answers[:] = [httpx.Response(200, json={"auth_id": "1001"})]
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        assert await cluster.find_identity(JANE) == JANE
+
+
+async def test_a_renewed_login_serves_all_requests_that_were_on_their_way_with_the_old_one(store: Path) -> None:
+    waiting: list[httpx.Request] = []
+    go_on = anyio.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.headers["Authorization"] == "Bearer new":
+                return page()
+            waiting.append(request)
+            if len(waiting) == 3:
+                store.write_bytes(write_store(SecretStr("new")))
+                go_on.set()
+            await go_on.wait()
+            return httpx.Response(401)
+
+    settings = Settings(host="c", credentials_file=store)
+    async with connected(Slow(), settings) as cluster, anyio.create_task_group() as calls:
+        for _ in range(3):
+            calls.start_soon(cluster.list_tokens)
+
+    assert len(waiting) == 3
+
+
 async def test_a_renewed_login_is_used_from_the_next_request_on_by_what_writes(
     store: Path, cluster_of_the_new: Script
 ) -> None:

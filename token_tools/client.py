@@ -17,6 +17,7 @@ import anyio
 import httpx
 import stamina
 import truststore
+from pydantic import SecretStr
 
 from token_tools import __version__, wire
 from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
@@ -28,6 +29,8 @@ from token_tools.times import format_instant, tell_duration
 AT_ONCE: Final = 8
 ATTEMPTS: Final = 4
 TOKENS: Final = "/v1/auth/access-tokens/"
+READS: Final = "token_tools.reads"
+"""The extension of a request that changes nothing; its verb does not tell."""
 
 _LOG: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -84,6 +87,7 @@ class ClusterClient:
         return await self._read(wire.read_identity, request)
 
     async def _read(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
+        request.extensions[READS] = True
         attempts = stamina.retry_context(
             on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2, wait_jitter=0.2
         )
@@ -156,21 +160,26 @@ class BearerAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Sign, and sign again after a 401 if the credential is another one by now."""
-        request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+        sent = self._bearer
+        _sign(request, sent)
         response = yield request
-        if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew() and request.method == "GET":
-            request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+        if response.status_code != HTTPStatus.UNAUTHORIZED:
+            return
+        self._renew()
+        # Another request may have renewed it while this one was on its way.
+        if self._bearer != sent and READS in request.extensions:
+            _sign(request, self._bearer)
             yield request
 
-    def _renew(self) -> bool:
+    def _renew(self) -> None:
         try:
-            bearer = self._settings.read_bearer()
+            self._bearer = self._settings.read_bearer()
         except SettingsError as failure:
             _LOG.warning("The credential could not be read again: %s", failure)
-            return False
-        renewed = bearer != self._bearer
-        self._bearer = bearer
-        return renewed
+
+
+def _sign(request: httpx.Request, bearer_token: SecretStr) -> None:
+    request.headers["Authorization"] = f"Bearer {bearer_token.get_secret_value()}"
 
 
 @asynccontextmanager
