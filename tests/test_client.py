@@ -172,6 +172,17 @@ async def test_no_request_goes_out_for_a_user_of_whom_nothing_is_known() -> None
     assert script.requests == []
 
 
+@pytest.mark.parametrize("text", ["k" * 70_000, "\ud800"], ids=["too-long", "half-a-character"])
+async def test_what_no_request_can_carry_is_refused_before_it_is_asked(text: str) -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        for call in (partial(cluster.list_tokens, after=text), partial(cluster.list_tokens, user=text)):
+            with pytest.raises(Refusal, match="Nothing was asked"):
+                await call()
+
+    assert script.requests == []
+
+
 async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:
     class Silence(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -109,6 +109,7 @@ def test_each_domain_is_a_prefix_of_names_and_of_numbers(domain: str) -> None:
         '{"name": "jane"}',
         "a\nb",
         "local:a\u202eb",
+        "u" * 1025,
     ],
 )
 def test_what_denotes_nobody_is_refused_without_repeating_it(spelling: str) -> None:

@@ -20,7 +20,7 @@ import truststore
 from pydantic import SecretStr
 
 from token_tools import __version__, wire
-from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
+from token_tools.errors import BadAnswer, Refusal, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
@@ -39,8 +39,8 @@ Result = TypeVar("Result")
 class ClusterClient:
     """The endpoints that this project needs. `http` has the cluster as its base and the credential as its auth.
 
-    Every method raises `ClusterError`s. `Unreachable` and `BadAnswer` from a method that writes mean that it is not
-    known whether the write happened.
+    Every method raises `ClusterError`s, or a `Refusal` of what no request can carry. `Unreachable` and `BadAnswer` from
+    a method that writes mean that it is not known whether the write happened.
     """
 
     def __init__(self, http: httpx.AsyncClient, *, deadline: timedelta) -> None:
@@ -57,6 +57,9 @@ class ClusterClient:
         """
         given = {"user": user, "after": after, "limit": limit}
         params = {name: value for name, value in given.items() if value is not None}
+        for name, value in params.items():
+            if not _fits_into_url(str(value)):
+                raise Refusal(f"`{name}` cannot be what a cluster gave: it is too long, or no text. Nothing was asked.")
         return await self._read(wire.read_page, self._http.build_request("GET", TOKENS, params=params))
 
     async def get_token(self, token_id: str) -> AccessToken:
@@ -176,6 +179,15 @@ class BearerAuth(httpx.Auth):
             self._bearer = self._settings.read_bearer()
         except SettingsError as failure:
             _LOG.warning("The credential could not be read again: %s", failure)
+
+
+def _fits_into_url(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # JSON can write half a character.
+        return False
+    return len(text) <= wire.LONGEST_KEY
 
 
 def _sign(request: httpx.Request, bearer_token: SecretStr) -> None:

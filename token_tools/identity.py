@@ -36,6 +36,9 @@ SELF: Final = "self"
 HOW_TO_WRITE_A_USER: Final = (
     r"write self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
 )
+LONGEST_SPELLING: Final = 1024
+"""Characters; no directory has longer names, and requests have to carry them."""
+
 LONGEST_NAME_SHOWN: Final = 96
 """Characters; a longer name is cut when it is told, and spelled by its number where there is one."""
 
@@ -102,6 +105,8 @@ class Identity(BaseModel):
         Raises:
             ValueError: With what to write instead; the text does not repeat what was given.
         """
+        if len(spelling) > LONGEST_SPELLING:
+            raise ValueError(f"is too long for a user, with more than {LONGEST_SPELLING} characters")
         try:
             identity = cls.model_validate(_read_spelling(spelling.strip()))
         except ValidationError:
