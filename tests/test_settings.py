@@ -102,6 +102,17 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
         pytest.param(NEEDED | {"QUMULO_PORT": "x"}, "QUMULO_PORT", id="port-word"),
         pytest.param(NEEDED | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT must be a duration", id="no-unit"),
         pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "0d"}, "QUMULO_DEFAULT_LIFETIME must be", id="no-lifetime"),
+        pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "foo"}, "or be never", id="lifetime-word"),
+        pytest.param(
+            NEEDED | {"QUMULO_DEFAULT_LIFETIME": "999999999d"},
+            "QUMULO_DEFAULT_LIFETIME must be no longer than 100 years",
+            id="endless-lifetime",
+        ),
+        pytest.param(
+            NEEDED | {"QUMULO_MAX_LIFETIME": "9999999d"},
+            "QUMULO_MAX_LIFETIME must be no longer than 100 years",
+            id="endless-maximum",
+        ),
         pytest.param(NEEDED | {"QUMULO_MAX_LIFETIME": "never"}, "QUMULO_MAX_LIFETIME must be", id="no-maximum"),
         pytest.param(
             NEEDED | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "31d"},

@@ -145,6 +145,20 @@ def test_what_a_cluster_does_not_tell_of_a_user_does_not_hide_the_token(
     assert token.user.known() == known
 
 
+@pytest.mark.parametrize("expiration_time", ["9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"])
+def test_a_time_beyond_the_calendar_does_not_hide_the_token(expiration_time: str) -> None:
+    [token] = wire.read_page(answer(body={"entries": [TOKEN | {"expiration_time": expiration_time}]})).entries
+
+    assert token.expiration_time == expiration_time
+    assert token.expires is not None
+
+
+@pytest.mark.parametrize("auth_id", ["abc", "", "-1", "1_0", 1.5, None], ids=repr)
+def test_a_caller_without_an_auth_id_is_a_bad_answer(auth_id: object) -> None:
+    with pytest.raises(BadAnswer, match="The answer is not who-am-i"):
+        wire.read_caller(answer(body={"id": auth_id}))
+
+
 @pytest.mark.parametrize("body", OTHER_SHAPES, ids=str)
 def test_another_shape_is_a_bad_answer_that_says_what_was_expected(body: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not a list of access tokens") as failure:

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from token_tools.credentials import BearerToken
-from token_tools.identity import Identity
+from token_tools.identity import AuthId, Identity
 from token_tools.times import parse_instant
 
 
@@ -94,13 +94,13 @@ class TokenPage:
 class Caller(BaseModel):
     """Whom the server's own credential stands for (who-am-i).
 
-    `id` is an auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
+    `id` is their auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
     logged in.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
+    id: AuthId
     name: str | None = None
     access_token_id: str | None = None
 
