@@ -250,6 +250,8 @@ def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str],
         pytest.param({"description": "is access-v1:QUJD"}, '(400: "is access-v1 [redacted]")', id="secret"),
         pytest.param({"description": "x" * 999}, '(400: "' + "x" * 239 + '…")', id="long"),
         pytest.param({"description": ["x"]}, "(400)", id="other-shape"),
+        pytest.param({"error_class": "a_b_error", "description": None}, "(400 a_b_error)", id="class-alone"),
+        pytest.param({"error_class": None, "description": "x"}, '(400: "x")', id="description-alone"),
         pytest.param(b"<h1>Bad Request</h1>", "(400)", id="html"),
     ],
 )
