@@ -228,6 +228,7 @@ def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool)
             {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:29:00 GMT"}, None, id="past"
         ),
         pytest.param({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None, id="date-without-date"),
+        pytest.param({"retry_after": "0"}, None, id="none-at-all"),
         pytest.param({"retry_after": "soon"}, None, id="word"),
         pytest.param({"retry_after": "9" * 30}, None, id="eternity"),
         pytest.param({"retry_after": "-1"}, None, id="negative"),

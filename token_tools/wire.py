@@ -206,12 +206,13 @@ def _tell_envelope(answer: Answer) -> str:
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """The wait that a Retry-After asks for; a date in it counts from the answer's own Date."""
+    """The wait that a Retry-After asks for; a date in it counts from the answer's own Date, and none is no wait."""
     text = headers.get("retry-after", "")
     try:
         if text.isdecimal():
-            return timedelta(seconds=int(text))
-        wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
+            wait = timedelta(seconds=int(text))
+        else:
+            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
     except (KeyError, OverflowError, TypeError, ValueError):
         return None
     return wait if wait > timedelta() else None
