@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
@@ -32,6 +33,15 @@ TOKENS: Final = "/v1/auth/access-tokens/"
 READS: Final = "token_tools.reads"
 """The extension of a request that changes nothing; its verb does not tell."""
 
+_WRONG_NAME: Final = "Set QUMULO_HOST to a name or an address that stands in the certificate"
+_MENDING: Final = {
+    9: "It is not valid yet: the clock of this machine or that of the cluster is wrong",
+    10: "It has expired: the cluster's administrator has to renew it",
+    62: _WRONG_NAME,
+    64: _WRONG_NAME,
+}
+"""What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
+
 _LOG: Final = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -39,12 +49,15 @@ Result = TypeVar("Result")
 class ClusterClient:
     """The endpoints that this project needs. `http` has the cluster as its base and the credential as its auth.
 
+    `ca_file` is the one that it trusts besides the system's, for telling.
+
     Every method raises `ClusterError`s, or a `Refusal` of what no request can carry. `Unreachable` and `BadAnswer` from
     a method that writes mean that it is not known whether the write happened.
     """
 
-    def __init__(self, http: httpx.AsyncClient, *, deadline: timedelta) -> None:
+    def __init__(self, http: httpx.AsyncClient, *, deadline: timedelta, ca_file: Path | None = None) -> None:
         self._http = http
+        self._ca_file = ca_file
         self._deadline = deadline
         self._slots = anyio.CapacityLimiter(AT_ONCE)
 
@@ -142,7 +155,7 @@ class ClusterClient:
         try:
             yield
         except httpx.TransportError as failure:
-            raise _explain(failure, self._address) from failure
+            raise _explain(failure, self._address, self._ca_file) from failure
         except httpx.DecodingError:
             raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
 
@@ -211,7 +224,7 @@ async def connect(
         trust_env=False,
         follow_redirects=False,
     ) as http:
-        yield ClusterClient(http, deadline=settings.timeout)
+        yield ClusterClient(http, deadline=settings.timeout, ca_file=settings.ca_file)
 
 
 def _make_tls_context(settings: Settings) -> ssl.SSLContext:
@@ -226,21 +239,45 @@ def _make_tls_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
+def _explain(failure: httpx.TransportError, address: str, ca_file: Path | None) -> Unreachable:
     causes = list(_chain(failure))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
+            # What Python raises has the code; what the trust stores of other systems raise may not.
+            mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
             return Untrusted(
-                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. If it is the "
-                "cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it; QUMULO_VERIFY_TLS=false turns "
-                "verification off, which lets anyone on the way read the credential."
+                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. "
+                f"{mending}; QUMULO_VERIFY_TLS=false turns verification off, which lets anyone on the way read the "
+                "credential."
             )
-    # The texts of HTTP libraries may quote what a peer sent; those of the operating system do not.
-    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
+    reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
     reason = reasons[-1] if reasons else "the connection broke"
-    if isinstance(failure, httpx.ConnectError):
-        return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
-    return Unreachable(f"No whole answer from {address}: {reason}.")
+    if not isinstance(failure, httpx.ConnectError):
+        return Unreachable(f"No whole answer from {address}: {reason}.")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return Unsent(
+            f"No connection to {address}: what answers there does not speak TLS as expected ({reason}). Is QUMULO_PORT "
+            "the port of the cluster's REST API, 8000 unless somebody changed it?"
+        )
+    return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
+
+
+def _tell_reason(cause: BaseException) -> str | None:
+    match cause:
+        case ssl.SSLError():
+            # Its strerror names a line of Python's own source.
+            return (cause.reason or "TLS failed").replace("_", " ").lower()
+        case OSError():
+            return cause.strerror
+        case _:
+            return None
+
+
+def _tell_how_to_trust(ca_file: Path | None) -> str:
+    if ca_file is None:
+        return "If it is the cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it"
+    return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: save that one in there"
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:
