@@ -46,6 +46,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "TIMEOUT": "5s",
         "READ_ONLY": "true",
         "DELIVERY": "inline",
+        "STATE_DIR": str(tmp_path / "state"),
         "DELIVERY_DIR": str(tmp_path),
         "DEFAULT_LIFETIME": "1w",
         "MAX_LIFETIME": "30d",
@@ -65,6 +66,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "timeout": timedelta(seconds=5),
         "read_only": True,
         "delivery": "inline",
+        "state_dir": tmp_path / "state",
         "delivery_dir": tmp_path,
         "default_lifetime": timedelta(weeks=1),
         "max_lifetime": timedelta(days=30),
@@ -87,6 +89,7 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
     set_all(monkeypatch, NEEDED | {"XDG_STATE_HOME": str(tmp_path)})
 
     assert load_settings({}).delivery_dir.parts[-2:] == ("qumulo-token-tools", "tokens")
+    assert load_settings({"state_dir": "/s"}).delivery_dir == Path("/s/tokens")
 
 
 @pytest.mark.parametrize(

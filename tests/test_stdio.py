@@ -109,6 +109,29 @@ async def test_a_client_of_either_era_lists_and_creates_over_stdio(
     assert Path(created.structured_content["bearer_token_in"]).parent == tmp_path / "tokens"
 
 
+@pytest.mark.parametrize("command", [["demo"], ["--demo"]], ids=["demo", "--demo"])
+async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: Path) -> None:
+    folders = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "QUMULO_DELIVERY_DIR": tmp_path / "tokens"}
+    for folder in folders.values():
+        folder.mkdir()
+    env = os.environ | {"XDG_STATE_HOME": str(tmp_path / "home")} | {k: str(v) for k, v in folders.items()}
+
+    async with await anyio.open_process([COMMAND, *command], env=env) as process:
+        with anyio.fail_after(PATIENCE):
+            assert process.stdout is not None
+            if command == ["--demo"]:
+                await send(process, INITIALIZE, INITIALIZED, call(2, "create_access_token", user="local:metrics"))
+                _, created = await receive(process.stdout, 2)
+                assert Path(created["result"]["structuredContent"]["bearer_token_in"]).is_file()
+                assert process.stdin is not None
+                await process.stdin.aclose()
+            else:
+                assert b"Created access token" in await read_to_end(process.stdout)
+            assert await process.wait() == 0
+
+    assert {*tmp_path.rglob("*")} == {*folders.values()}
+
+
 async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() -> None:
     async with serving("--demo") as process:
         assert process.stdout is not None

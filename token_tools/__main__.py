@@ -85,25 +85,32 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: dict[str, Any]) -> int:
     if options.pop("demo"):
-        settings, transport = _embed_cluster(options)
+        # What is tried out leaves no trace among what is real.
+        with TemporaryDirectory(prefix=f"{NAME}-demo-") as folder:
+            _serve_cluster(*_embed_cluster(options, Path(folder)))
     else:
-        settings, transport = load_settings(options), None
+        _serve_cluster(load_settings(options))
+    return 0
+
+
+def _serve_cluster(settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
     if not settings.verify_tls:
         logging.getLogger(__name__).warning(
             "QUMULO_VERIFY_TLS=false: the certificate of %s is not verified; anyone on the way can read the credential",
             settings.address,
         )
     anyio.run(serve, create_server(settings, transport=transport))
-    return 0
 
 
-def _embed_cluster(options: Mapping[str, Any]) -> tuple[Settings, httpx.AsyncBaseTransport]:
+def _embed_cluster(options: Mapping[str, Any], folder: Path) -> tuple[Settings, httpx.AsyncBaseTransport]:
     # The embedded cluster is only loaded by those who want it.
     from token_tools.sandbox.app import create_app  # noqa: PLC0415
     from token_tools.sandbox.demo import create_demo_cluster  # noqa: PLC0415
 
     demo = create_demo_cluster(utc_now)
+    chosen = {"delivery_dir": folder / "tokens", **options}
     fixed = {
+        "state_dir": folder,
         "host": DEMO_HOST,
         "port": 8000,
         "bearer_token": SecretStr(demo.bearer_token),
@@ -111,7 +118,7 @@ def _embed_cluster(options: Mapping[str, Any]) -> tuple[Settings, httpx.AsyncBas
         "ca_file": None,
         "verify_tls": True,
     }
-    return load_settings({**options, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
+    return load_settings({**chosen, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
 
 
 def _play_demo(_options: dict[str, Any]) -> int:

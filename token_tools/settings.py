@@ -69,9 +69,12 @@ class Settings(BaseSettings):
         description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
         "and so to the model",
     )
+    state_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("qumulo-token-tools"),
+        description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
+    )
     delivery_dir: Path = Field(
-        default_factory=lambda: find_state_dir() / "tokens",
-        description="Folder for new bearer tokens",
+        default_factory=lambda given: given["state_dir"] / "tokens", description="Folder for new bearer tokens"
     )
     default_lifetime: Lifetime = Field(
         default=timedelta(days=90),
@@ -119,11 +122,6 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def state_dir(self) -> Path:
-        """The folder of what this server remembers for its user, whatever the cluster."""
-        return find_state_dir()
-
-    @property
     def address(self) -> str:
         """The cluster as people write it: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -142,11 +140,6 @@ class Settings(BaseSettings):
             "No credential: set QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE, "
             f"or log in with `qq --host {self.host} login`."
         )
-
-
-def find_state_dir() -> Path:
-    """Where the system keeps a user's state for this program."""
-    return platformdirs.user_state_path("qumulo-token-tools")
 
 
 def variable(field: str) -> str:
