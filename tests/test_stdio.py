@@ -169,6 +169,61 @@ async def test_the_end_of_input_ends_it_cleanly_within_a_second() -> None:
         assert await read_to_end(process.stderr) == b""
 
 
+def deaf(options: str, *messages: Message) -> tuple[int, bytes]:
+    """The status and the stderr of the command whose stdout is closed after its first line; stdin stays open."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([COMMAND, options], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        return process.wait(PATIENCE), process.stderr.read()
+
+
+def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
+    asked = [call(number, "list_access_tokens") for number in range(2, 40)]
+
+    assert deaf("--demo", INITIALIZE, INITIALIZED) == (0, b"")
+    assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
+
+
+def test_a_demo_that_nobody_reads_any_more_ends_without_a_word() -> None:
+    assert deaf("demo") == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "command", ["--demo <&-", "--demo >&-", "demo >&-"], ids=["without-stdin", "without-stdout", "demo-without-stdout"]
+)
+def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"exec '{COMMAND}' {command}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "qumulo-token-tools: stdin or stdout is closed, and there is no other way to talk.\n"
+
+
+async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:
+    """A package that its start loads tells when, and waits."""
+    (tmp_path / "stamina.py").write_text("print(flush=True); import signal; signal.pause()")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    async with await anyio.open_process([COMMAND, "--demo"], env=env) as process:
+        assert process.stdout is not None
+        with anyio.fail_after(PATIENCE):
+            await process.stdout.receive()
+            process.send_signal(signal.SIGINT)
+
+            assert await process.wait() == -signal.SIGINT
+            assert await read_to_end(process.stderr) == b""
+
+
 @pytest.mark.parametrize(
     ("options", "env", "told"),
     [

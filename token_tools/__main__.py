@@ -1,162 +1,16 @@
-"""The command line: serve over stdio (the default), demo, sandbox."""
+"""Where the command begins: `qumulo-token-tools`, and `python -m token_tools`."""
 
-import argparse
-import logging
+import signal
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final
-
-import anyio
-import httpx
-from pydantic import SecretStr
-
-from token_tools import __version__
-from token_tools.credentials import write_store
-from token_tools.errors import SettingsError
-from token_tools.server import NAME, create_server
-from token_tools.settings import SECRET, Settings, load_settings, variable
-from token_tools.stdio import serve
-from token_tools.times import utc_now
-
-DEMO_HOST: Final = "demo-cluster"
 
 
 def main() -> None:
-    """Run the command and exit: 0 when all went well, 1 when the demo did not, 2 when a setting is wrong."""
-    options = vars(_make_parser().parse_args())
-    # To stderr, and before the SDK configures it otherwise: stdout belongs to the protocol.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # A repeated request is no news; one that was given up is an answer.
-    logging.getLogger("stamina").setLevel(logging.ERROR)
-    commands = {"serve": _serve, "demo": _play_demo, "sandbox": _run_sandbox}
-    try:
-        sys.exit(commands[options.pop("command")](options))
-    except SettingsError as failure:
-        sys.stderr.write(f"{NAME}: {failure}\n")
-        sys.exit(2)
+    """Run the command line, and exit with its status."""
+    # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from token_tools.command import run_command  # noqa: PLC0415 - loading this is most of the start
 
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=NAME,
-        description="MCP server for the access tokens of a Qumulo Core cluster; serves over stdio.",
-        epilog="Each option is also an environment variable: --ca-file is QUMULO_CA_FILE. Secrets are only that.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(command="serve")
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--demo", action="store_true", help="Serve an embedded cluster instead of a real one")
-    _add_settings(parser)
-    commands = parser.add_subparsers(title="commands", metavar="demo | sandbox")
-    demo = commands.add_parser("demo", help="Play a short conversation with the server on an embedded cluster")
-    demo.set_defaults(command="demo")
-    sandbox = commands.add_parser("sandbox", help="Serve an embedded cluster over HTTPS, for other clients")
-    sandbox.set_defaults(command="sandbox")
-    sandbox.add_argument(
-        "--port", dest="sandbox_port", type=int, default=0, help="Loopback port (default: any free one)"
-    )
-    sandbox.add_argument(
-        "--fault",
-        dest="faults",
-        action="append",
-        default=[],
-        metavar="ENDPOINT=FAULT",
-        help="Fail there in that way, such as create=cut-after or list=html; may be repeated",
-    )
-    return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for every setting that is not a secret; one that is not given is left to the environment."""
-    for name, field in Settings.model_fields.items():
-        if name in SECRET:
-            continue
-        option = f"--{name.replace('_', '-')}"
-        help_text = f"{field.description} [{variable(name)}]"
-        if field.annotation is bool:
-            parser.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text
-            )
-        else:
-            parser.add_argument(option, metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
-
-
-def _serve(options: dict[str, Any]) -> int:
-    if options.pop("demo"):
-        # What is tried out leaves no trace among what is real.
-        with TemporaryDirectory(prefix=f"{NAME}-demo-") as folder:
-            _serve_cluster(*_embed_cluster(options, Path(folder)))
-    else:
-        _serve_cluster(load_settings(options))
-    return 0
-
-
-def _serve_cluster(settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
-    if not settings.verify_tls:
-        logging.getLogger(__name__).warning(
-            "QUMULO_VERIFY_TLS=false: the certificate of %s is not verified; anyone on the way can read the credential",
-            settings.address,
-        )
-    anyio.run(serve, create_server(settings, transport=transport))
-
-
-def _embed_cluster(options: Mapping[str, Any], folder: Path) -> tuple[Settings, httpx.AsyncBaseTransport]:
-    # The embedded cluster is only loaded by those who want it.
-    from token_tools.sandbox.app import create_app  # noqa: PLC0415
-    from token_tools.sandbox.demo import create_demo_cluster  # noqa: PLC0415
-
-    demo = create_demo_cluster(utc_now)
-    chosen = {"delivery_dir": folder / "tokens", **options}
-    fixed = {
-        "state_dir": folder,
-        "host": DEMO_HOST,
-        "port": 8000,
-        "bearer_token": SecretStr(demo.bearer_token),
-        "credentials_file": None,
-        "ca_file": None,
-        "verify_tls": True,
-    }
-    return load_settings({**chosen, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
-
-
-def _play_demo(_options: dict[str, Any]) -> int:
-    from token_tools.demo import play_conversation  # noqa: PLC0415 - the client half of the SDK is not for servers
-
-    return 0 if anyio.run(play_conversation) else 1
-
-
-def _run_sandbox(options: dict[str, Any]) -> int:
-    from token_tools.sandbox.app import create_app  # noqa: PLC0415
-    from token_tools.sandbox.demo import create_demo_cluster  # noqa: PLC0415
-    from token_tools.sandbox.faults import Faults, read_plan  # noqa: PLC0415
-    from token_tools.sandbox.https import Address, serve_https  # noqa: PLC0415
-
-    demo = create_demo_cluster(utc_now)
-    with TemporaryDirectory(prefix=f"{NAME}-sandbox-") as folder:
-        credentials = Path(folder, "credentials")
-        credentials.touch(mode=0o600)
-        credentials.write_bytes(write_store(SecretStr(demo.bearer_token)))
-
-        def announce(address: Address) -> None:
-            _say(
-                "An embedded cluster with invented data, until Ctrl-C. For a shell:\n",
-                f"export QUMULO_HOST={address.host}",
-                f"export QUMULO_PORT={address.port}",
-                f"export QUMULO_CA_FILE={address.ca_file}",
-                f"export QUMULO_BEARER_TOKEN={demo.bearer_token}",
-                f"\nqq --host {address.host} --port {address.port} --credentials-store {credentials} who_am_i",
-            )
-
-        app = Faults(create_app(demo.cluster), read_plan(options["faults"]))
-        serve_https(app, port=options["sandbox_port"], folder=Path(folder), started=announce)
-    return 0
-
-
-def _say(*lines: str) -> None:
-    sys.stdout.write("\n".join([*lines, ""]))
-    sys.stdout.flush()
+    sys.exit(run_command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
-    signal.sigwait(ending)
-    server.should_exit = True
-    thread.join()
+    try:
+        started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
+        signal.sigwait(ending)
+    finally:
+        server.should_exit = True
+        thread.join()
