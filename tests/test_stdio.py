@@ -256,6 +256,27 @@ def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
     assert "access-v1:own" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--hots", "x"], "there is no option --hots; nearest is --host."),
+        (["--hots=x"], "there is no option --hots; nearest is --host."),
+        (["sandbox", "--falt", "x"], "there is no option --falt; nearest is --fault."),
+        (["--bearer-token", "access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
+        (["--bearer-token=access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
+        (["--host"], "expected one argument"),
+    ],
+    ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
+)
+def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], told: str) -> None:
+    ended = run(*words)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.strip().endswith(told)
+    assert "access-v1" not in ended.stderr
+
+
 def test_unverified_tls_is_said_at_the_start() -> None:
     ended = run("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
 

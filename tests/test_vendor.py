@@ -195,6 +195,23 @@ def test_a_fault_that_does_not_exist_is_refused_with_those_that_do() -> None:
     assert "cut-after" in told.stderr
 
 
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_that_is_none_is_refused_in_one_line(port: str) -> None:
+    told = run(str(BIN / "qumulo-token-tools"), "sandbox", f"--port={port}")
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == "qumulo-token-tools: argument --port: must be a whole number from 0 to 65535\n"
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(sandbox: Sandbox) -> None:
+    port = sandbox.settings["QUMULO_PORT"]
+
+    told = run(str(BIN / "qumulo-token-tools"), "sandbox", "--port", port)
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == f"qumulo-token-tools: --port {port} cannot be served: Address already in use.\n"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_sandbox_cleanly_and_leaves_no_secret_behind(signum: signal.Signals) -> None:
     with running_sandbox() as sandbox:

@@ -1,13 +1,14 @@
 """The command line: serve over stdio (the default), demo, sandbox."""
 
 import argparse
+import difflib
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, ClassVar, Final, NoReturn
 
 import anyio
 import httpx
@@ -57,8 +58,39 @@ def _run_with_streams(command: Command, options: dict[str, Any]) -> int:
     return command(options)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line, and of an option that does not exist the nearest that does."""
+
+    known: ClassVar[set[str]] = set()
+    """All options, those of the commands included."""
+
+    def add_argument(self, *names: Any, **details: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own signature
+        """As argparse does it."""
+        action = super().add_argument(*names, **details)
+        self.known.update(action.option_strings)
+        return action
+
+    def error(self, message: str) -> NoReturn:
+        """End with the one line and status 2."""
+        self.exit(2, f"{NAME}: {self._tell_unknown() or message}\n")
+
+    def _tell_unknown(self) -> str | None:
+        given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+        unknown = next((option for option in given if option not in self.known), None)
+        if unknown is None:
+            return None
+        name = unknown.removeprefix("--").replace("-", "_")
+        if name in SECRET:
+            return (
+                f"{unknown} is no option, since every user of the machine could read it: a secret is only an "
+                f"environment variable, {variable(name)}."
+            )
+        [nearest] = difflib.get_close_matches(unknown, self.known, n=1, cutoff=0)
+        return f"there is no option {unknown}; nearest is {nearest}."
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=NAME,
         description="MCP server for the access tokens of a Qumulo Core cluster; serves over stdio.",
         epilog="Each option is also an environment variable: --ca-file is QUMULO_CA_FILE. Secrets are only that.",
@@ -74,7 +106,7 @@ def _make_parser() -> argparse.ArgumentParser:
     sandbox = commands.add_parser("sandbox", help="Serve an embedded cluster over HTTPS, for other clients")
     sandbox.set_defaults(command="sandbox")
     sandbox.add_argument(
-        "--port", dest="sandbox_port", type=int, default=0, help="Loopback port (default: any free one)"
+        "--port", dest="sandbox_port", type=_read_port, default=0, help="Loopback port (default: any free one)"
     )
     sandbox.add_argument(
         "--fault",
@@ -85,6 +117,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help="Fail there in that way, such as create=cut-after or list=html; may be repeated",
     )
     return parser
+
+
+def _read_port(text: str) -> int:
+    port = int(text) if text.isdecimal() else -1
+    if not 0 <= port <= HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {HIGHEST_PORT}")
+    return port
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
