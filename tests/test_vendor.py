@@ -53,7 +53,7 @@ def who_am_i(sandbox: Sandbox, store: Path) -> dict[str, Any]:
 def test_the_sdk_is_told_who_it_is_and_by_which_token(sandbox: Sandbox) -> None:
     me = sandbox.sdk("client.auth.who_am_i()")
 
-    assert me["name"] == "mcp-service"
+    assert (me["name"], me["id"]) == ("admin", "500")
     assert sandbox.sdk(f"tokens.get({me['access_token_id']!r}).to_dict()")["user"]["auth_id"] == me["id"]
 
 

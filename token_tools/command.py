@@ -195,7 +195,7 @@ def _run_sandbox(options: dict[str, Any]) -> int:
     with TemporaryDirectory(prefix=f"{NAME}-sandbox-") as folder:
         credentials = Path(folder, "credentials")
         credentials.touch(mode=0o600)
-        credentials.write_bytes(write_store(SecretStr(demo.bearer_token)))
+        credentials.write_bytes(write_store(SecretStr(demo.admin_bearer_token)))
 
         def announce(address: Address) -> None:
             _say(
@@ -203,7 +203,7 @@ def _run_sandbox(options: dict[str, Any]) -> int:
                 f"export QUMULO_HOST={address.host}",
                 f"export QUMULO_PORT={address.port}",
                 f"export QUMULO_CA_FILE={address.ca_file}",
-                f"export QUMULO_BEARER_TOKEN={demo.bearer_token}",
+                f"export QUMULO_BEARER_TOKEN={demo.admin_bearer_token}",
                 f"\nqq --host {address.host} --port {address.port} --credentials-store {credentials} who_am_i",
             )
 
