@@ -29,3 +29,21 @@ async def test_a_truth_value_is_no_number(bench: Bench, arguments: dict[str, Any
 
     assert bench.recorder.requests == []
     assert told == "`limit` must be a whole number from 1 to 200."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"user": 500}, "`user` must be text in quotes: a JSON number may have lost digits on its way here."),
+        ({"user": "jane", "expiration_time": 90}, '`expiration_time` must be text with a unit, such as "90d".'),
+        (
+            {"user": "jane", "ttl": "90d"},
+            'create_access_token has no argument "ttl"; nearest is `expiration_time`: Duration from now (90d, 12h, P90D), '
+            "time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
+            "It takes user, expiration_time.",
+        ),
+    ],
+    ids=["number", "number-without-unit", "unknown"],
+)
+async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
+    assert await bench.refused("create_access_token", arguments) == told

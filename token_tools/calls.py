@@ -38,6 +38,8 @@ _MEANT: Final = {
     "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
 }
 """What models call an argument, by the name that it really has."""
+_WITH_UNIT: Final = {"expiration_time"}
+"""The arguments for which a number lacks its unit."""
 
 
 class StrictMetadata(FuncMetadata):
@@ -112,7 +114,7 @@ class StrictTool(Tool):
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
             case {"input": given} if schema["type"] == "string" and not isinstance(given, str):
-                return f"`{name}` must be {_tell_text(given, schema)}"
+                return f"`{name}` must be {_tell_text(name, given, schema)}"
             case {"type": "value_error", "ctx": {"error": error}}:
                 return f"`{name}` {error}."
             case _:
@@ -122,8 +124,8 @@ class StrictTool(Tool):
         accepted = list(self.parameters["properties"])
         nearest = find_nearest(name, accepted)
         return (
-            f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`. "
-            f"It takes {', '.join(accepted)}."
+            f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`: "
+            f"{self.parameters['properties'][nearest]['description']} It takes {', '.join(accepted)}."
         )
 
 
@@ -176,10 +178,12 @@ def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     return flat
 
 
-def _tell_text(given: object, schema: Schema) -> str:
+def _tell_text(name: str, given: object, schema: Schema) -> str:
     """What text to write instead of something else; only a number is probably the right thing in the wrong form."""
     if isinstance(given, bool) or not isinstance(given, int | float):
         return f"text. {schema['description']}"
+    if name in _WITH_UNIT:
+        return 'text with a unit, such as "90d".'
     return "text in quotes: a JSON number may have lost digits on its way here."
 
 
