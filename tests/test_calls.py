@@ -38,8 +38,8 @@ async def test_a_truth_value_is_no_number(bench: Bench, arguments: dict[str, Any
         ({"user": "jane", "expiration_time": 90}, '`expiration_time` must be text with a unit, such as "90d".'),
         (
             {"user": "jane", "ttl": "90d"},
-            'create_access_token has no argument "ttl"; nearest is `expiration_time`: Duration from now (90d, 12h, P90D), '
-            "time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
+            'create_access_token has no argument "ttl"; nearest is `expiration_time`: Duration from now (90d, 12h, '
+            "P90D), time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
             "It takes user, expiration_time.",
         ),
     ],

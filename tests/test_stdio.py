@@ -277,6 +277,14 @@ def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str]
     assert "access-v1" not in ended.stderr
 
 
+def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
+    ended = run("--demo", env={"QUMULO_READONLY": "true"})
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr.count("\n") == 1
+    assert "QUMULO_READONLY is no setting and is ignored; nearest is QUMULO_READ_ONLY" in ended.stderr
+
+
 def test_unverified_tls_is_said_at_the_start() -> None:
     ended = run("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
 

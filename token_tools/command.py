@@ -18,12 +18,12 @@ from token_tools import __version__
 from token_tools.credentials import write_store
 from token_tools.errors import SettingsError
 from token_tools.server import NAME, create_server
-from token_tools.settings import SECRET, Settings, load_settings, variable
+from token_tools.settings import HIGHEST_PORT, SECRET, Settings, find_unknown_variables, load_settings, variable
 from token_tools.stdio import serve
 from token_tools.times import utc_now
 
+_LOG: Final = logging.getLogger(__name__)
 DEMO_HOST: Final = "demo-cluster"
-HIGHEST_PORT: Final = 65535
 
 Command = Callable[[dict[str, Any]], int]
 """What a command does with its options; gives the exit status."""
@@ -142,6 +142,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: dict[str, Any]) -> int:
+    for name, nearest in find_unknown_variables().items():
+        _LOG.warning("%s is no setting and is ignored; nearest is %s", name, nearest)
     if options.pop("demo"):
         # What is tried out leaves no trace among what is real.
         with TemporaryDirectory(prefix=f"{NAME}-demo-") as folder:
@@ -153,7 +155,7 @@ def _serve(options: dict[str, Any]) -> int:
 
 def _serve_cluster(settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
     if not settings.verify_tls:
-        logging.getLogger(__name__).warning(
+        _LOG.warning(
             "QUMULO_VERIFY_TLS=false: the certificate of %s is not verified; anyone on the way can read the credential",
             settings.address,
         )
