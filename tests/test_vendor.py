@@ -7,6 +7,7 @@ import shlex
 import signal
 import stat
 from collections.abc import Generator
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from tests.sandbox_process import BIN, Sandbox, run, running_sandbox
 from token_tools.identity import Identity
 from token_tools.server import create_server
 from token_tools.settings import Settings
+from token_tools.times import parse_instant, utc_now
 
 PATIENCE = 60
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,26 @@ def test_qq_makes_lists_disables_and_deletes_a_token(sandbox: Sandbox, tmp_path:
     assert "401" in sandbox.qq("who_am_i", store=store).stderr
     assert sandbox.qq("auth_delete_access_token", made["id"]).returncode == 0
     assert "Error 404: http_not_found_error" in sandbox.qq("auth_get_access_token", made["id"]).stderr
+
+
+def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no_secret(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    [command] = [line for line in README.read_text().splitlines() if "auth_create_access_token" in line]
+    here = (
+        f"{BIN / 'qq'} --credentials-store {sandbox.settings['store']} --port {sandbox.settings['QUMULO_PORT']} --host"
+    )
+    command = command.replace("qq --host cluster.example.com", f"{here} {sandbox.settings['QUMULO_HOST']}")
+
+    told = run("env", f"HOME={tmp_path}", "/bin/sh", "-c", f"umask 022; {command}")
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    store = tmp_path / ".config" / "qumulo" / "mcp-service"
+    assert stat.S_IMODE(store.stat().st_mode) == 0o600
+    made = who_am_i(sandbox, store)["access_token_id"]
+    expires = parse_instant(sandbox.sdk(f"tokens.get({made!r}).to_dict()")["expiration_time"])
+    assert timedelta(days=89) < expires - utc_now() <= timedelta(days=90)
+    sandbox.sdk(f"tokens.delete({made!r})")
 
 
 def test_qq_tells_the_version(sandbox: Sandbox) -> None:
