@@ -1,12 +1,24 @@
 """Arguments of the wrong kind end at the tool: the cluster hears nothing, and the answer alone says what to write."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import anyio
 import pytest
+from mcp.client import Client
+from mcp.server.mcpserver import MCPServer
+from mcp.types import ToolAnnotations
+from pydantic import BaseModel, Field
 
-from tests.bench import Bench
+from tests.bench import PATIENCE, Bench, Told
+from token_tools.calls import StrictTool
 
 pytestmark = pytest.mark.anyio
+
+
+class Switched(BaseModel):
+    """What the switch of a test gives."""
+
+    enabled: bool
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
@@ -29,6 +41,20 @@ async def test_a_truth_value_is_no_number(bench: Bench, arguments: dict[str, Any
 
     assert bench.recorder.requests == []
     assert told == "`limit` must be a whole number from 1 to 200."
+
+
+async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() -> None:
+    def switch(enabled: Annotated[bool, Field(description="On or off.")]) -> Switched:
+        return Switched(enabled=enabled)
+
+    tool = StrictTool.publish(switch, title="Switch", annotations=ToolAnnotations())
+    with anyio.fail_after(PATIENCE):
+        async with Client(MCPServer("switches", tools=[tool])) as client:
+            switched = Told.of(await client.call_tool("switch", {"enabled": True}))
+            refused = Told.of(await client.call_tool("switch", {"enabled": "perhaps"}))
+
+    assert switched.fields == {"enabled": True}
+    assert refused.text == "`enabled` must be true or false."
 
 
 @pytest.mark.parametrize(

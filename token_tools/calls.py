@@ -192,4 +192,4 @@ def _tell_type(schema: Schema) -> str:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"
         case _:
-            return "text"
+            return "true or false"
