@@ -21,6 +21,7 @@ from token_tools.credentials import write_store
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
+    Refusal,
     Rejected,
     Unauthenticated,
     Unavailable,
@@ -30,6 +31,7 @@ from token_tools.errors import (
 )
 from token_tools.identity import Identity
 from token_tools.settings import Settings
+from token_tools.times import utc_now
 
 pytestmark = pytest.mark.anyio
 
@@ -158,6 +160,30 @@ async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | http
     assert len(script.requests) == 1
 
 
+async def test_no_request_goes_out_for_a_user_of_whom_nothing_is_known() -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        for call in (
+            partial(cluster.create_token, Identity(domain="LOCAL"), None),
+            partial(cluster.find_identity, Identity()),
+        ):
+            with pytest.raises(Refusal):
+                await call()
+
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("text", ["k" * 70_000, "\ud800"], ids=["too-long", "half-a-character"])
+async def test_what_no_request_can_carry_is_refused_before_it_is_asked(text: str) -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        for call in (partial(cluster.list_tokens, after=text), partial(cluster.list_tokens, user=text)):
+            with pytest.raises(Refusal, match="Nothing was asked"):
+                await call()
+
+    assert script.requests == []
+
+
 async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:
     class Silence(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -248,6 +274,37 @@ async def test_a_renewed_login_is_used_at_once_by_what_reads(store: Path, cluste
     assert len(cluster_of_the_new.requests) == 2
 
 
+async def test_a_look_up_reads_although_it_is_a_post(store: Path, cluster_of_the_new: Script) -> None:
+    cluster_of_the_new.answers[:] = [httpx.Response(200, json={"auth_id": "1001"})]
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        assert await cluster.find_identity(JANE) == JANE
+
+
+async def test_a_renewed_login_serves_all_requests_that_were_on_their_way_with_the_old_one(store: Path) -> None:
+    waiting: list[httpx.Request] = []
+    go_on = anyio.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.headers["Authorization"] == "Bearer new":
+                return page()
+            waiting.append(request)
+            if len(waiting) == 3:
+                store.write_bytes(write_store(SecretStr("new")))
+                go_on.set()
+            await go_on.wait()
+            return httpx.Response(401)
+
+    settings = Settings(host="c", credentials_file=store)
+    async with connected(Slow(), settings) as cluster, anyio.create_task_group() as calls:
+        for _ in range(3):
+            calls.start_soon(cluster.list_tokens)
+
+    assert len(waiting) == 3
+
+
 async def test_a_renewed_login_is_used_from_the_next_request_on_by_what_writes(
     store: Path, cluster_of_the_new: Script
 ) -> None:
@@ -302,13 +359,18 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
 
 @asynccontextmanager
 async def tls_server(
-    folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1"
+    folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1", begins: timedelta | None = None
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
-    """A TLS server whose certificate is for `name`, the settings that trust it, and what it receives."""
+    """A TLS server, the settings that trust it, and what it receives.
+
+    Its certificate is for `name`, and if it `begins` at a time relative to the present, for one day.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    start = None if begins is None else utc_now() + begins
+    certificate = authority.issue_cert(name, not_before=start, not_after=start and start + timedelta(days=1))
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     context.load_cert_chain(folder / "server.pem")
     received: list[bytes] = []
 
@@ -340,22 +402,34 @@ async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "trusted", "why"),
+    ("name", "begins", "trusted", "told"),
     [
-        pytest.param("127.0.0.1", False, "unable to get local issuer certificate", id="unknown-authority"),
-        pytest.param("elsewhere.example.com", True, "IP address mismatch", id="other-name"),
+        pytest.param(
+            "127.0.0.1",
+            None,
+            "nothing",
+            r"local issuer certificate\). .* save its CA in a PEM file and set QUMULO_CA_FILE",
+            id="unknown-authority",
+        ),
+        pytest.param(
+            "127.0.0.1", None, "other", "QUMULO_CA_FILE=.*other.pem does not hold the CA that issued it", id="other-ca"
+        ),
+        pytest.param("elsewhere.example.com", None, "it", "Set QUMULO_HOST to a name", id="other-name"),
+        pytest.param("127.0.0.1", timedelta(days=-9), "it", "administrator has to renew it", id="expired"),
+        pytest.param("127.0.0.1", timedelta(days=9), "it", "clock of this machine", id="not-yet"),
     ],
 )
-async def test_an_untrusted_certificate_is_explained_with_the_setting_that_mends_it(
-    tmp_path: Path, name: str, trusted: bool, why: str
+async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
+    tmp_path: Path, name: str, begins: timedelta | None, trusted: str, told: str
 ) -> None:
-    async with tls_server(tmp_path, name=name) as (settings, received):
-        chosen = settings if trusted else settings.model_copy(update={"ca_file": None})
-        async with connected(None, chosen) as cluster:
-            with pytest.raises(Untrusted, match="QUMULO_CA_FILE") as failure:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    async with tls_server(tmp_path, name=name, begins=begins) as (settings, received):
+        ca_file = {"nothing": None, "other": tmp_path / "other.pem", "it": settings.ca_file}[trusted]
+        async with connected(None, settings.model_copy(update={"ca_file": ca_file})) as cluster:
+            with pytest.raises(Untrusted, match=told) as failure:
                 await cluster.list_tokens()
 
-    assert why in str(failure.value)
+    assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")
     assert "Nothing was sent" in str(failure.value)
     assert received == []
 
@@ -371,8 +445,9 @@ async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, talk_plainly)
             async with connected(None, settings) as cluster:
-                with pytest.raises(Unsent, match=f"No connection to 127.0.0.1:{port}"):
+                with pytest.raises(Unsent, match=f"No connection to 127.0.0.1:{port}.*QUMULO_PORT") as failure:
                     await cluster.list_tokens()
+            assert "_ssl" not in str(failure.value)
             tasks.cancel_scope.cancel()
     async with connected(None, settings) as cluster:
         with pytest.raises(Unsent, match=r"Is QUMULO_HOST right, and the cluster up\?"):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from token_tools.errors import Refusal
 from token_tools.identity import SELF, Domain, Identity, parse_user
 
 HOSTILE = [
@@ -94,6 +95,10 @@ def test_each_domain_is_a_prefix_of_names_and_of_numbers(domain: str) -> None:
         "uid:-1",
         "uid:4294967296",
         "uid:",
+        "uid:1_0",
+        "uid:\u0661",
+        "uid:1.0",
+        "auth_id:+7",
         "auth_id:18446744073709551616",
         "auth_id:" + "9" * 5000,
         "auth_id:0x" + "f" * 5000,
@@ -104,6 +109,7 @@ def test_each_domain_is_a_prefix_of_names_and_of_numbers(domain: str) -> None:
         '{"name": "jane"}',
         "a\nb",
         "local:a\u202eb",
+        "u" * 1025,
     ],
 )
 def test_what_denotes_nobody_is_refused_without_repeating_it(spelling: str) -> None:
@@ -136,6 +142,15 @@ def test_whatever_a_cluster_tells_is_spelled_on_one_bounded_line_that_denotes_it
         identity.name and len(identity.name) <= 96
     ):
         assert Identity.parse(spelled).known().items() <= identity.known().items()
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity(), Identity(domain="LOCAL"), Identity(uid=2**32)], ids=["empty", "domain", "no-uid"]
+)
+def test_nothing_is_asked_about_nobody(identity: Identity) -> None:
+    for name in (identity.as_body, identity.as_query):
+        with pytest.raises(Refusal, match="Nothing is known of this user"):
+            name()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -171,15 +186,32 @@ def test_a_sid_that_is_none_is_quoted() -> None:
     assert str(Identity(sid="S-1-5\nagree")) == r'sid:"S-1-5\nagree"'
 
 
-def test_an_unknown_domain_and_an_empty_identity_are_told_as_far_as_they_go() -> None:
-    assert str(Identity(domain="KERBEROS_REALM", auth_id="7")) == "auth_id:7"
+@pytest.mark.parametrize(
+    ("identity", "spelled"),
+    [
+        (Identity(domain="SHINY", name="jane"), "SHINY:jane"),
+        (Identity(domain="SHINY", auth_id="7"), "SHINY:auth_id:7"),
+        (Identity(domain="so shiny\n", name="jane"), r'"so shiny\n":jane'),
+        (Identity(domain="x" * 97, uid=7), '"' + "x" * 95 + '…":uid:7'),
+    ],
+)
+def test_a_domain_that_is_not_published_is_told_as_data(identity: Identity, spelled: str) -> None:
+    assert str(identity) == spelled
+
+
+def test_an_empty_identity_is_told_as_an_empty_name() -> None:
     assert str(Identity()) == '""'
 
 
 def test_self_is_a_user_and_everything_else_is_an_identity() -> None:
     assert parse_user(" SELF ") == SELF
     assert parse_user("jane") == Identity(name="jane")
-    assert parse_user(7) == 7
+
+
+@pytest.mark.parametrize("given", [7, True, None, {"auth_id": "500"}, ["jane"]], ids=str)
+def test_only_text_names_a_user(given: object) -> None:
+    with pytest.raises(ValueError, match=r"^must be text$"):
+        parse_user(given)
 
 
 @pytest.mark.parametrize(

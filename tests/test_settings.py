@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from token_tools.credentials import read_bearer, write_store
 from token_tools.errors import SettingsError
-from token_tools.settings import load_settings
+from token_tools.settings import find_unknown_variables, load_settings
 
 SECRET = "access-v1:SECRETSECRET"
 NEEDED = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
@@ -46,6 +46,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "TIMEOUT": "5s",
         "READ_ONLY": "true",
         "DELIVERY": "inline",
+        "STATE_DIR": str(tmp_path / "state"),
         "DELIVERY_DIR": str(tmp_path),
         "DEFAULT_LIFETIME": "1w",
         "MAX_LIFETIME": "30d",
@@ -65,6 +66,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "timeout": timedelta(seconds=5),
         "read_only": True,
         "delivery": "inline",
+        "state_dir": tmp_path / "state",
         "delivery_dir": tmp_path,
         "default_lifetime": timedelta(weeks=1),
         "max_lifetime": timedelta(days=30),
@@ -87,6 +89,7 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
     set_all(monkeypatch, NEEDED | {"XDG_STATE_HOME": str(tmp_path)})
 
     assert load_settings({}).delivery_dir.parts[-2:] == ("qumulo-token-tools", "tokens")
+    assert load_settings({"state_dir": "/s"}).delivery_dir == Path("/s/tokens")
 
 
 @pytest.mark.parametrize(
@@ -98,10 +101,23 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
         pytest.param({"QUMULO_HOST": "a b"}, "QUMULO_HOST must be", id="two-words"),
         pytest.param({"QUMULO_HOST": "user@c"}, "QUMULO_HOST must be", id="user-info"),
         pytest.param({"QUMULO_HOST": "c"}, "No credential: set QUMULO_BEARER_TOKEN or", id="no-credential"),
-        pytest.param(NEEDED | {"QUMULO_PORT": "0"}, "QUMULO_PORT", id="port"),
-        pytest.param(NEEDED | {"QUMULO_PORT": "x"}, "QUMULO_PORT", id="port-word"),
+        pytest.param(NEEDED | {"QUMULO_PORT": "0"}, "QUMULO_PORT must be a whole number from 1 to 65535", id="port"),
+        pytest.param(
+            NEEDED | {"QUMULO_PORT": "x"}, "QUMULO_PORT must be a whole number from 1 to 65535", id="port-word"
+        ),
         pytest.param(NEEDED | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT must be a duration", id="no-unit"),
         pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "0d"}, "QUMULO_DEFAULT_LIFETIME must be", id="no-lifetime"),
+        pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "foo"}, "or be never", id="lifetime-word"),
+        pytest.param(
+            NEEDED | {"QUMULO_DEFAULT_LIFETIME": "999999999d"},
+            "QUMULO_DEFAULT_LIFETIME must be no longer than 100 years",
+            id="endless-lifetime",
+        ),
+        pytest.param(
+            NEEDED | {"QUMULO_MAX_LIFETIME": "9999999d"},
+            "QUMULO_MAX_LIFETIME must be no longer than 100 years",
+            id="endless-maximum",
+        ),
         pytest.param(NEEDED | {"QUMULO_MAX_LIFETIME": "never"}, "QUMULO_MAX_LIFETIME must be", id="no-maximum"),
         pytest.param(
             NEEDED | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "31d"},
@@ -113,9 +129,11 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
             "QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME",
             id="endless-default-with-maximum",
         ),
-        pytest.param(NEEDED | {"QUMULO_CONFIRM": "maybe"}, "QUMULO_CONFIRM", id="confirm"),
-        pytest.param(NEEDED | {"QUMULO_DELIVERY": "mail"}, "QUMULO_DELIVERY", id="delivery"),
-        pytest.param(NEEDED | {"QUMULO_VERIFY_TLS": "maybe"}, "QUMULO_VERIFY_TLS", id="boolean"),
+        pytest.param(NEEDED | {"QUMULO_CONFIRM": "maybe"}, "QUMULO_CONFIRM must be all, risky or none", id="confirm"),
+        pytest.param(
+            NEEDED | {"QUMULO_DELIVERY": "mail"}, "QUMULO_DELIVERY must be file, keyring or inline", id="delivery"
+        ),
+        pytest.param(NEEDED | {"QUMULO_VERIFY_TLS": "maybe"}, "QUMULO_VERIFY_TLS must be true or false", id="boolean"),
         pytest.param(NEEDED | {"QUMULO_CA_FILE": "/nowhere"}, "QUMULO_CA_FILE names /nowhere", id="no-ca-file"),
         pytest.param(NEEDED | {"QUMULO_CA_FILE": __file__}, "no readable PEM certificate", id="no-certificate"),
         pytest.param({"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": f"{SECRET} x"}, "QUMULO_BEARER_TOKEN", id="words"),
@@ -138,8 +156,15 @@ def test_a_setting_that_cannot_be_used_is_named_in_one_line_without_the_secret(
 
     assert told in str(failure.value)
     assert "\n" not in str(failure.value)
+    assert "DELIVERY_DIR" not in str(failure.value)
     assert "http" not in str(failure.value)
     assert "SECRET" not in str(failure.value)
+
+
+def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, NEEDED | {"qumulo_port": "1", "QUMULO_READONLY": "true", "QUMULO_BEARER": SECRET, "QUMU": "x"})
+
+    assert find_unknown_variables() == {"QUMULO_READONLY": "QUMULO_READ_ONLY", "QUMULO_BEARER": "QUMULO_BEARER_TOKEN"}
 
 
 def test_a_ca_file_contradicts_unverified_tls(monkeypatch: pytest.MonkeyPatch, ca_file: Path) -> None:

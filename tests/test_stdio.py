@@ -109,6 +109,29 @@ async def test_a_client_of_either_era_lists_and_creates_over_stdio(
     assert Path(created.structured_content["bearer_token_in"]).parent == tmp_path / "tokens"
 
 
+@pytest.mark.parametrize("command", [["demo"], ["--demo"]], ids=["demo", "--demo"])
+async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: Path) -> None:
+    folders = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "QUMULO_DELIVERY_DIR": tmp_path / "tokens"}
+    for folder in folders.values():
+        folder.mkdir()
+    env = os.environ | {"XDG_STATE_HOME": str(tmp_path / "home")} | {k: str(v) for k, v in folders.items()}
+
+    async with await anyio.open_process([COMMAND, *command], env=env) as process:
+        with anyio.fail_after(PATIENCE):
+            assert process.stdout is not None
+            if command == ["--demo"]:
+                await send(process, INITIALIZE, INITIALIZED, call(2, "create_access_token", user="local:metrics"))
+                _, created = await receive(process.stdout, 2)
+                assert Path(created["result"]["structuredContent"]["bearer_token_in"]).is_file()
+                assert process.stdin is not None
+                await process.stdin.aclose()
+            else:
+                assert b"Created access token" in await read_to_end(process.stdout)
+            assert await process.wait() == 0
+
+    assert {*tmp_path.rglob("*")} == {*folders.values()}
+
+
 async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() -> None:
     async with serving("--demo") as process:
         assert process.stdout is not None
@@ -146,6 +169,61 @@ async def test_the_end_of_input_ends_it_cleanly_within_a_second() -> None:
         assert await read_to_end(process.stderr) == b""
 
 
+def deaf(options: str, *messages: Message) -> tuple[int, bytes]:
+    """The status and the stderr of the command whose stdout is closed after its first line; stdin stays open."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([COMMAND, options], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        return process.wait(PATIENCE), process.stderr.read()
+
+
+def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
+    asked = [call(number, "list_access_tokens") for number in range(2, 40)]
+
+    assert deaf("--demo", INITIALIZE, INITIALIZED) == (0, b"")
+    assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
+
+
+def test_a_demo_that_nobody_reads_any_more_ends_without_a_word() -> None:
+    assert deaf("demo") == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "command", ["--demo <&-", "--demo >&-", "demo >&-"], ids=["without-stdin", "without-stdout", "demo-without-stdout"]
+)
+def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"exec '{COMMAND}' {command}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "qumulo-token-tools: stdin or stdout is closed, and there is no other way to talk.\n"
+
+
+async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:
+    """A package that its start loads tells when, and waits."""
+    (tmp_path / "humanize.py").write_text("print(flush=True); import signal; signal.pause()")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    async with await anyio.open_process([COMMAND, "--demo"], env=env) as process:
+        assert process.stdout is not None
+        with anyio.fail_after(PATIENCE):
+            await process.stdout.receive()
+            process.send_signal(signal.SIGINT)
+
+            assert await process.wait() == -signal.SIGINT
+            assert await read_to_end(process.stderr) == b""
+
+
 @pytest.mark.parametrize(
     ("options", "env", "told"),
     [
@@ -176,6 +254,35 @@ def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
     assert ended.stderr.count("\n") == 1
     assert told in ended.stderr
     assert "access-v1:own" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--hots", "x"], "there is no option --hots; nearest is --host."),
+        (["--hots=x"], "there is no option --hots; nearest is --host."),
+        (["sandbox", "--falt", "x"], "there is no option --falt; nearest is --fault."),
+        (["--bearer-token", "access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
+        (["--bearer-token=access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
+        (["--host"], "expected one argument"),
+    ],
+    ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
+)
+def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], told: str) -> None:
+    ended = run(*words)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.strip().endswith(told)
+    assert "access-v1" not in ended.stderr
+
+
+def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
+    ended = run("--demo", env={"QUMULO_READONLY": "true"})
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr.count("\n") == 1
+    assert "QUMULO_READONLY is no setting and is ignored; nearest is QUMULO_READ_ONLY" in ended.stderr
 
 
 def test_unverified_tls_is_said_at_the_start() -> None:

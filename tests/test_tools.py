@@ -711,21 +711,26 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
         pytest.param(
             "list_access_tokens",
             {"username": "jane"},
-            'list_access_tokens has no argument "username"; nearest is `user`. It takes user, after, limit.',
+            'list_access_tokens has no argument "username"; nearest is `user`: '
+            "Only this user's tokens: self, local:NAME, ad:DOMAIN\\NAME, "
+            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent. It takes user, after, limit.",
             id="synonym",
         ),
         pytest.param(
             "create_access_token",
             {"user": "jane", "expiration": "90d"},
-            'create_access_token has no argument "expiration"; nearest is `expiration_time`. '
+            'create_access_token has no argument "expiration"; nearest is `expiration_time`: '
+            "Duration from now (90d, 12h, P90D), "
+            "time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
             "It takes user, expiration_time.",
             id="half-a-name",
         ),
         pytest.param(
             "list_access_tokens",
             {"x\n" * 100: 1},
-            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…"; nearest is `user`. '
-            "It takes user, after, limit.",
+            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…"; nearest is `user`: '
+            "Only this user's tokens: self, local:NAME, ad:DOMAIN\\NAME, "
+            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent. It takes user, after, limit.",
             id="hostile-name",
         ),
         pytest.param(
@@ -740,7 +745,13 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
             "`after` must be text in quotes: a JSON number may have lost digits on its way here.",
             id="long-number-for-text",
         ),
-        pytest.param("list_access_tokens", {"user": ["jane"]}, "`user` must be text.", id="list-for-text"),
+        pytest.param(
+            "list_access_tokens",
+            {"user": ["jane"]},
+            "`user` must be text. Only this user's tokens: self, local:NAME, ad:DOMAIN\\NAME, "
+            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent.",
+            id="list-for-text",
+        ),
         pytest.param("list_access_tokens", {"limit": 201}, "`limit` must be a whole number from 1 to 200.", id="range"),
         pytest.param(
             "list_access_tokens", {"limit": "ten"}, "`limit` must be a whole number from 1 to 200.", id="word"
@@ -761,7 +772,11 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
         pytest.param(
             "create_access_token",
             {"user": None, "ttl": 5},
-            '`user` must be text.\ncreate_access_token has no argument "ttl"; nearest is `expiration_time`. '
+            "`user` must be text. Whom the token authenticates: self, local:NAME, ad:DOMAIN\\NAME, ldap_user:NAME, "
+            "uid:N, auth_id:N, sid:S-1-… or NAME.\n"
+            'create_access_token has no argument "ttl"; nearest is `expiration_time`: '
+            "Duration from now (90d, 12h, P90D), "
+            "time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
             "It takes user, expiration_time.",
             id="two-mistakes",
         ),

@@ -7,6 +7,7 @@ import shlex
 import signal
 import stat
 from collections.abc import Generator
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from tests.sandbox_process import BIN, Sandbox, run, running_sandbox
 from token_tools.identity import Identity
 from token_tools.server import create_server
 from token_tools.settings import Settings
+from token_tools.times import parse_instant, utc_now
 
 PATIENCE = 60
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def who_am_i(sandbox: Sandbox, store: Path) -> dict[str, Any]:
 def test_the_sdk_is_told_who_it_is_and_by_which_token(sandbox: Sandbox) -> None:
     me = sandbox.sdk("client.auth.who_am_i()")
 
-    assert me["name"] == "mcp-service"
+    assert (me["name"], me["id"]) == ("admin", "500")
     assert sandbox.sdk(f"tokens.get({me['access_token_id']!r}).to_dict()")["user"]["auth_id"] == me["id"]
 
 
@@ -127,6 +130,26 @@ def test_qq_makes_lists_disables_and_deletes_a_token(sandbox: Sandbox, tmp_path:
     assert "Error 404: http_not_found_error" in sandbox.qq("auth_get_access_token", made["id"]).stderr
 
 
+def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no_secret(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    [command] = [line for line in README.read_text().splitlines() if "auth_create_access_token" in line]
+    here = (
+        f"{BIN / 'qq'} --credentials-store {sandbox.settings['store']} --port {sandbox.settings['QUMULO_PORT']} --host"
+    )
+    command = command.replace("qq --host cluster.example.com", f"{here} {sandbox.settings['QUMULO_HOST']}")
+
+    told = run("env", f"HOME={tmp_path}", "/bin/sh", "-c", f"umask 022; {command}")
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    store = tmp_path / ".config" / "qumulo" / "mcp-service"
+    assert stat.S_IMODE(store.stat().st_mode) == 0o600
+    made = who_am_i(sandbox, store)["access_token_id"]
+    expires = parse_instant(sandbox.sdk(f"tokens.get({made!r}).to_dict()")["expiration_time"])
+    assert timedelta(days=89) < expires - utc_now() <= timedelta(days=90)
+    sandbox.sdk(f"tokens.delete({made!r})")
+
+
 def test_qq_tells_the_version(sandbox: Sandbox) -> None:
     assert "Qumulo Core 7.9.2.1" in sandbox.qq("version").stdout
 
@@ -194,6 +217,23 @@ def test_a_fault_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
     assert (told.returncode, told.stdout) == (2, "")
     assert "cut-after" in told.stderr
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_that_is_none_is_refused_in_one_line(port: str) -> None:
+    told = run(str(BIN / "qumulo-token-tools"), "sandbox", f"--port={port}")
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == "qumulo-token-tools: argument --port: must be a whole number from 0 to 65535\n"
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(sandbox: Sandbox) -> None:
+    port = sandbox.settings["QUMULO_PORT"]
+
+    told = run(str(BIN / "qumulo-token-tools"), "sandbox", "--port", port)
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == f"qumulo-token-tools: --port {port} cannot be served: Address already in use.\n"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -126,6 +126,39 @@ def test_numbers_for_text_and_numbers_as_text_are_tolerated_where_they_lose_noth
     assert token.user.known() == {"auth_id": "500", "uid": 7, "gid": 8}
 
 
+@pytest.mark.parametrize(
+    ("user", "known"),
+    [
+        pytest.param(None, {}, id="null"),
+        pytest.param({}, {}, id="empty"),
+        pytest.param({"auth_id": "7", "uid": "", "gid": "", "sid": "", "name": ""}, {"auth_id": "7"}, id="empty-texts"),
+        pytest.param({"auth_id": "", "name": "jane"}, {"name": "jane"}, id="empty-key"),
+        pytest.param({"auth_id": "7", "uid": 2**32, "gid": -1}, {"auth_id": "7"}, id="out-of-range"),
+        pytest.param({"auth_id": "7", "uid": True, "gid": "x"}, {"auth_id": "7"}, id="no-numbers"),
+    ],
+)
+def test_what_a_cluster_does_not_tell_of_a_user_does_not_hide_the_token(
+    user: dict[str, Any] | None, known: dict[str, Any]
+) -> None:
+    [token] = wire.read_page(answer(body={"entries": [TOKEN | {"user": user}]})).entries
+
+    assert token.user.known() == known
+
+
+@pytest.mark.parametrize("expiration_time", ["9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"])
+def test_a_time_beyond_the_calendar_does_not_hide_the_token(expiration_time: str) -> None:
+    [token] = wire.read_page(answer(body={"entries": [TOKEN | {"expiration_time": expiration_time}]})).entries
+
+    assert token.expiration_time == expiration_time
+    assert token.expires is not None
+
+
+@pytest.mark.parametrize("auth_id", ["abc", "", "-1", "1_0", 1.5, None], ids=repr)
+def test_a_caller_without_an_auth_id_is_a_bad_answer(auth_id: object) -> None:
+    with pytest.raises(BadAnswer, match="The answer is not who-am-i"):
+        wire.read_caller(answer(body={"id": auth_id}))
+
+
 @pytest.mark.parametrize("body", OTHER_SHAPES, ids=str)
 def test_another_shape_is_a_bad_answer_that_says_what_was_expected(body: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not a list of access tokens") as failure:
@@ -195,6 +228,7 @@ def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool)
             {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:29:00 GMT"}, None, id="past"
         ),
         pytest.param({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None, id="date-without-date"),
+        pytest.param({"retry_after": "0"}, None, id="none-at-all"),
         pytest.param({"retry_after": "soon"}, None, id="word"),
         pytest.param({"retry_after": "9" * 30}, None, id="eternity"),
         pytest.param({"retry_after": "-1"}, None, id="negative"),
@@ -217,6 +251,8 @@ def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str],
         pytest.param({"description": "is access-v1:QUJD"}, '(400: "is access-v1 [redacted]")', id="secret"),
         pytest.param({"description": "x" * 999}, '(400: "' + "x" * 239 + '…")', id="long"),
         pytest.param({"description": ["x"]}, "(400)", id="other-shape"),
+        pytest.param({"error_class": "a_b_error", "description": None}, "(400 a_b_error)", id="class-alone"),
+        pytest.param({"error_class": None, "description": "x"}, '(400: "x")', id="description-alone"),
         pytest.param(b"<h1>Bad Request</h1>", "(400)", id="html"),
     ],
 )

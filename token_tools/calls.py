@@ -16,10 +16,10 @@ import anyio
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.types import ToolAnnotations
-from pydantic import ValidationError, create_model
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.errors import TokenToolsError
 from token_tools.quotation import quote
@@ -31,7 +31,6 @@ Schema = dict[str, Any]
 
 _PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
 _NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
-_STRICT: Final = {"extra": "forbid", "hide_input_in_errors": True}
 _MEANT: Final = {
     "user": ["username", "user_name", "owner", "identity", "account", "name", "for_user", "auth_id", "uid", "sid"],
     "after": ["cursor", "page_token", "next", "offset", "page", "start_after", "next_page", "next_after", "key"],
@@ -39,6 +38,8 @@ _MEANT: Final = {
     "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
 }
 """What models call an argument, by the name that it really has."""
+_WITH_UNIT: Final = {"expiration_time"}
+"""The arguments for which a number lacks its unit."""
 
 
 class StrictMetadata(FuncMetadata):
@@ -50,6 +51,19 @@ class StrictMetadata(FuncMetadata):
         return {name: value for name, value in data.items() if value is not None or name not in optional}
 
 
+class StrictArguments(ArgModelBase):
+    """Nothing but what is named, and no `true` where a number belongs: to Python it is 1."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is int:
+            raise PydanticCustomError("int_type", "no number")
+        return value
+
+
 class StrictTool(Tool):
     """A tool that takes exactly its own arguments and whose errors are this project's own words."""
 
@@ -58,7 +72,7 @@ class StrictTool(Tool):
         """The tool that a function is: its name, docstring, parameters and result, as a client should see them."""
         tool = cls.from_function(fn, title=title, annotations=annotations, description=inspect.getdoc(fn))
         loose = tool.fn_metadata
-        arguments = create_model(loose.arg_model.__name__, __base__=loose.arg_model, __cls_kwargs__=_STRICT)
+        arguments = create_model(loose.arg_model.__name__, __base__=(loose.arg_model, StrictArguments))
         tool.parameters = flatten(arguments.model_json_schema())
         tool.fn_metadata = StrictMetadata(
             arg_model=arguments,
@@ -99,10 +113,10 @@ class StrictTool(Tool):
                 return self._tell_unknown(name)
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
+            case {"input": given} if schema["type"] == "string" and not isinstance(given, str):
+                return f"`{name}` must be {_tell_text(name, given, schema)}"
             case {"type": "value_error", "ctx": {"error": error}}:
                 return f"`{name}` {error}."
-            case {"input": int() | float()} if schema["type"] == "string":
-                return f"`{name}` must be text in quotes: a JSON number may have lost digits on its way here."
             case _:
                 return f"`{name}` must be {_tell_type(schema)}."
 
@@ -110,8 +124,8 @@ class StrictTool(Tool):
         accepted = list(self.parameters["properties"])
         nearest = find_nearest(name, accepted)
         return (
-            f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`. "
-            f"It takes {', '.join(accepted)}."
+            f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`: "
+            f"{self.parameters['properties'][nearest]['description']} It takes {', '.join(accepted)}."
         )
 
 
@@ -172,9 +186,18 @@ def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     return flat
 
 
+def _tell_text(name: str, given: object, schema: Schema) -> str:
+    """What text to write instead of something else; only a number is probably the right thing in the wrong form."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return f"text. {schema['description']}"
+    if name in _WITH_UNIT:
+        return 'text with a unit, such as "90d".'
+    return "text in quotes: a JSON number may have lost digits on its way here."
+
+
 def _tell_type(schema: Schema) -> str:
     match schema:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"
         case _:
-            return "text"
+            return "true or false"

@@ -17,7 +17,7 @@ import anyio
 from pydantic import SecretStr
 
 from token_tools import wire
-from token_tools.errors import Unavailable, Unreachable, Untrusted
+from token_tools.errors import Refusal, Unavailable, Unreachable, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
@@ -41,8 +41,8 @@ class ClusterClient:
 
     `open_connection` is called once, when there is something to send.
 
-    Every method raises `ClusterError`s. `Unreachable` and `BadAnswer` from a method that writes mean that it is not
-    known whether the write happened.
+    Every method raises `ClusterError`s, or a `Refusal` of what no request can carry. `Unreachable` and `BadAnswer` from
+    a method that writes mean that it is not known whether the write happened.
     """
 
     def __init__(self, open_connection: Callable[[], Connection], *, address: str, deadline: timedelta) -> None:
@@ -60,6 +60,9 @@ class ClusterClient:
         """
         given = {"user": user, "after": after, "limit": limit}
         params = {name: value for name, value in given.items() if value is not None}
+        for name, value in params.items():
+            if not _fits_into_url(str(value)):
+                raise Refusal(f"`{name}` cannot be what a cluster gave: it is too long, or no text. Nothing was asked.")
         return await self._read(wire.read_page, self._http.build_request("GET", TOKENS, params=params))
 
     async def get_token(self, token_id: str) -> AccessToken:
@@ -71,7 +74,7 @@ class ClusterClient:
 
         Each call makes another one, and the answer is the only place where the secret ever appears.
         """
-        body: dict[str, object] = {"user": user.known()}
+        body: dict[str, object] = {"user": user.as_body()}
         if expiration_time is not None:
             body["expiration_time"] = format_instant(expiration_time)
         return await self._write(wire.read_new_token, self._http.build_request("POST", TOKENS, json=body))
@@ -100,7 +103,7 @@ class ClusterClient:
 
     async def find_identity(self, identity: Identity) -> Identity:
         """The same identity with all that the cluster knows of it. A POST that changes nothing, so it is repeated."""
-        request = self._http.build_request("POST", "/v1/identity/find", json=identity.known())
+        request = self._http.build_request("POST", "/v1/identity/find", json=identity.as_body())
         return await self._read(wire.read_identity, request)
 
     @cached_property
@@ -122,16 +125,18 @@ class ClusterClient:
         with self._within_deadline():
             async for attempt in attempts:
                 with attempt:
-                    return decode(await self._exchange(request, bearer_token))
+                    return decode(await self._exchange(request, reads=True, bearer_token=bearer_token))
         raise AssertionError  # pragma: no cover - stamina's last attempt returns or raises; types cannot say so
 
     async def _write(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
         with self._within_deadline():
-            return decode(await self._exchange(request))
+            return decode(await self._exchange(request, reads=False))
 
-    async def _exchange(self, request: httpx.Request, bearer_token: SecretStr | None = None) -> wire.Answer:
+    async def _exchange(
+        self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None
+    ) -> wire.Answer:
         async with self._slots:
-            return await self._http.send(request, bearer_token)
+            return await self._http.send(request, reads=reads, bearer_token=bearer_token)
 
     def _wait_before_retry(self, failure: Exception) -> bool | timedelta:
         match failure:
@@ -153,6 +158,15 @@ class ClusterClient:
             raise Unreachable(
                 f"No whole answer from {self._address} within {tell_duration(self._deadline)} (QUMULO_TIMEOUT)."
             ) from None
+
+
+def _fits_into_url(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # JSON can write half a character.
+        return False
+    return len(text) <= wire.LONGEST_KEY
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -19,6 +20,18 @@ from token_tools.errors import BadAnswer, SettingsError, Unreachable, Unsent, Un
 from token_tools.settings import Settings
 from token_tools.wire import Answer
 
+_WRONG_NAME: Final = "Set QUMULO_HOST to a name or an address that stands in the certificate"
+_MENDING: Final = {
+    9: "It is not valid yet: the clock of this machine or that of the cluster is wrong",
+    10: "It has expired: the cluster's administrator has to renew it",
+    62: _WRONG_NAME,
+    64: _WRONG_NAME,
+}
+"""What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
+
+_READS: Final = "token_tools.reads"
+"""The extension of a request that tells whether it changes nothing; its verb does not."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -27,6 +40,7 @@ class Connection:
 
     def __init__(self, settings: Settings, bearer: SecretStr, *, transport: httpx.AsyncBaseTransport | None) -> None:
         self._address = settings.address
+        self._ca_file = settings.ca_file
         self._http = httpx.AsyncClient(
             base_url=f"https://{settings.address}",
             auth=BearerAuth(settings, bearer),
@@ -42,14 +56,16 @@ class Connection:
         self.build_request = self._http.build_request
         self.aclose = self._http.aclose
 
-    async def send(self, request: httpx.Request, bearer_token: SecretStr | None = None) -> Answer:
+    async def send(self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None) -> Answer:
         """The answer to a request, without the credential that an error page may repeat.
 
-        It is signed with the server's own credential, or with `bearer_token` if one is given.
+        It is signed with the server's own credential, or with `bearer_token` if one is given. One that only `reads` may
+        be sent again with a renewed credential.
 
         Raises:
             ClusterError: If there is none.
         """
+        request.extensions[_READS] = reads
         with self._reported():
             response = await self._http.send(
                 request, auth=GivenBearer(bearer_token) if bearer_token else self._http.auth
@@ -66,7 +82,7 @@ class Connection:
         try:
             yield
         except httpx.TransportError as failure:
-            raise _explain(failure, self._address) from failure
+            raise _explain(failure, self._address, self._ca_file) from failure
         except httpx.DecodingError:
             raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
 
@@ -83,21 +99,22 @@ class BearerAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Sign, and sign again after a 401 if the credential is another one by now."""
-        request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+        sent = self._bearer
+        _sign(request, sent)
         response = yield request
-        if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew() and request.method == "GET":
-            request.headers["Authorization"] = f"Bearer {self._bearer.get_secret_value()}"
+        if response.status_code != HTTPStatus.UNAUTHORIZED:
+            return
+        self._renew()
+        # Another request may have renewed it while this one was on its way.
+        if self._bearer != sent and request.extensions[_READS]:
+            _sign(request, self._bearer)
             yield request
 
-    def _renew(self) -> bool:
+    def _renew(self) -> None:
         try:
-            bearer = self._settings.read_bearer()
+            self._bearer = self._settings.read_bearer()
         except SettingsError as failure:
             _LOG.warning("The credential could not be read again: %s", failure)
-            return False
-        renewed = bearer != self._bearer
-        self._bearer = bearer
-        return renewed
 
 
 class GivenBearer(httpx.Auth):
@@ -108,8 +125,12 @@ class GivenBearer(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Sign."""
-        request.headers["Authorization"] = f"Bearer {self._bearer_token.get_secret_value()}"
+        _sign(request, self._bearer_token)
         yield request
+
+
+def _sign(request: httpx.Request, bearer_token: SecretStr) -> None:
+    request.headers["Authorization"] = f"Bearer {bearer_token.get_secret_value()}"
 
 
 def _make_tls_context(settings: Settings) -> ssl.SSLContext:
@@ -124,21 +145,45 @@ def _make_tls_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
+def _explain(failure: httpx.TransportError, address: str, ca_file: Path | None) -> Unreachable:
     causes = list(_chain(failure))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
+            # What Python raises has the code; what the trust stores of other systems raise may not.
+            mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
             return Untrusted(
-                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. If it is the "
-                "cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it; QUMULO_VERIFY_TLS=false turns "
-                "verification off, which lets anyone on the way read the credential."
+                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. "
+                f"{mending}; QUMULO_VERIFY_TLS=false turns verification off, which lets anyone on the way read the "
+                "credential."
             )
-    # The texts of HTTP libraries may quote what a peer sent; those of the operating system do not.
-    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
+    reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
     reason = reasons[-1] if reasons else "the connection broke"
-    if isinstance(failure, httpx.ConnectError):
-        return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
-    return Unreachable(f"No whole answer from {address}: {reason}.")
+    if not isinstance(failure, httpx.ConnectError):
+        return Unreachable(f"No whole answer from {address}: {reason}.")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return Unsent(
+            f"No connection to {address}: what answers there does not speak TLS as expected ({reason}). Is QUMULO_PORT "
+            "the port of the cluster's REST API, 8000 unless somebody changed it?"
+        )
+    return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
+
+
+def _tell_reason(cause: BaseException) -> str | None:
+    match cause:
+        case ssl.SSLError():
+            # Its strerror names a line of Python's own source.
+            return (cause.reason or "TLS failed").replace("_", " ").lower()
+        case OSError():
+            return cause.strerror
+        case _:
+            return None
+
+
+def _tell_how_to_trust(ca_file: Path | None) -> str:
+    if ca_file is None:
+        return "If it is the cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it"
+    return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: save that one in there"
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:

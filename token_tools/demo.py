@@ -3,8 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from mcp.client import Client
@@ -52,18 +50,15 @@ async def play_conversation(steps: Sequence[Step] = CONVERSATION) -> bool:
 
     Gives whether each step went as it should.
     """
-    with TemporaryDirectory(prefix="qumulo-token-tools-demo-") as folder:
-        server = StdioServerParameters(
-            command=sys.executable, args=["-m", "token_tools", "--demo", "--delivery-dir", str(Path(folder, "tokens"))]
-        )
-        async with Client(server, read_timeout_seconds=PATIENCE) as client:
-            _say("Connected over stdio to a server with an embedded cluster. Nothing here is real.")
-            for step in steps:
-                result = await client.call_tool(step.tool, dict(step.arguments))
-                _show(step, result)
-                if result.is_error is step.succeeds:
-                    _say("This step did not go as it should.")
-                    return False
+    server = StdioServerParameters(command=sys.executable, args=["-m", "token_tools", "--demo"])
+    async with Client(server, read_timeout_seconds=PATIENCE) as client:
+        _say("Connected over stdio to a server with an embedded cluster. Nothing here is real.")
+        for step in steps:
+            result = await client.call_tool(step.tool, dict(step.arguments))
+            _show(step, result)
+            if result.is_error is step.succeeds:
+                _say("This step did not go as it should.")
+                return False
     _say("The token and its file are gone again.")
     return True
 

@@ -13,8 +13,9 @@ import json
 import re
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
+from token_tools.errors import Refusal
 from token_tools.quotation import quote
 
 Domain = Literal[
@@ -35,6 +36,9 @@ SELF: Final = "self"
 HOW_TO_WRITE_A_USER: Final = (
     r"write self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
 )
+LONGEST_SPELLING: Final = 1024
+"""Characters; no directory has longer names, and requests have to carry them."""
+
 LONGEST_NAME_SHOWN: Final = 96
 """Characters; a longer name is cut when it is told, and spelled by its number where there is one."""
 
@@ -45,42 +49,54 @@ _PREFIX_OF: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
 }
 _DOMAIN_OF: Final = {domain.lower(): domain for domain in _PREFIX_OF} | {p: d for d, p in _PREFIX_OF.items()}
 _PLAIN: Final = re.compile(r"(?!\d+$|self$|s(?:-\d+)+$)[\w.@\\$+=,&-]+", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
 
 
-def _read_number(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return int(value, base=0 if value.lower().startswith("0x") else 10)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-    return value
+def _read_number(value: object) -> int | None:
+    """A whole number, as JSON or as text, or None for anything else; Python's own reading takes `1_0` too."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return int(value, base=16 if value.lower().startswith("0x") else 10)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _read_auth_id(value: object) -> object:
+def _read_auth_id(value: object) -> str:
     number = _read_number(value)
-    return str(number) if isinstance(number, int) and 0 <= number < 2**64 else number
+    if number is None or not 0 <= number < 2**64:
+        raise ValueError("must be a whole number below 2**64")
+    return str(number)
 
 
-PosixId = Annotated[int, BeforeValidator(_read_number), Field(ge=0, lt=2**32)]
-AuthId = Annotated[str, BeforeValidator(_read_auth_id), Field(pattern=r"^[0-9]+$")]
+def _read_posix_id(value: object) -> int | None:
+    number = int(value) if isinstance(value, float) and value.is_integer() else _read_number(value)
+    return number if number is not None and 0 <= number < 2**32 else None
+
+
+AuthId = Annotated[str, BeforeValidator(_read_auth_id)]
+PosixId = Annotated[int | None, BeforeValidator(_read_posix_id)]
 
 
 class Identity(BaseModel):
-    """A user or group as the endpoint describes it; any field may be unknown.
+    """A user or group as the endpoint describes it; any field may be unknown, and an empty one is.
 
     `auth_id` is the cluster's own key (a decimal number below 2**64, as text), `uid` and `gid` are POSIX numbers
-    below 2**32, `domain` is one of the published eleven or, from a cluster newer than this code, another word.
+    below 2**32 (what is none is unknown), `domain` is one of the published eleven or, from a cluster newer than this
+    code, another word.
     """
 
     model_config = ConfigDict(frozen=True)
 
     domain: str | None = None
     auth_id: AuthId | None = None
-    uid: PosixId | None = None
-    gid: PosixId | None = None
+    uid: PosixId = None
+    gid: PosixId = None
     sid: str | None = None
     name: str | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_empty_as_unknown(cls, value: object) -> object:
+        return None if value == "" else value
 
     @classmethod
     def parse(cls, spelling: str) -> Self:
@@ -89,14 +105,22 @@ class Identity(BaseModel):
         Raises:
             ValueError: With what to write instead; the text does not repeat what was given.
         """
+        if len(spelling) > LONGEST_SPELLING:
+            raise ValueError(f"is too long for a user, with more than {LONGEST_SPELLING} characters")
         try:
-            return cls.model_validate(_read_spelling(spelling.strip()))
+            identity = cls.model_validate(_read_spelling(spelling.strip()))
         except ValidationError:
-            raise ValueError(f"is not a user: {HOW_TO_WRITE_A_USER}") from None
+            identity = cls()
+        if not identity.is_somebody:
+            raise ValueError(f"is not a user: {HOW_TO_WRITE_A_USER}")
+        return identity
 
     def __str__(self) -> str:
-        """The spelling in one string; `parse` of it denotes the same identity, unless the name had to be cut."""
-        prefix = f"{_PREFIX_OF[self.domain]}:" if self.domain in _PREFIX_OF else ""
+        """The spelling in one string; `parse` of it denotes the same identity.
+
+        It does not where a name had to be cut, or the domain is none of the published ones; that is told as it is.
+        """
+        prefix = f"{_PREFIX_OF.get(self.domain) or tell_name(self.domain)}:" if self.domain else ""
         if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
             return prefix + tell_name(self.name)
         for key in ("auth_id", "uid", "gid", "sid"):
@@ -104,11 +128,29 @@ class Identity(BaseModel):
                 return f"{prefix}{key}:{tell_sid(value) if key == 'sid' else value}"
         return prefix + tell_name(self.name or "")
 
+    @property
+    def is_somebody(self) -> bool:
+        """Whether anything is known that tells it from all others: a domain alone does not."""
+        return not self.known().keys() <= {"domain"}
+
+    def as_body(self) -> dict[str, str | int]:
+        """How a request names it: by all that is known.
+
+        Raises:
+            Refusal: If that denotes nobody; what a cluster would make of it is not known.
+        """
+        self._require_somebody()
+        return self.known()
+
     def as_query(self) -> str:
         """How the endpoint's `user` filter takes it: by the unambiguous key if that is known.
 
         A name goes without its domain, which the filter does not take; check what comes back with `covers`.
+
+        Raises:
+            Refusal: If it denotes nobody.
         """
+        self._require_somebody()
         if self.auth_id is None and self.name is not None:
             return self.name
         if self.auth_id is None and self.uid is None and self.gid is None and self.sid is not None:
@@ -142,20 +184,22 @@ class Identity(BaseModel):
         return Identity.model_validate(mine | theirs)
 
     def known(self) -> dict[str, str | int]:
-        """The fields that have a value, as the endpoint takes them."""
+        """The fields that have a value."""
         return self.model_dump(exclude_none=True)
 
+    def _require_somebody(self) -> None:
+        if not self.is_somebody:
+            raise Refusal("Nothing is known of this user by which the cluster could be asked. Nothing was done.")
 
-def parse_user(spelling: object) -> object:
+
+def parse_user(spelling: object) -> "Identity | Literal['self']":
     """What a caller names as a user: `"self"`, or an `Identity` for each other string.
 
-    Anything that is not a string is left for validation to refuse.
-
     Raises:
-        ValueError: As `Identity.parse`.
+        ValueError: As `Identity.parse`, and for whatever is not a string, the fields of an identity included.
     """
     if not isinstance(spelling, str):
-        return spelling
+        raise ValueError("must be text")  # noqa: TRY004 - pydantic understands no other
     return SELF if spelling.strip().lower() == SELF else Identity.parse(spelling)
 
 

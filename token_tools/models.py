@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
 from token_tools.credentials import BearerToken
-from token_tools.identity import Identity
+from token_tools.identity import AuthId, Identity
 from token_tools.times import format_instant, parse_instant
 
 
@@ -69,13 +69,13 @@ class AccessToken(BaseModel):
     """One token as the endpoint lists it, without its secret.
 
     `enabled` and `expiration_time` are None where the cluster does not say: the token is then enabled and does not
-    expire. `creator` may be unknown.
+    expire. `creator` may be unknown, and `user` an identity without a field.
     """
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     id: TokenId
-    user: Identity
+    user: Annotated[Identity, BeforeValidator(lambda told: {} if told is None else told)]
     creator: Identity | None = None
     creation_time: Timestamp
     expiration_time: Annotated[Timestamp | None, BeforeValidator(lambda text: text or None)] = None
@@ -133,13 +133,13 @@ class TokenPage:
 class Caller(BaseModel):
     """Whom a credential stands for (who-am-i).
 
-    `id` is an auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
+    `id` is their auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
     logged in. `privileges` is None where the cluster does not tell them.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
+    id: AuthId
     name: str | None = None
     access_token_id: str | None = None
     privileges: frozenset[str] | None = None

@@ -4,6 +4,7 @@ Each is an environment variable with the prefix `QUMULO_` and a command-line opt
 never a command-line option, where every user of the machine could read it.
 """
 
+import difflib
 import os
 import re
 import ssl
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -25,6 +27,7 @@ from token_tools.times import parse_duration, parse_lifetime
 PREFIX: Final = "QUMULO_"
 SECRET: Final = frozenset({"bearer_token"})
 """The settings that are secrets."""
+HIGHEST_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 
 
@@ -49,7 +52,7 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(description="Cluster address: a DNS name or an IP address")
-    port: int = Field(default=8000, ge=1, le=65535, description="REST port of the cluster")
+    port: int = Field(default=8000, ge=1, le=HIGHEST_PORT, description="REST port of the cluster")
     bearer_token: BearerToken | None = Field(
         default=None, description="The credential that the server itself works with"
     )
@@ -69,9 +72,12 @@ class Settings(BaseSettings):
         description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
         "and so to the model",
     )
+    state_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("qumulo-token-tools"),
+        description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
+    )
     delivery_dir: Path = Field(
-        default_factory=lambda: find_state_dir() / "tokens",
-        description="Folder for new bearer tokens",
+        default_factory=lambda given: given["state_dir"] / "tokens", description="Folder for new bearer tokens"
     )
     default_lifetime: Lifetime = Field(
         default=timedelta(days=90),
@@ -119,11 +125,6 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def state_dir(self) -> Path:
-        """The folder of what this server remembers for its user, whatever the cluster."""
-        return find_state_dir()
-
-    @property
     def address(self) -> str:
         """The cluster as people write it: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -144,11 +145,6 @@ class Settings(BaseSettings):
         )
 
 
-def find_state_dir() -> Path:
-    """Where the system keeps a user's state for this program."""
-    return platformdirs.user_state_path("qumulo-token-tools")
-
-
 def variable(field: str) -> str:
     """The environment variable of a setting: `ca_file` is `QUMULO_CA_FILE`."""
     return PREFIX + field.upper()
@@ -163,7 +159,9 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
     try:
         settings = Settings(**options)
     except ValidationError as invalid:
-        raise SettingsError("; ".join(_tell_mistake(mistake) for mistake in invalid.errors())) from None
+        # A default that depends on another setting is reported too where that, or any other, is a mistake.
+        mistakes = [mistake for mistake in invalid.errors() if mistake["type"] != "default_factory_not_called"]
+        raise SettingsError("; ".join(map(_tell_mistake, mistakes))) from None
     if settings.bearer_token is None and settings.credentials_file is None:
         settings = settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
     settings.read_bearer()
@@ -184,4 +182,20 @@ def _tell_mistake(mistake: ErrorDetails) -> str:
         case {"type": "value_error", "ctx": {"error": error}}:
             return f"{name} {error}".strip()
         case _:
-            return f"{name}: {mistake['msg']}"
+            return f"{name} must be {_tell_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+
+
+def _tell_expected(field: FieldInfo) -> str:
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation is int:
+        return f"a whole number from 1 to {HIGHEST_PORT}"
+    *others, last = get_args(field.annotation)
+    return f"{', '.join(others)} or {last}"
+
+
+def find_unknown_variables() -> dict[str, str]:
+    """The variables with our prefix in the environment that are no settings, each with the nearest that is one."""
+    real = [variable(name) for name in Settings.model_fields]
+    given = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in real)
+    return {name: difflib.get_close_matches(name.upper(), real, n=1, cutoff=0)[0] for name in given}

@@ -6,16 +6,20 @@ whose protocol alone is three versions of some hundred models each. Nothing else
 
 import gc
 import os
+import signal
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 
 
 def main() -> None:
-    """Run the command, as `token_tools.__main__` does."""
+    """Run the command line, and exit with its status."""
+    # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _importing():
-        from token_tools.__main__ import main as run  # noqa: PLC0415 - what makes it fast comes first
-    run()
+        from token_tools.command import run_command  # noqa: PLC0415 - what makes it fast comes first
+    sys.exit(run_command(sys.argv[1:]))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ for input that never comes. So it is given a pipe instead, which ends when stdin
 either way it unwinds as it does at the end of its input.
 """
 
+import logging
 import os
 import select
 import signal
@@ -13,18 +14,26 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
 
 from mcp.server.mcpserver import MCPServer
 
 from token_tools.workflows import Workflows
 
 CHUNK = 65_536
+_LOG: Final = logging.getLogger(__name__)
 
 
 async def serve(server: MCPServer[Workflows]) -> None:
-    """Serve until stdin ends, or SIGINT or SIGTERM comes; what a tool has begun and must finish is finished first."""
+    """Serve until stdin ends, nobody reads stdout any more, or SIGINT or SIGTERM comes.
+
+    What a tool has begun and must finish is finished first.
+    """
     with _input_until_signal():
-        await server.run_stdio_async()
+        try:
+            await server.run_stdio_async()
+        except* BrokenPipeError:
+            _LOG.info("The client went away while an answer was on its way to it.")
 
 
 @contextmanager
@@ -42,7 +51,9 @@ def _input_until_signal() -> Generator[None]:
         os.write(waker, b"\0")
 
     before = {signum: signal.signal(signum, end_input) for signum in (signal.SIGINT, signal.SIGTERM)}
-    relay = threading.Thread(target=_relay, args=(source, woken, sink))
+    # Serving diverts stdout itself.
+    wire = os.dup(sys.stdout.fileno())
+    relay = threading.Thread(target=_relay, args=(source, woken, wire, sink))
     relay.start()
     try:
         yield
@@ -51,9 +62,14 @@ def _input_until_signal() -> Generator[None]:
         relay.join()
 
 
-def _relay(source: int, woken: int, sink: int) -> None:
+def _relay(source: int, woken: int, wire: int, sink: int) -> None:
+    """Pass the input on until it ends, somebody asks for the end, or `wire` has nobody left who reads it."""
+    news = select.poll()
+    news.register(source, select.POLLIN)
+    news.register(woken, select.POLLIN)
+    news.register(wire, 0)  # that its reader is gone is told unasked
     with open(sink, "wb", buffering=0) as pipe:
-        while woken not in select.select([source, woken], [], [])[0]:
+        while all(told == source for told, _ in news.poll()):
             chunk = os.read(source, CHUNK)
             if not chunk:
                 return

@@ -17,10 +17,15 @@ Clock = Callable[[], datetime]
 """Gives the present, aware."""
 
 NEVER: Final = "never"
+LONGEST: Final = timedelta(days=36_525)
+"""A hundred years: what is longer is a mistake, and would leave the calendar some day."""
+
 HOW_TO_WRITE_AN_EXPIRY: Final = (
     "Write a duration such as 90d, 12h or P90D, a time with an offset such as 2027-01-31T17:00:00Z, or never"
 )
 
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 _UNITS: Final = {
     "s": timedelta(seconds=1),
     "min": timedelta(minutes=1),
@@ -32,6 +37,7 @@ _DURATION: Final = re.compile(
     r"(\d{1,9}) ?(?:(s|sec|secs|seconds?)|(min|mins|minutes?)|(h|hrs?|hours?)|(d|days?)|(w|weeks?))",
     re.ASCII | re.IGNORECASE,
 )
+_UNEVEN: Final = re.compile(r"\d+ ?(?:m|mo|mons?|months?|y|yrs?|years?)|P[\dYMWD]*[YM].*", re.ASCII | re.IGNORECASE)
 _ISO_DURATION: Final = re.compile(r"P(?:\d{1,9}W|(?=.)(?:\d{1,9}D)?(?:T(?=.)(?:\d{1,9}H)?(?:\d{1,9}M)?(?:\d{1,9}S)?)?)")
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
@@ -46,21 +52,26 @@ def utc_now() -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """A duration longer than zero: `90d`, `12 hours`, `P1DT12H`.
+    """A duration longer than zero and no longer than `LONGEST`: `90d`, `12 hours`, `P1DT12H`.
 
-    A month or a year has no fixed length and a bare `m` could be either, so none of them is understood.
+    A month or a year has no fixed length, and a bare `m` could be a month or a minute, so none of them is taken.
 
     Raises:
         ValueError: With what to write instead.
     """
+    text = text.strip()
+    if _UNEVEN.fullmatch(text):
+        raise ValueError("must not count in months or years, which differ in length: write days, such as 90d")
     try:
-        duration = _duration(text.strip())
+        duration = _duration(text)
     except (OverflowError, ValidationError):
-        duration = None
+        duration = timedelta.max
+    if duration is None:
+        raise ValueError("must be a duration with its unit: s, min, h, d or w, such as 30s, 12h or 90d")
     if not duration:
-        raise ValueError(
-            "must be a duration longer than zero with its unit: s, min, h, d or w, such as 30s, 12h or 90d"
-        )
+        raise ValueError("must be longer than zero")
+    if duration > LONGEST:
+        raise ValueError("must be no longer than 100 years")
     return duration
 
 
@@ -80,13 +91,19 @@ def parse_lifetime(text: str) -> timedelta | None:
     Raises:
         ValueError: With what to write instead.
     """
-    return None if text.strip().lower() == NEVER else parse_duration(text)
+    if text.strip().lower() == NEVER:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as doubt:
+        raise ValueError(f"{doubt}; or be {NEVER}") from None
 
 
 def parse_instant(text: str) -> datetime:
     """An RFC 3339 time as the cluster writes it; digits past the microsecond are dropped.
 
-    Without an offset it is UTC, the only zone in which the cluster speaks.
+    Without an offset it is UTC, the only zone in which the cluster speaks. What an offset puts before the year 1 or
+    after the year 9999 is as near to it as Python can tell.
 
     Raises:
         ValueError: If it is not such a time.
@@ -94,9 +111,15 @@ def parse_instant(text: str) -> datetime:
     match = _INSTANT.fullmatch(text)
     if match is None:
         raise ValueError("expected a time such as 2027-01-31T17:00:00Z")
-    # A list has hundreds of thousands of these: nothing here is slower than it has to be.
-    instant = datetime.fromisoformat(text.upper())
-    return instant.astimezone(UTC) if match[1] else instant.replace(tzinfo=UTC)
+    try:
+        # A list has hundreds of thousands of these: nothing here is slower than it has to be.
+        instant = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError("is not in the calendar") from None
+    try:
+        return instant.astimezone(UTC) if match[1] else instant.replace(tzinfo=UTC)
+    except OverflowError:
+        return _FIRST if instant.year == _FIRST.year else _LAST
 
 
 def parse_expiry(text: str, *, now: datetime) -> datetime | None:
@@ -107,19 +130,18 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
             since a model has no clock.
     """
     text = text.strip()
+    if text.lower() == NEVER:
+        return None
     if _NAIVE.fullmatch(text):
         raise _refuse("has no offset from UTC, so it could mean several times", now)
     try:
-        if _INSTANT.fullmatch(text):
-            expiry = parse_instant(text)
-        elif lifetime := parse_lifetime(text):
-            expiry = (now + lifetime).astimezone(UTC)
-        else:
-            return None
-    except (OverflowError, ValueError):
-        raise _refuse("is not understood", now) from None
+        expiry = parse_instant(text) if _INSTANT.fullmatch(text) else (now + parse_duration(text)).astimezone(UTC)
+    except ValueError as doubt:
+        raise _refuse(str(doubt), now) from None
     if expiry <= now:
-        raise _refuse("is not in the future", now)
+        raise _refuse("is in the past", now)
+    if expiry - now > LONGEST:
+        raise _refuse("must be within 100 years", now)
     return expiry.replace(microsecond=0)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from token_tools.errors import BadAnswer, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.identity import Identity
@@ -51,11 +51,14 @@ class Answer:
     body: bytes
 
 
-class _Envelope(BaseModel):
-    """The vendor's form of an error."""
+Telling = Annotated[str, BeforeValidator(lambda told: told if isinstance(told, str) else "")]
 
-    error_class: str = ""
-    description: str = ""
+
+class _Envelope(BaseModel):
+    """The vendor's form of an error; of what it should tell, one thing may be missing or no text."""
+
+    error_class: Telling = ""
+    description: Telling = ""
 
 
 class _Paging(BaseModel):
@@ -212,12 +215,13 @@ def _tell_envelope(answer: Answer) -> str:
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """The wait that a Retry-After asks for; a date in it counts from the answer's own Date."""
+    """The wait that a Retry-After asks for; a date in it counts from the answer's own Date, and none is no wait."""
     text = headers.get("retry-after", "")
     try:
         if text.isdecimal():
-            return timedelta(seconds=int(text))
-        wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
+            wait = timedelta(seconds=int(text))
+        else:
+            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
     except (KeyError, OverflowError, TypeError, ValueError):
         return None
     return wait if wait > timedelta() else None

@@ -82,10 +82,11 @@ _TOKENS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]], ...]
 
 @dataclass(frozen=True)
 class Demo:
-    """The cluster, and the secret of the service account that may manage tokens on it."""
+    """The cluster, the secret of the service account that may manage tokens on it, and one of its administrator's."""
 
     cluster: Cluster
     bearer_token: str = field(repr=False)
+    admin_bearer_token: str = field(repr=False)
 
 
 def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Demo:
@@ -107,4 +108,5 @@ def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Dem
         SERVICE, creator=ADMIN, creation_time=now - timedelta(days=20), expiration_time=now + timedelta(days=70)
     )
     cluster.remove_account(GONE)
-    return Demo(cluster, own.bearer_token)
+    admin = next(token for token in cluster.tokens.values() if token.user == ADMIN)
+    return Demo(cluster, own.bearer_token, admin.bearer_token)

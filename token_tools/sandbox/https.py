@@ -1,5 +1,6 @@
 """An application over HTTPS on a loopback port, with a certificate of its own."""
 
+import os
 import signal
 import socket
 import threading
@@ -11,6 +12,8 @@ from typing import Final
 import trustme
 import uvicorn
 from starlette.types import ASGIApp
+
+from token_tools.errors import SettingsError
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -30,13 +33,16 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     `started` is called once the port accepts connections. The CA's certificate is written into the folder.
 
     Raises:
-        OSError: If the port is taken.
+        SettingsError: If the port is taken, or not ours to take.
     """
     ca_file, key_file = folder / "ca.pem", folder / "server.pem"
     authority = trustme.CA()
     authority.cert_pem.write_to_path(ca_file)
     authority.issue_cert(LOOPBACK, "localhost", "::1").private_key_and_cert_chain_pem.write_to_path(key_file)
-    listener = socket.create_server((LOOPBACK, port))
+    try:
+        listener = socket.create_server((LOOPBACK, port))
+    except OSError as failure:
+        raise SettingsError(f"--port {port} cannot be served: {os.strerror(failure.errno or 0)}.") from None
     # asyncio does this only for sockets that it makes itself; without, an answer may wait 40 ms for a delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
@@ -45,7 +51,9 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
-    signal.sigwait(ending)
-    server.should_exit = True
-    thread.join()
+    try:
+        started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
+        signal.sigwait(ending)
+    finally:
+        server.should_exit = True
+        thread.join()
