@@ -13,7 +13,7 @@ import pytest
 import stamina
 import trustme
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
-from anyio.streams.tls import TLSListener
+from anyio.streams.tls import TLSListener, TLSStream
 from pydantic import SecretStr
 
 from token_tools.client import ClusterClient, connect
@@ -21,6 +21,7 @@ from token_tools.credentials import write_store
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
+    DeliveryError,
     Rejected,
     Unauthenticated,
     Unavailable,
@@ -215,6 +216,47 @@ async def test_an_error_that_repeats_the_credential_does_not_tell_it() -> None:
     assert str(failure.value) == 'The cluster declined (400 x_error: "you sent [redacted]").'
 
 
+@pytest.mark.parametrize(
+    "tail", [b"\x17\x03\x03\x00\x20" + b"x" * 32, b"HTTP/1.1 502 Bad\r\n\r\n"], ids=["garbage", "plain"]
+)
+async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
+    """What the TLS library says of it comes through all layers as it is."""
+    async with tls_server(tmp_path, raw=tail) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Unreachable, match="No whole answer from 127.0.0.1") as failure:
+            await cluster.create_token(JANE, None)
+
+    assert not isinstance(failure.value, Unsent)
+
+
+async def test_an_answer_without_an_end_is_given_up() -> None:
+    read = 0
+
+    async def pour() -> AsyncGenerator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * (1 << 20)
+
+    class Endless(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, content=pour(), request=request)
+
+    async with connected(Endless()) as cluster:
+        with pytest.raises(BadAnswer, match="larger than 64 MiB"):
+            await cluster.create_token(JANE, None)
+
+    assert read == 65
+
+
+async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy_with() -> None:
+    async with connected(Script(httpx.ReadError("cut"))) as cluster:
+        try:
+            raise DeliveryError("the disk") from OSError(1, "Operation not permitted")
+        except DeliveryError:
+            with pytest.raises(Unreachable, match="the connection broke"):
+                await cluster.delete_token("7")
+
+
 async def test_an_answer_compressed_against_the_request_is_a_bad_answer() -> None:
     script = Script(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"nonsense")))
     async with connected(script) as cluster:
@@ -302,9 +344,9 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
 
 @asynccontextmanager
 async def tls_server(
-    folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1"
+    folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1", raw: bytes = b""
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
-    """A TLS server whose certificate is for `name`, the settings that trust it, and what it receives."""
+    """A TLS server whose certificate is for `name`, the settings that trust it, and what it receives; `raw` goes past TLS."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -315,7 +357,13 @@ async def tls_server(
     async def serve(stream: ByteStream) -> None:
         async with stream:
             received.append(await stream.receive())
-            await stream.send(answer)
+            if raw:
+                assert isinstance(stream, TLSStream)
+                await stream.transport_stream.send(raw)
+                with anyio.move_on_after(1):
+                    await stream.receive()
+            else:
+                await stream.send(answer)
 
     plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = plain.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here

@@ -20,7 +20,7 @@ import truststore
 from pydantic import SecretStr
 
 from token_tools import __version__, wire
-from token_tools.errors import BadAnswer, SettingsError, Unavailable, Unreachable, Unsent, Untrusted
+from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
@@ -28,6 +28,8 @@ from token_tools.times import format_instant, tell_duration
 
 AT_ONCE: Final = 8
 ATTEMPTS: Final = 4
+LARGEST: Final = 64 << 20
+"""Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes about a tenth of it."""
 TOKENS: Final = "/v1/auth/access-tokens/"
 WHO_AM_I: Final = "/v1/session/who-am-i"
 
@@ -119,14 +121,26 @@ class ClusterClient:
     async def _exchange(self, request: httpx.Request, auth: httpx.Auth | None = None) -> wire.Answer:
         async with self._slots:
             with self._reported():
-                response = await self._http.send(request, auth=auth or self._http.auth)
+                response = await self._http.send(request, auth=auth or self._http.auth, stream=True)
+                try:
+                    body = await self._read_body(response)
+                finally:
+                    await response.aclose()
         sent = response.request.headers["Authorization"].removeprefix("Bearer ").encode()
         # An error page may repeat the request; what an error quotes must not contain the credential.
         return wire.Answer(
             status=response.status_code,
             headers=dict(response.headers),
-            body=response.content.replace(sent, b"[redacted]") if response.is_error else response.content,
+            body=body.replace(sent, b"[redacted]") if response.is_error else body,
         )
+
+    async def _read_body(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > LARGEST:
+                raise BadAnswer(f"The answer of {self._address} is larger than {LARGEST >> 20} MiB, and was not read.")
+        return bytes(body)
 
     def _wait_before_retry(self, failure: Exception) -> bool | timedelta:
         match failure:
@@ -157,6 +171,11 @@ class ClusterClient:
             raise _explain(failure, self._address) from failure
         except httpx.DecodingError:
             raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
+        except TokenToolsError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - not every library below wraps what the ones below it raise
+            # Whatever it was, the request may have been served; only our own errors make callers find that out.
+            raise _explain(failure, self._address) from None
 
     @property
     def _address(self) -> str:
@@ -236,7 +255,7 @@ def _make_tls_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
+def _explain(failure: Exception, address: str) -> Unreachable:
     causes = list(_chain(failure))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -254,6 +273,7 @@ def _explain(failure: httpx.TransportError, address: str) -> Unreachable:
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:
-    while failure is not None:
+    # At one of ours begins what the caller was busy with, such as a full disk.
+    while failure is not None and not isinstance(failure, TokenToolsError):
         yield failure
         failure = failure.__cause__ or failure.__context__
