@@ -1,11 +1,14 @@
 """The way to the cluster: what is repeated and what never is, deadlines, TLS, and where the credential may go."""
 
+import base64
+import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import anyio
 import httpx
@@ -207,13 +210,59 @@ async def test_each_request_is_signed_and_says_who_asks() -> None:
     assert request.headers["Accept-Encoding"] == "identity"
 
 
-async def test_an_error_that_repeats_the_credential_does_not_tell_it() -> None:
-    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {OWN}"}))
-    async with connected(script) as cluster:
+BEARER = "access-v1:" + base64.b64encode(b"\x9f\xd3OWNSECRET" + bytes(range(100, 151))).decode()
+OWN_PART = BEARER.removeprefix("access-v1:")
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        pytest.param(BEARER, id="whole"),
+        pytest.param(OWN_PART, id="without-its-prefix"),
+        pytest.param(f"token {OWN_PART[:20]}…", id="its-beginning"),
+        pytest.param(f"…{OWN_PART[-12:]}", id="its-end"),
+        pytest.param(quote_plus(BEARER), id="percent-encoded"),
+        pytest.param(quote_plus(quote_plus(OWN_PART)), id="percent-encoded-twice"),
+        pytest.param(f"{OWN_PART[:30]} {OWN_PART[30:]}", id="split"),
+        pytest.param(OWN_PART[:4] + "\n" + OWN_PART[4:9], id="short-and-split"),
+        pytest.param(OWN_PART.replace("/", "\\/"), id="escaped"),
+        pytest.param("\\x" + "\\x".join(f"{ord(c):02x}" for c in OWN_PART), id="escaped-each"),
+        pytest.param(base64.b64decode(OWN_PART)[2:11].decode(), id="decoded"),
+        pytest.param(base64.b64decode(OWN_PART).hex(), id="decoded-in-hexadecimal"),
+        pytest.param(base64.b64encode(f"Authorization: Bearer {BEARER}".encode()).decode(), id="encoded-again"),
+        pytest.param(base64.urlsafe_b64encode(b"12" + BEARER.encode()).decode().rstrip("="), id="encoded-for-urls"),
+        pytest.param(BEARER.swapcase(), id="other-case"),
+    ],
+)
+async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(echo: str) -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {echo}"}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
         with pytest.raises(Rejected) as failure:
             await cluster.list_tokens()
 
-    assert str(failure.value) == 'The cluster declined (400 x_error: "you sent [redacted]").'
+    assert str(failure.value) == (
+        "The cluster declined (400 x_error: its words are withheld, since they repeat something of the credential)."
+    )
+
+
+@pytest.mark.parametrize("said", ["access-v1: tokens are not supported", "no", "AAAA 100 %", "user%20jane \\x1b"])
+async def test_an_error_that_repeats_nothing_of_the_credential_is_quoted(said: str) -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": said}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
+        with pytest.raises(Rejected, match=r'x_error: "[^w]'):
+            await cluster.list_tokens()
+
+
+async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_received(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = f"HTTP/1.1 400 No\r\nX-Echo: {OWN}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with tls_server(tmp_path, answer) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Rejected):
+            await cluster.list_tokens()
+
+    assert OWN not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -222,7 +271,7 @@ async def test_an_error_that_repeats_the_credential_does_not_tell_it() -> None:
 async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
     """What the TLS library says of it comes through all layers as it is."""
     async with tls_server(tmp_path, raw=tail) as (settings, _), connected(None, settings) as cluster:
-        with pytest.raises(Unreachable, match="No whole answer from 127.0.0.1") as failure:
+        with pytest.raises(Unreachable, match=r"No whole answer from 127\.0\.0\.1") as failure:
             await cluster.create_token(JANE, None)
 
     assert not isinstance(failure.value, Unsent)
@@ -249,9 +298,12 @@ async def test_an_answer_without_an_end_is_given_up() -> None:
 
 
 async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy_with() -> None:
+    def fail_to_keep() -> None:
+        raise DeliveryError("the disk") from OSError(1, "Operation not permitted")
+
     async with connected(Script(httpx.ReadError("cut"))) as cluster:
         try:
-            raise DeliveryError("the disk") from OSError(1, "Operation not permitted")
+            fail_to_keep()
         except DeliveryError:
             with pytest.raises(Unreachable, match="the connection broke"):
                 await cluster.delete_token("7")
@@ -346,7 +398,10 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
 async def tls_server(
     folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1", raw: bytes = b""
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
-    """A TLS server whose certificate is for `name`, the settings that trust it, and what it receives; `raw` goes past TLS."""
+    """A TLS server whose certificate is for `name`, the settings that trust it, and what it receives.
+
+    Of the two, `raw` is the answer that does not go through TLS.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

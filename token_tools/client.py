@@ -126,12 +126,12 @@ class ClusterClient:
                     body = await self._read_body(response)
                 finally:
                     await response.aclose()
-        sent = response.request.headers["Authorization"].removeprefix("Bearer ").encode()
-        # An error page may repeat the request; what an error quotes must not contain the credential.
+        sent = response.request.headers["Authorization"].removeprefix("Bearer ")
         return wire.Answer(
             status=response.status_code,
             headers=dict(response.headers),
-            body=body.replace(sent, b"[redacted]") if response.is_error else body,
+            body=body,
+            credential=SecretStr(sent),
         )
 
     async def _read_body(self, response: httpx.Response) -> bytes:
@@ -228,6 +228,9 @@ async def connect(
     settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncGenerator[ClusterClient]:
     """A client of the cluster that the settings name, over `transport` instead of the network if one is given."""
+    for library in ("httpcore", "httpx", "hpack"):
+        # At DEBUG they tell headers, and a cluster or a proxy may repeat the credential in one.
+        logging.getLogger(library).setLevel(logging.WARNING)
     async with httpx.AsyncClient(
         base_url=f"https://{settings.address}",
         auth=BearerAuth(settings),

@@ -15,8 +15,9 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
+from token_tools.echo import repeats
 from token_tools.errors import BadAnswer, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
@@ -48,13 +49,20 @@ _TRANSIENT: Final = {
 }
 
 
+NONE: Final = SecretStr("")
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What came back over HTTP; the names of `headers` are in lower case. The body may hold a new bearer token."""
+    """What came back over HTTP; the names of `headers` are in lower case. The body may hold a new bearer token.
+
+    `credential` is what the request was signed with: an error may repeat it.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    credential: SecretStr = NONE
 
 
 class _Envelope(BaseModel):
@@ -212,8 +220,13 @@ def _tell_envelope(answer: Answer) -> str:
         envelope = _Envelope.model_validate_json(answer.body)
     except ValidationError:
         envelope = _Envelope()
-    error_class = f" {envelope.error_class}" if _ERROR_CLASS.fullmatch(envelope.error_class) else ""
-    said = f": {quote(envelope.description, longest=LONGEST_DESCRIPTION)}" if envelope.description else ""
+    credential = answer.credential.get_secret_value()
+    is_class = _ERROR_CLASS.fullmatch(envelope.error_class) and not repeats(envelope.error_class, credential)
+    error_class = f" {envelope.error_class}" if is_class else ""
+    if repeats(envelope.description, credential):
+        said = ": its words are withheld, since they repeat something of the credential"
+    else:
+        said = f": {quote(envelope.description, longest=LONGEST_DESCRIPTION)}" if envelope.description else ""
     return f" ({answer.status}{error_class}{said})"
 
 
