@@ -5,17 +5,20 @@ The secrets are recognisable, and none of them is where it does not belong.
 
 import json
 import logging
-from collections.abc import Generator
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, get_args
 
+import anyio
 import httpx
 import pytest
 import stamina
 
-from tests.bench import AD_JANE, ADMIN, JANE, Bench, Human, Told, make_bench
+from tests.bench import AD_JANE, ADMIN, JANE, NOW, PATH, Bench, Human, Told, make_bench
 from tests.secrets import find_secrets
+from token_tools.journal import Journal
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 
@@ -187,10 +190,174 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Be
     assert "No token was made for local:jane" in told.text
 
 
+class Cut(httpx.AsyncBaseTransport):
+    """A cluster whose first create is not done, but `meanwhile` is, before the connection is cut."""
+
+    def __init__(self, bench: Bench, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self.cluster = bench.recorder.cluster
+        self.left = [meanwhile]
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Serve all but the first create."""
+        if request.method == "POST" and request.url.path == PATH and self.left:
+            await self.left.pop()()
+            raise httpx.ReadError("cut")
+        return await self.cluster.handle_async_request(request)
+
+
+async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_not_blamed(bench: Bench) -> None:
+    async def make_another() -> None:
+        assert not (await bench.call("create_access_token", {"user": "local:jane"})).is_error
+
+    bench.recorder.cluster = Cut(bench, make_another)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    [other] = bench.tokens_of(JANE)
+    assert "No token was made for local:jane: so far, none of theirs is new." in told.text
+    assert other.id not in told.text
+
+
+async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(bench: Bench) -> None:
+    journal = Journal(bench.settings.state_dir, cluster=bench.settings.address, clock=lambda: NOW)
+    async with journal.intend("local:jane"):
+        break_at(bench, "create", "cut-after")
+        told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "Another call is making one for the same user just now; that may be it." in told.text
+    assert entries_of(bench)[-1].keys().isdisjoint({"token_id"})
+
+
+async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(bench: Bench) -> None:
+    async def make_two() -> None:
+        for _ in range(2):
+            bench.cluster.create_token(JANE.auth_id, creator="500")
+
+    bench.recorder.cluster = Cut(bench, make_two)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    for token in bench.tokens_of(JANE):
+        assert f'delete_access_token(id="{token.id}")' in told.text
+        assert f"auth_delete_access_token {token.id}" in told.text
+    assert entries_of(bench)[-1].keys().isdisjoint({"token_id"})
+
+
+@pytest.mark.parametrize("age", [timedelta(days=3), timedelta(hours=-3)], ids=["slow-clock", "fast-clock"])
+async def test_an_orphan_is_named_however_wrong_the_cluster_s_clock_is(bench: Bench, age: timedelta) -> None:
+    async def make_one() -> None:
+        bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - age)
+
+    bench.recorder.cluster = Cut(bench, make_one)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    [orphan] = bench.tokens_of(JANE)
+    assert f'delete_access_token(id="{orphan.id}")' in told.text
+
+
+async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(bench: Bench) -> None:
+    async def make_two() -> None:
+        for age in (timedelta(days=3), timedelta(minutes=4)):
+            bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - age)
+
+    bench.recorder.cluster = Cut(bench, make_two)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    old, new = sorted(bench.tokens_of(JANE), key=lambda token: token.creation_time)
+    assert new.id in told.text
+    assert old.id not in told.text
+
+
+async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_next(bench: Bench) -> None:
+    async def nothing() -> None:
+        pass
+
+    bench.recorder.cluster = Cut(bench, nothing)
+
+    await bench.call("create_access_token", {"user": "local:jane"})
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
+
+
+async def test_whatever_breaks_after_the_request_the_orphan_is_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stumble(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            raise RuntimeError("access-v1:SECRETSECRET")
+        return response
+
+    bench.recorder.on_served = stumble
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    [orphan] = bench.tokens_of(JANE)
+    assert f'delete_access_token(id="{orphan.id}")' in told.text
+    assert "stumbled over a RuntimeError" in caplog.text
+    assert "SECRETSECRET" not in told.text + caplog.text
+
+
+@pytest.mark.parametrize("expires", [None, NOW + timedelta(days=31)], ids=["never", "later"])
+@pytest.mark.parametrize("delivery", ["file", "inline"])
+async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_again(
+    bench: Bench, expires: datetime | None, delivery: str
+) -> None:
+    async def forget_the_expiry(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            token = bench.cluster.tokens[response.json()["id"]]
+            bench.cluster.tokens[token.id] = replace(token, expiration_time=expires)
+        return response
+
+    bench.recorder.on_served = forget_the_expiry
+
+    told = await bench.refused(
+        "create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30), delivery=delivery
+    )
+
+    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again. No token is left of this." in told
+    assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in told
+    assert bench.tokens_of(JANE) == []
+    assert not [*bench.settings.delivery_dir.parent.rglob("*.json")]
+    assert journal_of(bench) == ["intended", "deleted again"]
+
+
+@pytest.mark.parametrize("fault", [None, "cut-before"])
+async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
+    bench: Bench, fault: Fault | None
+) -> None:
+    made, go_on = anyio.Event(), anyio.Event()
+    if fault is not None:
+        break_at(bench, "delete", fault)
+
+    async def hold_the_answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            made.set()
+            await go_on.wait()
+        return response
+
+    bench.recorder.on_served = hold_the_answer
+    async with bench.connected(delivery="inline") as client, anyio.create_task_group() as calls:
+        calls.start_soon(client.call_tool, "create_access_token", {"user": "local:jane"})
+        await made.wait()
+        calls.cancel_scope.cancel()
+        go_on.set()
+
+    [*_, last] = entries_of(bench)
+    assert last["result"] == ("deleted again" if fault is None else "stranded")
+    assert [token.id for token in bench.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
+
+
+def entries_of(bench: Bench) -> list[dict[str, str]]:
+    """The journal."""
+    return [json.loads(line) for line in (bench.settings.state_dir / "journal.jsonl").read_text().splitlines()]
+
+
 def journal_of(bench: Bench) -> list[str]:
     """The results in the journal, in order."""
-    path = bench.settings.state_dir / "journal.jsonl"
-    return [json.loads(line)["result"] for line in path.read_text().splitlines()]
+    return [entry["result"] for entry in entries_of(bench)]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +366,7 @@ def journal_of(bench: Bench) -> list[str]:
         pytest.param({}, ["intended", "made"], id="made"),
         pytest.param({"create": "error-400"}, ["intended", "not made"], id="declined"),
         pytest.param({"create": "refuse"}, ["intended", "not made"], id="refused"),
-        pytest.param({"create": "cut-before"}, ["intended", "not made"], id="cut-before"),
+        pytest.param({"create": "cut-before"}, ["intended", "unknown"], id="cut-before"),
         pytest.param({"create": "cut-after"}, ["intended", "unknown"], id="cut-after"),
     ],
 )
@@ -247,7 +414,7 @@ async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_o
 ) -> None:
     await bench.call("create_access_token", {"user": "local:jane"})
     journal = bench.settings.state_dir / "journal.jsonl"
-    intent = json.loads(journal.read_text().splitlines()[0]) | {"server": "another", "attempt": "a"}
+    intent = json.loads(journal.read_text().splitlines()[0]) | {"attempt": "a"}
     journal.write_text(json.dumps(intent) + "\n")
 
     mentioned = await bench.call("create_access_token", {"user": "local:jane"}, human=Human([]))

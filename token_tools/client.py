@@ -171,11 +171,9 @@ class ClusterClient:
             raise _explain(failure, self._address) from failure
         except httpx.DecodingError:
             raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
-        except TokenToolsError:
-            raise
-        except Exception as failure:  # noqa: BLE001 - not every library below wraps what the ones below it raise
-            # Whatever it was, the request may have been served; only our own errors make callers find that out.
-            raise _explain(failure, self._address) from None
+        except OSError as failure:
+            # httpcore wraps what breaks a connection, but not what the TLS library finds in the middle of an answer.
+            raise _explain(failure, self._address) from failure
 
     @property
     def _address(self) -> str:

@@ -40,12 +40,17 @@ class Policy:
             expires = parse_expiry(expiration_time, now=now)
         else:
             expires = None if self.default_lifetime is None else (now + self.default_lifetime).replace(microsecond=0)
-        if self.max_lifetime is not None and (expires is None or expires > now + self.max_lifetime):
+        latest = self.find_latest(now)
+        if self.max_lifetime is not None and latest is not None and (expires is None or expires > latest):
             raise Refusal(
                 f"QUMULO_MAX_LIFETIME allows {tell_duration(self.max_lifetime)} at most, so `expiration_time` can be "
-                f"{tell_time(now + self.max_lifetime)} at the latest. Nothing was done."
+                f"{tell_time(latest)} at the latest. Nothing was done."
             )
         return expires
+
+    def find_latest(self, now: datetime) -> datetime | None:
+        """The latest expiry that a token may have which is made now, or None if it may have any."""
+        return None if self.max_lifetime is None else now + self.max_lifetime
 
     def check_user(self, user: Identity) -> None:
         """Nothing for whoever may have a token.
