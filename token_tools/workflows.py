@@ -360,11 +360,7 @@ class Workflows:
         self, kind: type[Some], request: Hashable, make: Callable[[datetime], Awaitable[Some]]
     ) -> Some:
         now = self.clock()
-        plan = self.questions.recall(kind, request, now=now)
-        if plan is None:
-            plan = await make(now)
-            self.questions.keep(plan)
-        return plan
+        return self.questions.recall(kind, request, now=now) or self.questions.keep(await make(now))
 
     async def _get(self, token_id: str) -> AccessToken:
         try:
