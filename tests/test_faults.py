@@ -5,6 +5,7 @@ The secrets are recognisable, and none of them is where it does not belong.
 
 import json
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ import pytest
 import stamina
 
 from tests.bench import AD_JANE, ADMIN, JANE, NOW, PATH, Bench, Human, Told, make_bench
+from tests.sandbox_process import running_sandbox
 from tests.secrets import find_secrets
 from token_tools.journal import Journal
 from token_tools.sandbox.app import create_app
@@ -147,24 +149,6 @@ async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(bench: Benc
         assert told.text.endswith(f"auth_delete_access_token {token_id}")
 
 
-async def test_an_orphan_that_cannot_be_looked_for_is_said_to_be_possible(bench: Bench) -> None:
-    app = Faults(create_app(bench.cluster), {"create": "cut-after"})
-    bench.recorder.cluster = httpx.ASGITransport(app)
-
-    async def break_the_second_list(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path == "/v1/auth/access-tokens/" and "user" in request.url.params:
-            app.plan["list"] = "cut-before"
-        return response
-
-    bench.recorder.on_served = break_the_second_list
-
-    told = await bench.call("create_access_token", {"user": "local:jane"})
-
-    assert told.is_error
-    assert "It could not be found out whether a token was made for local:jane" in told.text
-    assert "List the user's tokens before creating again." in told.text
-
-
 async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(bench: Bench) -> None:
     app = Faults(create_app(bench.cluster), {"create": "cut-after", "list": "error-400"})
     bench.recorder.cluster = httpx.ASGITransport(app)
@@ -188,6 +172,112 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Be
     told = await bench.call("create_access_token", {"user": "local:jane"})
 
     assert "No token was made for local:jane" in told.text
+
+
+Ending = Literal["done", "nothing", "unsaid"]
+Endings = dict[Fault, Ending]
+
+
+def end(ending: Ending, faults: list[Fault] = FAULTS) -> Endings:
+    return dict.fromkeys(faults, ending)
+
+
+# `unsaid`: done without a clear answer, so that the error tells how to find out.
+CELLS: dict[str, dict[Endpoint, Endings]] = {
+    "get_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("done"),
+        "list": end("done", [*FAULTS, *ONLY_OF_LISTS]),
+    },
+    "update_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("nothing"),
+        "modify": end("nothing") | end("done", AFTER_THE_DEED),
+    },
+    "delete_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("nothing"),
+        "delete": end("nothing") | end("done", AFTER_THE_DEED),
+    },
+    "rotate_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("nothing"),
+        "find": end("nothing") | end("done", ["error-400"]),
+        "list": end("nothing") | end("done", ["error-400", *ONLY_OF_LISTS]),
+        "list-again": end("done", [*FAULTS, *ONLY_OF_LISTS]),
+        "create": end("nothing") | end("unsaid", AFTER_THE_DEED),
+    },
+    "audit_access_tokens": {
+        "who-am-i": end("done"),
+        "find": end("done"),
+        "list": end("nothing") | end("done", ONLY_OF_LISTS),
+    },
+}
+ARGUMENTS: dict[str, dict[str, object]] = {"update_access_token": {"enabled": False}, "audit_access_tokens": {}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "endpoint", "fault", "ending"),
+    [
+        pytest.param(tool, endpoint, fault, ending, id=f"{tool.partition('_')[0]}-{endpoint}-{fault}")
+        for tool, endpoints in CELLS.items()
+        for endpoint, endings in endpoints.items()
+        for fault, ending in endings.items()
+    ],
+)
+async def test_every_other_tool_does_it_or_says_what_is_the_case(
+    bench: Bench, tool: str, endpoint: Endpoint, fault: Fault, ending: Ending
+) -> None:
+    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
+    break_at(bench, endpoint, fault)
+    arguments = ARGUMENTS.get(tool, {}) | ({} if tool == "audit_access_tokens" else {"id": token.id})
+
+    told = await bench.call(tool, arguments)
+
+    there = bench.tokens_of(JANE)
+    changed = {
+        "update_access_token": there != [token] and not any(one.enabled for one in there),
+        "delete_access_token": there == [],
+        "rotate_access_token": len(there) == 2,
+    }
+    assert told.is_error is (ending != "done")
+    assert changed.get(tool, there != [token]) is (ending != "nothing" and tool in changed)
+    assert len([one for one in bench.recorder.requests if one.method in {"PATCH", "DELETE"}]) <= 1
+    assert len(bench.recorder.bodies("POST", PATH)) <= 1
+    if ending == "unsaid":
+        [new] = [one for one in there if one.id != token.id]
+        assert f'delete_access_token(id="{new.id}")' in told.text
+    files = [*bench.settings.delivery_dir.glob("*")]
+    assert len(files) == (tool == "rotate_access_token" and ending == "done")
+    spoken = f"{told.text}\n{json.dumps(told.fields)}\n{[str(file) for file in files]}".encode()
+    disk = read_all(bench.settings.delivery_dir.parent, besides=files) + read_all(bench.settings.state_dir, besides=[])
+    assert find_secrets(spoken + disk, [one.bearer_token for one in bench.cluster.tokens.values()]) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_an_orphan_among_tokens_that_cannot_be_read_any_more_is_said_to_be_possible(
+    bench: Bench, fault: Fault
+) -> None:
+    app = Faults(create_app(bench.cluster), {"create": "cut-after", "list-again": fault})
+    bench.recorder.cluster = httpx.ASGITransport(app)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "It could not be found out whether a token was made for local:jane" in told.text
+    assert len(bench.tokens_of(JANE)) == 1
+
+
+def test_over_https_a_cut_connection_is_cut_before_any_answer_and_the_next_one_served() -> None:
+    with running_sandbox("--fault", "list=cut-before", "--fault", "who-am-i=refuse") as sandbox:
+        settings = sandbox.settings
+        with httpx.Client(
+            base_url=f"https://{settings['QUMULO_HOST']}:{settings['QUMULO_PORT']}",
+            verify=ssl.create_default_context(cafile=settings["QUMULO_CA_FILE"]),
+        ) as client:
+            for path in (PATH, "/v1/session/who-am-i"):
+                with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                    client.get(path)
+            assert client.get("/v1/version").status_code == 200
 
 
 class Cut(httpx.AsyncBaseTransport):

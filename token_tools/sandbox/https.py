@@ -1,5 +1,6 @@
 """An application over HTTPS on a loopback port, with a certificate of its own."""
 
+import asyncio
 import signal
 import socket
 import threading
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
 import trustme
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -22,6 +25,25 @@ class Address:
     host: str
     port: int
     ca_file: Path
+
+
+class Severable(H11Protocol):
+    """HTTP whose connection is cut, without another byte, where the application raises the error that says so."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Serve through the connection, or end it; uvicorn narrows the argument in the same way."""
+        super().connection_made(transport)
+        app = self.app
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except httpx.TransportError:
+                transport.abort()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+
+        self.app = serve
 
 
 def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Address], None]) -> None:
@@ -38,7 +60,9 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     authority.issue_cert(LOOPBACK, "localhost", "::1").private_key_and_cert_chain_pem.write_to_path(key_file)
     listener = socket.create_server((LOOPBACK, port))
     # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
-    server = uvicorn.Server(uvicorn.Config(app, ssl_certfile=key_file, log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=Severable, ssl_certfile=key_file, log_level="warning", access_log=False)
+    )
     ending = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
