@@ -245,6 +245,13 @@ async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(e
     )
 
 
+async def test_a_credential_that_is_no_base64_is_not_quoted_either() -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": "you sent ~opaque.token"}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr("an~opaque.token~12"))) as cluster:
+        with pytest.raises(Rejected, match="withheld"):
+            await cluster.list_tokens()
+
+
 @pytest.mark.parametrize("said", ["access-v1: tokens are not supported", "no", "AAAA 100 %", "user%20jane \\x1b"])
 async def test_an_error_that_repeats_nothing_of_the_credential_is_quoted(said: str) -> None:
     script = Script(httpx.Response(400, json={"error_class": "x_error", "description": said}))

@@ -387,6 +387,8 @@ async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) ->
     assert delivered.how_to_use.endswith(f"keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}'")
     assert delivered.fingerprint == hashlib.sha256(SECRET.encode()).hexdigest()
     assert SECRET not in repr(delivered)
+    await KeyringDelivery("c:8000").retract(delivered)
+    assert keychain.secrets == {}
 
 
 async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:

@@ -414,6 +414,55 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
     assert journal_of(bench) == ["intended", "deleted again"]
 
 
+def forget_expiries(bench: Bench) -> None:
+    """A cluster that is too old for them, and takes no notice."""
+
+    async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            token = bench.cluster.tokens[response.json()["id"]]
+            bench.cluster.tokens[token.id] = replace(token, expiration_time=None)
+        if request.method == "DELETE":
+            for file in bench.settings.delivery_dir.iterdir():
+                file.unlink()
+                file.mkdir()
+        return response
+
+    bench.recorder.on_served = forget
+
+
+async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_place(bench: Bench) -> None:
+    forget_expiries(bench)
+    break_at(bench, "delete", "error-400")
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+
+    [token] = bench.tokens_of(JANE)
+    assert "It could not be deleted again: The cluster declined (400" in told
+    assert f"It is in {bench.settings.delivery_dir}" in told
+    assert told.endswith(f"auth_delete_access_token {token.id}")
+    assert journal_of(bench) == ["intended", "stranded"]
+
+
+async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(bench: Bench) -> None:
+    forget_expiries(bench)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+
+    assert bench.tokens_of(JANE) == []
+    assert f"It was deleted again. What was delivered is still in {bench.settings.delivery_dir}" in told
+    assert journal_of(bench) == ["intended", "deleted again"]
+
+
+async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(bench: Bench) -> None:
+    async def forbid(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(403) if request.method == "POST" and request.url.path == PATH else response
+
+    bench.recorder.on_served = forbid
+
+    assert "lacks a privilege" in await bench.refused("create_access_token", {"user": "local:jane"})
+    assert journal_of(bench) == ["intended", "not made"]
+
+
 @pytest.mark.parametrize("fault", [None, "cut-before"])
 async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
     bench: Bench, fault: Fault | None
