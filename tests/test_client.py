@@ -1,11 +1,14 @@
 """The way to the cluster: what is repeated and what never is, deadlines, TLS, and where the credential may go."""
 
+import base64
+import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import anyio
 import httpx
@@ -13,7 +16,7 @@ import pytest
 import stamina
 import trustme
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
-from anyio.streams.tls import TLSListener
+from anyio.streams.tls import TLSListener, TLSStream
 from pydantic import SecretStr
 
 from token_tools.client import ClusterClient, connect
@@ -21,6 +24,7 @@ from token_tools.credentials import write_store
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
+    DeliveryError,
     Refusal,
     Rejected,
     Unauthenticated,
@@ -232,13 +236,110 @@ async def test_each_request_is_signed_and_says_who_asks() -> None:
     assert request.headers["Accept-Encoding"] == "identity"
 
 
-async def test_an_error_that_repeats_the_credential_does_not_tell_it() -> None:
-    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {OWN}"}))
-    async with connected(script) as cluster:
+BEARER = "access-v1:" + base64.b64encode(b"\x9f\xd3OWNSECRET" + bytes(range(100, 151))).decode()
+OWN_PART = BEARER.removeprefix("access-v1:")
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        pytest.param(BEARER, id="whole"),
+        pytest.param(OWN_PART, id="without-its-prefix"),
+        pytest.param(f"token {OWN_PART[:20]}…", id="its-beginning"),
+        pytest.param(f"…{OWN_PART[-12:]}", id="its-end"),
+        pytest.param(quote_plus(BEARER), id="percent-encoded"),
+        pytest.param(quote_plus(quote_plus(OWN_PART)), id="percent-encoded-twice"),
+        pytest.param(f"{OWN_PART[:30]} {OWN_PART[30:]}", id="split"),
+        pytest.param(OWN_PART[:4] + "\n" + OWN_PART[4:9], id="short-and-split"),
+        pytest.param(OWN_PART.replace("/", "\\/"), id="escaped"),
+        pytest.param("\\x" + "\\x".join(f"{ord(c):02x}" for c in OWN_PART), id="escaped-each"),
+        pytest.param(base64.b64decode(OWN_PART)[2:11].decode(), id="decoded"),
+        pytest.param(base64.b64decode(OWN_PART).hex(), id="decoded-in-hexadecimal"),
+        pytest.param(base64.b64encode(f"Authorization: Bearer {BEARER}".encode()).decode(), id="encoded-again"),
+        pytest.param(base64.urlsafe_b64encode(b"12" + BEARER.encode()).decode().rstrip("="), id="encoded-for-urls"),
+        pytest.param(BEARER.swapcase(), id="other-case"),
+    ],
+)
+async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(echo: str) -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {echo}"}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
         with pytest.raises(Rejected) as failure:
             await cluster.list_tokens()
 
-    assert str(failure.value) == 'The cluster declined (400 x_error: "you sent [redacted]").'
+    assert str(failure.value) == (
+        "The cluster declined (400 x_error: its words are withheld, since they repeat something of the credential)."
+    )
+
+
+async def test_a_credential_that_is_no_base64_is_not_quoted_either() -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": "you sent ~opaque.token"}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr("an~opaque.token~12"))) as cluster:
+        with pytest.raises(Rejected, match="withheld"):
+            await cluster.list_tokens()
+
+
+@pytest.mark.parametrize("said", ["access-v1: tokens are not supported", "no", "AAAA 100 %", "user%20jane \\x1b"])
+async def test_an_error_that_repeats_nothing_of_the_credential_is_quoted(said: str) -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": said}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
+        with pytest.raises(Rejected, match=r'x_error: "[^w]'):
+            await cluster.list_tokens()
+
+
+async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_received(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = f"HTTP/1.1 400 No\r\nX-Echo: {OWN}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with tls_server(tmp_path, answer) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Rejected):
+            await cluster.list_tokens()
+
+    assert OWN not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\x17\x03\x03\x00\x20" + b"x" * 32, b"HTTP/1.1 502 Bad\r\n\r\n"], ids=["garbage", "plain"]
+)
+async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
+    """What the TLS library says of it comes through all layers as it is."""
+    async with tls_server(tmp_path, raw=tail) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Unreachable, match=r"No whole answer from 127\.0\.0\.1") as failure:
+            await cluster.create_token(JANE, None)
+
+    assert not isinstance(failure.value, Unsent)
+
+
+async def test_an_answer_without_an_end_is_given_up() -> None:
+    read = 0
+
+    async def pour() -> AsyncGenerator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * (1 << 20)
+
+    class Endless(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, content=pour(), request=request)
+
+    async with connected(Endless()) as cluster:
+        with pytest.raises(BadAnswer, match="larger than 64 MiB"):
+            await cluster.create_token(JANE, None)
+
+    assert read == 65
+
+
+async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy_with() -> None:
+    def fail_to_keep() -> None:
+        raise DeliveryError("the disk") from OSError(1, "Operation not permitted")
+
+    async with connected(Script(httpx.ReadError("cut"))) as cluster:
+        try:
+            fail_to_keep()
+        except DeliveryError:
+            with pytest.raises(Unreachable, match="the connection broke"):
+                await cluster.delete_token("7")
 
 
 async def test_an_answer_compressed_against_the_request_is_a_bad_answer() -> None:
@@ -359,11 +460,17 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
 
 @asynccontextmanager
 async def tls_server(
-    folder: Path, answer: bytes = OK, *, name: str = "127.0.0.1", begins: timedelta | None = None
+    folder: Path,
+    answer: bytes = OK,
+    *,
+    name: str = "127.0.0.1",
+    begins: timedelta | None = None,
+    raw: bytes = b"",
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
     """A TLS server, the settings that trust it, and what it receives.
 
-    Its certificate is for `name`, and if it `begins` at a time relative to the present, for one day.
+    Its certificate is for `name`, and if it `begins` at a time relative to the present, for one day. Of both answers,
+    `raw` is the one that does not go through TLS.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -377,7 +484,13 @@ async def tls_server(
     async def serve(stream: ByteStream) -> None:
         async with stream:
             received.append(await stream.receive())
-            await stream.send(answer)
+            if raw:
+                assert isinstance(stream, TLSStream)
+                await stream.transport_stream.send(raw)
+                with anyio.move_on_after(1):
+                    await stream.receive()
+            else:
+                await stream.send(answer)
 
     plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = plain.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here

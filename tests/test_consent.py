@@ -9,9 +9,9 @@ import anyio
 import httpx
 import pytest
 from mcp.client import Client, ClientRequestContext
-from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, InputRequiredResult
+from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, ErrorData, InputRequiredResult
 
-from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, make_bench
+from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, Told, make_bench
 from token_tools.consent import OPEN_FOR, OpenQuestions, Plan
 from token_tools.errors import Refusal
 
@@ -70,6 +70,21 @@ async def test_a_token_of_the_built_in_administrator_is_asked_about(bench: Bench
     assert not told.is_error
     assert "Asked because it is for the built-in administrator." in human.asked[0]
     assert len(bench.tokens_of(ADMIN)) == 2
+
+
+@pytest.mark.parametrize("user", [r"CL\admin", r"local:CL\admin", "admin@cl", "local:jane"])
+async def test_a_name_that_the_cluster_may_not_look_up_for_us_is_asked_about(bench: Bench, user: str) -> None:
+    async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(403) if request.url.path.endswith("/identity/find") else response
+
+    bench.recorder.on_served = refuse_lookups
+    human = Human([ElicitResult(action="decline")])
+
+    await bench.refused("create_access_token", {"user": user}, human=human)
+
+    [question] = human.asked
+    assert "Asked because the cluster did not tell who that is." in question
+    assert bench.recorder.bodies("POST", PATH) == []
 
 
 @pytest.mark.parametrize(
@@ -225,6 +240,39 @@ async def test_one_answer_to_two_calls_at_once_makes_one_token(tmp_path: Path) -
     assert len([result for result in results if isinstance(result, CallToolResult) and not result.is_error]) == 1
 
 
+async def test_of_two_equal_calls_at_once_each_consent_makes_one_token(bench: Bench) -> None:
+    """In the older era both ask at once, in the newer the one that comes second asks anew."""
+    human = Human([AGREES])
+    told: list[Told] = []
+    async with bench.connected(human=human) as client:
+
+        async def create() -> None:
+            told.append(Told.of(await client.call_tool("create_access_token", FOR_EVER)))
+
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(create)
+            calls.start_soon(create)
+
+    made = [one for one in told if not one.is_error]
+    assert len(bench.tokens_of(JANE)) == len(made)
+    assert len(made) == len(set(human.asked))
+    assert all("its answer is used up. Nothing was done." in one.text for one in told if one.is_error)
+
+
+async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path: Path) -> None:
+    """Only in the older era is the client asked for an answer; in the newer it has to bring one."""
+
+    async def fail(context: ClientRequestContext, params: ElicitRequestParams) -> ErrorData:  # noqa: ARG001
+        return ErrorData(code=-32603, message="the dialogue crashed")
+
+    bench = make_bench("legacy", tmp_path)
+
+    told = await bench.refused("create_access_token", FOR_EVER, human=fail)
+
+    assert told == "The client could not put the question to a human, so nothing was done. Call again to ask again."
+    assert bench.tokens_of(JANE) == []
+
+
 async def test_what_changed_while_the_human_thought_is_seen(bench: Bench) -> None:
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
         for _ in range(2):
@@ -267,8 +315,9 @@ def test_a_question_stays_open_for_a_while_and_is_closed_once() -> None:
 def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
     questions = OpenQuestions()
     old = Plan(request="request", time=NOW, reasons=["it is a risk"])
-    new = Plan(request="request", time=NOW, reasons=["it is a risk"])
-    questions.keep(new)
+    new = Plan(request="request", time=NOW + OPEN_FOR, reasons=["it is a risk"])
+    assert questions.keep(old) is old
+    assert questions.keep(new) is new
 
     with pytest.raises(Refusal):
         questions.close(old)

@@ -7,10 +7,15 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Generator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
+import anyio.to_thread
 import keyring
 import pytest
 from keyring.backend import KeyringBackend
@@ -18,7 +23,7 @@ from keyring.errors import KeyringLocked
 from pydantic import SecretStr
 
 from token_tools.credentials import write_store
-from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
+from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery, find_folder
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
@@ -64,7 +69,7 @@ async def test_a_kept_token_is_a_store_whose_name_says_whose_it_is(delivery: Del
     delivered = await (await delivery.reserve()).keep(NEW, JANE)
 
     [file] = folder.iterdir()
-    assert file.name == "2001_db8_1_local_jane_18446744073709551616123.json"
+    assert file.name == "2001_db8_1_8000_local_jane_18446744073709551616123.json"
     assert (delivered.id, delivered.place, delivered.bearer_token) == (NEW.id, str(file), None)
     assert json.loads(file.read_text()) == {"bearer_token": SECRET, "version": 1}
     assert mode(file) == 0o600
@@ -76,9 +81,14 @@ async def test_a_dropped_reservation_leaves_nothing(delivery: Delivery, folder: 
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b\x00c\n", "..", "x" * 5000, "ü€\u202e" * 50], ids=ascii)
-async def test_no_name_leads_out_of_the_folder_or_is_too_long(delivery: Delivery, folder: Path, name: str) -> None:
-    delivered = await (await delivery.reserve()).keep(NEW, Identity(name=name))
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "a/b\x00c\n", "..", "x" * 5000, "x" * 96, '"' * 96, "ü€\u202e" * 50], ids=ascii
+)
+async def test_no_name_leads_out_of_the_folder_or_is_too_long(folder: Path, name: str) -> None:
+    delivery = FileDelivery(folder, Qq(".".join(["x" * 60] * 4), 65535))
+    new = NewAccessToken(id="9" * 64, bearer_token=SecretStr(SECRET))
+
+    delivered = await (await delivery.reserve()).keep(new, Identity(name=name))
 
     assert Path(delivered.place).parent == folder
     assert [str(file) for file in folder.iterdir()] == [delivered.place]
@@ -95,15 +105,31 @@ async def test_reservations_made_at_the_same_time_do_not_collide(delivery: Deliv
     assert len(places) == 2
 
 
-async def test_an_existing_file_is_not_overwritten(delivery: Delivery, folder: Path) -> None:
+async def test_an_existing_file_is_not_overwritten_but_stood_beside(delivery: Delivery, folder: Path) -> None:
     first = await (await delivery.reserve()).keep(NEW, JANE)
     content = Path(first.place).read_bytes()
+    other = NewAccessToken(id=NEW.id, bearer_token=SecretStr("b"))
 
-    with pytest.raises(DeliveryError, match="exists already"):
-        await (await delivery.reserve()).keep(NewAccessToken(id=NEW.id, bearer_token=SecretStr("b")), JANE)
+    places = [(await (await delivery.reserve()).keep(other, JANE)).place for _ in range(2)]
 
     assert Path(first.place).read_bytes() == content
-    assert len(list(folder.iterdir())) == 1
+    assert [place.removeprefix(first.place.removesuffix(".json")) for place in places] == ["-2.json", "-3.json"]
+    assert {str(file) for file in folder.iterdir()} == {first.place, *places}
+
+
+async def test_the_same_token_of_two_clusters_behind_one_address_has_two_files(folder: Path) -> None:
+    places = {(await (await FileDelivery(folder, Qq("c", port)).reserve()).keep(NEW, JANE)).place for port in (1, 2)}
+
+    assert len(places) == 2
+
+
+def test_a_folder_is_the_same_wherever_the_server_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/jane")
+    settings = Settings(host="c", bearer_token=SecretStr("own"))
+
+    for given, found in (("~/tokens", "/home/jane/tokens"), ("tokens", f"{tmp_path}/tokens")):
+        assert str(find_folder(settings.model_copy(update={"delivery_dir": Path(given)}))) == found
 
 
 async def test_an_empty_folder_is_made_private(delivery: Delivery, folder: Path) -> None:
@@ -137,6 +163,28 @@ async def test_a_folder_that_is_a_link_is_refused(delivery: Delivery, folder: Pa
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+async def test_a_link_on_the_way_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.parent.symlink_to(tmp_path / "elsewhere")
+
+    for use in (delivery.reserve, delivery.recover):
+        with pytest.raises(DeliveryError, match="state is a symbolic link, and none is followed but the system's own"):
+            await use()
+
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+async def test_the_system_s_own_links_are_followed() -> None:
+    link = next(Path(path) for path in ("/bin", "/lib", "/tmp", "/var") if Path(path).is_symlink())  # noqa: S108 - not used
+
+    assert list(await FileDelivery(link / "no-such-folder", Qq("c", 8000)).recover()) == []
+
+
+async def test_a_path_that_never_ends_is_refused() -> None:
+    with pytest.raises(DeliveryError, match=os.strerror(errno.ELOOP)):
+        await FileDelivery(Path("/" + "../" * 300), Qq("c", 8000)).reserve()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
 async def test_what_belongs_to_another_user_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True, mode=0o700)
@@ -146,7 +194,7 @@ async def test_what_belongs_to_another_user_is_refused(delivery: Delivery, folde
 
     (tmp_path / "link").symlink_to(tmp_path / "state")
     os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
-    with pytest.raises(DeliveryError, match="somebody else's symbolic link"):
+    with pytest.raises(DeliveryError, match="link is a symbolic link"):
         await FileDelivery(tmp_path / "link" / "tokens", Qq("c", 8000)).reserve()
 
 
@@ -188,6 +236,60 @@ async def test_a_token_that_cannot_be_made_durable_leaves_no_file(delivery: Deli
         await reservation.keep(NEW, JANE)
 
     assert list(folder.iterdir()) == []
+
+
+async def test_a_reservation_that_cannot_be_removed_is_no_failure(
+    folder: Path, delivery: Delivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    reservation = await delivery.reserve()
+    [pending] = folder.iterdir()
+    pending.unlink()
+    pending.mkdir()
+
+    await reservation.drop()
+
+    assert f"{pending} could not be removed" in caplog.text
+
+
+async def test_a_token_that_gets_no_name_is_not_left_under_another(delivery: Delivery, folder: Path) -> None:
+    reservation = await delivery.reserve()
+    [pending] = folder.iterdir()
+    same = pending.rename(folder / "same")
+
+    with pytest.raises(DeliveryError):
+        await reservation.keep(NEW, JANE)
+
+    assert same.read_bytes() == b""
+
+
+def test_a_reservation_that_a_starting_server_removes_at_once_is_made_again(folder: Path) -> None:
+    script = f"""
+import anyio, os, pathlib, sys
+from token_tools.delivery import FileDelivery
+from token_tools.qq import Qq
+folder, removed = pathlib.Path({str(folder)!r}), []
+def remove_once(event, args):
+    if event == "fcntl.flock" and not removed:
+        removed.extend(folder.iterdir())
+        removed[0].unlink()
+sys.addaudithook(remove_once)
+anyio.run(FileDelivery(folder, Qq("c", 8000)).reserve)
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=30, check=True)
+
+    assert len(list(folder.iterdir())) == 1
+
+
+async def test_what_is_no_file_of_ours_is_let_be_by_the_recovery(delivery: Delivery, folder: Path) -> None:
+    await (await delivery.reserve()).drop()
+    os.mkfifo(folder / ".pending-1")
+    (folder / ".pending-2").symlink_to(folder / "elsewhere")
+    before = {*folder.iterdir()}
+
+    with anyio.fail_after(5):
+        assert list(await delivery.recover()) == []
+
+    assert {*folder.iterdir()} == before
 
 
 async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Delivery, folder: Path) -> None:
@@ -240,22 +342,30 @@ class Keychain(KeyringBackend):
 
     def __init__(self) -> None:
         self.broken = ""
+        self.go_on = threading.Event()
         self.secrets: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
         """What was kept."""
+        if self.broken == "deny":
+            return None
         return self.secrets.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Keep it."""
         if self.broken == "set":
             raise KeyringLocked
+        if self.broken == "crash":
+            raise RuntimeError(password)
+        if self.broken == "hang":
+            self.go_on.wait(30)
         if self.broken != "forget":
             self.secrets[service, username] = password
 
     def delete_password(self, service: str, username: str) -> None:
         """Forget it."""
         del self.secrets[service, username]
+        self.go_on.set()
 
 
 @pytest.fixture
@@ -277,6 +387,8 @@ async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) ->
     assert delivered.how_to_use.endswith(f"keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}'")
     assert delivered.fingerprint == hashlib.sha256(SECRET.encode()).hexdigest()
     assert SECRET not in repr(delivered)
+    await KeyringDelivery("c:8000").retract(delivered)
+    assert keychain.secrets == {}
 
 
 async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:
@@ -286,13 +398,40 @@ async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:
         await KeyringDelivery("c:8000").reserve()
 
 
-async def test_a_keyring_that_does_not_keep_is_a_failed_delivery(keychain: Keychain) -> None:
-    reservation = await InlineDelivery().reserve()
-    await reservation.drop()
-    keychain.broken = "forget"
+@pytest.mark.parametrize("broken", ["forget", "deny"])
+async def test_a_keyring_that_does_not_keep_is_found_out_before_and_after(keychain: Keychain, broken: str) -> None:
+    keychain.broken = broken
 
     with pytest.raises(DeliveryError, match="did not keep"):
+        await KeyringDelivery("c:8000").reserve()
+    with pytest.raises(DeliveryError, match="did not keep"):
         await KeyringDelivery("c:8000").keep(NEW, JANE)
+
+    assert keychain.secrets == {}
+
+
+async def test_whatever_a_keyring_raises_is_told_without_its_text(keychain: Keychain) -> None:
+    keychain.broken = "crash"
+
+    with pytest.raises(DeliveryError, match=r"cannot be used \(RuntimeError\)") as failure:
+        await KeyringDelivery("c:8000").keep(NEW, JANE)
+
+    assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwards(keychain: Keychain) -> None:
+    delivery = KeyringDelivery("c:8000", timedelta(milliseconds=50))
+    keychain.broken = "hang"
+
+    with pytest.raises(DeliveryError, match="did not answer within"):
+        await delivery.keep(NEW, JANE)
+
+    keychain.broken = ""
+    keychain.go_on.set()
+    keychain.go_on.clear()
+    with anyio.fail_after(5):
+        await anyio.to_thread.run_sync(keychain.go_on.wait)
+    assert keychain.secrets == {}
 
 
 def test_without_the_keyring_library_the_extra_to_install_is_named() -> None:

@@ -5,17 +5,22 @@ The secrets are recognisable, and none of them is where it does not belong.
 
 import json
 import logging
-from collections.abc import Generator
-from datetime import timedelta
+import ssl
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, get_args
 
+import anyio
 import httpx
 import pytest
 import stamina
 
-from tests.bench import AD_JANE, ADMIN, JANE, Bench, Human, Told, make_bench
+from tests.bench import AD_JANE, ADMIN, JANE, NOW, PATH, Bench, Human, Told, make_bench
+from tests.sandbox_process import running_sandbox
 from tests.secrets import find_secrets
+from token_tools.journal import Journal
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 
@@ -144,24 +149,6 @@ async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(bench: Benc
         assert told.text.endswith(f"auth_delete_access_token {token_id}")
 
 
-async def test_an_orphan_that_cannot_be_looked_for_is_said_to_be_possible(bench: Bench) -> None:
-    app = Faults(create_app(bench.cluster), {"create": "cut-after"})
-    bench.recorder.cluster = httpx.ASGITransport(app)
-
-    async def break_the_second_list(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path == "/v1/auth/access-tokens/" and "user" in request.url.params:
-            app.plan["list"] = "cut-before"
-        return response
-
-    bench.recorder.on_served = break_the_second_list
-
-    told = await bench.call("create_access_token", {"user": "local:jane"})
-
-    assert told.is_error
-    assert "It could not be found out whether a token was made for local:jane" in told.text
-    assert "List the user's tokens before creating again." in told.text
-
-
 async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(bench: Bench) -> None:
     app = Faults(create_app(bench.cluster), {"create": "cut-after", "list": "error-400"})
     bench.recorder.cluster = httpx.ASGITransport(app)
@@ -187,10 +174,329 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Be
     assert "No token was made for local:jane" in told.text
 
 
+Ending = Literal["done", "nothing", "unsaid"]
+Endings = dict[Fault, Ending]
+
+
+def end(ending: Ending, faults: list[Fault] = FAULTS) -> Endings:
+    return dict.fromkeys(faults, ending)
+
+
+# `unsaid`: done without a clear answer, so that the error tells how to find out.
+CELLS: dict[str, dict[Endpoint, Endings]] = {
+    "get_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("done"),
+        "list": end("done", [*FAULTS, *ONLY_OF_LISTS]),
+    },
+    "update_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("nothing"),
+        "modify": end("nothing") | end("done", AFTER_THE_DEED),
+    },
+    "delete_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("nothing"),
+        "delete": end("nothing") | end("done", AFTER_THE_DEED),
+    },
+    "rotate_access_token": {
+        "get": end("nothing"),
+        "who-am-i": end("nothing"),
+        "find": end("nothing") | end("done", ["error-400"]),
+        "list": end("nothing") | end("done", ["error-400", *ONLY_OF_LISTS]),
+        "list-again": end("done", [*FAULTS, *ONLY_OF_LISTS]),
+        "create": end("nothing") | end("unsaid", AFTER_THE_DEED),
+    },
+    "audit_access_tokens": {
+        "who-am-i": end("done"),
+        "find": end("done"),
+        "list": end("nothing") | end("done", ONLY_OF_LISTS),
+    },
+}
+ARGUMENTS: dict[str, dict[str, object]] = {"update_access_token": {"enabled": False}, "audit_access_tokens": {}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "endpoint", "fault", "ending"),
+    [
+        pytest.param(tool, endpoint, fault, ending, id=f"{tool.partition('_')[0]}-{endpoint}-{fault}")
+        for tool, endpoints in CELLS.items()
+        for endpoint, endings in endpoints.items()
+        for fault, ending in endings.items()
+    ],
+)
+async def test_every_other_tool_does_it_or_says_what_is_the_case(
+    bench: Bench, tool: str, endpoint: Endpoint, fault: Fault, ending: Ending
+) -> None:
+    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
+    break_at(bench, endpoint, fault)
+    arguments = ARGUMENTS.get(tool, {}) | ({} if tool == "audit_access_tokens" else {"id": token.id})
+
+    told = await bench.call(tool, arguments)
+
+    there = bench.tokens_of(JANE)
+    changed = {
+        "update_access_token": there != [token] and not any(one.enabled for one in there),
+        "delete_access_token": there == [],
+        "rotate_access_token": len(there) == 2,
+    }
+    assert told.is_error is (ending != "done")
+    assert changed.get(tool, there != [token]) is (ending != "nothing" and tool in changed)
+    assert len([one for one in bench.recorder.requests if one.method in {"PATCH", "DELETE"}]) <= 1
+    assert len(bench.recorder.bodies("POST", PATH)) <= 1
+    if ending == "unsaid":
+        [new] = [one for one in there if one.id != token.id]
+        assert f'delete_access_token(id="{new.id}")' in told.text
+    files = [*bench.settings.delivery_dir.glob("*")]
+    assert len(files) == (tool == "rotate_access_token" and ending == "done")
+    spoken = f"{told.text}\n{json.dumps(told.fields)}\n{[str(file) for file in files]}".encode()
+    disk = read_all(bench.settings.delivery_dir.parent, besides=files) + read_all(bench.settings.state_dir, besides=[])
+    assert find_secrets(spoken + disk, [one.bearer_token for one in bench.cluster.tokens.values()]) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_an_orphan_among_tokens_that_cannot_be_read_any_more_is_said_to_be_possible(
+    bench: Bench, fault: Fault
+) -> None:
+    app = Faults(create_app(bench.cluster), {"create": "cut-after", "list-again": fault})
+    bench.recorder.cluster = httpx.ASGITransport(app)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "It could not be found out whether a token was made for local:jane" in told.text
+    assert len(bench.tokens_of(JANE)) == 1
+
+
+def test_over_https_a_cut_connection_is_cut_before_any_answer_and_the_next_one_served() -> None:
+    with running_sandbox("--fault", "list=cut-before", "--fault", "who-am-i=refuse") as sandbox:
+        settings = sandbox.settings
+        with httpx.Client(
+            base_url=f"https://{settings['QUMULO_HOST']}:{settings['QUMULO_PORT']}",
+            verify=ssl.create_default_context(cafile=settings["QUMULO_CA_FILE"]),
+        ) as client:
+            for path in (PATH, "/v1/session/who-am-i"):
+                with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                    client.get(path)
+            assert client.get("/v1/version").status_code == 200
+
+
+class Cut(httpx.AsyncBaseTransport):
+    """A cluster whose first create is not done, but `meanwhile` is, before the connection is cut."""
+
+    def __init__(self, bench: Bench, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self.cluster = bench.recorder.cluster
+        self.left = [meanwhile]
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Serve all but the first create."""
+        if request.method == "POST" and request.url.path == PATH and self.left:
+            await self.left.pop()()
+            raise httpx.ReadError("cut")
+        return await self.cluster.handle_async_request(request)
+
+
+async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_not_blamed(bench: Bench) -> None:
+    async def make_another() -> None:
+        assert not (await bench.call("create_access_token", {"user": "local:jane"})).is_error
+
+    bench.recorder.cluster = Cut(bench, make_another)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    [other] = bench.tokens_of(JANE)
+    assert "No token was made for local:jane: so far, none of theirs is new." in told.text
+    assert other.id not in told.text
+
+
+async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(bench: Bench) -> None:
+    journal = Journal(bench.settings.state_dir, cluster=bench.settings.address, clock=lambda: NOW)
+    async with journal.intend("local:jane"):
+        break_at(bench, "create", "cut-after")
+        told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "Another call is making one for the same user just now; that may be it." in told.text
+    assert entries_of(bench)[-1].keys().isdisjoint({"token_id"})
+
+
+async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(bench: Bench) -> None:
+    async def make_two() -> None:
+        for _ in range(2):
+            bench.cluster.create_token(JANE.auth_id, creator="500")
+
+    bench.recorder.cluster = Cut(bench, make_two)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    for token in bench.tokens_of(JANE):
+        assert f'delete_access_token(id="{token.id}")' in told.text
+        assert f"auth_delete_access_token {token.id}" in told.text
+    assert entries_of(bench)[-1].keys().isdisjoint({"token_id"})
+
+
+@pytest.mark.parametrize("age", [timedelta(days=3), timedelta(hours=-3)], ids=["slow-clock", "fast-clock"])
+async def test_an_orphan_is_named_however_wrong_the_cluster_s_clock_is(bench: Bench, age: timedelta) -> None:
+    async def make_one() -> None:
+        bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - age)
+
+    bench.recorder.cluster = Cut(bench, make_one)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    [orphan] = bench.tokens_of(JANE)
+    assert f'delete_access_token(id="{orphan.id}")' in told.text
+
+
+async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(bench: Bench) -> None:
+    async def make_two() -> None:
+        for age in (timedelta(days=3), timedelta(minutes=4)):
+            bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - age)
+
+    bench.recorder.cluster = Cut(bench, make_two)
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    old, new = sorted(bench.tokens_of(JANE), key=lambda token: token.creation_time)
+    assert new.id in told.text
+    assert old.id not in told.text
+
+
+async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_next(bench: Bench) -> None:
+    async def nothing() -> None:
+        pass
+
+    bench.recorder.cluster = Cut(bench, nothing)
+
+    await bench.call("create_access_token", {"user": "local:jane"})
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
+
+
+async def test_whatever_breaks_after_the_request_the_orphan_is_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stumble(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            raise RuntimeError("access-v1:SECRETSECRET")
+        return response
+
+    bench.recorder.on_served = stumble
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    [orphan] = bench.tokens_of(JANE)
+    assert f'delete_access_token(id="{orphan.id}")' in told.text
+    assert "stumbled over a RuntimeError" in caplog.text
+    assert "SECRETSECRET" not in told.text + caplog.text
+
+
+@pytest.mark.parametrize("expires", [None, NOW + timedelta(days=31)], ids=["never", "later"])
+@pytest.mark.parametrize("delivery", ["file", "inline"])
+async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_again(
+    bench: Bench, expires: datetime | None, delivery: str
+) -> None:
+    async def forget_the_expiry(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            token = bench.cluster.tokens[response.json()["id"]]
+            bench.cluster.tokens[token.id] = replace(token, expiration_time=expires)
+        return response
+
+    bench.recorder.on_served = forget_the_expiry
+
+    told = await bench.refused(
+        "create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30), delivery=delivery
+    )
+
+    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again. No token is left of this." in told
+    assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in told
+    assert bench.tokens_of(JANE) == []
+    assert not [*bench.settings.delivery_dir.parent.rglob("*.json")]
+    assert journal_of(bench) == ["intended", "deleted again"]
+
+
+def forget_expiries(bench: Bench) -> None:
+    """A cluster that is too old for them, and takes no notice."""
+
+    async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            token = bench.cluster.tokens[response.json()["id"]]
+            bench.cluster.tokens[token.id] = replace(token, expiration_time=None)
+        if request.method == "DELETE":
+            for file in bench.settings.delivery_dir.iterdir():
+                file.unlink()
+                file.mkdir()
+        return response
+
+    bench.recorder.on_served = forget
+
+
+async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_place(bench: Bench) -> None:
+    forget_expiries(bench)
+    break_at(bench, "delete", "error-400")
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+
+    [token] = bench.tokens_of(JANE)
+    assert "It could not be deleted again: The cluster declined (400" in told
+    assert f"It is in {bench.settings.delivery_dir}" in told
+    assert told.endswith(f"auth_delete_access_token {token.id}")
+    assert journal_of(bench) == ["intended", "stranded"]
+
+
+async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(bench: Bench) -> None:
+    forget_expiries(bench)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+
+    assert bench.tokens_of(JANE) == []
+    assert f"It was deleted again. What was delivered is still in {bench.settings.delivery_dir}" in told
+    assert journal_of(bench) == ["intended", "deleted again"]
+
+
+async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(bench: Bench) -> None:
+    async def forbid(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(403) if request.method == "POST" and request.url.path == PATH else response
+
+    bench.recorder.on_served = forbid
+
+    assert "lacks a privilege" in await bench.refused("create_access_token", {"user": "local:jane"})
+    assert journal_of(bench) == ["intended", "not made"]
+
+
+@pytest.mark.parametrize("fault", [None, "cut-before"])
+async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
+    bench: Bench, fault: Fault | None
+) -> None:
+    made, go_on = anyio.Event(), anyio.Event()
+    if fault is not None:
+        break_at(bench, "delete", fault)
+
+    async def hold_the_answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            made.set()
+            await go_on.wait()
+        return response
+
+    bench.recorder.on_served = hold_the_answer
+    async with bench.connected(delivery="inline") as client, anyio.create_task_group() as calls:
+        calls.start_soon(client.call_tool, "create_access_token", {"user": "local:jane"})
+        await made.wait()
+        calls.cancel_scope.cancel()
+        go_on.set()
+
+    [*_, last] = entries_of(bench)
+    assert last["result"] == ("deleted again" if fault is None else "stranded")
+    assert [token.id for token in bench.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
+
+
+def entries_of(bench: Bench) -> list[dict[str, str]]:
+    """The journal."""
+    return [json.loads(line) for line in (bench.settings.state_dir / "journal.jsonl").read_text().splitlines()]
+
+
 def journal_of(bench: Bench) -> list[str]:
     """The results in the journal, in order."""
-    path = bench.settings.state_dir / "journal.jsonl"
-    return [json.loads(line)["result"] for line in path.read_text().splitlines()]
+    return [entry["result"] for entry in entries_of(bench)]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +505,7 @@ def journal_of(bench: Bench) -> list[str]:
         pytest.param({}, ["intended", "made"], id="made"),
         pytest.param({"create": "error-400"}, ["intended", "not made"], id="declined"),
         pytest.param({"create": "refuse"}, ["intended", "not made"], id="refused"),
-        pytest.param({"create": "cut-before"}, ["intended", "not made"], id="cut-before"),
+        pytest.param({"create": "cut-before"}, ["intended", "unknown"], id="cut-before"),
         pytest.param({"create": "cut-after"}, ["intended", "unknown"], id="cut-after"),
     ],
 )
@@ -247,7 +553,7 @@ async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_o
 ) -> None:
     await bench.call("create_access_token", {"user": "local:jane"})
     journal = bench.settings.state_dir / "journal.jsonl"
-    intent = json.loads(journal.read_text().splitlines()[0]) | {"server": "another", "attempt": "a"}
+    intent = json.loads(journal.read_text().splitlines()[0]) | {"attempt": "a"}
     journal.write_text(json.dumps(intent) + "\n")
 
     mentioned = await bench.call("create_access_token", {"user": "local:jane"}, human=Human([]))

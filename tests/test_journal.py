@@ -5,14 +5,16 @@ import os
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
 
 from token_tools.errors import JournalError
-from token_tools.journal import LARGEST, Entry, Journal
+from token_tools.journal import LARGEST, Entry, Journal, Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -33,28 +35,50 @@ def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
+@contextmanager
+def at_work(folder: Path, user: str = "local:jane") -> Generator[Entry]:
+    """What a process has begun that lives as long as this; then it is killed, and stays a zombie for a while."""
+    script = f"""
+import anyio, pathlib, datetime, sys
+from token_tools.journal import Journal
+async def main():
+    now = datetime.datetime.fromisoformat({NOW.isoformat()!r})
+    journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=lambda: now)
+    async with journal.intend({user!r}) as intent:
+        print(intent.model_dump_json(), flush=True)
+        sys.stdin.read()
+anyio.run(main)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield Entry.model_validate_json(process.stdout.readline())
+        finally:
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+
 def crash(folder: Path, user: str = "local:jane") -> Entry:
     """What a process leaves that is killed between intent and outcome."""
-    script = f"""
-import anyio, os, pathlib, datetime
-from token_tools.journal import Journal
-now = datetime.datetime.fromisoformat({NOW.isoformat()!r})
-journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=lambda: now)
-print(anyio.run(journal.intend, {user!r}).model_dump_json(), flush=True)
-os.kill(os.getpid(), 9)
-"""
-    killed = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert killed.returncode == -9
-    return Entry.model_validate_json(killed.stdout)
+    with at_work(folder, user) as intent:
+        pass
+    return intent
+
+
+async def finish(journal: Journal, outcome: Outcome, *, mentioned: Sequence[Entry] = ()) -> Entry:
+    """An attempt from its beginning to its end."""
+    async with journal.intend("local:jane") as intent:
+        await journal.conclude(intent, outcome, mentioned=mentioned)
+    return intent
 
 
 async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> None:
     journal = journal_in(folder)
 
-    intent = await journal.intend("local:jane")
-    await journal.conclude(intent, "made", "123")
+    async with journal.intend("local:jane") as intent:
+        await journal.conclude(intent, "made", "123")
 
     first, second = lines(folder)
     assert first == {
@@ -64,20 +88,49 @@ async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> 
         "cluster": "c:8000",
         "user": "local:jane",
         "result": "intended",
-        "process": os.getpid(),
-        "server": intent.server,
     }
     assert second == first | {"result": "made", "token_id": "123"}
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-async def test_what_this_server_is_doing_is_not_reported(folder: Path) -> None:
+async def test_what_this_server_is_doing_is_not_reported_until_it_has_crashed(folder: Path) -> None:
     journal = journal_in(folder)
-    await journal.intend("local:jane")
+    async with journal.intend("local:jane") as crashed:
+        assert await journal.report_open() == []
+        assert await journal.find_open("local:jane") == []
 
-    assert await journal.report_open() == []
-    assert await journal.find_open("local:jane") == []
+    assert await journal.find_open("local:jane") == [crashed]
+    assert await journal.report_open() == [crashed]
+
+
+async def test_what_another_process_is_doing_is_not_reported_until_it_is_dead(folder: Path) -> None:
+    with at_work(folder) as intent:
+        assert await journal_in(folder).report_open() == []
+        assert await journal_in(folder).find_open("local:jane") == []
+
+    assert await journal_in(folder).find_open("local:jane") == [intent]
+    assert await journal_in(folder).report_open() == [intent]
+    assert {file.name for file in folder.iterdir()} == {"journal.jsonl", "journal.lock"}
+
+
+async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(folder: Path) -> None:
+    journal = journal_in(folder)
+    for token_id, user in (("1", "local:jane"), ("2", "local:bob")):
+        async with journal.intend(user) as intent:
+            await journal.conclude(intent, "made", token_id)
+    async with journal.intend("local:jane") as mine:
+        assert await journal.find_rivals("local:jane", besides=mine) == ({"1"}, False)
+        with at_work(folder):
+            assert await journal.find_rivals("local:jane", besides=mine) == ({"1"}, True)
+
+
+async def test_a_lock_that_cannot_be_removed_does_not_change_what_was_done(folder: Path) -> None:
+    journal = journal_in(folder)
+    async with journal.intend("local:jane") as intent:
+        (folder / f"journal.{intent.attempt}.lock").unlink()
+
+    assert await journal.find_open("local:jane") == [intent]
 
 
 async def test_a_crash_is_reported_once_and_mentioned_once_to_its_user(folder: Path) -> None:
@@ -91,7 +144,7 @@ async def test_a_crash_is_reported_once_and_mentioned_once_to_its_user(folder: P
     assert await later.find_open("local:bob") == []
     assert await journal_in(folder, cluster="other:8000").find_open("local:jane") == []
     assert await later.find_open("local:jane") == [crashed]
-    await later.conclude(await later.intend("local:jane"), "made", mentioned=[crashed])
+    await finish(later, "made", mentioned=[crashed])
     assert await later.find_open("local:jane") == []
 
 
@@ -104,22 +157,14 @@ async def test_an_outcome_closes_the_intent(folder: Path, outcome: str) -> None:
     assert await journal_in(folder).report_open() == []
 
 
-@pytest.mark.parametrize(
-    ("process", "age", "is_open"),
-    [
-        pytest.param(1, timedelta(minutes=1), False, id="another-process-at-work"),
-        pytest.param(1, timedelta(hours=1), True, id="another-process-too-long-ago"),
-        pytest.param(os.getpid(), timedelta(minutes=1), True, id="our-number-in-an-earlier-life"),
-        pytest.param(2**22 + 1, timedelta(minutes=1), True, id="no-such-process"),
-    ],
-)
-async def test_an_intent_is_open_once_nobody_works_on_it(
-    folder: Path, process: int, age: timedelta, is_open: bool
-) -> None:
-    crashed = crash(folder).model_copy(update={"process": process})
-    (folder / "journal.jsonl").write_text(crashed.model_dump_json() + "\n")
+async def test_a_token_that_nobody_could_name_is_mentioned_although_the_outcome_is_written(folder: Path) -> None:
+    journal = journal_in(folder)
+    unknown = await finish(journal, "unknown")
 
-    assert bool(await journal_in(folder, now=NOW + age).report_open()) is is_open
+    assert await journal.report_open() == []
+    assert await journal.find_open("local:jane") == [unknown]
+    await finish(journal, "made", mentioned=[unknown])
+    assert await journal.find_open("local:jane") == []
 
 
 async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
@@ -128,25 +173,30 @@ async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
         file.write(b'{"time": "2026-11')
 
     journal = journal_in(folder)
-    intent = await journal.intend("local:bob")
+    async with journal.intend("local:bob") as intent:
+        await journal.conclude(intent, "made")
 
     assert (folder / "journal.jsonl").read_bytes().splitlines()[1] == b'{"time": "2026-11'
     assert Entry.model_validate_json((folder / "journal.jsonl").read_bytes().splitlines()[2]) == intent
     assert await journal.report_open() == [crashed]
 
 
-async def test_the_journal_is_bounded_and_keeps_open_intents(folder: Path) -> None:
-    crashed = crash(folder)
+async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of_them(folder: Path) -> None:
+    crashed, told, settled = crash(folder), crash(folder, "local:told"), crash(folder, "local:settled")
     journal = journal_in(folder)
+    with (folder / "journal.jsonl").open("a") as file:
+        for intent, mark in ((told, "reported"), (settled, "mentioned")):
+            file.write(intent.model_copy(update={"result": mark}).model_dump_json() + "\n")
     filler = (json.dumps({"x": "y" * 1000}) + "\n") * (LARGEST // 1000 + 1)
     for _ in range(3):
         with (folder / "journal.jsonl").open("a") as file:
             file.write(filler)
-        intent = await journal.intend("local:bob")
-        await journal.conclude(intent, "made")
+        await finish(journal, "made")
 
     assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * LARGEST
     assert await journal.report_open() == [crashed]
+    assert await journal.find_open("local:told") == [told]
+    assert await journal.find_open("local:settled") == []
 
 
 async def test_several_processes_write_whole_lines(folder: Path) -> None:
@@ -157,7 +207,8 @@ from token_tools.times import utc_now
 async def main():
     journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=utc_now)
     for _ in range(20):
-        await journal.conclude(await journal.intend("local:jane"), "made")
+        async with journal.intend("local:jane") as intent:
+            await journal.conclude(intent, "made")
 anyio.run(main)
 """
     async with anyio.create_task_group() as writers:
@@ -173,23 +224,23 @@ async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
     folder.write_text("a file where the folder should be")
 
     with pytest.raises(JournalError, match="cannot be written: File exists"):
-        await journal_in(folder).intend("local:jane")
+        await finish(journal_in(folder), "made")
 
 
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(JournalError):
-        await journal_in(folder).intend("local:jane")
+    with pytest.raises(JournalError, match="Nothing was asked of the cluster"):
+        await finish(journal_in(folder), "made")
 
     assert not (tmp_path / "elsewhere").exists()
 
 
 async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever(folder: Path) -> None:
+    before = await finish(journal_in(folder), "made")
     script = f"""
 import fcntl, os, sys
-os.makedirs({str(folder)!r})
 lock = open({str(folder / "journal.lock")!r}, "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 print("held", flush=True)
@@ -200,5 +251,11 @@ sys.stdin.read()
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with anyio.fail_after(PATIENCE), pytest.raises(JournalError, match="held by another process"):
-            await Journal(folder, cluster="c", clock=lambda: NOW, patience=0.05).intend("local:jane")
+        journal = Journal(folder, cluster="c", clock=lambda: NOW, patience=0.05)
+        with anyio.fail_after(PATIENCE):
+            with pytest.raises(JournalError, match=r"held by another process\. Nothing was asked of the cluster"):
+                await finish(journal, "made")
+            told = await journal.conclude(before, "made")
+
+    assert told is not None
+    assert told.endswith("is held by another process.")

@@ -199,7 +199,7 @@ async def test_a_new_token_of_which_the_cluster_tells_only_a_key_is_no_reason_to
 
     bench.recorder.on_served = tell_little
 
-    told = await bench.call("create_access_token", {"user": "ldap_user:bob"})
+    told = await bench.call("create_access_token", {"user": "ldap_user:bob"}, confirm="none")
 
     assert not told.is_error
     assert "warning" not in told.fields
@@ -580,7 +580,22 @@ async def test_a_group_gets_no_token(bench: Bench) -> None:
     assert "declined" in told
 
 
-@pytest.mark.parametrize("user", ["ldap_group:devs", "world:Everyone", "gid:5", "auth_id:513"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "ldap_group:devs",
+        "world:Everyone",
+        "gid:5",
+        "auth_id:513",
+        "auth_id:17179869189",
+        "sid:S-1-5-88-2-5",
+        "sid:S-1-1-0",
+        "sid:S-1-5-11",
+        "sid:S-1-5-32-544",
+        "sid:S-1-5-21-1-2-3-512",
+        "sid:S-1-5-21-1-2-3-572",
+    ],
+)
 async def test_what_can_only_be_a_group_is_refused_before_the_cluster_is_asked(bench: Bench, user: str) -> None:
     assert "is a group" in await bench.refused("create_access_token", {"user": user})
     assert bench.recorder.seen() == []
@@ -588,6 +603,13 @@ async def test_what_can_only_be_a_group_is_refused_before_the_cluster_is_asked(b
 
 async def test_a_name_that_turns_out_to_be_a_known_group_is_refused_before_the_create(bench: Bench) -> None:
     assert "is a group" in await bench.refused("create_access_token", {"user": "local:Users"})
+    assert bench.recorder.bodies("POST", PATH) == []
+
+
+async def test_a_name_that_turns_out_to_have_a_group_s_number_is_refused_before_the_create(bench: Bench) -> None:
+    bench.cluster.add_account(Account(auth_id="17179869190", domain="LOCAL", name="devs", gid=6))
+
+    assert "is a group" in await bench.refused("create_access_token", {"user": "devs"})
     assert bench.recorder.bodies("POST", PATH) == []
 
 

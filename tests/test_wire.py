@@ -207,7 +207,10 @@ def test_a_missing_privilege_is_the_one_for_what_was_asked() -> None:
         wire.read_identity(answer(403))
 
 
-@pytest.mark.parametrize(("status", "transient"), [(429, True), (502, True), (503, True), (504, True), (500, False)])
+@pytest.mark.parametrize(
+    ("status", "transient"),
+    [(408, True), (429, True), (499, False), (502, True), (503, True), (504, True), (500, False)],
+)
 def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:
     with pytest.raises(Unavailable) as failure:
         wire.read_page(answer(status))
@@ -229,6 +232,12 @@ def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool)
         ),
         pytest.param({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None, id="date-without-date"),
         pytest.param({"retry_after": "0"}, None, id="none-at-all"),
+        pytest.param({"retry_after": "86399999999999"}, timedelta(days=365), id="longer-than-can-be-told"),
+        pytest.param(
+            {"retry_after": "Wed, 21 Oct 9999 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:29:00 GMT"},
+            timedelta(days=365),
+            id="date-far-away",
+        ),
         pytest.param({"retry_after": "soon"}, None, id="word"),
         pytest.param({"retry_after": "9" * 30}, None, id="eternity"),
         pytest.param({"retry_after": "-1"}, None, id="negative"),
@@ -267,3 +276,7 @@ def test_a_deletion_has_no_answer_but_its_status() -> None:
     wire.read_deletion(answer(200, b""))
     with pytest.raises(NotFound):
         wire.read_deletion(answer(404, b""))
+
+
+def test_the_representation_of_an_answer_tells_no_secret() -> None:
+    assert "SECRET" not in repr(wire.Answer(200, {"x-echo": "SECRET"}, b'{"bearer_token": "SECRET"}'))

@@ -17,6 +17,7 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.shared.exceptions import MCPError
 from mcp.types import ToolAnnotations
 from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -104,6 +105,11 @@ class StrictTool(Tool):
                 return await super().run(arguments, context, convert_result)
             except ToolError as failure:
                 raise _retell(failure) from failure.__cause__
+            except MCPError:
+                # The only thing that a client is asked for in a call is a human's answer.
+                raise ToolError(
+                    "The client could not put the question to a human, so nothing was done. Call again to ask again."
+                ) from None
         raise ToolError("Nobody answered the question in time, so nothing was done. Call again to ask again.")
 
     def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:

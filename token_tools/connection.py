@@ -16,7 +16,7 @@ import truststore
 from pydantic import SecretStr
 
 from token_tools import __version__
-from token_tools.errors import BadAnswer, SettingsError, Unreachable, Unsent, Untrusted
+from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unreachable, Unsent, Untrusted
 from token_tools.settings import Settings
 from token_tools.wire import Answer
 
@@ -29,6 +29,9 @@ _MENDING: Final = {
 }
 """What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
 
+LARGEST: Final = 64 << 20
+"""Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes about a tenth of it."""
+
 _READS: Final = "token_tools.reads"
 """The extension of a request that tells whether it changes nothing; its verb does not."""
 
@@ -39,6 +42,9 @@ class Connection:
     """The way to the cluster that the settings name, over `transport` instead of the network if one is given."""
 
     def __init__(self, settings: Settings, bearer: SecretStr, *, transport: httpx.AsyncBaseTransport | None) -> None:
+        for library in ("httpcore", "httpx", "hpack"):
+            # At DEBUG they tell headers, and a cluster or a proxy may repeat the credential in one.
+            logging.getLogger(library).setLevel(logging.WARNING)
         self._address = settings.address
         self._ca_file = settings.ca_file
         self._http = httpx.AsyncClient(
@@ -57,25 +63,32 @@ class Connection:
         self.aclose = self._http.aclose
 
     async def send(self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None) -> Answer:
-        """The answer to a request, without the credential that an error page may repeat.
+        """The answer to a request, with what that was signed with.
 
-        It is signed with the server's own credential, or with `bearer_token` if one is given. One that only `reads` may
-        be sent again with a renewed credential.
+        That is the server's own credential, or `bearer_token` if one is given. A request that only `reads` may be sent
+        again with a renewed credential.
 
         Raises:
             ClusterError: If there is none.
         """
+        auth = GivenBearer(bearer_token) if bearer_token else self._http.auth
         request.extensions[_READS] = reads
         with self._reported():
-            response = await self._http.send(
-                request, auth=GivenBearer(bearer_token) if bearer_token else self._http.auth
-            )
-        sent = response.request.headers["Authorization"].removeprefix("Bearer ").encode()
-        return Answer(
-            status=response.status_code,
-            headers=dict(response.headers),
-            body=response.content.replace(sent, b"[redacted]") if response.is_error else response.content,
-        )
+            response = await self._http.send(request, auth=auth, stream=True)
+            try:
+                body = await self._read_body(response)
+            finally:
+                await response.aclose()
+        sent = response.request.headers["Authorization"].removeprefix("Bearer ")
+        return Answer(response.status_code, dict(response.headers), body, credential=SecretStr(sent))
+
+    async def _read_body(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > LARGEST:
+                raise BadAnswer(f"The answer of {self._address} is larger than {LARGEST >> 20} MiB, and was not read.")
+        return bytes(body)
 
     @contextmanager
     def _reported(self) -> Generator[None]:
@@ -85,6 +98,9 @@ class Connection:
             raise _explain(failure, self._address, self._ca_file) from failure
         except httpx.DecodingError:
             raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
+        except OSError as failure:
+            # httpcore wraps what breaks a connection, but not what the TLS library finds in the middle of an answer.
+            raise _explain(failure, self._address, self._ca_file) from failure
 
 
 class BearerAuth(httpx.Auth):
@@ -145,7 +161,7 @@ def _make_tls_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _explain(failure: httpx.TransportError, address: str, ca_file: Path | None) -> Unreachable:
+def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreachable:
     causes = list(_chain(failure))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -187,6 +203,7 @@ def _tell_how_to_trust(ca_file: Path | None) -> str:
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:
-    while failure is not None:
+    # At one of ours begins what the caller was busy with, such as a full disk.
+    while failure is not None and not isinstance(failure, TokenToolsError):
         yield failure
         failure = failure.__cause__ or failure.__context__

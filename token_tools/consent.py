@@ -51,10 +51,13 @@ class OpenQuestions:
         plan = self._plans.get(request)
         return plan if isinstance(plan, kind) else None
 
-    def keep(self, plan: Plan) -> None:
-        """Let a plan wait for its answer, if there is something to ask."""
-        if plan.reasons:
-            self._plans[plan.request] = plan
+    def keep(self, plan: Some) -> Some:
+        """Let a plan wait for its answer, if there is something to ask; of equal ones at a time, the first for all."""
+        if not plan.reasons:
+            return plan
+        waiting = self.recall(type(plan), plan.request, now=plan.time) or plan
+        self._plans[plan.request] = waiting
+        return waiting
 
     def close(self, plan: Plan) -> None:
         """Take a plan away that had something to ask: it is about to be carried out, or was turned down.

@@ -49,6 +49,15 @@ def read_bearer(store: Path) -> SecretStr:
         ) from None
 
 
+def holds_bearer(content: bytes) -> bool:
+    """Whether this is the content of a store."""
+    try:
+        StoredCredentials.model_validate_json(content)
+    except ValidationError:
+        return False
+    return True
+
+
 def write_store(bearer_token: SecretStr) -> bytes:
     """The content of a store for this token."""
     return json.dumps({"bearer_token": bearer_token.get_secret_value(), "version": 1}).encode()

@@ -6,28 +6,35 @@ either kept, with the token in it, or dropped without a trace.
 
 import fcntl
 import hashlib
+import itertools
+import logging
 import os
 import re
 import secrets
 import shlex
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+import stat
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 from pydantic import SecretStr
 
-from token_tools.credentials import read_bearer, write_store
-from token_tools.errors import DeliveryError, SettingsError
+from token_tools.credentials import holds_bearer, write_store
+from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
-from token_tools.private import create_private_file, discard, open_private_folder, publish
+from token_tools.private import create_private_file, discard, is_in, open_private_folder, publish
 from token_tools.qq import Qq
 from token_tools.settings import Settings
+from token_tools.times import tell_duration
 
 ROOM: Final = 4096
 """Bytes proved to be free; a store with one token takes about 150."""
@@ -35,7 +42,16 @@ ROOM: Final = 4096
 PENDING: Final = ".pending-"
 """How the name of a file begins that holds no token yet; its maker keeps a lock on it."""
 
+PATIENCE: Final = timedelta(minutes=1)
+"""How long a delivery may take: a human may have to unlock a keyring."""
+
+_LOG: Final = logging.getLogger(__name__)
+_LARGEST_STORE: Final = 65_536
+_LONGEST_PART: Final = 60
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
+
+
+Some = TypeVar("Some")
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ class Reservation(Protocol):
         ...
 
     async def drop(self) -> None:
-        """Give the destination up, as if it had never been reserved."""
+        """Give the destination up, as if it had never been reserved; where that fails, it is only logged."""
         ...
 
 
@@ -103,11 +119,16 @@ class Delivery(Protocol):
 def choose_delivery(settings: Settings, qq: Qq) -> Delivery:
     """The way that the operator chose with `QUMULO_DELIVERY`."""
     ways: dict[str, Delivery] = {
-        "file": FileDelivery(settings.delivery_dir, qq),
+        "file": FileDelivery(find_folder(settings), qq),
         "keyring": KeyringDelivery(settings.address),
         "inline": InlineDelivery(),
     }
     return ways[settings.delivery]
+
+
+def find_folder(settings: Settings) -> Path:
+    """The folder for new bearer tokens, wherever the server is started from."""
+    return settings.delivery_dir.expanduser().absolute()
 
 
 def take_fingerprint(bearer_token: SecretStr) -> str:
@@ -150,36 +171,54 @@ class FileDelivery:
 
     folder: Path
     qq: Qq
+    patience: timedelta = PATIENCE
 
     async def recover(self) -> Sequence[Path]:
         """Give the name that it lacks to each whole file that no living process holds."""
         return await anyio.to_thread.run_sync(self._recover)
 
     def _recover(self) -> Sequence[Path]:
-        with _explained(self.folder):
-            abandoned = [path for path in self.folder.glob(f"{PENDING}*") if _is_abandoned(path)]
-            return [path for path in map(_rescue, abandoned) if path is not None]
+        with _explained(self.folder), ExitStack() as ending:
+            try:
+                folder = open_private_folder(self.folder, make=False)
+            except FileNotFoundError:
+                return ()
+            ending.callback(os.close, folder)
+            names = sorted(os.listdir(folder))  # noqa: PTH208 - the folder that was looked at, whatever its name is now
+            pending = [name for name in names if name.startswith(PENDING)]
+            return [self.folder / name for name in (_rescue(name, folder) for name in pending) if name is not None]
 
     async def retract(self, delivered: Delivered) -> None:
         """Remove the file."""
         with _explained(self.folder):
-            await anyio.Path(delivered.place).unlink(missing_ok=True)
+            await _in_time(partial(_remove_file, delivered), self.patience)
 
     async def reserve(self) -> "ReservedFile":
         """Create the file under a passing name and prove that there is room for the token."""
-        return await anyio.to_thread.run_sync(self._reserve)
+        return await _in_time(self._reserve, self.patience, undo=ReservedFile.close)
 
     def _reserve(self) -> "ReservedFile":
-        pending = PENDING + secrets.token_hex(8)
         with _explained(self.folder), ExitStack() as undo:
             folder = open_private_folder(self.folder)
             undo.callback(os.close, folder)
-            file = create_private_file(pending, folder)
-            undo.callback(discard, pending, folder)
-            undo.callback(os.close, file)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while True:
+                pending = PENDING + secrets.token_hex(8)
+                file = create_private_file(pending, folder)
+                undo.callback(discard, pending, folder)
+                undo.callback(os.close, file)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # A server that starts removes what nobody has a lock on, and may have come before the lock.
+                if is_in(file, pending, folder):
+                    break
             _overwrite(file, b" " * ROOM)
             return ReservedFile(self, folder, file, pending, undo.pop_all())
+
+    def name_files(self, user: Identity, token_id: str) -> Iterator[str]:
+        """How the file of a token can be called, the best name first; each is short enough for any file system."""
+        parts = (self.qq.host[:_LONGEST_PART], str(self.qq.port), str(user)[:_LONGEST_PART], token_id)
+        name = "_".join(_UNSAFE.sub("_", part) for part in parts)
+        yield f"{name}.json"
+        yield from (f"{name}-{number}.json" for number in itertools.count(2))
 
 
 @dataclass(frozen=True)
@@ -194,18 +233,26 @@ class ReservedFile:
 
     async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
         """Write, flush to the disk, and only then give the file its name."""
-        return await anyio.to_thread.run_sync(self._keep, token, user)
+        return await _in_time(partial(self._keep, token, user), self.delivery.patience, undo=_remove_file)
 
     async def drop(self) -> None:
         """Remove the file."""
-        await anyio.to_thread.run_sync(self.undo.close)
+        await anyio.to_thread.run_sync(self.close)
+
+    def close(self) -> None:
+        """Remove the file, if that can be done."""
+        try:
+            self.undo.close()
+        except OSError as failure:
+            _LOG.warning("%s/%s could not be removed: %s", self.delivery.folder, self.pending, failure.strerror)
 
     def _keep(self, token: NewAccessToken, user: Identity) -> Delivered:
-        name = f"{_UNSAFE.sub('_', self.delivery.qq.host)}_{_UNSAFE.sub('_', str(user))}_{token.id}.json"
-        with _explained(self.delivery.folder), self.undo:
+        with _explained(self.delivery.folder), self.undo, ExitStack() as unless_kept:
+            # The name may be there to stay; the secret is not.
+            unless_kept.callback(_overwrite, self.file, b"")
             _overwrite(self.file, write_store(token.bearer_token))
-            publish(self.pending, name, self.folder)
-        path = self.delivery.folder / name
+            path = self.delivery.folder / self._publish(user, token.id)
+            unless_kept.pop_all()
         return Delivered(
             token.id,
             take_fingerprint(token.bearer_token),
@@ -213,12 +260,20 @@ class ReservedFile:
             how_to_use=f"It is a credentials store of qq, mode 0600: {self.delivery.qq.who_am_i(path)}",
         )
 
+    def _publish(self, user: Identity, token_id: str) -> str:
+        for name in self.delivery.name_files(user, token_id):
+            with suppress(FileExistsError):
+                publish(self.pending, name, self.folder)
+                return name
+        raise AssertionError  # pragma: no cover - there is always another name
+
 
 @dataclass(frozen=True)
 class KeyringDelivery:
     """Into the operating system's keyring, through the `keyring` library."""
 
     address: str
+    patience: timedelta = PATIENCE
 
     async def recover(self) -> Sequence[Path]:
         """Nothing is ever left: the keyring takes a token whole or not at all."""
@@ -231,13 +286,14 @@ class KeyringDelivery:
 
     async def reserve(self) -> "KeyringDelivery":
         """Prove that the keyring is there and open by keeping, reading and removing a word in it."""
-        await anyio.to_thread.run_sync(self._prove)
+        await _in_time(self._prove, self.patience)
         return self
 
     async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
         """Keep the token and read it back."""
         account = f"{user} {token.id}"
-        await anyio.to_thread.run_sync(self._store, account, token.bearer_token.get_secret_value())
+        store = partial(self._store, account, token.bearer_token.get_secret_value())
+        await _in_time(store, self.patience, undo=lambda _: self._remove(account))
         return Delivered(
             token.id,
             take_fingerprint(token.bearer_token),
@@ -251,59 +307,101 @@ class KeyringDelivery:
 
     async def retract(self, delivered: Delivered) -> None:
         """Remove the token from the keyring."""
-        await anyio.to_thread.run_sync(self._remove, delivered.account)
+        await _in_time(partial(self._remove, delivered.account), self.patience)
 
     def _prove(self) -> None:
         probe = f"probe {secrets.token_hex(8)}"
-        with _keyring_explained() as keyring:
-            keyring.set_password(self.service, probe, probe)
-            keyring.delete_password(self.service, probe)
+        self._store(probe, probe)
+        self._remove(probe)
 
     def _remove(self, account: str) -> None:
         with _keyring_explained() as keyring:
             keyring.delete_password(self.service, account)
 
     def _store(self, account: str, secret: str) -> None:
-        with _keyring_explained() as keyring:
+        with _keyring_explained() as keyring, ExitStack() as unless_kept:
+            unless_kept.callback(self._remove_if_there, account)
             keyring.set_password(self.service, account, secret)
             if keyring.get_password(self.service, account) != secret:
-                raise DeliveryError("The system's keyring did not keep the new bearer token.")
+                raise DeliveryError("The system's keyring did not keep what it was given.")
+            unless_kept.pop_all()
+
+    def _remove_if_there(self, account: str) -> None:
+        with suppress(DeliveryError):
+            self._remove(account)
 
 
 @contextmanager
 def _keyring_explained() -> Generator[ModuleType]:
     try:
         import keyring  # noqa: PLC0415 - an extra, and slow to load for those who do not use it
-        from keyring.errors import KeyringError  # noqa: PLC0415
     except ImportError:
         raise DeliveryError(
             "QUMULO_DELIVERY=keyring needs the keyring library: install qumulo-token-tools[keyring]."
         ) from None
     try:
         yield keyring
-    except KeyringError as failure:
+    except DeliveryError:
+        raise
+    except Exception as failure:  # noqa: BLE001 - a backend is a plug-in that raises what it likes, and may quote secrets
         raise DeliveryError(
             f"The system's keyring cannot be used ({type(failure).__name__}): it is locked, or this system has none. "
             "Unlock it, or set QUMULO_DELIVERY=file."
-        ) from failure
+        ) from None
 
 
-def _is_abandoned(path: Path) -> bool:
+async def _in_time(
+    work: Callable[[], Some], patience: timedelta, *, undo: Callable[[Some], object] = lambda _: None
+) -> Some:
+    """What is done in a thread, which is left alone if it hangs; what comes of it too late is undone there."""
+    too_late = threading.Event()
+
+    def work_or_undo() -> Some:
+        done = work()
+        if too_late.is_set():
+            undo(done)
+        return done
+
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError):
+        with anyio.fail_after(patience.total_seconds()):
+            return await anyio.to_thread.run_sync(work_or_undo, abandon_on_cancel=True)
+    except TimeoutError:
+        raise DeliveryError(
+            f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}: "
+            "something waits to be unlocked there, or hangs."
+        ) from None
+    finally:
+        too_late.set()
+
+
+def _remove_file(delivered: Delivered) -> None:
+    Path(delivered.place).unlink(missing_ok=True)
+
+
+def _rescue(name: str, folder: int) -> str | None:
+    """The new name of an abandoned file that holds a token; one without a token is removed, anything else let be."""
+    with ExitStack() as ending:
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        except OSError:
+            return None
+        ending.callback(os.close, file)
+        if not stat.S_ISREG(os.fstat(file).st_mode) or not _try_lock(file):
+            return None
+        if not holds_bearer(os.read(file, _LARGEST_STORE)):
+            discard(name, folder)
+            return None
+        rescued = f"recovered-{name.removeprefix(PENDING)}.json"
+        publish(name, rescued, folder)
+        return rescued
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
     return True
-
-
-def _rescue(path: Path) -> Path | None:
-    try:
-        read_bearer(path)
-    except SettingsError:
-        path.unlink(missing_ok=True)
-        return None
-    return path.rename(path.with_name(f"recovered-{path.name.removeprefix(PENDING)}.json"))
 
 
 def _overwrite(file: int, content: bytes) -> None:

@@ -3,8 +3,8 @@
 The request is sent once. If no clear answer comes, the token is read again, which tells in most cases what happened.
 """
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -20,7 +20,7 @@ from token_tools.errors import (
     Unreachable,
     Unsent,
 )
-from token_tools.journal import Entry, Journal
+from token_tools.journal import Entry, Journal, Operation
 from token_tools.models import AccessToken, State
 from token_tools.times import format_instant
 
@@ -52,10 +52,8 @@ class Editor:
             UnknownOutcome: If the token may or may not have been changed.
         """
         changes = token.state.changes_to(wanted)
-        with uninterrupted():
-            intent = await self.journal.intend(
-                str(token.user), "update", token_id=token.id, change=_tell_change(token.state, wanted)
-            )
+        change = _tell_change(token.state, wanted)
+        async with self._intended("update", token, change) as intent:
             try:
                 after = await self.cluster.modify_token(token.id, changes)
             except (BadAnswer, Unavailable, Unreachable) as failure:
@@ -76,8 +74,7 @@ class Editor:
             ClusterError: If the cluster declined, or could not be asked; the token is still there.
             UnknownOutcome: If the token may or may not be there.
         """
-        with uninterrupted():
-            intent = await self.journal.intend(str(token.user), "delete", token_id=token.id)
+        async with self._intended("delete", token) as intent:
             try:
                 await delete_once(self.cluster, token.id)
             except UnknownOutcome:
@@ -87,6 +84,14 @@ class Editor:
                 await self.journal.conclude(intent, "not done")
                 raise
             return Edited(None, await self.journal.conclude(intent, "done"))
+
+    @asynccontextmanager
+    async def _intended(
+        self, operation: Operation, token: AccessToken, change: str | None = None
+    ) -> AsyncGenerator[Entry]:
+        with uninterrupted():
+            async with self.journal.intend(str(token.user), operation, token_id=token.id, change=change) as intent:
+                yield intent
 
     async def _reread(self, token: AccessToken, wanted: State, intent: Entry, failure: ClusterError) -> AccessToken:
         """The token as it is after a change without a clear answer, if it is as wanted."""

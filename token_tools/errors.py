@@ -15,7 +15,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
         ├── Forbidden         the cluster's administrator: a privilege is missing
         ├── NotFound          the caller: no such token or user
         ├── Rejected          the caller: the cluster understood and declined
-        ├── Unproved          the operator: a new token does not authenticate whom it should; it was not kept
+        ├── Unproved          the operator: a new token is of somebody else, or lives too long; it was not kept
         └── UnknownOutcome    the caller: a write may have happened; the text says how to find out
 
 The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
@@ -94,7 +94,7 @@ class Rejected(ClusterError):
 
 
 class Unproved(ClusterError):
-    """A new token did not prove to be its user's; the text tells what became of it."""
+    """A new token did not prove to be as it has to be; the text tells what became of it."""
 
 
 class UnknownOutcome(ClusterError):

@@ -2,22 +2,24 @@
 
 An intent is written before the cluster is asked to change anything, its outcome afterwards; each line is on the disk
 when the call returns. So a process that is killed leaves at worst an intent without an outcome, and the next one can
-say so. Several processes may write at once. The journal is bounded: what is old is dropped, except for open intents.
+say so: whoever works on an intent holds a lock on a file of its own, which the system takes from the dead. Several
+processes may write at once. The journal is bounded: what is old is dropped, except for open intents.
 """
 
 import fcntl
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import anyio
 import anyio.to_thread
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from token_tools.errors import JournalError
 from token_tools.times import Clock
@@ -25,16 +27,13 @@ from token_tools.times import Clock
 LARGEST: Final = 1 << 20
 """Bytes after which the journal is moved aside; one such part is kept, so there are never more than about two."""
 
-IN_FLIGHT: Final = timedelta(minutes=15)
-"""After this an intent has come to its end, even if a process with its number is alive."""
-
 Operation = Literal["create", "rotate", "update", "delete"]
 Outcome = Literal["made", "not made", "deleted again", "stranded", "done", "not done", "unknown"]
 """Of a create or a rotate: `stranded`: made, of no use to anybody, and not to be deleted. `unknown`: no clear answer
 came. Of an update or a delete: `done` or not, or `unknown`."""
 
 _LOG: Final = logging.getLogger(__name__)
-_MARKS: Final = {"reported", "mentioned"}
+_MARKS: Final[AbstractSet[str]] = {"reported", "mentioned"}
 _MAKING: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
 
 
@@ -48,7 +47,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     time: AwareDatetime
-    attempt: str
+    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
     operation: Operation = "create"
     cluster: str
     user: str
@@ -57,8 +56,6 @@ class Entry(BaseModel):
     replaces: str | None = None
     change: str | None = None
     place: str | None = None
-    process: int
-    server: str
 
 
 class Journal:
@@ -74,8 +71,8 @@ class Journal:
         self._cluster = cluster
         self._clock = clock
         self._patience = patience
-        self._server = token_hex(8)
 
+    @asynccontextmanager
     async def intend(
         self,
         user: str,
@@ -84,8 +81,8 @@ class Journal:
         token_id: str | None = None,
         replaces: str | None = None,
         change: str | None = None,
-    ) -> Entry:
-        """Write what is about to be done for a user.
+    ) -> AsyncGenerator[Entry]:
+        """Write what is about to be done for a user; while the block lasts, it counts as being worked on.
 
         Raises:
             JournalError: If it cannot be written; then nothing may be asked of the cluster.
@@ -100,11 +97,15 @@ class Journal:
             token_id=token_id,
             replaces=replaces,
             change=change,
-            process=os.getpid(),
-            server=self._server,
         )
-        await self._append([intent])
-        return intent
+        with ExitStack() as held:
+            try:
+                async with self._locked():
+                    await anyio.to_thread.run_sync(self._hold, intent, held)
+                    await anyio.to_thread.run_sync(self._write, [intent])
+            except JournalError as failure:
+                raise JournalError(f"{failure} Nothing was asked of the cluster.") from failure
+            yield intent
 
     async def conclude(
         self,
@@ -129,29 +130,50 @@ class Journal:
         return None
 
     async def report_open(self) -> list[Entry]:
-        """The intents of servers that ended before the outcome; each is reported once, to whoever asks first.
+        """The intents that nobody works on and that have no outcome; each is reported once, to whoever asks first.
 
         Raises:
             JournalError: If the journal cannot be read and marked.
         """
         async with self._locked():
-            unreported = await anyio.to_thread.run_sync(self._find_open, {"reported", "mentioned"})
+            unreported = [
+                attempt.intent
+                for attempt in await anyio.to_thread.run_sync(self._find_unsettled)
+                if attempt.outcome == "intended" and not attempt.marks
+            ]
             await anyio.to_thread.run_sync(self._write, self._mark(unreported, "reported"))
+            await anyio.to_thread.run_sync(self._sweep)
         return unreported
 
     async def find_open(self, user: str) -> list[Entry]:
-        """The intents to make a token for one user of this cluster that have no outcome and were not mentioned yet.
+        """The intents to make a token for one user of this cluster of which nobody knows the end, not mentioned yet.
 
         Raises:
             JournalError: If the journal cannot be read.
         """
         async with self._locked():
-            unmentioned = await anyio.to_thread.run_sync(self._find_open, {"mentioned"})
+            unsettled = await anyio.to_thread.run_sync(self._find_unsettled)
         return [
-            intent
-            for intent in unmentioned
-            if (intent.cluster, intent.user) == (self._cluster, user) and intent.operation in _MAKING
+            attempt.intent
+            for attempt in unsettled
+            if self._is_making_for(user, attempt.intent) and "mentioned" not in attempt.marks
         ]
+
+    async def find_rivals(self, user: str, *, besides: Entry) -> tuple[set[str], bool]:
+        """The ids of the tokens that are known to have been made for a user, and whether one is just being made.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        async with self._locked():
+            attempts = await anyio.to_thread.run_sync(lambda: [*self._read_attempts()])
+            theirs = [
+                attempt
+                for attempt in attempts
+                if self._is_making_for(user, attempt.intent) and attempt.intent.attempt != besides.attempt
+            ]
+            made = {attempt.last.token_id for attempt in theirs if attempt.last.token_id and attempt.outcome == "made"}
+            return made, any(attempt.outcome == "intended" and self._is_in_flight(attempt.intent) for attempt in theirs)
 
     async def find_rotations(self, token_id: str) -> list[Entry]:
         """How each earlier rotate of this token ended, oldest first; of one without an outcome, its intent.
@@ -160,12 +182,15 @@ class Journal:
             JournalError: If the journal cannot be read.
         """
         async with self._locked():
-            entries = await anyio.to_thread.run_sync(lambda: [*self._read()])
+            attempts = await anyio.to_thread.run_sync(lambda: [*self._read_attempts()])
         return [
-            ended[-1]
-            for ended in _group(entry for entry in entries if entry.result not in _MARKS)
-            if (ended[-1].cluster, ended[-1].replaces) == (self._cluster, token_id)
+            attempt.last
+            for attempt in attempts
+            if (attempt.intent.cluster, attempt.intent.replaces) == (self._cluster, token_id)
         ]
+
+    def _is_making_for(self, user: str, intent: Entry) -> bool:
+        return (intent.cluster, intent.user) == (self._cluster, user) and intent.operation in _MAKING
 
     def _mark(self, intents: Iterable[Entry], mark: Literal["reported", "mentioned"]) -> list[Entry]:
         return [intent.model_copy(update={"time": self._clock(), "result": mark}) for intent in intents]
@@ -179,7 +204,7 @@ class Journal:
         """Alone with the journal, among all processes of this user; what fails within is told as our error."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = _open(self._folder / "journal.lock", os.O_RDWR)
+            lock = _open(self._folder / "journal.lock", os.O_RDWR | os.O_CREAT)
             try:
                 with anyio.fail_after(self._patience):
                     while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
@@ -188,7 +213,7 @@ class Journal:
             finally:
                 os.close(lock)
         except TimeoutError:
-            raise JournalError(f"The journal {self._path} is held by another process. Nothing was asked.") from None
+            raise JournalError(f"The journal {self._path} is held by another process.") from None
         except OSError as failure:
             raise JournalError(
                 f"The journal {self._path} cannot be written: {failure.strerror}. It has to be, so that no token is "
@@ -197,20 +222,26 @@ class Journal:
 
     def _write(self, entries: list[Entry]) -> None:
         if self._path.exists() and self._path.stat().st_size > LARGEST:
-            # What is still open begins the new part, since the old one will be dropped in its turn.
-            entries = [*self._find_open(set()), *entries]
+            # What is not settled begins the new part, since the old one will be dropped in its turn.
+            kept = [entry for attempt in self._read_attempts() if not attempt.is_settled for entry in attempt.entries]
+            entries = [*kept, *entries]
             self._path.replace(self._older)
         if entries:
             _append_lines(self._path, entries)
 
-    def _find_open(self, unless_marked: set[str]) -> list[Entry]:
-        """Intents without an outcome, of no process that still works on them, and without any of these marks."""
+    def _find_unsettled(self) -> list["Attempt"]:
         return [
-            entries[0]
-            for entries in _group(self._read())
-            if {entry.result for entry in entries} <= {"intended"} | _MARKS - unless_marked
-            and not self._is_in_flight(entries[0])
+            attempt
+            for attempt in self._read_attempts()
+            if not attempt.is_settled and not self._is_in_flight(attempt.intent)
         ]
+
+    def _read_attempts(self) -> Iterable["Attempt"]:
+        """In the order of their beginnings."""
+        by_attempt: dict[str, dict[Entry, None]] = {}
+        for entry in self._read():
+            by_attempt.setdefault(entry.attempt, {})[entry] = None
+        return [Attempt(tuple(entries)) for entries in by_attempt.values()]
 
     def _read(self) -> Iterable[Entry]:
         for path in (self._older, self._path):
@@ -219,25 +250,64 @@ class Journal:
                     with suppress(ValidationError):  # half a line is all that a killed process can leave
                         yield Entry.model_validate_json(line)
 
+    def _hold(self, intent: Entry, held: ExitStack) -> None:
+        path = self._lock_of(intent)
+        lock = _open(path, os.O_RDWR | os.O_CREAT)
+        held.callback(_release, lock, path)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def _is_in_flight(self, intent: Entry) -> bool:
-        if intent.server == self._server:
-            return True
-        # A process with our own number that is not us is one of an earlier life, as in a container.
-        is_ours = intent.process == os.getpid()
-        return not is_ours and self._clock() - intent.time < IN_FLIGHT and _is_alive(intent.process)
+        return not _is_free(self._lock_of(intent))
+
+    def _lock_of(self, intent: Entry) -> Path:
+        return self._folder / f"journal.{intent.attempt}.lock"
+
+    def _sweep(self) -> None:
+        """Remove the locks of the dead; new ones are only made by who is alone with the journal, as we are now."""
+        for path in self._folder.glob("journal.*.lock"):
+            if _is_free(path):
+                path.unlink(missing_ok=True)
 
 
-def _group(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
-    """The entries of each attempt, in the order of their writing."""
-    by_attempt: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_attempt.setdefault(entry.attempt, []).append(entry)
-    return by_attempt.values()
+@dataclass(frozen=True)
+class Attempt:
+    """What the journal has of one attempt, in the order of writing, each line once."""
+
+    entries: Sequence[Entry]
+
+    @property
+    def intent(self) -> Entry:
+        """How it began."""
+        return self.entries[0]
+
+    @property
+    def last(self) -> Entry:
+        """How it ended, or its intent."""
+        return next((entry for entry in reversed(self.entries) if entry.result not in _MARKS), self.intent)
+
+    @property
+    def outcome(self) -> str:
+        """What came of it; `intended` if that was never written."""
+        return self.last.result
+
+    @property
+    def marks(self) -> AbstractSet[str]:
+        """Who was told that the outcome is not known."""
+        return _MARKS & {entry.result for entry in self.entries}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody has to be told of it any more.
+
+        A token that nobody could name has to be told of although its outcome was written.
+        """
+        is_open = self.outcome == "intended" or (self.outcome == "unknown" and self.last.token_id is None)
+        return not is_open or ("mentioned" if self.intent.operation in _MAKING else "reported") in self.marks
 
 
 def _append_lines(path: Path, entries: Iterable[Entry]) -> None:
     lines = b"".join(entry.model_dump_json(exclude_none=True).encode() + b"\n" for entry in entries)
-    journal = _open(path, os.O_RDWR | os.O_APPEND)
+    journal = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         size = os.fstat(journal).st_size
         is_torn = size > 0 and os.pread(journal, 1, size - 1) != b"\n"
@@ -249,7 +319,7 @@ def _append_lines(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def _open(path: Path, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(lock: int) -> bool:
@@ -260,10 +330,20 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def _is_alive(process: int) -> bool:
+def _release(lock: int, path: Path) -> None:
+    # One that stays is swept away by the next start; what was done must not look failed for it.
+    with suppress(OSError):
+        path.unlink()
+    os.close(lock)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds a lock on a file, or there is none."""
     try:
-        with suppress(PermissionError):  # then it is there, and somebody else's
-            os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        lock = _open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        return _try_lock(lock)
+    finally:
+        os.close(lock)

@@ -4,19 +4,24 @@ The order is the safety: a place for the secret, the intent on disk, one POST, t
 disk. Each step can fail, and each failure ends in a text that says what is the case and what to do.
 """
 
+import logging
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
+import anyio
+import anyio.lowlevel
+
 from token_tools.client import ClusterClient
-from token_tools.delivery import Delivered, Delivery
+from token_tools.delivery import Delivered, Delivery, Reservation
 from token_tools.editing import delete_once, uninterrupted
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
     DeliveryError,
+    JournalError,
     Rejected,
     Unauthenticated,
     Unavailable,
@@ -32,8 +37,12 @@ from token_tools.models import AccessToken, NewAccessToken
 from token_tools.qq import Qq
 from token_tools.times import tell_time
 
+_LOG: Final = logging.getLogger(__name__)
 SLOTS: Final = 2
 """Tokens that one user can have at a time, says the vendor's guide."""
+
+TOLERANCE: Final = timedelta(minutes=5)
+"""By how much the cluster's clock may well be behind ours."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Order:
 
     `present` are the user's tokens just before, None if they could not be read. `open_intents` are earlier attempts for
     the same user of which the journal knows no outcome; the answer will mention them. `replaces` is the token that the
-    new one is to replace; the new one then has to prove itself.
+    new one is to replace; the new one then has to prove itself. `latest` is the latest expiry that the operator allows,
+    None if any is.
     """
 
     user: Identity
@@ -50,6 +60,7 @@ class Order:
     present: Sequence[AccessToken] | None
     open_intents: Sequence[Entry] = ()
     replaces: AccessToken | None = None
+    latest: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -81,31 +92,48 @@ class Mint:
             DeliveryError: If the secret had no place to go: before the token was made, or after, when it was deleted.
             JournalError: If the intent could not be written; nothing was asked.
             ClusterError: If the cluster declined, or could not be asked; no token was made.
-            Unproved: If the new token is to replace another and does not work; it was deleted again.
+            Unproved: If the new token lives too long, or is to replace another and does not work; it was deleted again.
             UnknownOutcome: If the cluster may have made a token whose secret nobody has.
         """
+        # A keyring may wait for a human here; nothing is begun yet, so that can be cancelled.
+        reservation = await self.delivery.reserve()
         with uninterrupted():
+            intent, minted = await self._make(order, reservation)
+        if minted.delivered.bearer_token is not None:
+            try:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            except anyio.get_cancelled_exc_class():
+                # The secret is nowhere but in an answer that nobody will get.
+                with uninterrupted():
+                    await self._withdraw(minted.delivered.id, intent)
+                raise
+        return minted
+
+    async def _make(self, order: Order, reservation: Reservation) -> tuple[Entry, Minted]:
+        async with AsyncExitStack() as ending:
             async with AsyncExitStack() as unless_made:
-                reservation = await self.delivery.reserve()
                 unless_made.push_async_callback(reservation.drop)
-                intent = await self._intend(order)
+                intent = await ending.enter_async_context(self._intend(order))
                 new = await self._ask_for(order, intent)
                 unless_made.pop_all()
             try:
                 delivered = await reservation.keep(new, order.user)
             except DeliveryError as failure:
-                raise await self._withdraw(new, intent, failure) from failure
-            if order.replaces is not None:
-                await self._prove(order, intent, new, delivered)
+                raise DeliveryError(f"{failure} {await self._withdraw(new.id, intent)}") from failure
+            found = await self._read_back(new.id)
+            flaw = _find_excess(order, found) or await self._find_failing(order, new)
+            if flaw is not None:
+                told = f"The new token {new.id} was made and delivered, but {flaw}"
+                raise Unproved(f"{told} {await self._take_back(order, delivered, intent)}")
             unwritten = await self.journal.conclude(
                 intent, "made", new.id, place=delivered.place, mentioned=order.open_intents
             )
-            return Minted(delivered, await self._read_back(new.id), unwritten)
+            return intent, Minted(delivered, found, unwritten)
 
-    async def _intend(self, order: Order) -> Entry:
+    def _intend(self, order: Order) -> AbstractAsyncContextManager[Entry]:
         if order.replaces is None:
-            return await self.journal.intend(str(order.user))
-        return await self.journal.intend(str(order.user), "rotate", replaces=order.replaces.id)
+            return self.journal.intend(str(order.user))
+        return self.journal.intend(str(order.user), "rotate", replaces=order.replaces.id)
 
     async def _ask_for(self, order: Order, intent: Entry) -> NewAccessToken:
         try:
@@ -121,9 +149,15 @@ class Mint:
         except ClusterError:
             await self.journal.conclude(intent, "not made")
             raise
+        except Exception as crash:  # noqa: BLE001 - it is told and logged, and not forgotten
+            # Whatever it was, the token may have been made, and that must not go unsaid.
+            _LOG.error("This server stumbled over a %s while it asked for a token", type(crash).__name__)
+            raise await self._find_out(order, intent, BadAnswer("Its answer made this server stumble.")) from None
 
-    async def _prove(self, order: Order, intent: Entry, new: NewAccessToken, delivered: Delivered) -> None:
-        """Nothing if the new token works, as itself and for its user; else it is deleted again."""
+    async def _find_failing(self, order: Order, new: NewAccessToken) -> str | None:
+        """Why a token that is to replace another does not work, as itself and for its user; None if it does."""
+        if order.replaces is None:
+            return None
         try:
             caller = await self.cluster.prove(new.bearer_token)
         except Unauthenticated:
@@ -132,52 +166,60 @@ class Mint:
             failure = str(unproved)
         else:
             if caller.access_token_id == new.id and order.user.covers(caller.identity):
-                return
+                return None
             failure = "With it, the cluster takes the caller for another user or another token."
-        raise await self._take_back(new, delivered, intent, failure)
+        return f"did not prove to work. {failure}"
 
-    async def _take_back(self, new: NewAccessToken, delivered: Delivered, intent: Entry, failure: str) -> Unproved:
-        """Delete a token that did not prove to work, first on the cluster, then where it was delivered."""
-        told = f"The new token {new.id} was made and delivered, but did not prove to work. {failure}"
+    async def _take_back(self, order: Order, delivered: Delivered, intent: Entry) -> str:
+        """Delete a token that is no good, first on the cluster, then where it was delivered; tell what came of that."""
         try:
-            await delete_once(self.cluster, new.id)
+            await delete_once(self.cluster, delivered.id)
         except ClusterError as second:
-            await self.journal.conclude(intent, "stranded", new.id, place=delivered.place)
-            return Unproved(
-                f"{told} It could not be deleted again: {second} It is in {delivered.place}. "
-                f"{self._tell_deletion(new.id)}"
+            await self.journal.conclude(intent, "stranded", delivered.id, place=delivered.place)
+            return (
+                f"It could not be deleted again: {second} It is in {delivered.place}. "
+                f"{self._tell_deletion(delivered.id)}"
             )
+        await self.journal.conclude(intent, "deleted again", delivered.id)
         try:
             await self.delivery.retract(delivered)
         except DeliveryError as second:
             left = f"What was delivered is still in {delivered.place}, and of no use: {second}"
         else:
-            left = "The old token is as it was."
-        await self.journal.conclude(intent, "deleted again", new.id)
-        return Unproved(f"{told} It was deleted again. {left}")
+            left = "No token is left of this." if order.replaces is None else "The old token is as it was."
+        return f"It was deleted again. {left}"
 
-    async def _find_out(self, order: Order, intent: Entry, failure: ClusterError) -> ClusterError:
+    async def _find_out(self, order: Order, intent: Entry, failure: ClusterError) -> UnknownOutcome:
         """What became of a POST without a clear answer, told by the tokens that the user has now."""
         try:
-            suspects = await self._find_suspects(order)
-        except ClusterError as second:
+            new = await self._find_new(order)
+            made, is_being_made = await self.journal.find_rivals(str(order.user), besides=intent)
+        except (ClusterError, JournalError) as second:
             await self.journal.conclude(intent, "unknown")
             return UnknownOutcome(
                 f"{failure} It could not be found out whether a token was made for {order.user}: {second} "
                 "Its bearer token would be lost. List the user's tokens before creating again."
             )
+        suspects = [token for token in new if token.id not in made]
+        # The cluster's clock is not ours, so a creation time only counts where it leaves somebody to suspect.
+        suspects = [token for token in suspects if token.created > intent.time - TOLERANCE] or suspects
         if not suspects:
-            await self.journal.conclude(intent, "not made")
-            return UnknownOutcome(f"{failure} No token was made for {order.user}: so far, none of theirs is new.")
-        await self.journal.conclude(intent, "unknown", suspects[0].id)
+            await self.journal.conclude(intent, "unknown")
+            return UnknownOutcome(
+                f"{failure} No token was made for {order.user}: so far, none of theirs is new. The cluster may still "
+                "be at it, so list the user's tokens again before creating another."
+            )
+        is_clear = len(suspects) == 1 and not is_being_made
+        await self.journal.conclude(intent, "unknown", suspects[0].id if is_clear else None)
         told = " and ".join(f"{token.id} (made {tell_time(token.created)})" for token in suspects)
+        rival = " Another call is making one for the same user just now; that may be it." if is_being_made else ""
         return UnknownOutcome(
-            f"{failure} The cluster seems to have made a token all the same: {told} is new for {order.user}. Unless "
-            "somebody else made it just now, its bearer token is lost and nobody can use it. It was not touched. "
-            f"{self._tell_deletion(suspects[0].id)}"
+            f"{failure} The cluster seems to have made a token all the same: {told} is new for {order.user}.{rival} "
+            "Unless somebody else made it just now, its bearer token is lost and nobody can use it. It was not "
+            f"touched. {' '.join(self._tell_deletion(token.id) for token in suspects)}"
         )
 
-    async def _find_suspects(self, order: Order) -> list[AccessToken]:
+    async def _find_new(self, order: Order) -> list[AccessToken]:
         """The user's tokens that were not there before, made by ourselves as far as is known."""
         if order.present is None:
             raise BadAnswer("their tokens were not known before.")
@@ -189,18 +231,18 @@ class Mint:
             if token.id not in before and (token.creator is None or me.covers(token.creator))
         ]
 
-    async def _withdraw(self, new: NewAccessToken, intent: Entry, failure: DeliveryError) -> DeliveryError:
-        """Delete a token whose secret has no place, and tell both."""
+    async def _withdraw(self, token_id: str, intent: Entry) -> str:
+        """Delete a token whose secret nobody has, and tell what came of that."""
         try:
-            await delete_once(self.cluster, new.id)
+            await delete_once(self.cluster, token_id)
         except ClusterError as second:
-            await self.journal.conclude(intent, "stranded", new.id)
-            return DeliveryError(
-                f"{failure} The new token {new.id} could not be deleted again: {second} "
-                f"Its bearer token is lost. {self._tell_deletion(new.id)}"
+            await self.journal.conclude(intent, "stranded", token_id)
+            return (
+                f"The new token {token_id} could not be deleted again: {second} "
+                f"Its bearer token is lost. {self._tell_deletion(token_id)}"
             )
-        await self.journal.conclude(intent, "deleted again", new.id)
-        return DeliveryError(f"{failure} The new token {new.id} was deleted again; no token is left of this.")
+        await self.journal.conclude(intent, "deleted again", token_id)
+        return f"The new token {token_id} was deleted again; no token is left of this."
 
     def _tell_deletion(self, token_id: str) -> str:
         return f'To delete it: delete_access_token(id="{token_id}"), or by hand {self.qq.delete_token(token_id)}'
@@ -211,6 +253,14 @@ class Mint:
             return await self.cluster.get_token(token_id)
         except ClusterError:
             return None
+
+
+def _find_excess(order: Order, found: AccessToken | None) -> str | None:
+    """How a new token lives longer than it may; None if it does not, or if that is not known."""
+    if found is None or order.latest is None or (found.expires is not None and found.expires <= order.latest):
+        return None
+    expires = "never expires" if found.expires is None else f"expires only {tell_time(found.expires)}"
+    return f"it {expires}, whatever it was asked for, and QUMULO_MAX_LIFETIME does not allow that."
 
 
 def _blame_slots(order: Order, failure: Rejected) -> Rejected:

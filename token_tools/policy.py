@@ -1,5 +1,6 @@
 """What may be done, and what a human must agree to first: the operator's rules."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,14 @@ ADMIN: Final = Identity(domain="LOCAL", auth_id="500", name="admin")
 _GROUP_DOMAINS: Final = {"POSIX_GROUP", "WORLD"}
 _GROUP_KEYS: Final = {"512", "513", "514", str(0x200000000)}
 """The local groups and Everyone. Source: the same module."""
+_POSIX_GROUP_KEYS: Final = range(4 << 32, 5 << 32)
+"""The key of a POSIX group is its number on top of this. Source: the same module."""
+_GROUP_SID: Final = re.compile(
+    # Everyone and its like; the built-in groups; POSIX groups; the groups that each domain is born with.
+    r"S-1-[1-3]-\d+|S-1-5-(?:[2-9]|1[0-5])|S-1-5-32-\d+|S-1-(?:5-88-2|22-2)-\d+|S-1-5-21-\d+-\d+-\d+-(?:498|5[1-9]\d)",
+    re.IGNORECASE | re.ASCII,
+)
+"""Source: Microsoft's "Well-known SIDs"; `qumulo.lib.identity_util` for 88."""
 _BUILT_IN_KEYS: Final = {"1", "2", "500", "501"}
 """The system's own two, the administrator and the guest. Source: the same module."""
 _FOR_ADMIN: Final = "it is for the built-in administrator"
@@ -40,12 +49,17 @@ class Policy:
             expires = parse_expiry(expiration_time, now=now)
         else:
             expires = None if self.default_lifetime is None else (now + self.default_lifetime).replace(microsecond=0)
-        if self.max_lifetime is not None and (expires is None or expires > now + self.max_lifetime):
+        latest = self.find_latest(now)
+        if self.max_lifetime is not None and latest is not None and (expires is None or expires > latest):
             raise Refusal(
                 f"QUMULO_MAX_LIFETIME allows {tell_duration(self.max_lifetime)} at most, so `expiration_time` can be "
-                f"{tell_time(now + self.max_lifetime)} at the latest. Nothing was done."
+                f"{tell_time(latest)} at the latest. Nothing was done."
             )
         return expires
+
+    def find_latest(self, now: datetime) -> datetime | None:
+        """The latest expiry that a token may have which is made now, or None if it may have any."""
+        return None if self.max_lifetime is None else now + self.max_lifetime
 
     def check_user(self, user: Identity) -> None:
         """Nothing for whoever may have a token.
@@ -53,13 +67,20 @@ class Policy:
         Raises:
             Refusal: For what is known to be a group; of local and Active Directory names only the cluster knows.
         """
-        only_gid = user.gid is not None and user.uid is None and user.name is None
-        if user.domain in _GROUP_DOMAINS or user.auth_id in _GROUP_KEYS or only_gid:
+        by_key = user.auth_id is not None and (user.auth_id in _GROUP_KEYS or int(user.auth_id) in _POSIX_GROUP_KEYS)
+        by_sid = user.sid is not None and _GROUP_SID.fullmatch(user.sid) is not None
+        only_gid = user.gid is not None and user.uid is None
+        if user.domain in _GROUP_DOMAINS or by_key or by_sid or only_gid:
             raise Refusal(f"{user} is a group, and access tokens are for users. Nothing was done.")
 
     def find_reasons_to_make(self, user: Identity, expires: datetime | None) -> Sequence[str]:
-        """Why a human has to agree to such a token first; empty if nobody has to."""
+        """Why a human has to agree to such a token first; empty if nobody has to.
+
+        A name that the cluster did not look up may be another name of the administrator.
+        """
         reasons = [_FOR_ADMIN] if is_admin(user) else []
+        if not reasons and user.name is not None and user.auth_id is None:
+            reasons.append("the cluster did not tell who that is")
         return self._weigh([*reasons, "it would never expire"] if expires is None else reasons)
 
     def find_reasons_to_modify(self, token: AccessToken, wanted: State, *, now: datetime) -> Sequence[str]:

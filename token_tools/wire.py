@@ -8,15 +8,16 @@ Source: `qumulo.lib.request` 7.10 for the envelope of errors; RFC 9110 for Retry
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, SecretStr, ValidationError
 
+from token_tools.echo import repeats
 from token_tools.errors import BadAnswer, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
@@ -33,8 +34,14 @@ WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
 LONGEST_KEY: Final = 1024
 """Characters of a paging key; a longer one would not fit into an answer or a URL."""
 
+LONGEST_WAIT: Final = timedelta(days=365)
+"""What a Retry-After is taken for that asks for more."""
+
 _ERROR_CLASS: Final = re.compile(r"[a-z0-9_]{1,80}")
+_NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
+"""Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
 _TRANSIENT: Final = {
+    HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -42,13 +49,20 @@ _TRANSIENT: Final = {
 }
 
 
+NONE: Final = SecretStr("")
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What came back over HTTP; the names of `headers` are in lower case."""
+    """What came back over HTTP; the names of `headers` are in lower case. The body may hold a new bearer token.
+
+    `credential` is what the request was signed with: an error may repeat it.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    credential: SecretStr = NONE
 
 
 Telling = Annotated[str, BeforeValidator(lambda told: told if isinstance(told, str) else "")]
@@ -145,7 +159,7 @@ def check_status(answer: Answer, *, privilege: str) -> None:
         Unauthenticated: For 401.
         Forbidden: For 403.
         NotFound: For 404.
-        Unavailable: For 429 and 5xx; `transient` where the same request may well succeed soon.
+        Unavailable: For 408, 429, 499 and 5xx; `transient` where the same request may well succeed soon.
         BadAnswer: For a redirect, which is never followed: it would carry the credential away.
         Rejected: For any other 4xx.
     """
@@ -164,7 +178,7 @@ def check_status(answer: Answer, *, privilege: str) -> None:
         )
     if status == HTTPStatus.NOT_FOUND:
         raise NotFound(f"The cluster knows no such thing{said}.")
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status in _NO_CLEAR_ANSWER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         retry_after = _read_retry_after(answer.headers)
         wait = f" It asks for {tell_duration(retry_after)} of patience." if retry_after else ""
         raise Unavailable(
@@ -209,8 +223,13 @@ def _tell_envelope(answer: Answer) -> str:
         envelope = _Envelope.model_validate_json(answer.body)
     except ValidationError:
         envelope = _Envelope()
-    error_class = f" {envelope.error_class}" if _ERROR_CLASS.fullmatch(envelope.error_class) else ""
-    said = f": {quote(envelope.description, longest=LONGEST_DESCRIPTION)}" if envelope.description else ""
+    credential = answer.credential.get_secret_value()
+    is_class = _ERROR_CLASS.fullmatch(envelope.error_class) and not repeats(envelope.error_class, credential)
+    error_class = f" {envelope.error_class}" if is_class else ""
+    if repeats(envelope.description, credential):
+        said = ": its words are withheld, since they repeat something of the credential"
+    else:
+        said = f": {quote(envelope.description, longest=LONGEST_DESCRIPTION)}" if envelope.description else ""
     return f" ({answer.status}{error_class}{said})"
 
 
@@ -224,4 +243,4 @@ def _read_retry_after(headers: Mapping[str, str]) -> timedelta | None:
             wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
     except (KeyError, OverflowError, TypeError, ValueError):
         return None
-    return wait if wait > timedelta() else None
+    return min(wait, LONGEST_WAIT) if wait > timedelta() else None

@@ -143,7 +143,9 @@ class Workflows:
             request=request,
             time=now,
             reasons=self.policy.find_reasons_to_make(who, expires),
-            order=Order(who, expires, present, await self.journal.find_open(str(who))),
+            order=Order(
+                who, expires, present, await self.journal.find_open(str(who)), latest=self.policy.find_latest(now)
+            ),
             by_default=expiration_time is None,
         )
 
@@ -188,7 +190,7 @@ class Workflows:
             request=request,
             time=now,
             reasons=self.policy.find_reasons_to_make(who, expires),
-            order=Order(who, expires, present, open_intents, replaces=old),
+            order=Order(who, expires, present, open_intents, replaces=old, latest=self.policy.find_latest(now)),
             by_default=expiration_time is None,
             old=old,
             is_own=await self._is_own(old),
@@ -357,11 +359,7 @@ class Workflows:
         self, kind: type[Some], request: Hashable, make: Callable[[datetime], Awaitable[Some]]
     ) -> Some:
         now = self.clock()
-        plan = self.questions.recall(kind, request, now=now)
-        if plan is None:
-            plan = await make(now)
-            self.questions.keep(plan)
-        return plan
+        return self.questions.recall(kind, request, now=now) or self.questions.keep(await make(now))
 
     async def _get(self, token_id: str) -> AccessToken:
         try:

@@ -1,7 +1,7 @@
 """The ways in which a cluster, or the way to it, fails, for each of its endpoints.
 
-In process a cut is the client library's own error; over HTTPS the server drops the connection in the middle of an
-answer.
+In process a cut is the client library's own error; over HTTPS the server drops the connection where an answer would
+begin, also for `refuse`: to refuse a connection it would have to know beforehand what is going to be asked over it.
 """
 
 import re
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from token_tools.errors import SettingsError
 
-Endpoint = Literal["who-am-i", "find", "list", "create", "get", "modify", "delete", "version"]
+Endpoint = Literal["who-am-i", "find", "list", "list-again", "create", "get", "modify", "delete", "version"]
 Fault = Literal[
     "refuse",
     "cut-before",
@@ -41,6 +41,8 @@ _TOKENS: Final = "/v1/auth/access-tokens/"
 _ENDPOINTS: Final[Mapping[Endpoint, tuple[str, re.Pattern[str]]]] = {
     "who-am-i": ("GET", re.compile("/v1/session/who-am-i")),
     "find": ("POST", re.compile("/v1(/auth)?/identity/find")),
+    # From its second time on: what is looked at after a create, and not what was before.
+    "list-again": ("GET", re.compile(_TOKENS)),
     "list": ("GET", re.compile(_TOKENS)),
     "create": ("POST", re.compile(_TOKENS)),
     "get": ("GET", re.compile(_TOKENS + "[^/]+")),
@@ -56,6 +58,7 @@ class Faults:
 
     app: ASGIApp
     plan: dict[Endpoint, Fault]
+    lists: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or fail."""
@@ -65,17 +68,21 @@ class Faults:
         elif fault in _INSTEAD:
             await _INSTEAD[fault](Request(scope, receive))(scope, receive, send)
         elif fault in {"refuse", "cut-before"}:
-            await _cut(send, fault)
+            raise httpx.ConnectError("refused") if fault == "refuse" else httpx.ReadError("cut")
         else:
             body = await self._do(scope, receive)
             await _AFTERWARDS[fault](body, scope, receive, send)
 
     def _find(self, scope: Scope) -> Fault | None:
-        for endpoint, fault in self.plan.items():
-            method, path = _ENDPOINTS[endpoint]
-            if scope["method"] == method and path.fullmatch(scope["path"]):
-                return fault
-        return None
+        there = [
+            endpoint
+            for endpoint, (method, path) in _ENDPOINTS.items()
+            if scope["method"] == method and path.fullmatch(scope["path"])
+        ]
+        self.lists += "list" in there
+        return next(
+            (self.plan[one] for one in there if one in self.plan and (one != "list-again" or self.lists > 1)), None
+        )
 
     async def _do(self, scope: Scope, receive: Receive) -> bytes:
         """Let the cluster do what was asked, and keep its answer to ourselves."""
@@ -103,13 +110,8 @@ def read_plan(words: Iterable[str]) -> dict[Endpoint, Fault]:
         ) from None
 
 
-async def _cut(send: Send, fault: str) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9999")]})
-    raise httpx.ConnectError("refused") if fault == "refuse" else httpx.ReadError("cut")
-
-
-async def _cut_after(_body: bytes, _scope: Scope, _receive: Receive, send: Send) -> None:
-    await _cut(send, "cut-after")
+async def _cut(_body: bytes, _scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise httpx.ReadError("cut")
 
 
 async def _hang(_body: bytes, _scope: Scope, receive: Receive, _send: Send) -> None:
@@ -166,7 +168,7 @@ _INSTEAD: Final[Mapping[Fault, Callable[[Request], Response]]] = {
     "redirect": lambda _: RedirectResponse("https://elsewhere.example.com/", status_code=302),
 }
 _AFTERWARDS: Final[Mapping[Fault, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
-    "cut-after": _cut_after,
+    "cut-after": _cut,
     "hang-after": _hang,
     "slow": _trickle,
     "half": _answer(lambda body: Response(body[: len(body) // 2], media_type="application/json")),

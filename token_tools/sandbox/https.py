@@ -1,5 +1,6 @@
 """An application over HTTPS on a loopback port, with a certificate of its own."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
 import trustme
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from token_tools.errors import SettingsError
 
@@ -25,6 +28,25 @@ class Address:
     host: str
     port: int
     ca_file: Path
+
+
+class Severable(H11Protocol):
+    """HTTP whose connection is cut, without another byte, where the application raises the error that says so."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Serve through the connection, or end it; uvicorn narrows the argument in the same way."""
+        super().connection_made(transport)
+        app = self.app
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except httpx.TransportError:
+                transport.abort()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+
+        self.app = serve
 
 
 def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Address], None]) -> None:
@@ -46,7 +68,9 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     # asyncio does this only for sockets that it makes itself; without, an answer may wait 40 ms for a delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
-    server = uvicorn.Server(uvicorn.Config(app, ssl_certfile=key_file, log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=Severable, ssl_certfile=key_file, log_level="warning", access_log=False)
+    )
     ending = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
