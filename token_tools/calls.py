@@ -33,6 +33,10 @@ _PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
 _NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
 _STRICT: Final = {"extra": "forbid", "hide_input_in_errors": True}
 _MEANT: Final = {
+    "id": ["token_id", "token", "key_id", "access_token_id"],
+    "enabled": ["disabled", "active", "state", "status", "disable", "enable"],
+    "expiring_within": ["within", "days", "window", "expires_within"],
+    "report": ["format", "output", "file"],
     "user": ["username", "user_name", "owner", "identity", "account", "name", "for_user", "auth_id", "uid", "sid"],
     "after": ["cursor", "page_token", "next", "offset", "page", "start_after", "next_page", "next_after", "key"],
     "limit": ["page_size", "per_page", "max_results", "count", "size", "first", "max", "top"],
@@ -99,9 +103,14 @@ class StrictTool(Tool):
                 return self._tell_unknown(name)
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
+            case {"type": "string_pattern_mismatch"}:
+                return (
+                    f"`{name}` must be the digits of a token, about 22 of them, and nothing else; of a user, "
+                    "list_access_tokens(user=…) tells the ids of the tokens."
+                )
             case {"type": "value_error", "ctx": {"error": error}}:
                 return f"`{name}` {error}."
-            case {"input": int() | float()} if schema["type"] == "string":
+            case {"input": int() | float()} if schema["type"] == "string" and "enum" not in schema:
                 return f"`{name}` must be text in quotes: a JSON number may have lost digits on its way here."
             case _:
                 return f"`{name}` must be {_tell_type(schema)}."
@@ -176,5 +185,9 @@ def _tell_type(schema: Schema) -> str:
     match schema:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"
+        case {"enum": choices}:
+            return f"{' or '.join(choices)}, or absent"
+        case {"type": "boolean"}:
+            return "true or false, as JSON writes them"
         case _:
             return "text"
