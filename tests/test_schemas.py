@@ -53,6 +53,13 @@ async def test_each_tool_is_published_as_its_golden_file_says() -> None:
     assert tools == {file.stem: json.loads(file.read_text()) for file in GOLDEN.glob("*.json")}
 
 
+async def test_all_definitions_together_are_small() -> None:
+    """Every conversation pays for them, whether it uses a tool or not."""
+    tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await published()]
+
+    assert len(json.dumps(tools, separators=(",", ":")).encode()) < 9_000
+
+
 async def test_no_schema_has_a_reference_a_union_or_a_title() -> None:
     for tool in await published():
         for schema in (tool.input_schema, tool.output_schema or {}):

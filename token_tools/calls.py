@@ -33,7 +33,23 @@ Schema = dict[str, Any]
 _PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
 _NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
 _MEANT: Final = {
-    "user": ["username", "user_name", "owner", "identity", "account", "name", "for_user", "auth_id", "uid", "sid"],
+    "id": ["token_id", "token", "key_id", "access_token_id"],
+    "enabled": ["disabled", "active", "state", "status", "disable", "enable"],
+    "expiring_within": ["within", "days", "window", "expires_within"],
+    "report": ["format", "output", "file"],
+    "user": [
+        "username",
+        "user_name",
+        "owner",
+        "identity",
+        "account",
+        "name",
+        "for_user",
+        "auth_id",
+        "uid",
+        "sid",
+        "domain",
+    ],
     "after": ["cursor", "page_token", "next", "offset", "page", "start_after", "next_page", "next_after", "key"],
     "limit": ["page_size", "per_page", "max_results", "count", "size", "first", "max", "top"],
     "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
@@ -119,7 +135,12 @@ class StrictTool(Tool):
                 return self._tell_unknown(name)
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
-            case {"input": given} if schema["type"] == "string" and not isinstance(given, str):
+            case {"type": "string_pattern_mismatch"}:
+                return (
+                    f"`{name}` must be the digits of a token, about 22 of them, and nothing else; of a user, "
+                    "list_access_tokens(user=…) tells the ids of the tokens."
+                )
+            case {"input": given} if schema["type"] == "string" and "enum" not in schema and not isinstance(given, str):
                 return f"`{name}` must be {_tell_text(name, given, schema)}"
             case {"type": "value_error", "ctx": {"error": error}}:
                 return f"`{name}` {error}."
@@ -205,5 +226,7 @@ def _tell_type(schema: Schema) -> str:
     match schema:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"
+        case {"enum": choices}:
+            return f"{' or '.join(choices)}, or absent"
         case _:
-            return "true or false"
+            return "true or false, as JSON writes them"

@@ -1,5 +1,6 @@
 """The tools, in a model's words. A docstring here has one reader: the model that decides whether to call the tool."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
@@ -13,7 +14,7 @@ from token_tools.calls import StrictTool, stop_waiting, wait_for_answer
 from token_tools.consent import Plan
 from token_tools.errors import Refusal
 from token_tools.findings import AuditReport, summarize_review
-from token_tools.identity import Identity, parse_user
+from token_tools.identity import HOW_TO_WRITE_A_USER, Identity, parse_user
 from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
 from token_tools.questions import tell_by_hand, tell_question
 from token_tools.report import Format
@@ -38,6 +39,8 @@ from token_tools.workflows import Workflows
 
 PAGE: Final = 50
 LONGEST_PAGE: Final = 200
+_TOKEN_ID: Final = re.compile(r"[0-9]{21,}")
+"""Longer than every number of a user."""
 
 
 def _check_duration(text: str) -> str:
@@ -49,7 +52,25 @@ def _read_id(text: object) -> object:
     return text.strip() if isinstance(text, str) else text
 
 
-User = Annotated[Identity | Literal["self"], BeforeValidator(parse_user), WithJsonSchema({"type": "string"})]
+def _read_user(spelling: object) -> object:
+    if isinstance(spelling, dict):
+        raise ValueError(f"must be one string, not an object: {HOW_TO_WRITE_A_USER}")  # noqa: TRY004 - pydantic's way
+    if isinstance(spelling, str) and _TOKEN_ID.fullmatch(spelling.strip()):
+        raise ValueError("is the id of a token, not a user: get_access_token tells whose it is")
+    return parse_user(spelling)
+
+
+def _read_number(number: object) -> object:
+    if isinstance(number, bool):
+        raise ValueError("must be a number, such as 50")  # noqa: TRY004 - the same
+    return number
+
+
+def _read_word(word: object) -> object:
+    return word.strip().lower() if isinstance(word, str) else word
+
+
+User = Annotated[Identity | Literal["self"], BeforeValidator(_read_user), WithJsonSchema({"type": "string"})]
 TokenId = Annotated[
     str,
     Field(pattern=r"^[0-9]{1,64}$", description="The token's digits as text, as list_access_tokens tells them."),
@@ -67,7 +88,9 @@ async def list_access_tokens(
         ),
     ] = None,
     after: Annotated[str | None, Field(description="Key of the next page, from the previous answer.")] = None,
-    limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE, description="Most tokens to return.")] = PAGE,
+    limit: Annotated[
+        int, Field(ge=1, le=LONGEST_PAGE, description="Most tokens to return."), BeforeValidator(_read_number)
+    ] = PAGE,
 ) -> Annotated[CallToolResult, TokenList]:
     """List the cluster's access tokens: id, user, expiry, creator and whether disabled.
 
@@ -97,7 +120,11 @@ async def audit_access_tokens(
         AfterValidator(_check_duration),
         Field(description="How soon is soon to expire: a duration such as 30d or 2w."),
     ] = "30d",
-    report: Annotated[Format | None, Field(description="Also write a file of all tokens with their findings.")] = None,
+    report: Annotated[
+        Format | None,
+        Field(description="Also write a file of all tokens with their findings."),
+        BeforeValidator(_read_word),
+    ] = None,
 ) -> Annotated[CallToolResult, AuditReport]:
     """Audit all access tokens of the cluster in one call: what is a risk, how many, the worst few, what mends it.
 

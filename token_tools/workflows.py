@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import anyio.to_thread
 
@@ -17,9 +17,9 @@ from token_tools.client import ClusterClient
 from token_tools.consent import OpenQuestions, Plan
 from token_tools.editing import Editor
 from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected
-from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity
+from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity, tell_name
 from token_tools.journal import Entry, Journal
-from token_tools.listing import read_all, read_part, read_user
+from token_tools.listing import Part, read_all, read_part, read_user
 from token_tools.minting import SLOTS, Mint, Order
 from token_tools.models import AccessToken, State
 from token_tools.plans import (
@@ -39,6 +39,8 @@ from token_tools.policy import Policy
 from token_tools.report import Format, open_report
 from token_tools.times import Clock, tell_time
 from token_tools.wire import READ
+
+EVERYBODY: Final = " Without `user`, everybody's tokens are listed."
 
 User = Identity | Literal["self"]
 Progress = Callable[[int], Awaitable[None]]
@@ -79,15 +81,27 @@ class Workflows:
             ClusterError: If the cluster cannot be asked or does not know the user.
         """
         if user is None:
-            part = await read_part(self.cluster, after=after, limit=limit)
+            part = await self._read_everybody(after, limit)
             return Listing(part.tokens, self.clock(), after=part.after)
         who, doubt = await self._identify(user)
         try:
             part = await read_part(self.cluster, user=who, after=after, limit=limit)
         except (NotFound, Rejected) as failure:
-            raise _tell_nobody(who, doubt or failure) from failure
+            raise _tell_nobody(who, doubt or failure, EVERYBODY) from failure
+        if not part.tokens and isinstance(doubt, NotFound | Rejected):
+            # The filter drops the domain, so what it finds may be a namesake: nobody is no user without tokens.
+            raise _tell_nobody(who, doubt, EVERYBODY)
         tokens = [_name_owner(token, who) for token in part.tokens]
         return Listing(tokens, self.clock(), user=who, after=part.after, foreign=part.foreign)
+
+    async def _read_everybody(self, after: str | None, limit: int) -> Part:
+        try:
+            return await read_part(self.cluster, after=after, limit=limit)
+        except Rejected as failure:
+            hint = (
+                "" if after is None else " `after` has to be as the answer before gave it; without it, all begins anew."
+            )
+            raise Rejected(f"{failure}{hint}") from failure
 
     async def get_token(self, token_id: str) -> Portrait:
         """One token, its user's others, and whether it is the server's own.
@@ -413,8 +427,12 @@ def _is_less(wanted: State, present: State) -> bool:
     return sooner or (present.enabled and not wanted.enabled)
 
 
-def _tell_nobody(who: Identity, doubt: ClusterError) -> NotFound:
-    return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {HOW_TO_WRITE_A_USER}.")
+def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFound:
+    better = HOW_TO_WRITE_A_USER
+    if isinstance(doubt, Rejected) and who.name is not None and who.domain is None:
+        name = tell_name(who.name)
+        better = rf"say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}"
+    return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {better}.{besides}")
 
 
 def _tell_unnamed(audit: Audit) -> Sequence[str]:

@@ -1,0 +1,684 @@
+"""Mistakes that models make, each with its answer: it works as it was meant, or it says how to write the right call."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.bench import JANE, NOW, Bench, make_bench
+
+pytestmark = pytest.mark.anyio
+
+Arguments = dict[str, Any]
+
+TOKEN: Final = "18465190798883823713145"
+"""The id of local:jane's token."""
+OWN: Final = "9223372036854775808123"
+"""The id of the token that the server runs on."""
+LONGEST: Final = 700
+"""Characters of an answer to a mistake."""
+
+USERS: Final = ("local:NAME", r"ad:DOMAIN\NAME", "ldap_user:NAME", "uid:N", "auth_id:N", "sid:S-1-…")
+TIMES: Final = ("`expiration_time`", "90d", "2027-01-31T17:00:00Z", "never", "It is now 2026-11-24 09:00 UTC")
+LENGTHS: Final = ("`expiring_within` must be a duration", "min, h, d or w", "12h or 90d")
+IDS: Final = ("`id`", "digits", "list_access_tokens")
+NOT_AN_ID: Final = ("`id` must be the digits of a token", "list_access_tokens(user=…)")
+YES_OR_NO: Final = ("`enabled` must be true or false",)
+NOTHING: Final = ("Nothing to do", "`enabled`", "`expiration_time`")
+
+UNDERSTOOD: Final = [
+    pytest.param("list_access_tokens", {"limit": "10"}, ["2 access tokens on"], id="number-as-text"),
+    pytest.param("list_access_tokens", {"limit": 10.0}, ["2 access tokens on"], id="number-with-a-point"),
+    pytest.param(
+        "list_access_tokens",
+        {"user": None, "after": None, "limit": None},
+        ["2 access tokens on"],
+        id="nulls-for-absent",
+    ),
+    pytest.param("list_access_tokens", {"after": ""}, ["2 access tokens on"], id="empty-key"),
+    pytest.param("list_access_tokens", {"user": " Self "}, ["of local:admin on"], id="capital-self"),
+    pytest.param(
+        "list_access_tokens", {"user": "LOCAL:Jane"}, ["1 access token of local:jane on"], id="capital-prefix"
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"user": "ACTIVE_DIRECTORY:jane"},
+        [r"of ad:CORP\jane on"],
+        id="published-domain-as-prefix",
+    ),
+    pytest.param("list_access_tokens", {"user": "jane@corp.example.com"}, [r"of ad:CORP\jane on"], id="mail-like-name"),
+    pytest.param("list_access_tokens", {"user": "CORP\\jane"}, [r"of ad:CORP\jane on"], id="windows-name"),
+    pytest.param("list_access_tokens", {"user": "s-1-5-21-1-2-3-1001"}, ["of local:jane on"], id="bare-sid"),
+    pytest.param("list_access_tokens", {"user": '"bob"'}, ["of ldap_user:bob on"], id="user-in-quotes"),
+    pytest.param("get_access_token", {"id": f" {TOKEN}\n"}, [f"{TOKEN} of local:jane"], id="id-with-spaces"),
+    pytest.param(
+        "audit_access_tokens", {"expiring_within": "30 Days"}, ["Soon is within 30 days"], id="duration-in-words"
+    ),
+    pytest.param(
+        "audit_access_tokens", {"expiring_within": None, "report": None}, ["Soon is within 30 days"], id="null-duration"
+    ),
+    pytest.param("audit_access_tokens", {"report": "CSV"}, ["All rows are in"], id="capital-format"),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "90 days"},
+        ["expires 2027-02-22 09:00 UTC"],
+        id="expiry-in-words",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "2027-01-31 17:00:00+01:00"},
+        ["expires 2027-01-31 16:00 UTC"],
+        id="expiry-with-a-space",
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": None}, ["the default lifetime"], id="null-expiry"
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": "Never"}, ["never expires"], id="capital-never"
+    ),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": "yes"}, ["Nothing changed", "enabled"], id="yes"),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": "false"}, ["is disabled"], id="false-as-text"),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": 0}, ["is disabled"], id="zero-for-false"),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "enabled": False, "expiration_time": None},
+        ["is disabled", "expires 2026-12-04"],
+        id="null-beside-what-is-meant",
+    ),
+    pytest.param("delete_access_token", {"id": f"{TOKEN}\n"}, ["Deleted access token"], id="id-with-a-line-break"),
+    pytest.param(
+        "rotate_access_token",
+        {"id": TOKEN, "expiration_time": None},
+        ["Rotated", "local:jane"],
+        id="rotation-without-an-expiry",
+    ),
+]
+EXPLAINED: Final = [
+    pytest.param(
+        "list_access_tokens", {"username": "jane"}, ['has no argument "username"; nearest is `user`'], id="username"
+    ),
+    pytest.param("list_access_tokens", {"owner": "jane"}, ['has no argument "owner"; nearest is `user`'], id="owner"),
+    pytest.param("list_access_tokens", {"name": "jane"}, ['has no argument "name"; nearest is `user`'], id="name"),
+    pytest.param(
+        "list_access_tokens",
+        {"auth_id": "jane"},
+        ['has no argument "auth_id"; nearest is `user`'],
+        id="auth-id-as-argument",
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"domain": "local", "user": "jane"},
+        ['has no argument "domain"', "It takes user, after, limit"],
+        id="domain-apart",
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"user": "jane"},
+        ["exactly one user jane", r"local:jane, ad:DOMAIN\jane or ldap_user:jane"],
+        id="ambiguous-name",
+    ),
+    pytest.param("list_access_tokens", {"user": "jane@local"}, [*USERS], id="domain-after-the-name"),
+    pytest.param("list_access_tokens", {"user": "local/jane"}, [*USERS], id="slash"),
+    pytest.param("list_access_tokens", {"user": "local\\jane"}, [*USERS], id="local-like-windows"),
+    pytest.param("list_access_tokens", {"user": "CORP\\\\jane"}, [*USERS], id="two-backslashes"),
+    pytest.param("list_access_tokens", {"user": "ad:bob"}, ["exactly one user ad:bob", *USERS], id="wrong-domain"),
+    pytest.param(
+        "list_access_tokens",
+        {"user": "local:CORP\\jane"},
+        [r"exactly one user local:CORP\jane", *USERS],
+        id="two-domains",
+    ),
+    pytest.param(
+        "list_access_tokens", {"user": "ldap:bob"}, ["prefix that does not exist", *USERS], id="invented-prefix"
+    ),
+    pytest.param(
+        "list_access_tokens", {"user": "1001"}, ["bare number", "uid:N, auth_id:N or name:N"], id="bare-number"
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"user": TOKEN},
+        ["is the id of a token, not a user", "get_access_token"],
+        id="id-for-a-user",
+    ),
+    pytest.param("list_access_tokens", {"user": 1001}, ["`user` must be text"], id="number-for-a-user"),
+    pytest.param("list_access_tokens", {"user": ""}, ["empty", *USERS], id="empty-user"),
+    pytest.param("list_access_tokens", {"user": "  "}, ["empty", *USERS], id="blank-user"),
+    pytest.param(
+        "list_access_tokens",
+        {"user": "all"},
+        ["exactly one user all", "Without `user`, everybody's"],
+        id="word-for-all",
+    ),
+    pytest.param("list_access_tokens", {"user": "*"}, ["Without `user`, everybody's"], id="star"),
+    pytest.param("list_access_tokens", {"user": "me"}, ["write self"], id="word-for-oneself"),
+    pytest.param("list_access_tokens", {"user": ["local:jane", "bob"]}, ["`user` must be text"], id="list-of-users"),
+    pytest.param(
+        "list_access_tokens",
+        {"user": {"domain": "LOCAL", "name": "jane"}},
+        ["must be one string, not an object", *USERS],
+        id="user-as-an-object",
+    ),
+    pytest.param(
+        "list_access_tokens", {"user": {}}, ["must be one string, not an object", *USERS], id="user-as-an-empty-object"
+    ),
+    pytest.param("list_access_tokens", {"user": '{"name": "jane"}'}, [*USERS], id="user-as-json-text"),
+    pytest.param("list_access_tokens", {"user": "uid:bob"}, ["is not a user", *USERS], id="name-for-a-uid"),
+    pytest.param("list_access_tokens", {"user": "sid:jane"}, ["malformed SID", "sid:S-1-…"], id="name-for-a-sid"),
+    pytest.param("list_access_tokens", {"user": True}, ["`user` must be text"], id="truth-for-a-user"),
+    pytest.param(
+        "list_access_tokens", {"limit": "ten"}, ["`limit` must be a whole number from 1 to 200"], id="number-in-words"
+    ),
+    pytest.param("list_access_tokens", {"limit": 0}, ["`limit` must be a whole number from 1 to 200"], id="zero"),
+    pytest.param(
+        "list_access_tokens", {"limit": -1}, ["`limit` must be a whole number from 1 to 200"], id="less-than-nothing"
+    ),
+    pytest.param(
+        "list_access_tokens", {"limit": 1000}, ["`limit` must be a whole number from 1 to 200"], id="too-many"
+    ),
+    pytest.param("list_access_tokens", {"limit": 10.5}, ["`limit` must be a whole number from 1 to 200"], id="half"),
+    pytest.param(
+        "list_access_tokens", {"limit": ""}, ["`limit` must be a whole number from 1 to 200"], id="empty-number"
+    ),
+    pytest.param(
+        "list_access_tokens", {"limit": [10]}, ["`limit` must be a whole number from 1 to 200"], id="list-for-a-number"
+    ),
+    pytest.param("list_access_tokens", {"limit": True}, ["`limit` must be a number"], id="truth-for-a-number"),
+    pytest.param("list_access_tokens", {"page_size": 10}, ["nearest is `limit`"], id="page-size"),
+    pytest.param("list_access_tokens", {"page": 2}, ["nearest is `after`"], id="page-number"),
+    pytest.param("list_access_tokens", {"offset": 50}, ["nearest is `after`"], id="offset"),
+    pytest.param(
+        "list_access_tokens",
+        {"after": "2"},
+        ["`after` has to be as the answer before gave it", "without it, all begins anew"],
+        id="invented-key",
+    ),
+    pytest.param("list_access_tokens", {"after": 2}, ["`after` must be text"], id="number-for-a-key"),
+    pytest.param(
+        "list_access_tokens",
+        {"enabled": True},
+        ['list_access_tokens has no argument "enabled"', "It takes user, after, limit"],
+        id="filter-by-state",
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"expired": True},
+        ['list_access_tokens has no argument "expired"', "It takes user, after, limit"],
+        id="filter-by-expiry",
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"filter": "expired"},
+        ['list_access_tokens has no argument "filter"', "It takes user, after, limit"],
+        id="filter",
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"expiring_within": "30d"},
+        ['list_access_tokens has no argument "expiring_within"', "It takes user, after, limit"],
+        id="argument-of-another-tool",
+    ),
+    pytest.param(
+        "list_access_tokens",
+        {"id": TOKEN},
+        ['list_access_tokens has no argument "id"', "It takes user, after, limit"],
+        id="id-for-a-list",
+    ),
+    pytest.param("get_access_token", {}, ["`id` is missing", *IDS], id="nothing"),
+    pytest.param(
+        "get_access_token",
+        {"token_id": TOKEN},
+        ["`id` is missing", 'has no argument "token_id"; nearest is `id`'],
+        id="token-id",
+    ),
+    pytest.param(
+        "get_access_token",
+        {"token": TOKEN},
+        ["`id` is missing", 'has no argument "token"; nearest is `id`'],
+        id="token",
+    ),
+    pytest.param(
+        "get_access_token",
+        {"key_id": TOKEN},
+        ["`id` is missing", 'has no argument "key_id"; nearest is `id`'],
+        id="key-id",
+    ),
+    pytest.param(
+        "get_access_token",
+        {"tokenId": TOKEN},
+        ["`id` is missing", 'has no argument "tokenId"; nearest is `id`'],
+        id="camel-case",
+    ),
+    pytest.param("get_access_token", {"id": int(TOKEN)}, ["`id` must be text"], id="id-as-a-number"),
+    pytest.param("get_access_token", {"id": float(TOKEN)}, ["`id` must be text"], id="id-as-a-float"),
+    pytest.param("get_access_token", {"id": "1.8465e22"}, [*NOT_AN_ID], id="id-as-a-rounded-number"),
+    pytest.param("get_access_token", {"id": "jane"}, [*NOT_AN_ID], id="name-for-an-id"),
+    pytest.param("get_access_token", {"id": "local:jane"}, [*NOT_AN_ID], id="user-for-an-id"),
+    pytest.param("get_access_token", {"id": ""}, [*NOT_AN_ID], id="empty-id"),
+    pytest.param("get_access_token", {"id": None}, ["`id` must be text"], id="null-id"),
+    pytest.param("get_access_token", {"id": "access-v1:AAAA"}, [*NOT_AN_ID], id="bearer-for-an-id"),
+    pytest.param("get_access_token", {"id": f'"{TOKEN}"'}, [*NOT_AN_ID], id="id-in-two-quotes"),
+    pytest.param("get_access_token", {"id": f"id:{TOKEN}"}, [*NOT_AN_ID], id="id-with-a-prefix"),
+    pytest.param("get_access_token", {"id": [TOKEN]}, ["`id` must be text"], id="list-of-one-id"),
+    pytest.param("get_access_token", {"ids": [TOKEN]}, ["`id` is missing", "nearest is `id`"], id="several-ids"),
+    pytest.param(
+        "get_access_token",
+        {"id": TOKEN[:-1]},
+        ["There is no access token", "list_access_tokens tells the ids"],
+        id="id-cut-short",
+    ),
+    pytest.param("get_access_token", {"user": "local:jane"}, ["`id` is missing", *IDS], id="user-instead-of-an-id"),
+    pytest.param("audit_access_tokens", {"expiring_within": 30}, ["`expiring_within` must be"], id="number-of-days"),
+    pytest.param("audit_access_tokens", {"expiring_within": "30"}, [*LENGTHS], id="duration-without-a-unit"),
+    pytest.param("audit_access_tokens", {"expiring_within": "one month"}, [*LENGTHS], id="month-in-words"),
+    pytest.param("audit_access_tokens", {"expiring_within": "1 month"}, [*LENGTHS], id="month"),
+    pytest.param("audit_access_tokens", {"expiring_within": "1m"}, [*LENGTHS], id="doubtful-unit"),
+    pytest.param("audit_access_tokens", {"expiring_within": ""}, [*LENGTHS], id="empty-duration"),
+    pytest.param("audit_access_tokens", {"expiring_within": "2027-01-01"}, [*LENGTHS], id="instant-for-a-duration"),
+    pytest.param("audit_access_tokens", {"expiring_within": "0d"}, [*LENGTHS], id="no-time-at-all"),
+    pytest.param("audit_access_tokens", {"expiring_within": "-30d"}, [*LENGTHS], id="past-for-a-duration"),
+    pytest.param(
+        "audit_access_tokens",
+        {"days": 30},
+        ['has no argument "days"; nearest is `expiring_within`'],
+        id="days-as-argument",
+    ),
+    pytest.param(
+        "audit_access_tokens",
+        {"window": "30d"},
+        ['has no argument "window"; nearest is `expiring_within`'],
+        id="window",
+    ),
+    pytest.param(
+        "audit_access_tokens",
+        {"within": "30d"},
+        ['has no argument "within"; nearest is `expiring_within`'],
+        id="within",
+    ),
+    pytest.param(
+        "audit_access_tokens", {"format": "csv"}, ['has no argument "format"; nearest is `report`'], id="format"
+    ),
+    pytest.param(
+        "audit_access_tokens", {"output": "csv"}, ['has no argument "output"; nearest is `report`'], id="output"
+    ),
+    pytest.param(
+        "audit_access_tokens",
+        {"output_file": "audit.csv"},
+        ['has no argument "output_file"; nearest is `report`'],
+        id="output-file",
+    ),
+    pytest.param(
+        "audit_access_tokens", {"report": "pdf"}, ["`report` must be csv or json, or absent"], id="other-format"
+    ),
+    pytest.param(
+        "audit_access_tokens", {"report": True}, ["`report` must be csv or json, or absent"], id="true-for-a-format"
+    ),
+    pytest.param("audit_access_tokens", {"report": ""}, ["`report` must be csv or json, or absent"], id="empty-format"),
+    pytest.param(
+        "audit_access_tokens",
+        {"report": "/reports/audit.csv"},
+        ["`report` must be csv or json, or absent"],
+        id="path-for-a-format",
+    ),
+    pytest.param(
+        "audit_access_tokens", {"report": ["csv"]}, ["`report` must be csv or json, or absent"], id="list-of-formats"
+    ),
+    pytest.param(
+        "audit_access_tokens",
+        {"user": "local:jane"},
+        ['has no argument "user"', "It takes expiring_within, report"],
+        id="audit-of-a-user",
+    ),
+    pytest.param("create_access_token", {}, ["`user` is missing", *USERS], id="no-user"),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "ttl": "90 days"},
+        ['has no argument "ttl"; nearest is `expiration_time`'],
+        id="ttl",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expires_in": 90},
+        ['has no argument "expires_in"; nearest is `expiration_time`'],
+        id="expires-in",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "days": 90},
+        ['has no argument "days"; nearest is `expiration_time`'],
+        id="days-to-live",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expires_at": "2027-01-31T17:00:00Z"},
+        ['has no argument "expires_at"; nearest is `expiration_time`'],
+        id="expires-at",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "lifetime": "90d"},
+        ['has no argument "lifetime"; nearest is `expiration_time`'],
+        id="lifetime",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration": "90d"},
+        ['has no argument "expiration"; nearest is `expiration_time`'],
+        id="half-a-name",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expirationTime": "90d"},
+        ['has no argument "expirationTime"; nearest is `expiration_time`'],
+        id="camel-case-expiry",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"username": "bob", "expiration_time": "90d"},
+        ["`user` is missing", "nearest is `user`"],
+        id="username-for-a-new-token",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "2027-01-31"},
+        ["has no offset", *TIMES],
+        id="date-alone",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "2027-01-31T17:00:00"},
+        ["has no offset", *TIMES],
+        id="naive-time",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "2025-01-31T17:00:00Z"},
+        ["is not in the future", *TIMES],
+        id="last-year",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": 90},
+        ["`expiration_time` must be"],
+        id="number-for-a-time",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": 1800000000},
+        ["`expiration_time` must be"],
+        id="seconds-since-1970",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "90"},
+        ["is not understood", *TIMES],
+        id="bare-number-of-days",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "3 months"},
+        ["is not understood", *TIMES],
+        id="months",
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": "1y"}, ["is not understood", *TIMES], id="years"
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": "P3M"}, ["is not understood", *TIMES], id="iso-months"
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "tomorrow"},
+        ["is not understood", *TIMES],
+        id="tomorrow",
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": ""}, ["is not understood", *TIMES], id="empty-expiry"
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": "+90d"}, ["is not understood", *TIMES], id="plus"
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": "in 90 days"}, ["is not understood", *TIMES], id="in"
+    ),
+    pytest.param(
+        "create_access_token", {"user": "bob", "expiration_time": "none"}, ["is not understood", *TIMES], id="none"
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "01/31/2027"},
+        ["is not understood", *TIMES],
+        id="american-date",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": "2027-02-31T00:00:00Z"},
+        ["is not understood", *TIMES],
+        id="no-such-day",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "expiration_time": {"days": 90}},
+        ["`expiration_time` must be text"],
+        id="duration-as-an-object",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "description": "for the backup"},
+        ['has no argument "description"', "It takes user, expiration_time"],
+        id="description",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "scopes": ["read"]},
+        ['has no argument "scopes"', "It takes user, expiration_time"],
+        id="scopes",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "enabled": True},
+        ['has no argument "enabled"', "It takes user, expiration_time"],
+        id="enabled-from-the-start",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "consent": {"agree": True}},
+        ['has no argument "consent"', "It takes user, expiration_time"],
+        id="consent",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "plan": {}},
+        ['has no argument "plan"', "It takes user, expiration_time"],
+        id="plan",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "confirm": True},
+        ['has no argument "confirm"', "It takes user, expiration_time"],
+        id="confirmed",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "bob", "user_id": "1001"},
+        ['has no argument "user_id"', "It takes user, expiration_time"],
+        id="user-twice",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"arguments": {"user": "bob"}},
+        ["`user` is missing", *USERS],
+        id="arguments-in-arguments",
+    ),
+    pytest.param(
+        "create_access_token",
+        {"user": "local:Users"},
+        ["local:Users is a group", "for users", "Nothing was done"],
+        id="group",
+    ),
+    pytest.param("create_access_token", {"user": "gid:1000"}, ["is a group", "Nothing was done"], id="group-by-number"),
+    pytest.param("create_access_token", {"user": "nobody"}, ["exactly one user nobody", *USERS], id="unknown-user"),
+    pytest.param(
+        "create_access_token", {"user": "jane"}, [r"local:jane, ad:DOMAIN\jane or ldap_user:jane"], id="ambiguous-user"
+    ),
+    pytest.param("update_access_token", {"id": TOKEN}, [*NOTHING], id="no-change"),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "enabled": None, "expiration_time": None},
+        [*NOTHING],
+        id="nulls-for-a-change",
+    ),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": "disabled"}, [*YES_OR_NO], id="word-for-false"),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": 2}, [*YES_OR_NO], id="two-for-true"),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": ""}, [*YES_OR_NO], id="empty-truth"),
+    pytest.param("update_access_token", {"id": TOKEN, "enabled": [True]}, [*YES_OR_NO], id="list-of-truths"),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "disabled": True},
+        ['has no argument "disabled"; nearest is `enabled`'],
+        id="disabled-for-enabled",
+    ),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "status": "disabled"},
+        ['has no argument "status"; nearest is `enabled`'],
+        id="status",
+    ),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "state": "enabled"},
+        ['has no argument "state"; nearest is `enabled`'],
+        id="state",
+    ),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "active": False},
+        ['has no argument "active"; nearest is `enabled`'],
+        id="active",
+    ),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "disable": True},
+        ['has no argument "disable"; nearest is `enabled`'],
+        id="disable",
+    ),
+    pytest.param(
+        "update_access_token", {"id": TOKEN, "expires": "30d"}, ["nearest is `expiration_time`"], id="expires"
+    ),
+    pytest.param("update_access_token", {"id": TOKEN, "expiration_time": ""}, [*TIMES], id="empty-new-expiry"),
+    pytest.param("update_access_token", {"id": TOKEN, "expiration_time": "null"}, [*TIMES], id="null-as-text"),
+    pytest.param(
+        "update_access_token",
+        {"id": TOKEN, "user": "bob"},
+        ['has no argument "user"', "It takes id, enabled, expiration_time"],
+        id="another-user",
+    ),
+    pytest.param("update_access_token", {"enabled": False}, ["`id` is missing", *IDS], id="change-without-an-id"),
+    pytest.param(
+        "update_access_token", {"user": "local:jane", "enabled": False}, ["`id` is missing", *IDS], id="change-by-user"
+    ),
+    pytest.param(
+        "update_access_token",
+        {"id": OWN, "enabled": False},
+        ["runs on token", "rotate_access_token"],
+        id="own-token-disabled",
+    ),
+    pytest.param("delete_access_token", {}, ["`id` is missing", *IDS], id="delete-nothing"),
+    pytest.param("delete_access_token", {"user": "local:jane"}, ["`id` is missing", *IDS], id="delete-by-user"),
+    pytest.param("delete_access_token", {"id": "jane"}, [*NOT_AN_ID], id="delete-by-name"),
+    pytest.param("delete_access_token", {"id": "all"}, [*NOT_AN_ID], id="delete-all"),
+    pytest.param("delete_access_token", {"id": f"{TOKEN}, {OWN}"}, [*NOT_AN_ID], id="two-ids-in-one-text"),
+    pytest.param(
+        "delete_access_token", {"ids": [TOKEN, OWN]}, ["`id` is missing", "nearest is `id`"], id="delete-several"
+    ),
+    pytest.param(
+        "delete_access_token", {"id": TOKEN, "force": True}, ['has no argument "force"', "It takes id."], id="force"
+    ),
+    pytest.param(
+        "delete_access_token",
+        {"id": TOKEN, "confirm": True},
+        ['has no argument "confirm"', "It takes id."],
+        id="confirmed-deletion",
+    ),
+    pytest.param(
+        "delete_access_token",
+        {"id": "123"},
+        ["There is no access token 123", "may have been deleted", "list_access_tokens tells the ids"],
+        id="deleted-before",
+    ),
+    pytest.param("delete_access_token", {"id": OWN}, ["runs on token", "rotate_access_token"], id="own-token-deleted"),
+    pytest.param("rotate_access_token", {"user": "local:jane"}, ["`id` is missing", *IDS], id="rotate-by-user"),
+    pytest.param("rotate_access_token", {"id": "jane"}, [*NOT_AN_ID], id="rotate-by-name"),
+    pytest.param(
+        "rotate_access_token", {"id": TOKEN, "ttl": "90d"}, ["nearest is `expiration_time`"], id="ttl-of-the-new-one"
+    ),
+    pytest.param(
+        "rotate_access_token",
+        {"id": TOKEN, "grace_period": "1d"},
+        ['has no argument "grace_period"', "It takes id, expiration_time"],
+        id="grace-period",
+    ),
+    pytest.param(
+        "rotate_access_token",
+        {"id": TOKEN, "delete_old": True},
+        ['has no argument "delete_old"', "It takes id, expiration_time"],
+        id="delete-the-old",
+    ),
+    pytest.param("rotate_access_token", {"old_id": TOKEN}, ["`id` is missing", "nearest is `id`"], id="old-id"),
+    pytest.param(
+        "rotate_access_token",
+        {"id": TOKEN, "expiration_time": "2027-01-31 17:00"},
+        ["has no offset", *TIMES],
+        id="naive-expiry-of-the-new-one",
+    ),
+    pytest.param(
+        "rotate_access_token",
+        {"id": TOKEN, "expiration_time": "90 days from now"},
+        ["is not understood", *TIMES],
+        id="expiry-from-now",
+    ),
+]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Bench:
+    """A token of local:jane and the server's own, with ids that the tables can name."""
+    bench = make_bench("auto", tmp_path)
+    tokens = bench.cluster.tokens
+    bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
+    for token in [*tokens.values()]:
+        token_id = TOKEN if token.user == JANE.auth_id else OWN
+        del tokens[token.id]
+        tokens[token_id] = replace(token, id=token_id)
+    return bench
+
+
+@pytest.mark.parametrize(("tool", "arguments", "facts"), UNDERSTOOD)
+async def test_a_mistake_that_leaves_no_doubt_just_works(
+    cluster: Bench, tool: str, arguments: Arguments, facts: list[str]
+) -> None:
+    told = await cluster.call(tool, arguments, confirm="none")
+
+    assert not told.is_error, told.text
+    assert [fact for fact in facts if fact not in told.text] == [], told.text
+
+
+@pytest.mark.parametrize(("tool", "arguments", "parts"), EXPLAINED)
+async def test_a_mistake_is_answered_with_what_to_write_and_changes_nothing(
+    cluster: Bench, tool: str, arguments: Arguments, parts: list[str]
+) -> None:
+    before = dict(cluster.cluster.tokens)
+
+    told = await cluster.refused(tool, arguments, confirm="none")
+
+    assert [part for part in parts if part not in told] == [], told
+    assert len(told) <= LONGEST
+    assert cluster.cluster.tokens == before
+
+
+def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:
+    tools = [case.values[0] for case in [*UNDERSTOOD, *EXPLAINED]]
+
+    assert len(tools) >= 60
+    assert len(set(tools)) == 7
