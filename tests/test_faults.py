@@ -532,6 +532,31 @@ async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
     assert "cannot be written" in caplog.text
 
 
+async def test_a_start_tells_of_what_a_killed_server_had_on_the_disk_already(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.settings.delivery_dir.mkdir(parents=True, mode=0o700)
+    (bench.settings.delivery_dir / ".pending-1").write_text('{"bearer_token": "access-v1:left", "version": 1}')
+
+    await bench.call("list_access_tokens")
+
+    recovered = bench.settings.delivery_dir / "recovered-1.json"
+    assert f"The bearer token of a create that was cut off is in {recovered}" in caplog.text
+    assert recovered.exists()
+
+
+async def test_a_start_tells_of_a_folder_that_it_cannot_look_through(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.settings.delivery_dir.parent.mkdir(parents=True, mode=0o700)
+    bench.settings.delivery_dir.write_text("a file where the folder should be")
+
+    told = await bench.call("list_access_tokens")
+
+    assert not told.is_error
+    assert f"A new bearer token cannot be kept in {bench.settings.delivery_dir}" in caplog.text
+
+
 async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(bench: Bench) -> None:
     async def break_the_journal(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":

@@ -157,11 +157,11 @@ EXPLAINED: Final = [
     pytest.param(
         "list_access_tokens",
         {"user": {"domain": "LOCAL", "name": "jane"}},
-        ["must be one string, not an object", *USERS],
+        ["`user` must be text", "local:NAME"],
         id="user-as-an-object",
     ),
     pytest.param(
-        "list_access_tokens", {"user": {}}, ["must be one string, not an object", *USERS], id="user-as-an-empty-object"
+        "list_access_tokens", {"user": {}}, ["`user` must be text", "local:NAME"], id="user-as-an-empty-object"
     ),
     pytest.param("list_access_tokens", {"user": '{"name": "jane"}'}, [*USERS], id="user-as-json-text"),
     pytest.param("list_access_tokens", {"user": "uid:bob"}, ["is not a user", *USERS], id="name-for-a-uid"),
@@ -184,7 +184,9 @@ EXPLAINED: Final = [
     pytest.param(
         "list_access_tokens", {"limit": [10]}, ["`limit` must be a whole number from 1 to 200"], id="list-for-a-number"
     ),
-    pytest.param("list_access_tokens", {"limit": True}, ["`limit` must be a number"], id="truth-for-a-number"),
+    pytest.param(
+        "list_access_tokens", {"limit": True}, ["`limit` must be a whole number from 1 to 200"], id="truth-for-a-number"
+    ),
     pytest.param("list_access_tokens", {"page_size": 10}, ["nearest is `limit`"], id="page-size"),
     pytest.param("list_access_tokens", {"page": 2}, ["nearest is `after`"], id="page-number"),
     pytest.param("list_access_tokens", {"offset": 50}, ["nearest is `after`"], id="offset"),
@@ -272,11 +274,16 @@ EXPLAINED: Final = [
     pytest.param("audit_access_tokens", {"expiring_within": 30}, ["`expiring_within` must be"], id="number-of-days"),
     pytest.param("audit_access_tokens", {"expiring_within": "30"}, [*LENGTHS], id="duration-without-a-unit"),
     pytest.param("audit_access_tokens", {"expiring_within": "one month"}, [*LENGTHS], id="month-in-words"),
-    pytest.param("audit_access_tokens", {"expiring_within": "1 month"}, [*LENGTHS], id="month"),
-    pytest.param("audit_access_tokens", {"expiring_within": "1m"}, [*LENGTHS], id="doubtful-unit"),
+    pytest.param("audit_access_tokens", {"expiring_within": "1 month"}, ["write days, such as 90d"], id="month"),
+    pytest.param("audit_access_tokens", {"expiring_within": "1m"}, ["write days, such as 90d"], id="doubtful-unit"),
     pytest.param("audit_access_tokens", {"expiring_within": ""}, [*LENGTHS], id="empty-duration"),
     pytest.param("audit_access_tokens", {"expiring_within": "2027-01-01"}, [*LENGTHS], id="instant-for-a-duration"),
-    pytest.param("audit_access_tokens", {"expiring_within": "0d"}, [*LENGTHS], id="no-time-at-all"),
+    pytest.param(
+        "audit_access_tokens",
+        {"expiring_within": "0d"},
+        ["`expiring_within` must be longer than zero"],
+        id="no-time-at-all",
+    ),
     pytest.param("audit_access_tokens", {"expiring_within": "-30d"}, [*LENGTHS], id="past-for-a-duration"),
     pytest.param(
         "audit_access_tokens",
@@ -394,7 +401,7 @@ EXPLAINED: Final = [
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "2025-01-31T17:00:00Z"},
-        ["is not in the future", *TIMES],
+        ["is in the past", *TIMES],
         id="last-year",
     ),
     pytest.param(
@@ -412,49 +419,37 @@ EXPLAINED: Final = [
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "90"},
-        ["is not understood", *TIMES],
+        [*TIMES],
         id="bare-number-of-days",
     ),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "3 months"},
-        ["is not understood", *TIMES],
+        [*TIMES],
         id="months",
     ),
-    pytest.param(
-        "create_access_token", {"user": "bob", "expiration_time": "1y"}, ["is not understood", *TIMES], id="years"
-    ),
-    pytest.param(
-        "create_access_token", {"user": "bob", "expiration_time": "P3M"}, ["is not understood", *TIMES], id="iso-months"
-    ),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": "1y"}, [*TIMES], id="years"),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": "P3M"}, [*TIMES], id="iso-months"),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "tomorrow"},
-        ["is not understood", *TIMES],
+        [*TIMES],
         id="tomorrow",
     ),
-    pytest.param(
-        "create_access_token", {"user": "bob", "expiration_time": ""}, ["is not understood", *TIMES], id="empty-expiry"
-    ),
-    pytest.param(
-        "create_access_token", {"user": "bob", "expiration_time": "+90d"}, ["is not understood", *TIMES], id="plus"
-    ),
-    pytest.param(
-        "create_access_token", {"user": "bob", "expiration_time": "in 90 days"}, ["is not understood", *TIMES], id="in"
-    ),
-    pytest.param(
-        "create_access_token", {"user": "bob", "expiration_time": "none"}, ["is not understood", *TIMES], id="none"
-    ),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": ""}, [*TIMES], id="empty-expiry"),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": "+90d"}, [*TIMES], id="plus"),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": "in 90 days"}, [*TIMES], id="in"),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": "none"}, [*TIMES], id="none"),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "01/31/2027"},
-        ["is not understood", *TIMES],
+        [*TIMES],
         id="american-date",
     ),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "2027-02-31T00:00:00Z"},
-        ["is not understood", *TIMES],
+        [*TIMES],
         id="no-such-day",
     ),
     pytest.param(
@@ -635,7 +630,7 @@ EXPLAINED: Final = [
     pytest.param(
         "rotate_access_token",
         {"id": TOKEN, "expiration_time": "90 days from now"},
-        ["is not understood", *TIMES],
+        [*TIMES],
         id="expiry-from-now",
     ),
 ]

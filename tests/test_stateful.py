@@ -227,9 +227,9 @@ class SideBySide(RuleBasedStateMachine):
         change=st.sampled_from(
             [
                 ({}, "Nothing to do"),
-                ({"expiration_time": "2020-01-01T00:00:00Z"}, "is not in the future"),
+                ({"expiration_time": "2020-01-01T00:00:00Z"}, "is in the past"),
                 ({"expiration_time": "2040-01-01T00:00:00"}, "has no offset"),
-                ({"expiration_time": "soon"}, "is not understood"),
+                ({"expiration_time": "soon"}, "must be a duration with its unit"),
             ]
         ),
     )

@@ -2,5 +2,4 @@
 
 from token_tools.start import main
 
-if __name__ == "__main__":
-    main()
+main()

@@ -122,12 +122,15 @@ class _Ahead:
 class Walk:
     """A list read to its end, of everybody's tokens or one user's."""
 
-    def __init__(self, cluster: ClusterClient, *, user: str | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self, cluster: ClusterClient, *, user: str | None = None, limit: int | None = None, most: int = MOST
+    ) -> None:
         self._ask_for = partial(cluster.list_tokens, user=user, limit=limit)
         # A hash an id: eight bytes suffice to tell some millions of them apart.
         self._seen: set[int] = set()
         self._keys: set[str | None] = set()
         self._after: str | None = None
+        self._most = most
         self._idle = 0
 
     async def step(self) -> Sequence[AccessToken] | None:
@@ -142,8 +145,8 @@ class Walk:
         page = await self._ask_for(after=self._after)
         new = {number: token for token in page.entries if (number := hash(token.id)) not in self._seen}
         self._seen.update(new)
-        if len(self._seen) > MOST:
-            raise BadAnswer(f"The cluster lists tokens without an end: more than {MOST:,}.")
+        if len(self._seen) > self._most:
+            raise BadAnswer(f"The cluster lists tokens without an end: more than {self._most:,}.")
         # No key says that this was the last page, as it says of the first that there is none before it.
         self._after = page.after
         self._idle = 0 if new else self._idle + 1

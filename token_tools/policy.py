@@ -106,13 +106,9 @@ class Policy:
         return self._weigh(["this cannot be undone"])
 
     def _weigh(self, reasons: Sequence[str]) -> Sequence[str]:
-        match self.confirm:
-            case "none":
-                return ()
-            case "risky":
-                return reasons
-            case "all":
-                return reasons or ["QUMULO_CONFIRM=all"]
+        if self.confirm == "none":
+            return ()
+        return reasons or (["QUMULO_CONFIRM=all"] if self.confirm == "all" else ())
 
 
 def choose_policy(settings: Settings) -> Policy:

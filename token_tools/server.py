@@ -124,6 +124,8 @@ def _tell_credential(settings: Settings) -> str:
 
 
 def _tell_secrecy(settings: Settings) -> str:
+    if settings.read_only:
+        return "It only reads, and never shows a bearer token."
     if settings.delivery == "inline":
         return "The bearer token of an existing token can never be shown; that of a new one is in the answer, once."
     return "It never shows a bearer token: that of a new token goes to a place that the answer names."

@@ -403,11 +403,11 @@ def _describe(token: AccessToken, now: datetime) -> dict[str, object]:
 
 def _describe_identity(role: str, identity: Identity) -> dict[str, str | int]:
     """Each field that is known, as it is, but for text that somebody chose, which is quoted where it has to be."""
-    told: dict[str, str | int] = identity.known()
-    for key, tell in (("domain", tell_name), ("name", tell_name), ("sid", tell_sid)):
-        if key in told:
-            told[key] = tell(str(told[key]))
-    return {f"{role}_{key}": value for key, value in told.items()}
+    tellers = {"domain": tell_name, "name": tell_name, "sid": tell_sid}
+    return {
+        f"{role}_{key}": tellers[key](value) if key in tellers and isinstance(value, str) else value
+        for key, value in identity.known().items()
+    }
 
 
 def _describe_new(plan: CreationPlan, minted: Minted) -> dict[str, object]:

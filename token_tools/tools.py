@@ -14,7 +14,7 @@ from token_tools.calls import StrictTool, stop_waiting, wait_for_answer
 from token_tools.consent import Plan
 from token_tools.errors import Refusal
 from token_tools.findings import AuditReport, summarize_review
-from token_tools.identity import HOW_TO_WRITE_A_USER, Identity, parse_user
+from token_tools.identity import Identity, parse_user
 from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
 from token_tools.questions import tell_by_hand, tell_question
 from token_tools.report import Format
@@ -53,17 +53,9 @@ def _read_id(text: object) -> object:
 
 
 def _read_user(spelling: object) -> object:
-    if isinstance(spelling, dict):
-        raise ValueError(f"must be one string, not an object: {HOW_TO_WRITE_A_USER}")  # noqa: TRY004 - pydantic's way
     if isinstance(spelling, str) and _TOKEN_ID.fullmatch(spelling.strip()):
         raise ValueError("is the id of a token, not a user: get_access_token tells whose it is")
     return parse_user(spelling)
-
-
-def _read_number(number: object) -> object:
-    if isinstance(number, bool):
-        raise ValueError("must be a number, such as 50")  # noqa: TRY004 - the same
-    return number
 
 
 def _read_word(word: object) -> object:
@@ -88,9 +80,7 @@ async def list_access_tokens(
         ),
     ] = None,
     after: Annotated[str | None, Field(description="Key of the next page, from the previous answer.")] = None,
-    limit: Annotated[
-        int, Field(ge=1, le=LONGEST_PAGE, description="Most tokens to return."), BeforeValidator(_read_number)
-    ] = PAGE,
+    limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE, description="Most tokens to return.")] = PAGE,
 ) -> Annotated[CallToolResult, TokenList]:
     """List the cluster's access tokens: id, user, expiry, creator and whether disabled.
 
