@@ -573,6 +573,21 @@ async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over
     assert bench.cluster.tokens[own.id] == own
 
 
+async def test_the_file_that_the_server_has_its_own_token_from_is_named(bench: Bench, tmp_path: Path) -> None:
+    store = tmp_path / "credentials"
+    store.write_text(json.dumps({"bearer_token": own_token(bench).bearer_token, "version": 1}))
+
+    told = await bench.call(
+        "rotate_access_token",
+        {"id": own_token(bench).id},
+        confirm="none",
+        bearer_token=None,
+        credentials_file=store,
+    )
+
+    assert f"replace QUMULO_CREDENTIALS_FILE ({store})" in told.fields["next_step"]
+
+
 async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(bench: Bench) -> None:
     human = Human([AGREES])
 
