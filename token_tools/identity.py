@@ -11,9 +11,10 @@ Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_
 
 import json
 import re
+from functools import cached_property
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from token_tools.errors import Refusal
 from token_tools.quotation import quote
@@ -60,6 +61,10 @@ def _read_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _read_empty(value: object) -> object:
+    return None if value == "" else value
+
+
 def _read_auth_id(value: object) -> str:
     number = _read_number(value)
     if number is None or not 0 <= number < 2**64:
@@ -72,8 +77,16 @@ def _read_posix_id(value: object) -> int | None:
     return number if number is not None and 0 <= number < 2**32 else None
 
 
-AuthId = Annotated[str, BeforeValidator(_read_auth_id)]
-PosixId = Annotated[int | None, BeforeValidator(_read_posix_id)]
+# A list has hundreds of thousands of each of these: what most of them are is tried first, and needs no Python.
+_FIRST_FIT: Final = Field(union_mode="left_to_right")
+_PlainText = Annotated[str, Field(min_length=1)]
+_PlainKey = Annotated[str, Field(pattern=r"^(?:0|[1-9][0-9]{0,18})$")]
+_PlainNumber = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+_Empty = Annotated[None, BeforeValidator(_read_empty)]
+
+AuthId = Annotated[_PlainKey | Annotated[str, BeforeValidator(_read_auth_id)], _FIRST_FIT]
+PosixId = Annotated[_PlainNumber | Annotated[int | None, BeforeValidator(_read_posix_id)] | None, _FIRST_FIT]
+Text = Annotated[_PlainText | _Empty | None, _FIRST_FIT]
 
 
 class Identity(BaseModel):
@@ -86,17 +99,12 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    domain: str | None = None
-    auth_id: AuthId | None = None
+    domain: Text = None
+    auth_id: Annotated[_PlainKey | _Empty | AuthId | None, _FIRST_FIT] = None
     uid: PosixId = None
     gid: PosixId = None
-    sid: str | None = None
-    name: str | None = None
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _read_empty_as_unknown(cls, value: object) -> object:
-        return None if value == "" else value
+    sid: Text = None
+    name: Text = None
 
     @classmethod
     def parse(cls, spelling: str) -> Self:
@@ -116,10 +124,14 @@ class Identity(BaseModel):
         return identity
 
     def __str__(self) -> str:
-        """The spelling in one string; `parse` of it denotes the same identity.
+        """The spelling in one string, which is made once; `parse` of it denotes the same identity.
 
         It does not where a name had to be cut, or the domain is none of the published ones; that is told as it is.
         """
+        return self._spelling
+
+    @cached_property
+    def _spelling(self) -> str:
         prefix = f"{_PREFIX_OF.get(self.domain) or tell_name(self.domain)}:" if self.domain else ""
         if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
             return prefix + tell_name(self.name)
@@ -155,7 +167,7 @@ class Identity(BaseModel):
             return self.name
         if self.auth_id is None and self.uid is None and self.gid is None and self.sid is not None:
             return self.sid
-        return str(self.model_copy(update={"domain": None, "name": None}))
+        return str(Identity(auth_id=self.auth_id, uid=self.uid, gid=self.gid, sid=self.sid))
 
     def as_key(self) -> "Identity":
         """The least that denotes it: `auth_id` if that is known."""
