@@ -10,40 +10,68 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import cast
 
 
 def main() -> None:
     """Run the command line, and exit with its status."""
     # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with _importing():
+    with importing():
         from token_tools.command import run_command  # noqa: PLC0415 - what makes it fast comes first
     sys.exit(run_command(sys.argv[1:]))
 
 
 @contextmanager
-def _importing() -> Generator[None]:
+def importing() -> Generator[None]:
+    """What is imported meanwhile is imported as fast as it can be."""
     # What an import makes stays: looking for garbage among it only takes time.
     gc.disable()
     # pydantic would read the metadata of every installed distribution; whoever wants its plugins sets the variable.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Where rich happens to be installed, the SDK would load it for logs that this program formats itself.
+    sys.modules.setdefault("rich", cast(ModuleType, None))
+    _postpone_package("mcp")
     try:
-        _import_sdk()
-        yield
+        with _deferring_validators():
+            yield
     finally:
         gc.freeze()
         gc.enable()
 
 
-def _import_sdk() -> None:
+@contextmanager
+def _deferring_validators() -> Generator[None]:
     from pydantic import BaseModel, ConfigDict  # noqa: PLC0415 - after the switches above
 
-    # A session speaks one version of the protocol and few of its messages: each validator is built when first used.
+    # A session speaks one version of the protocol and few of its messages, and most are only asked for the list of
+    # tools: each validator is built when it is first used.
     ordinary = BaseModel.model_config
     BaseModel.model_config = ConfigDict(defer_build=True)
     try:
-        # Only while that holds: our own models are all used.
-        import_module("mcp.server.mcpserver")
+        yield
     finally:
         BaseModel.model_config = ordinary
+
+
+def _postpone_package(name: str) -> None:
+    """Let a package's submodules be imported without what its `__init__` collects, until somebody asks for that.
+
+    The SDK's collects all of its client half.
+    """
+    if name in sys.modules:
+        return
+    spec = find_spec(name)
+    assert spec is not None  # noqa: S101 - it is a dependency
+    assert spec.loader is not None  # noqa: S101 - the same
+    package, loader = module_from_spec(spec), spec.loader
+
+    def load(attribute: str) -> object:
+        del package.__dict__["__getattr__"]
+        loader.exec_module(package)
+        return getattr(package, attribute)
+
+    package.__dict__["__getattr__"] = load
+    sys.modules[name] = package
