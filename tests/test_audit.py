@@ -160,16 +160,29 @@ async def test_what_is_not_yet_a_risk_is_not_found(bench: Bench, special: dict[s
     assert (await bench.call(AUDIT)).fields["findings"] == []
 
 
-async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_newer(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("special", "mend"),
+    [
+        pytest.param({}, 'If unused, update_access_token(id="{older}", enabled=false)', id="both-live"),
+        pytest.param({"enabled": False}, 'If unused, delete_access_token(id="{newer}")', id="newer-disabled"),
+    ],
+)
+async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_is_likely_unused(
+    bench: Bench, special: dict[str, Any], mend: str
+) -> None:
     calm(bench)
-    make(bench)
-    newer = make(bench, creation_time=NOW - timedelta(days=1))
+    older = make(bench)
+    newer = make(bench, creation_time=NOW - timedelta(days=1), **special)
     make(bench, LDAP_BOB)
 
     told = await bench.call(AUDIT)
 
-    assert counts(told) == {"users_with_two_tokens": 1}
-    assert worst(told, "users_with_two_tokens") == [newer.id]
+    [found] = told.fields["findings"]
+    assert found == {
+        "finding": "users_with_two_tokens",
+        "count": 1,
+        "mend": mend.format(older=older.id, newer=newer.id),
+    }
     assert told.fields["users"] == 3
 
 
@@ -186,7 +199,7 @@ async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(bench: 
     told = await bench.call(AUDIT)
 
     assert counts(told) == {"users_with_two_tokens": 1}
-    assert 'delete_access_token(id="…")' in told.text
+    assert "users_with_two_tokens: 1. list_access_tokens(user=…)" in told.text
 
 
 async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(bench: Bench) -> None:
@@ -378,7 +391,7 @@ async def test_a_list_that_tells_no_names_at_all_is_no_finding(bench: Bench) -> 
     told = await bench.call(AUDIT)
 
     assert counts(told) == {}
-    assert "This cluster lists users by key only" in told.fields["not_known"]
+    assert "Whether the users of 37 tokens have a name: the list does not tell." in told.fields["not_known"]
 
 
 async def test_users_whom_nobody_can_look_up_are_all_counted(bench: Bench) -> None:
@@ -390,6 +403,88 @@ async def test_users_whom_nobody_can_look_up_are_all_counted(bench: Bench) -> No
     told = await bench.call(AUDIT)
 
     assert counts(told) == {"user_has_no_name": 100}
+
+
+async def test_on_a_list_without_names_only_who_is_not_found_is_counted(bench: Bench) -> None:
+    calm(bench)
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+    gone = make(bench, replace(JANE, auth_id="2999"))
+    for number in range(100):
+        account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
+        bench.cluster.add_account(account)
+        make(bench, account)
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"user_has_no_name": 1}
+    assert worst(told, "user_has_no_name") == [gone.id]
+    assert "Whether the users of 38 tokens have a name" in told.fields["not_known"]
+
+
+async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_counted(bench: Bench) -> None:
+    calm(bench)
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+    bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ})))
+    make(bench)
+
+    told = await bench.call(AUDIT, {"report": "json"})
+
+    assert counts(told) == {}
+    assert "Whether the users of 2 tokens have a name" in told.fields["not_known"]
+    assert all(not row["findings"] for row in json.loads(Path(told.fields["report"]).read_text()))
+
+
+async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_look(bench: Bench) -> None:
+    calm(bench)
+    token = make(bench)
+
+    async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path == PATH:
+            entries = [entry | {"user": None} for entry in response.json()["entries"]]
+            return repeat(entries, None)
+        if request.url.path == PATH + token.id:
+            return httpx.Response(200, json=response.json() | {"user": None})
+        return response
+
+    bench.recorder.on_served = forget
+
+    told = await bench.call(AUDIT)
+    got = await bench.call("get_access_token", {"id": token.id})
+
+    assert (told.fields["total"], told.fields["users"]) == (2, 0)
+    assert not got.is_error
+    assert "The user's other tokens are not known" in got.fields["warning"]
+
+
+async def test_what_mends_a_finding_is_what_this_server_may_do(bench: Bench) -> None:
+    own = bench.tokens_of(ADMIN)[0]
+
+    alone = await bench.call(AUDIT)
+    other = make(bench, expiration_time=None)
+    both = await bench.call(AUDIT, max_lifetime=timedelta(hours=12))
+    looking = await bench.call(AUDIT, read_only=True)
+
+    mends = {entry["finding"]: entry["mend"] for entry in alone.fields["findings"]}
+    assert mends["never_expires"] == f'rotate_access_token(id="{own.id}")'
+    mends = {entry["finding"]: entry["mend"] for entry in both.fields["findings"]}
+    assert mends["never_expires"] == f'update_access_token(id="{other.id}", expiration_time="12h")'
+    assert "note" not in both.fields
+    assert looking.fields["note"].startswith("This server only reads: the calls that mend are for one that may write")
+    assert looking.fields["note"] in looking.text
+
+
+async def test_what_is_not_known_is_told_in_short(bench: Bench) -> None:
+    async def refuse(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/who-am-i"):
+            return httpx.Response(403, json={"description": "\u202e" * 1000})
+        return response
+
+    bench.recorder.on_served = refuse
+
+    told = await bench.call(AUDIT)
+
+    assert "Which token this server runs on is not known" in told.fields["not_known"]
+    assert len(told.fields["not_known"]) < 400
 
 
 READ = "PRIVILEGE_ACCESS_TOKENS_READ"

@@ -60,7 +60,11 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"user": 500}, "`user` must be text in quotes: a JSON number may have lost digits on its way here."),
+        (
+            {"user": 500},
+            '`user` must be text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number '
+            "may have lost digits on its way here.",
+        ),
         ({"user": "jane", "expiration_time": 90}, '`expiration_time` must be text with a unit, such as "90d".'),
         (
             {"user": "jane", "ttl": "90d"},

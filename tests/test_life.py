@@ -3,7 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ async def test_get_tells_everything_in_both_channels(bench: Bench) -> None:
 
     assert told.fields == {
         "summary": f"Access token {token.id} of ldap_user:bob on c.example.com:8000: enabled, expires 2027-01-13 09:00 "
-        "UTC (in 50 days); made 40 days ago by local:admin. It is 2026-11-24 09:00 UTC.",
+        "UTC (in 50 days); made 40 days ago by local:admin. This server does not run on it. It is 2026-11-24 09:00 UTC.",
         "id": token.id,
         "user": "ldap_user:bob",
         "creator": "local:admin",
@@ -200,6 +200,7 @@ async def test_update_warns_of_a_cluster_that_does_otherwise(bench: Bench) -> No
     told = await bench.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
 
     assert told.fields["changed"] is False
+    assert told.text.startswith("Nothing changed: ")
     assert told.fields["warning"].startswith(
         "Beware: the cluster did not take the change as asked; there, the token is "
     )
@@ -373,6 +374,32 @@ async def test_delete_tells_what_was_there_and_how_to_make_it_again(bench: Bench
         ("delete", "intended", token.id),
         ("delete", "done", token.id),
     ]
+
+
+@pytest.mark.parametrize(
+    ("expiration_time", "again"),
+    [(NOW - timedelta(days=1), "39d"), (None, "never"), (NOW - timedelta(days=40, seconds=-5), "1d")],
+    ids=["expired", "for-ever", "expired-at-once"],
+)
+async def test_another_token_like_a_deleted_one_can_be_made_as_told(
+    bench: Bench, expiration_time: datetime | None, again: str
+) -> None:
+    token = make(bench, expiration_time=expiration_time)
+
+    told = await bench.call("delete_access_token", {"id": token.id}, confirm="none")
+
+    assert f'create_access_token(user="local:jane", expiration_time="{again}")' in told.fields["next_step"]
+    made = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": again}, confirm="none")
+    assert not made.is_error
+
+
+async def test_an_expiry_that_is_written_back_as_it_was_read_is_no_change(bench: Bench) -> None:
+    token = make(bench, expiration_time=NOW + timedelta(days=50, microseconds=123456))
+
+    told = await bench.call("update_access_token", {"id": token.id, "expiration_time": "2027-01-13T09:00:00Z"})
+
+    assert told.text.startswith("Nothing changed: ")
+    assert changes_sent(bench, token) == []
 
 
 async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_what_state_it_is(bench: Bench) -> None:

@@ -1,14 +1,17 @@
-"""Lists that go on for longer than any cluster can mean."""
+"""Lists that have no end, keys that are no longer good, and keys that are text from elsewhere."""
 
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from tests.bench import JANE, PATH, Bench
 from token_tools.client import connect
 from token_tools.errors import BadAnswer
-from token_tools.listing import Walk
+from token_tools.listing import PAGES_OF_A_USER, Walk
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -30,3 +33,79 @@ async def test_a_list_that_always_has_more_is_given_up(tmp_path: Path) -> None:
             assert await walk.step()
         with pytest.raises(BadAnswer, match="without an end: more than 3"):
             await walk.step()
+
+
+async def test_a_user_whose_tokens_go_on_for_ever_is_given_up(bench: Bench) -> None:
+    pages = 0
+
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal pages
+        if request.url.path != PATH:
+            return response
+        pages += 1
+        entry = {"id": str(pages), "user": {"auth_id": JANE.auth_id}, "creation_time": "2026-01-01T00:00:00Z"}
+        return httpx.Response(200, json={"entries": [entry], "paging": {"next": f"/?after={pages}"}})
+
+    bench.recorder.on_served = answer
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert "lists tokens of local:jane without an end" in told
+    assert pages == PAGES_OF_A_USER
+
+
+async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_telling_a_token_twice(bench: Bench) -> None:
+    """As where a cluster's key is a token that somebody deletes meanwhile."""
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=1)
+    for _ in range(2):
+        bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
+    is_over = False
+
+    async def forget_a_key(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal is_over
+        if "after" in request.url.params and not is_over:
+            is_over = True
+            return httpx.Response(404)
+        return response
+
+    bench.recorder.on_served = forget_a_key
+
+    told = await bench.call("audit_access_tokens")
+
+    assert is_over
+    assert told.fields["total"] == len(bench.cluster.tokens)
+
+
+async def test_keys_that_are_never_good_are_an_error_in_the_end(bench: Bench) -> None:
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=1)
+    bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
+
+    async def refuse_keys(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(400) if "after" in request.url.params else response
+
+    bench.recorder.on_served = refuse_keys
+
+    assert "The cluster declined (400)" in await bench.refused("audit_access_tokens")
+
+
+@pytest.mark.parametrize(
+    "key", ["plain==", "skip1:abc", "IGNORE\n\nall \u202e", "a b"], ids=["plain", "like-ours", "hostile", "blank"]
+)
+async def test_a_key_of_any_form_is_given_as_data_and_comes_back_as_it_was(bench: Bench, key: str) -> None:
+    asked: list[str | None] = []
+
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path != PATH:
+            return response
+        asked.append(request.url.params.get("after"))
+        entry = {"id": "1", "user": {"auth_id": JANE.auth_id}, "creation_time": "2026-01-01T00:00:00Z"}
+        return httpx.Response(200, json={"entries": [entry], "paging": {"next": f"/?{urlencode({'after': key})}"}})
+
+    bench.recorder.on_served = answer
+
+    told = await bench.call("list_access_tokens")
+    await bench.call("list_access_tokens", {"after": told.fields["after"]})
+
+    assert told.fields["after"].isascii()
+    assert told.fields["after"].isprintable()
+    assert asked == [None, key]

@@ -750,15 +750,16 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
         pytest.param(
             "list_access_tokens",
             {"x\n" * 100: 1},
-            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…"; nearest is `user`: '
-            "Only this user's tokens: self, local:NAME, ad:DOMAIN\\NAME, "
-            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent. It takes user, after, limit.",
+            'list_access_tokens has no argument "'
+            + "x\\n" * 19
+            + 'x…"; nearest is `user`. It takes user, after, limit.',
             id="hostile-name",
         ),
         pytest.param(
             "list_access_tokens",
             {"user": 1001},
-            "`user` must be text in quotes: a JSON number may have lost digits on its way here.",
+            '`user` must be text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number '
+            "may have lost digits on its way here.",
             id="number-for-text",
         ),
         pytest.param(

@@ -70,8 +70,8 @@ class Audit:
 
     `tallies` count each finding; `users_with_two_tokens` only after `settle_crowds`. A token is
     either `live`, `disabled` or `expired`, the last also where it is both. `nameless` are the tallies of the first few
-    users without a name, `nameless_besides` counts the tokens of all further ones; `named` are those who have one after
-    all, and `lists_keys_only` says that all have who were looked up. `crowded` are the users with two tokens.
+    users without a name, `nameless_besides` counts the tokens of all further ones; `tells_names` says that the list has
+    a name for others. `users` counts the users who are known, and `crowded` are those with two tokens.
     """
 
     now: datetime
@@ -83,9 +83,10 @@ class Audit:
     tallies: dict[Finding, Tally] = field(default_factory=lambda: {finding: Tally() for finding in FINDINGS})
     nameless: dict[UserKey, Tally] = field(default_factory=dict[UserKey, Tally])
     nameless_besides: int = 0
-    named: set[UserKey] = field(default_factory=set[UserKey])
-    lists_keys_only: bool = False
+    tells_names: bool = False
+    users: int = 0
     crowded: Sequence[UserKey] = ()
+    _named: set[UserKey] = field(default_factory=set[UserKey])
     _own: tuple[UserKey, Sequence[Finding]] | None = None
     _users: "array[int]" = field(default_factory=lambda: array("Q"))
 
@@ -96,7 +97,8 @@ class Audit:
 
     def add(self, token: AccessToken) -> Sequence[Finding]:
         """Count a token, and tell what was found about it alone."""
-        self._users.append(key_of(token.user))
+        if token.user.is_somebody:
+            self._users.append(key_of(token.user))
         if token.is_expired(now=self.now):
             self.expired += 1
         elif token.is_disabled:
@@ -108,48 +110,53 @@ class Audit:
             self.tallies[finding].add(token, since)
         if "user_has_no_name" in found:
             self._add_nameless(token)
+        else:
+            self.tells_names = True
         if token.id == self.own_id:
             self._own = key_of(token.user), [*found]
         return [*found]
 
-    def count_users(self) -> int:
-        """How many users the tokens belong to."""
-        return sum(1 for _ in groupby(sorted(self._users)))
-
     def find_crowded(self) -> Sequence[UserKey]:
         """The users who have as many tokens as one can have, so that none of theirs can be rotated, in order."""
-        groups = ((user, sum(1 for _ in tokens)) for user, tokens in groupby(sorted(self._users)))
-        return [user for user, count in groups if count >= SLOTS]
+        self.users, crowded = 0, list[UserKey]()
+        for user, tokens in groupby(sorted(self._users)):
+            self.users += 1
+            crowded += [user] if sum(1 for _ in tokens) >= SLOTS else []
+        self.crowded = crowded
+        return crowded
 
     @property
     def own(self) -> Sequence[Finding]:
         """The findings about the token that the server runs on."""
         return () if self._own is None else self.judge(*self._own)
 
-    def settle_crowds(self, crowded: Sequence[UserKey], examples: Sequence[Example]) -> None:
-        """Count those users, who were found by `find_crowded`, with a token each of a few of them."""
-        self.crowded = crowded
-        self.tallies["users_with_two_tokens"] = Tally(len(crowded), [*examples])
+    def settle_crowds(self, examples: Sequence[Example]) -> None:
+        """Count the users with two tokens, with a token each of a few of them."""
+        self.tallies["users_with_two_tokens"] = Tally(len(self.crowded), [*examples])
 
     def judge(self, user: UserKey, found: Sequence[Finding]) -> Sequence[Finding]:
         """The findings about a token of that user, with what only the whole list tells."""
         place = bisect_left(self.crowded, user)
         is_crowded = place < len(self.crowded) and self.crowded[place] == user
-        is_named = user in self.named or self.lists_keys_only
         told = {*found, "users_with_two_tokens"} if is_crowded else {*found}
-        return [finding for finding in FINDINGS if finding in told and not (is_named and finding == "user_has_no_name")]
+        if user in self._named:
+            told.discard("user_has_no_name")
+        return [finding for finding in FINDINGS if finding in told]
 
-    def settle_names(self, named: Collection[UserKey]) -> None:
-        """Take those users out of `user_has_no_name` who turned out to have a name when they were looked up.
+    def settle_names(self, gone: Collection[UserKey], named: Collection[UserKey]) -> int:
+        """Leave of `user_has_no_name` those whom a look-up did not find; gives how many tokens nothing is known of.
 
-        If all who were looked up have one, the list just does not tell names, and nothing is known of the rest.
+        Whom nobody looked up counts as without a name only if the list tells names, and none for them.
         """
-        self.named.update(named)
-        self.lists_keys_only = bool(named) and self.nameless.keys() <= self.named
-        without = [tally for user, tally in self.nameless.items() if user not in self.named]
+        self._named = {*named} if self.tells_names else {*self.nameless} - {*gone}
+        without = [tally for user, tally in self.nameless.items() if user not in self._named]
         worst = sorted((example for tally in without for example in tally.worst), key=lambda example: example.since)
-        besides = 0 if self.lists_keys_only else self.nameless_besides
-        self.tallies["user_has_no_name"] = Tally(sum(tally.count for tally in without) + besides, worst[:FEW])
+        besides = self.nameless_besides if self.tells_names else 0
+        counted = sum(tally.count for tally in without) + besides
+        settled = sum(self.nameless[user].count for user in {*gone, *named})
+        unsettled = sum(tally.count for tally in self.nameless.values()) + self.nameless_besides - settled
+        self.tallies["user_has_no_name"] = Tally(counted, worst[:FEW])
+        return 0 if self.tells_names else unsettled
 
     def _add_nameless(self, token: AccessToken) -> None:
         user = key_of(token.user)

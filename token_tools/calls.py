@@ -26,6 +26,8 @@ from token_tools.errors import TokenToolsError
 from token_tools.quotation import quote
 
 LONGEST_ARGUMENT_NAME: Final = 40
+LIKELY: Final = 0.6
+"""How alike two names are that mean the same, from 0 to 1."""
 
 Schema = dict[str, Any]
 """A JSON schema."""
@@ -55,7 +57,7 @@ _MEANT: Final = {
     "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
 }
 """What models call an argument, by the name that it really has."""
-_WITH_UNIT: Final = {"expiration_time"}
+_WITH_UNIT: Final = {"expiration_time", "expiring_within"}
 """The arguments for which a number lacks its unit."""
 
 
@@ -149,12 +151,13 @@ class StrictTool(Tool):
                 return f"`{name}` must be {_tell_type(schema)}."
 
     def _tell_unknown(self, name: str) -> str:
-        accepted = list(self.parameters["properties"])
-        nearest = find_nearest(name, accepted)
-        return (
-            f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}; nearest is `{nearest}`: "
-            f"{self.parameters['properties'][nearest]['description']} It takes {', '.join(accepted)}."
-        )
+        properties: Mapping[str, Schema] = self.parameters["properties"]
+        nearest, is_near = find_nearest(name, [*properties])
+        told = f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}"
+        if "user" not in properties and name.lower() in {"user", *_MEANT["user"]}:
+            return f"{told}: call list_access_tokens with a user to find the id. It takes {', '.join(properties)}."
+        description = f": {properties[nearest]['description']}" if is_near else "."
+        return f"{told}; nearest is `{nearest}`{description} It takes {', '.join(properties)}."
 
 
 def wait_for_answer(patience: timedelta) -> None:
@@ -178,11 +181,11 @@ def _retell(failure: ToolError) -> ToolError:
             return failure
 
 
-def find_nearest(name: str, accepted: list[str]) -> str:
-    """The one of the accepted names that was most likely meant."""
+def find_nearest(name: str, accepted: list[str]) -> tuple[str, bool]:
+    """The one of the accepted names that was most likely meant, and whether that is likely at all."""
     words = {word: real for real in accepted for word in [real, *_MEANT.get(real, [])]}
     [word] = difflib.get_close_matches(name.lower(), words, n=1, cutoff=0)
-    return words[word]
+    return words[word], bool(difflib.get_close_matches(name.lower(), [word], cutoff=LIKELY))
 
 
 def flatten(schema: Schema) -> Schema:
@@ -220,6 +223,11 @@ def _tell_text(name: str, given: object, schema: Schema) -> str:
         return f"text. {schema['description']}"
     if name in _WITH_UNIT:
         return 'text with a unit, such as "90d".'
+    if name == "user":
+        return (
+            'text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number may have lost '
+            "digits on its way here."
+        )
     return "text in quotes: a JSON number may have lost digits on its way here."
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from pydantic import BaseModel
@@ -18,6 +19,14 @@ LARGEST: Final = 4_000
 LONGEST_USER: Final = 40
 """Bytes, as JSON, of a user's spelling; a longer one gives way to a key."""
 
+LIFETIME: Final = timedelta(days=90)
+"""What a token that never expires is to live from now on, unless the operator allows less."""
+HOUR: Final = timedelta(hours=1)
+
+LONGEST_DOUBT: Final = 200
+"""Characters of each thing that is not known."""
+
+READ_ONLY: Final = "This server only reads: the calls that mend are for one that may write, or for qq."
 NOT_KNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
 
 
@@ -51,6 +60,7 @@ class AuditReport(BaseModel):
     worst: list[WorstToken]
     own_token_findings: str | None = None
     not_known: str
+    note: str | None = None
     report: str | None = None
 
 
@@ -73,7 +83,7 @@ def _measure(summary: Summary) -> int:
 def _summarize(review: Review, address: str, few: int) -> Summary:
     audit = review.audit
     headline = (
-        f"{count(audit.total, 'access token')} of {count(audit.count_users(), 'user')} on {address}: "
+        f"{count(audit.total, 'access token')} of {count(audit.users, 'user')} on {address}: "
         f"{audit.live:,} live, {audit.disabled:,} disabled, {audit.expired:,} expired. It is {tell_time(audit.now)}. "
         f"Soon is within {tell_duration(audit.within)}."
     )
@@ -81,7 +91,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
     fields = AuditReport(
         summary=headline,
         total=audit.total,
-        users=audit.count_users(),
+        users=audit.users,
         live=audit.live,
         disabled=audit.disabled,
         expired=audit.expired,
@@ -89,13 +99,14 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
             FindingCount(
                 finding=finding,
                 count=tally.count,
-                mend=_tell_mend(finding, tally),
+                mend=_tell_mend(finding, tally, review),
             )
             for finding, tally in found.items()
         ],
         worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
         own_token_findings=", ".join(audit.own) or None,
-        not_known=" ".join([NOT_KNOWN, *review.doubts]),
+        not_known=" ".join([NOT_KNOWN, *(_cut(doubt) for doubt in review.doubts)]),
+        note=READ_ONLY if review.read_only and found else None,
         report=None if review.report is None else str(review.report),
     )
     return Summary(_write(fields), fields)
@@ -112,6 +123,8 @@ def _write(fields: AuditReport) -> str:
     if fields.own_token_findings:
         lines.append(f"This server's own token is among: {fields.own_token_findings}.")
     lines.append(fields.not_known)
+    if fields.note:
+        lines.append(fields.note)
     if fields.report:
         lines.append(f"All rows are in {fields.report}")
     return "\n".join(lines)
@@ -130,15 +143,29 @@ def _tell_user(user: Identity) -> str:
     return str(user.as_key()) if user.auth_id else tell_name((user.name or "")[: LONGEST_USER // 8])
 
 
-def _tell_mend(finding: Finding, tally: Tally) -> str:
-    """The call that mends the worst of them."""
-    # Whoever has two tokens is known by number before their tokens are read, which may fail.
-    token_id = tally.worst[0].token.id if tally.worst else "…"
-    return _MENDS[finding].format(id=f'id="{token_id}"')
+def _cut(doubt: str) -> str:
+    return doubt if len(doubt) <= LONGEST_DOUBT else f"{doubt[: LONGEST_DOUBT - 1]}…"
+
+
+def _tell_mend(finding: Finding, tally: Tally, review: Review) -> str:
+    """The call that mends the worst of them that this server may mend."""
+    own_id = review.audit.own_id
+    token = next((example.token for example in tally.worst if example.token.id != own_id), None)
+    if token is None:
+        # Whoever has two tokens is known by number before their tokens are read, which may fail.
+        return f'rotate_access_token(id="{own_id}")' if tally.worst else "list_access_tokens(user=…)"
+    if finding == "users_with_two_tokens" and token.is_live(now=review.audit.now):
+        return f'If unused, update_access_token(id="{token.id}", enabled=false)'
+    lifetime = LIFETIME if review.max_lifetime is None else min(LIFETIME, review.max_lifetime)
+    return _MENDS[finding].format(id=f'id="{token.id}"', lifetime=_write_duration(lifetime))
+
+
+def _write_duration(duration: timedelta) -> str:
+    return f"{duration.days}d" if duration.days else f"{duration // HOUR}h"
 
 
 _MENDS: Final[Mapping[Finding, str]] = {
-    "never_expires": 'update_access_token({id}, expiration_time="90d")',
+    "never_expires": 'update_access_token({id}, expiration_time="{lifetime}")',
     "built_in_user": "Move its work to a service account, then update_access_token({id}, enabled=false)",
     "made_by_another": "Usual for services; else get_access_token({id})",
     "user_has_no_name": "update_access_token({id}, enabled=false)",

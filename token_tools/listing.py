@@ -9,14 +9,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
+from urllib.parse import quote, unquote
 
 import anyio
 import anyio.to_thread
 
 from token_tools.client import ClusterClient
-from token_tools.errors import BadAnswer, ClusterError
+from token_tools.errors import BadAnswer, ClusterError, NotFound, Rejected
 from token_tools.identity import Identity
-from token_tools.models import AccessToken
+from token_tools.models import AccessToken, TokenPage
 
 EMPTY_PAGES: Final = 8
 """How many pages without anything new in a row are passed over before a list counts as ended."""
@@ -26,6 +27,9 @@ PAGE: Final = 1_000
 
 MOST: Final = 2_000_000
 """Tokens after which a list is taken for one without an end."""
+
+PAGES_OF_A_USER: Final = 64
+"""Far more than a user with two tokens can need."""
 
 Digest = TypeVar("Digest")
 
@@ -46,9 +50,7 @@ async def read_part(
 ) -> Part:
     """At most `limit` tokens: everybody's, or a user's, from where `after` of the part before says."""
     # A cluster may give more than it was asked for; what did not fit is asked for again and skipped up to there.
-    skipping = _SKIP.fullmatch(after or "")
-    skip = int(skipping[1]) if skipping else 0
-    key: str | None = (skipping[2] or None) if skipping else after
+    key, skip = _read_place(after)
     query = None if user is None else user.as_query()
     # A user has two tokens at most, and some clusters refuse a limit together with a user.
     asked_limit = limit + skip if user is None else None
@@ -61,20 +63,38 @@ async def read_part(
     shown = rest[:limit]
     tokens = [token for token in shown if user is None or user.covers(token.user)]
     if len(rest) > limit:
-        following: str | None = f"skip{skip + limit}:{key or ''}"
-    else:
+        following: str | None = _write_place(key, skip + limit)
+    elif page.after is None or page.after in seen or not page.entries:
         # A key that repeats, or that comes with nothing at all, leads nowhere.
-        following = None if page.after in seen or not page.entries else page.after
+        following = None
+    else:
+        following = _write_place(page.after, 0)
     return Part(tokens, following, foreign=len(shown) - len(tokens))
+
+
+def _write_place(key: str | None, skip: int) -> str:
+    """Where to go on, as the next call has to name it: the cluster's own key wherever that is plain."""
+    text = key or ""
+    is_plain = text.isascii() and text.isprintable() and not text.startswith("skip")
+    return text if is_plain and not skip else f"skip{skip}:{quote(text)}"
+
+
+def _read_place(after: str | None) -> tuple[str | None, int]:
+    """The cluster's key, and how many tokens of its page were shown before."""
+    place = _SKIP.fullmatch(after or "")
+    return (after, 0) if place is None else (unquote(place[2]) or None, int(place[1]))
 
 
 async def read_user(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
     """All tokens that can be a user's: without those that are known to be somebody else's."""
     walk = Walk(cluster, user=user.as_query())
     tokens: list[AccessToken] = []
-    while (page := await walk.step()) is not None:
+    for _ in range(PAGES_OF_A_USER):
+        page = await walk.step()
+        if page is None:
+            return tokens
         tokens += [token for token in page if user.completed_by(token.user) is not None]
-    return tokens
+    raise BadAnswer(f"The cluster lists tokens of {user} without an end.")
 
 
 async def read_all(
@@ -132,6 +152,7 @@ class Walk:
         self._after: str | None = None
         self._most = most
         self._idle = 0
+        self._is_second_try = False
 
     async def step(self) -> Sequence[AccessToken] | None:
         """The tokens of the next page that were not on one before; None after the last page.
@@ -142,7 +163,7 @@ class Walk:
         if self._after in self._keys or self._idle == EMPTY_PAGES:
             return None
         self._keys.add(self._after)
-        page = await self._ask_for(after=self._after)
+        page = await self._ask()
         new = {number: token for token in page.entries if (number := hash(token.id)) not in self._seen}
         self._seen.update(new)
         if len(self._seen) > self._most:
@@ -151,3 +172,15 @@ class Walk:
         self._after = page.after
         self._idle = 0 if new else self._idle + 1
         return [*new.values()]
+
+    async def _ask(self) -> TokenPage:
+        try:
+            return await self._ask_for(after=self._after)
+        except (NotFound, Rejected):
+            if self._after is None or self._is_second_try:
+                raise
+            # The token that the key stands for may be gone: once more from the beginning, past what was seen already.
+            self._is_second_try = True
+            self._idle = -len(self._keys)
+            self._keys = {None}
+            return await self._ask_for(after=None)

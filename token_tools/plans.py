@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from token_tools.audit import Audit
@@ -108,8 +108,14 @@ class Deletion:
 
 @dataclass(frozen=True)
 class Review:
-    """An audit that has seen every token. `doubts` say what is not known, `report` is the file with all rows."""
+    """An audit that has seen every token.
+
+    `doubts` say what is not known, `report` is the file with all rows. What mends a finding has to keep to
+    `max_lifetime`, and is not for a server that is `read_only`.
+    """
 
     audit: Audit
     doubts: Sequence[str]
     report: Path | None
+    max_lifetime: timedelta | None
+    read_only: bool

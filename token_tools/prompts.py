@@ -7,19 +7,21 @@ from pydantic import Field
 
 from token_tools.quotation import quote
 
+SOON: Final = "30d"
 LONGEST_ARGUMENT: Final = 200
 """Characters of what a person typed into a prompt."""
 
 
 def review_tokens(
-    expiring_within: Annotated[str, Field(description="How soon is soon to expire, such as 30d")] = "30d",
+    expiring_within: Annotated[str, Field(description="How soon is soon to expire, such as 30d")] = SOON,
 ) -> str:
     """Look for access tokens that are a risk, and decide together what to do."""
+    soon = quote(expiring_within or SOON, longest=LONGEST_ARGUMENT)
     return (
-        "Review the access tokens of the cluster. Call audit_access_tokens with expiring_within "
-        f"{quote(expiring_within, longest=LONGEST_ARGUMENT)}. Tell me first how many tokens there are, then the "
-        "findings in their order: what each means for this cluster, the worst few by user, and what you would do. Tell "
-        "what cannot be known. Change nothing yet: propose the calls, the most urgent first, and wait for me to choose."
+        f"Review the access tokens of the cluster. Call audit_access_tokens with expiring_within {soon}. Tell me first "
+        "how many tokens there are, then the findings in their order: what each means for this cluster, the worst few "
+        "by user, and what you would do. Tell what cannot be known. Change nothing yet: propose the calls, the most "
+        "urgent first, and wait for me to choose."
     )
 
 

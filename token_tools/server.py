@@ -62,6 +62,7 @@ def create_server(
                 journal=journal,
                 folder=find_folder(settings),
                 clock=clock,
+                read_only=settings.read_only,
                 patience=patience,
             )
 

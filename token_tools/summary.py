@@ -150,7 +150,8 @@ def summarize_listing(listing: Listing, *, address: str) -> Summary:
 def summarize_portrait(portrait: Portrait, *, address: str) -> Summary:
     """One token: a line, each field of both identities, its user's other tokens, and whether it is the server's own."""
     token, now = portrait.token, portrait.time
-    life = tell_life(token, now) + (". This server runs on it" if portrait.is_own else "")
+    own = {True: ". This server runs on it", False: ". This server does not run on it", None: ""}[portrait.is_own]
+    life = f"{tell_life(token, now)}{own}"
     headline = f"Access token {token.id} of {token.user} on {address}: {life}. It is {tell_time(now)}."
     others = None if portrait.others is None else [tell_token(other, now) for other in portrait.others]
     identities = _describe_identity("user", token.user) | _describe_identity("creator", token.creator or Identity())
@@ -221,6 +222,8 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
     whose = f"access token {token.id} of {token.user} on {address}"
     if update.edited is None:
         headline = f"Nothing changed: {whose} is {tell_state(after, now)} already."
+    elif after == token.state:
+        headline = f"Nothing changed: {whose} is {tell_state(after, now)}, though the cluster took the request."
     else:
         headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
     stopped = token.state.enabled and not after.enabled
@@ -249,7 +252,7 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
 def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
     """What is gone, fully enough to make it again."""
     token, now = deletion.plan.token, deletion.plan.time
-    again = "never" if token.expires is None else format_instant(token.expires)
+    again = _tell_lifetime(token, now)
     headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {tell_life(token, now)}."
     advice = f" It still worked. {ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
@@ -262,6 +265,15 @@ def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
         }
     )
     return Summary(_join([headline, COLUMNS, tell_token(token, now), fields.warning, fields.next_step]), fields)
+
+
+def _tell_lifetime(token: AccessToken, now: datetime) -> str:
+    """What to ask for to get such an expiry again: the same time, or the same lifetime where that is over."""
+    if token.expires is None:
+        return "never"
+    if token.expires > now:
+        return format_instant(token.expires)
+    return f"{max(1, (token.expires - token.created).days)}d"
 
 
 def tell_token(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:

@@ -140,7 +140,7 @@ def read_caller(answer: Answer) -> Caller:
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    return _read(Caller, answer, expected="who-am-i", privilege="PRIVILEGE_AUTH_CACHE_READ")
+    return _read(Caller, answer, expected="who-am-i", privilege="whatever who-am-i needs there")
 
 
 def read_identity(answer: Answer) -> Identity:
@@ -172,9 +172,14 @@ def check_status(answer: Answer, *, privilege: str) -> None:
             "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE."
         )
     if status == HTTPStatus.FORBIDDEN:
+        still = (
+            " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
+            if privilege in {READ, WRITE}
+            else ""
+        )
         raise Forbidden(
-            f"This server's credential lacks a privilege{said}. An administrator can grant {privilege} through a role. "
-            "Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
+            f"This server's credential lacks a privilege{said}. An administrator can grant {privilege} through a role."
+            f"{still}"
         )
     if status == HTTPStatus.NOT_FOUND:
         raise NotFound(f"The cluster knows no such thing{said}.")

@@ -71,6 +71,7 @@ class Workflows:
     journal: Journal
     folder: Path
     clock: Clock
+    read_only: bool = False
     patience: timedelta = timedelta(minutes=5)
     questions: OpenQuestions = field(default_factory=OpenQuestions)
 
@@ -118,7 +119,7 @@ class Workflows:
             doubts.append(f"Whether this server runs on it is not known: {failure}")
         try:
             others = [other for other in await read_user(self.cluster, token.user) if other.id != token.id]
-        except ClusterError as failure:
+        except (ClusterError, Refusal) as failure:
             doubts.append(f"The user's other tokens are not known: {failure}")
         return Portrait(token, self.clock(), is_own, others, doubts)
 
@@ -252,6 +253,9 @@ class Workflows:
         token_id, enabled, expiration_time = request
         expires = None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=now)
         token = await self._get(token_id)
+        if expires is not None and token.expires is not None and expires == token.expires.replace(microsecond=0):
+            # What was read and written back is no change, though a cluster counts in nanoseconds.
+            expires = token.expires
         wanted = State(
             enabled=token.state.enabled if enabled is None else enabled,
             expires=token.expires if expiration_time is None else expires,
@@ -326,11 +330,12 @@ class Workflows:
                 if sheet is not None:
                     await anyio.to_thread.run_sync(sheet.add, found)
                 await tell_progress(audit.total)
-            audit.settle_names(await self._find_named(audit))
-            crowded = audit.find_crowded()
-            audit.settle_crowds(crowded, await self._find_crowding(crowded))
+            unsettled = audit.settle_names(*await self._look_up_nameless(audit))
+            audit.settle_crowds(await self._find_crowding(audit.find_crowded()))
             path = None if sheet is None else await anyio.to_thread.run_sync(sheet.finish, audit.judge)
-        return Review(audit, [*doubts, *_tell_unnamed(audit)], path)
+        if unsettled:
+            doubts = [*doubts, f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."]
+        return Review(audit, doubts, path, self.policy.max_lifetime, read_only=self.read_only)
 
     async def _find_own(self) -> tuple[str | None, Sequence[str]]:
         """The id of the token that the server runs on, if it runs on one, and what of that is not known."""
@@ -344,29 +349,35 @@ class Workflows:
             ]
         return me.access_token_id, []
 
-    async def _find_named(self, audit: Audit) -> Sequence[UserKey]:
-        """Those of the users without a name whom the cluster has a name for when it is asked."""
+    async def _look_up_nameless(self, audit: Audit) -> tuple[Sequence[UserKey], Sequence[UserKey]]:
+        """Those of the users without a name whom the cluster does not find, and those for whom it has a name."""
+        gone: list[UserKey] = []
         named: list[UserKey] = []
         for user, tally in audit.nameless.items():
-            try:
-                found = await self.cluster.find_identity(tally.worst[0].token.user.as_key())
-            except NotFound:
+            who = tally.worst[0].token.user
+            if not who.is_somebody:
                 continue
+            try:
+                found = await self.cluster.find_identity(who.as_key())
+            except (NotFound, Rejected):
+                gone.append(user)
             except ClusterError:
                 break
-            named += [user] if found.name else []
-        return named
+            else:
+                (named if found.name else gone).append(user)
+        return gone, named
 
     async def _find_crowding(self, crowded: Sequence[UserKey]) -> list[Example]:
-        """The newer token of each of the first few users who have as many as one can have."""
+        """A token each of the first few users who have as many as one can have: the one that is most likely unused."""
         examples: list[Example] = []
         for user in crowded[:FEW]:
             try:
                 tokens = await read_user(self.cluster, Identity(auth_id=str(user)))
             except ClusterError:
                 break
-            newest = sorted(tokens, key=lambda token: token.created)[-1:]
-            examples += [Example(token, token.created) for token in newest if key_of(token.user) == user]
+            now = self.clock()
+            tokens.sort(key=lambda token: (token.is_live(now=now), token.created))
+            examples += [Example(token, token.created) for token in tokens[:1] if key_of(token.user) == user]
         return examples
 
     async def _recall_or_plan(
@@ -433,12 +444,6 @@ def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFo
         name = tell_name(who.name)
         better = rf"say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}"
     return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {better}.{besides}")
-
-
-def _tell_unnamed(audit: Audit) -> Sequence[str]:
-    if audit.lists_keys_only:
-        return ["This cluster lists users by key only; whether some were deleted was looked up for a few alone."]
-    return []
 
 
 def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: datetime) -> None:
