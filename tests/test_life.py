@@ -64,7 +64,8 @@ async def test_get_tells_everything_in_both_channels(bench: Bench) -> None:
 
     assert told.fields == {
         "summary": f"Access token {token.id} of ldap_user:bob on c.example.com:8000: enabled, expires 2027-01-13 09:00 "
-        "UTC (in 50 days); made 40 days ago by local:admin. This server does not run on it. It is 2026-11-24 09:00 UTC.",
+        "UTC (in 50 days); made 40 days ago by local:admin. This server does not run on it. It is 2026-11-24 09:00 "
+        "UTC.",
         "id": token.id,
         "user": "ldap_user:bob",
         "creator": "local:admin",

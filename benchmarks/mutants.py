@@ -1,0 +1,96 @@
+"""`python -m benchmarks.mutants`: break the modules that matter most, one place at a time, and see what no test notices.
+
+It works on a copy of the checkout and takes half an hour or more. The exit status is 1 if fewer than nine tenths of the
+mutants are killed, or if one survives that `survivors.txt` gives no reason for.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+FOLDER: Final = Path(__file__).parent
+SURVIVORS: Final = FOLDER / "survivors.txt"
+MODULES: Final = ("identity", "wire", "policy", "delivery", "journal", "workflows")
+ENOUGH: Final = 0.9
+TESTS: Final = (
+    *(
+        "identity",
+        "wire",
+        "settings",
+        "delivery",
+        "journal",
+        "tools",
+        "consent",
+        "life",
+        "rotation",
+        "audit",
+        "listing",
+    ),
+    *("faults", "mistakes"),
+)
+"""Without those that start processes: a mutant is only switched on in the process that runs the test."""
+
+_RESULT: Final = re.compile(r"^\s*(token_tools\.(\w+)\.\S+): (.+)$", re.MULTILINE)
+
+
+def main() -> int:
+    """Run it, and tell how many mutants of each module were killed, and which were not."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--module", action="append", choices=MODULES, help="Only this one; may be repeated")
+    modules: Sequence[str] = parser.parse_args().module or MODULES
+    with TemporaryDirectory(prefix="mutants-") as folder:
+        _copy_checkout(Path(folder), modules)
+        mutmut = Path(sys.executable).with_name("mutmut")
+        subprocess.run([mutmut, "run"], cwd=folder, check=False)
+        told = subprocess.run(
+            [mutmut, "results", "--all", "true"], cwd=folder, check=True, capture_output=True, text=True
+        )
+    results = {name: (module, result) for name, module, result in _RESULT.findall(told.stdout)}
+    known = _read_known()
+    survivors = sorted(name for name, (_, result) in results.items() if result not in {"killed", "timeout"})
+    total = Counter(module for module, _ in results.values())
+    survived = Counter(results[name][0] for name in survivors)
+    for module in modules:
+        killed = total[module] - survived[module]
+        sys.stdout.write(f"{module:10} {killed:5,} of {total[module]:5,} killed ({killed / total[module]:.1%})\n")
+    killed = len(results) - len(survivors)
+    sys.stdout.write(f"{'all':10} {killed:5,} of {len(results):5,} killed ({killed / len(results):.1%})\n")
+    for name in survivors:
+        sys.stdout.write(f"  {name}: {known.get(name, 'no reason given')}\n")
+    return 0 if killed >= ENOUGH * len(results) and set(survivors) <= known.keys() else 1
+
+
+def _copy_checkout(folder: Path, modules: Sequence[str]) -> None:
+    root = FOLDER.parent
+    for name in ("token_tools", "tests"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "server.json"):
+        shutil.copy(root / name, folder)
+    tests = [f"tests/test_{name}.py" for name in TESTS if (root / "tests" / f"test_{name}.py").exists()]
+    configuration = f"""
+[tool.mutmut]
+source_paths = ["token_tools"]
+only_mutate = {[f"token_tools/{module}.py" for module in modules]}
+also_copy = ["README.md", "server.json"]
+pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args = ["-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider"]
+"""
+    (folder / "pyproject.toml").write_text((root / "pyproject.toml").read_text() + configuration)
+
+
+def _read_known() -> Mapping[str, str]:
+    """The survivors that were looked at, each with the reason why no test has to notice it."""
+    lines = SURVIVORS.read_text().splitlines() if SURVIVORS.exists() else []
+    pairs = [line.partition(": ") for line in lines if line and not line.startswith("#")]
+    return {name: reason for name, _, reason in pairs}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
