@@ -1,4 +1,4 @@
-"""`python -m benchmarks.mutants`: break the modules that matter most, one place at a time, and see what no test notices.
+"""`python -m benchmarks.mutants`: break the modules that matter most, place by place, and see what no test notices.
 
 It works on a copy of the checkout and takes half an hour or more. The exit status is 1 if fewer than nine tenths of the
 mutants are killed, or if one survives that `survivors.txt` gives no reason for.
