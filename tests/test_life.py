@@ -663,9 +663,11 @@ async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> 
 
     told = await bench.refused("rotate_access_token", {"id": old.id}, confirm="none")
 
-    first, second = sorted([old.id, other.id])
-    assert f"local:jane has {first} and {second} already" in told
-    assert told.endswith("disabled and expired ones included. Delete one of them first.")
+    assert told.endswith(
+        "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. Nothing was done. "
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, disabled, expires 2027-01-13 09:00 UTC (in 50 days). If "
+        f'nobody wants it back: delete_access_token(id="{other.id}"), then rotate again.'
+    )
     assert len(bench.tokens_of(JANE)) == 2
 
 
@@ -676,7 +678,9 @@ PROOFS = [
         "another user or another token",
         id="other-token",
     ),
-    pytest.param(httpx.Response(200, json={"id": "1001"}), "another user or another token", id="no-token"),
+    pytest.param(
+        httpx.Response(200, json={"id": "1001"}), "does not tell the id of the token that a caller", id="no-token"
+    ),
     pytest.param(httpx.Response(500), "cannot answer now (500)", id="no-answer"),
 ]
 
@@ -756,7 +760,11 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
 
     again = await bench.refused("rotate_access_token", {"id": old.id})
 
-    assert f"was rotated before, at 2026-11-24 09:00 UTC: the new token is {token.id}" in again
+    assert again == (
+        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. Nothing was done now. The new token {token.id} "
+        "is no good: it did not prove to work, and it could not be deleted. "
+        f'delete_access_token(id="{token.id}"), then rotate again.'
+    )
     assert len(bench.tokens_of(JANE)) == 2
 
 
@@ -787,8 +795,11 @@ async def test_a_rotate_that_is_repeated_makes_no_third_token_but_tells_of_the_s
     again = await bench.refused("rotate_access_token", {"id": old.id})
 
     assert again == (
-        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC: the new token is {first.fields['id']}, and its "
-        f"bearer token is in {first.fields['bearer_token_in']}. Nothing was done."
+        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. Nothing was done now. The new token is "
+        f"{first.fields['id']}; it is enabled, expires 2027-02-22 09:00 UTC (in 90 days), and its bearer token is in "
+        f"{first.fields['bearer_token_in']}. What remains: 1. Put it where the old one is used. 2. Test that. "
+        f'3. update_access_token(id="{old.id}", enabled=false). '
+        f'4. Once nothing breaks, delete_access_token(id="{old.id}").'
     )
     assert len(bench.tokens_of(JANE)) == 2
 
@@ -818,15 +829,18 @@ async def test_a_rotate_whose_answer_was_lost_is_not_piled_upon(bench: Bench) ->
 
     assert orphan.id in lost
     assert again.endswith(
-        f"the new token is {orphan.id}, and its bearer token is lost, so delete it and rotate again: "
-        f'delete_access_token(id="{orphan.id}"). Nothing was done.'
+        f"the new token seems to be {orphan.id}, it is enabled, expires 2027-02-22 09:00 UTC (in 90 days). Unless "
+        "somebody else made it at that time, its bearer token is lost. If nothing uses it: "
+        f'update_access_token(id="{orphan.id}", enabled=false), watch, delete_access_token(id="{orphan.id}"), and '
+        "rotate again."
     )
     assert len(bench.tokens_of(JANE)) == 2
 
 
 async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_token(bench: Bench) -> None:
     old = make(bench)
-    await bench.call("rotate_access_token", {"id": old.id})
+    first = await bench.call("rotate_access_token", {"id": old.id})
+    Path(first.fields["bearer_token_in"]).unlink()
     journal = bench.settings.state_dir / "journal.jsonl"
     intent = read_journal(bench)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
     journal.write_text(json.dumps(intent) + "\n")

@@ -46,6 +46,7 @@ PATIENCE: Final = timedelta(minutes=1)
 """How long a delivery may take: a human may have to unlock a keyring."""
 
 _LOG: Final = logging.getLogger(__name__)
+_HERE: Final = "this answer, and with it the conversation and its logs"
 _LARGEST_STORE: Final = 65_536
 _LONGEST_PART: Final = 60
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
@@ -58,8 +59,9 @@ Some = TypeVar("Some")
 class Delivered:
     """Where the secret of token `id` is now; `bearer_token` is only set if the operator wants it in the answer.
 
-    `account` is its name in the keyring, empty where it is not there. `fingerprint` is the SHA-256 of the whole bearer
-    token in hexadecimal: it recognises the token, and tells nothing.
+    `account` is its name in the keyring, empty where it is not there; `is_store` says that `place` is a file in the
+    format of qq's credentials store. `fingerprint` is the SHA-256 of the whole bearer token in hexadecimal: it
+    recognises the token, and tells nothing.
     """
 
     id: str
@@ -67,6 +69,7 @@ class Delivered:
     place: str
     how_to_use: str
     account: str = ""
+    is_store: bool = False
     bearer_token: SecretStr | None = field(default=None, repr=False)
 
 
@@ -104,6 +107,16 @@ class Delivery(Protocol):
 
         Raises:
             DeliveryError: If it has none.
+        """
+        ...
+
+    async def find(self, token_id: str, place: str | None) -> str | None:
+        """Where the secret of a token is now, None if it is nowhere to be found.
+
+        `place` is where it went, None if that was never written down.
+
+        Raises:
+            DeliveryError: If it cannot be looked for.
         """
         ...
 
@@ -148,6 +161,10 @@ class InlineDelivery:
         """Nothing to prove: the answer is its own place."""
         return self
 
+    async def find(self, token_id: str, place: str | None) -> str | None:  # noqa: ARG002 - the protocol's signature
+        """Where it went."""
+        return await _in_time(partial(_recall, place), PATIENCE)
+
     async def retract(self, delivered: Delivered) -> None:
         """Nothing to remove: without success there is no answer that it could stand in."""
 
@@ -156,7 +173,7 @@ class InlineDelivery:
         return Delivered(
             token.id,
             take_fingerprint(token.bearer_token),
-            place="this answer, and with it the conversation and its logs",
+            place=_HERE,
             how_to_use="Store it now: the cluster does not show it again.",
             bearer_token=token.bearer_token,
         )
@@ -188,6 +205,15 @@ class FileDelivery:
             pending = [name for name in names if name.startswith(PENDING)]
             return [self.folder / name for name in (_rescue(name, folder) for name in pending) if name is not None]
 
+    async def find(self, token_id: str, place: str | None) -> str | None:
+        """Where it went, or the file that has the token's name."""
+        return await _in_time(partial(self._find, token_id, place), self.patience)
+
+    def _find(self, token_id: str, place: str | None) -> str | None:
+        with _explained(self.folder):
+            named = sorted(self.folder.glob(f"{self._prefix}_*_{token_id}.json"))
+        return _recall(place) or next(map(str, named), None)
+
     async def retract(self, delivered: Delivered) -> None:
         """Remove the file."""
         with _explained(self.folder):
@@ -213,10 +239,13 @@ class FileDelivery:
             _overwrite(file, b" " * ROOM)
             return ReservedFile(self, folder, file, pending, undo.pop_all())
 
+    @property
+    def _prefix(self) -> str:
+        return f"{_UNSAFE.sub('_', self.qq.host[:_LONGEST_PART])}_{self.qq.port}"
+
     def name_files(self, user: Identity, token_id: str) -> Iterator[str]:
         """How the file of a token can be called, the best name first; each is short enough for any file system."""
-        parts = (self.qq.host[:_LONGEST_PART], str(self.qq.port), str(user)[:_LONGEST_PART], token_id)
-        name = "_".join(_UNSAFE.sub("_", part) for part in parts)
+        name = "_".join([self._prefix, *(_UNSAFE.sub("_", part) for part in (str(user)[:_LONGEST_PART], token_id))])
         yield f"{name}.json"
         yield from (f"{name}-{number}.json" for number in itertools.count(2))
 
@@ -257,6 +286,7 @@ class ReservedFile:
             token.id,
             take_fingerprint(token.bearer_token),
             place=str(path),
+            is_store=True,
             how_to_use=f"It is a credentials store of qq, mode 0600: {self.delivery.qq.who_am_i(path)}",
         )
 
@@ -301,6 +331,10 @@ class KeyringDelivery:
             account=account,
             how_to_use=f"To read it on this machine: keyring get {shlex.quote(self.service)} {shlex.quote(account)}",
         )
+
+    async def find(self, token_id: str, place: str | None) -> str | None:  # noqa: ARG002 - the protocol's signature
+        """Where it went."""
+        return await _in_time(partial(_recall, place), self.patience)
 
     async def drop(self) -> None:
         """Nothing to give up: the proof was removed at once."""
@@ -372,6 +406,15 @@ async def _in_time(
         ) from None
     finally:
         too_late.set()
+
+
+def _recall(place: str | None) -> str | None:
+    """A place as it is told later; None for a file that is gone."""
+    if place is None or place == _HERE:
+        return place and place.replace("this answer", "the answer to that call")
+    path = Path(place)
+    with _explained(path.parent):
+        return None if path.is_absolute() and not path.exists() else place
 
 
 def _remove_file(delivered: Delivered) -> None:

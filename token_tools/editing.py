@@ -61,6 +61,9 @@ class Editor:
             except Rejected as failure:
                 await self.journal.conclude(intent, "not done")
                 raise _explain_refusal(failure, changes) from failure
+            except NotFound as failure:
+                await self.journal.conclude(intent, "not done")
+                raise explain_absence(token.id, failure) from failure
             except ClusterError:
                 await self.journal.conclude(intent, "not done")
                 raise
@@ -152,6 +155,14 @@ async def _check_gone(cluster: ClusterClient, token_id: str, failure: ClusterErr
     raise UnknownOutcome(
         f"{failure} So far, token {token_id} is still there. Look at it with get_access_token before you try again."
     ) from failure
+
+
+def explain_absence(token_id: str, failure: NotFound) -> NotFound:
+    """What a cluster means that does not know a token, and where to look."""
+    return NotFound(
+        f"There is no access token {token_id}. {failure} It may have been deleted, or the id is mistyped: "
+        "list_access_tokens tells the ids."
+    )
 
 
 def _explain_refusal(failure: Rejected, changes: Mapping[str, bool | str | None]) -> Rejected:

@@ -221,6 +221,11 @@ def tell_name(name: str) -> str:
     return name if is_plain else quote(name, longest=LONGEST_NAME_SHOWN)
 
 
+def bare_name(name: str) -> str:
+    r"""The name without the domain that may stand in it (`CORP\jane`, `jane@corp.example.com`), for comparison."""
+    return name.rpartition("\\")[2].partition("@")[0].casefold()
+
+
 def tell_sid(sid: str) -> str:
     """The SID as it is if it is one, else quoted."""
     return sid if _SID.fullmatch(sid) else quote(sid, longest=LONGEST_NAME_SHOWN)

@@ -165,9 +165,13 @@ class Mint:
         except ClusterError as unproved:
             failure = str(unproved)
         else:
-            if caller.access_token_id == new.id and order.user.covers(caller.identity):
+            if caller.access_token_id == new.id and caller.is_user(order.user):
                 return None
-            failure = "With it, the cluster takes the caller for another user or another token."
+            failure = (
+                "The cluster does not tell the id of the token that a caller came with, so it could not be proved."
+                if caller.is_unnamed_token and caller.is_user(order.user)
+                else "With it, the cluster takes the caller for another user or another token."
+            )
         return f"did not prove to work. {failure}"
 
     async def _take_back(self, order: Order, delivered: Delivered, intent: Entry) -> str:
@@ -265,7 +269,8 @@ def _find_excess(order: Order, found: AccessToken | None) -> str | None:
 
 def _blame_slots(order: Order, failure: Rejected) -> Rejected:
     """The cluster's refusal, with what it most likely means where the user's places are all taken."""
-    if len(order.present or ()) < SLOTS:
+    if order.replaces is not None or len(order.present or ()) < SLOTS:
+        # Which of them stands in the way of a rotate is told by who knows what it replaces.
         return failure
     ids = " and ".join(token.id for token in order.present or ())
     return Rejected(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
 from token_tools.credentials import BearerToken
-from token_tools.identity import AuthId, Identity
+from token_tools.identity import AuthId, Identity, PosixId, Text, bare_name
 from token_tools.times import format_instant, parse_instant
 
 
@@ -134,15 +134,35 @@ class Caller(BaseModel):
     """Whom a credential stands for (who-am-i).
 
     `id` is their auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
-    logged in. `privileges` is None where the cluster does not tell them.
+    logged in. `privileges` is None where the cluster does not tell them. `is_token` says whether the credential is an
+    access token by its looks; the cluster has no say in that.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     id: AuthId
     name: str | None = None
+    sid: Text = None
+    uid: PosixId = None
     access_token_id: str | None = None
     privileges: frozenset[str] | None = None
+    is_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
+
+    @property
+    def is_unnamed_token(self) -> bool:
+        """Whether the cluster does not tell which token the caller came with."""
+        return self.is_token and self.access_token_id is None
+
+    def is_user(self, user: Identity) -> bool:
+        """Whether this is that user: by the first number that both have, or else by the name.
+
+        The domain of a caller is not told, and one in front of a name is not compared.
+        """
+        numbers = [(self.id, user.auth_id), (self.sid, user.sid), (self.uid, user.uid)]
+        for mine, theirs in numbers:
+            if mine is not None and theirs is not None:
+                return mine == theirs
+        return self.name is not None and user.name is not None and bare_name(self.name) == bare_name(user.name)
 
     @property
     def identity(self) -> Identity:

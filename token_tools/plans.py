@@ -9,6 +9,7 @@ from token_tools.audit import Audit
 from token_tools.consent import Plan
 from token_tools.editing import Edited
 from token_tools.identity import Identity
+from token_tools.journal import Entry
 from token_tools.minting import Minted, Order
 from token_tools.models import AccessToken, State
 
@@ -53,10 +54,15 @@ class CreationPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RotationPlan(CreationPlan):
-    """What a rotate would do: a new token beside `old`, on which the server itself may run."""
+    """What a rotate would do: a new token beside `old`.
+
+    `is_own` says whether the server itself runs on that, None if it is not known, and `earlier` is how the rotates of
+    it before ended.
+    """
 
     old: AccessToken
-    is_own: bool
+    is_own: bool | None
+    earlier: Sequence[Entry]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,17 +28,19 @@ def tell_question(plan: Plan, *, address: str) -> str:
 
 
 def tell_by_hand(plan: Plan, qq: Qq) -> str:
-    """The command with which a human does the same."""
+    """What leads on where no human can be asked: the command with which one does the same, or the operator."""
     match plan:
         case CreationPlan():
-            return f"A human can do it by hand: {qq.create_token(plan.order.user, plan.order.expires)}"
+            command: str | None = qq.create_token(plan.order.user, plan.order.expires)
         case UpdatePlan():
             command = qq.modify_token(plan.token.id, plan.token.state, plan.wanted)
-            return f"A human can do it by hand: {command}" if command else "qq cannot clear an expiry either"
         case DeletionPlan():
-            return f"A human can do it by hand: {qq.delete_token(plan.token.id)}"
+            command = qq.delete_token(plan.token.id)
         case _:
             raise AssertionError  # pragma: no cover - the same
+    if command is None:
+        return "qq cannot clear an expiry either, but the operator can set QUMULO_CONFIRM=none."
+    return f"A human can do it by hand: {command} ; or the operator can set QUMULO_CONFIRM=none."
 
 
 def _tell_creation(plan: CreationPlan, address: str, deed: str) -> str:

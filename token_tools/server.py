@@ -12,7 +12,7 @@ from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
 from token_tools.client import connect
-from token_tools.delivery import Delivery, choose_delivery, find_folder
+from token_tools.delivery import Delivery, FileDelivery, choose_delivery, find_folder
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.journal import Entry, Journal
 from token_tools.minting import Mint
@@ -50,7 +50,7 @@ def create_server(
         qq = Qq(settings.host, settings.port)
         delivery = choose_delivery(settings, qq)
         if not settings.read_only:
-            await _report_open_intents(journal)
+            await _report_open_intents(journal, delivery)
             await _report_recovered(delivery)
         async with connect(settings, transport=transport) as cluster:
             yield Workflows(
@@ -85,7 +85,7 @@ def create_server(
     return server
 
 
-async def _report_open_intents(journal: Journal) -> None:
+async def _report_open_intents(journal: Journal, delivery: Delivery) -> None:
     """Tell the operator, once, of what a server began and did not live to finish."""
     try:
         for intent in await journal.report_open():
@@ -95,17 +95,18 @@ async def _report_open_intents(journal: Journal) -> None:
                 intent.user,
                 intent.cluster,
                 tell_time(intent.time),
-                _tell_risk(intent),
+                _tell_risk(intent, delivery),
             )
     except JournalError as failure:
         # Reading works without a journal; what writes will be refused with this reason.
         _LOG.warning("%s", failure)
 
 
-def _tell_risk(intent: Entry) -> str:
+def _tell_risk(intent: Entry, delivery: Delivery) -> str:
     if intent.token_id is not None:
         return f"look at token {intent.token_id}"
-    return "a token whose bearer token nobody has may be among theirs"
+    kept = f", unless a file in {delivery.folder} has its id in its name" if isinstance(delivery, FileDelivery) else ""
+    return f"a token whose bearer token nobody has may be among theirs{kept}"
 
 
 async def _report_recovered(delivery: Delivery) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field
 
+from token_tools.delivery import Delivered
 from token_tools.identity import Identity, tell_name, tell_sid
 from token_tools.minting import Minted
 from token_tools.models import AccessToken, State
@@ -24,6 +25,8 @@ LONGEST: Final = 25_000
 
 ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
+
+HAND_OVER: Final = "Put it where the old one is used"
 
 COLUMNS: Final = "id | user | expires (UTC) | created (UTC) | creator"
 
@@ -198,21 +201,28 @@ def summarize_rotation(rotation: Rotation, *, address: str, credential: str) -> 
         f"Rotated: new access token {delivered.id} for {plan.order.user} on {address}; it {_tell_made(plan, minted)}, "
         f"and it works. Its bearer token is in {delivered.place}. The old one, {old.id}, is as it was."
     )
-    place = "Put it where the old one is used"
-    if plan.is_own:
-        place = (
-            f"This server runs on the old one: replace {credential} (QUMULO_CREDENTIALS_FILE can name the new file) "
-            "and start it again"
-        )
-    steps = (
-        f"What remains: 1. {place}. 2. Test that. "
-        f'3. update_access_token(id="{old.id}", enabled=false). '
-        f'4. Once nothing breaks, delete_access_token(id="{old.id}"). {delivered.how_to_use}'
-    )
+    hand_over = _tell_hand_over(delivered, credential) if plan.is_own else HAND_OVER
+    steps = f"{tell_steps(old.id, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
         {**_describe_new(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
     )
     return Summary(_join_new(fields), fields)
+
+
+def tell_steps(old_id: str, hand_over: str = HAND_OVER) -> str:
+    """What remains to be done when a token has a successor, `hand_over` first."""
+    return (
+        f'What remains: 1. {hand_over}. 2. Test that. 3. update_access_token(id="{old_id}", enabled=false). '
+        f'4. Once nothing breaks, delete_access_token(id="{old_id}").'
+    )
+
+
+def _tell_hand_over(delivered: Delivered, credential: str) -> str:
+    setting = "QUMULO_CREDENTIALS_FILE"
+    named = f" (or let {'it' if credential.startswith(setting) else setting} name the new file)"
+    return (
+        f"This server runs on the old one: replace {credential}{named if delivered.is_store else ''} and start it again"
+    )
 
 
 def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
@@ -226,7 +236,7 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
         headline = f"Nothing changed: {whose} is {tell_state(after, now)}, though the cluster took the request."
     else:
         headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
-    stopped = token.state.enabled and not after.enabled
+    stopped = token.state.enabled and not wanted.enabled and not after.enabled
     fields = ChangedToken(
         summary=headline,
         id=token.id,

@@ -175,8 +175,7 @@ def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
         if not _can_ask(ctx.client_capabilities):
             raise Refusal(
                 f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
-                f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)} ; "
-                "or the operator can set QUMULO_CONFIRM=none."
+                f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)}"
             )
         wait_for_answer(workflows.patience)
         return Elicit(tell_question(plan, address=workflows.address), Consent)

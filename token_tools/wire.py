@@ -31,6 +31,9 @@ READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
 WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
 """As the API spells them; the vendor's guide writes them in the singular."""
 
+_ACCESS: Final = "access-v1:"
+"""How the bearer token of an access token begins, and that of a login does not."""
+
 LONGEST_KEY: Final = 1024
 """Characters of a paging key; a longer one would not fit into an answer or a URL."""
 
@@ -140,7 +143,8 @@ def read_caller(answer: Answer) -> Caller:
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    return _read(Caller, answer, expected="who-am-i", privilege="whatever who-am-i needs there")
+    caller = _read(Caller, answer, expected="who-am-i", privilege="whatever who-am-i needs there")
+    return caller.model_copy(update={"is_token": answer.credential.get_secret_value().startswith(_ACCESS)})
 
 
 def read_identity(answer: Answer) -> Identity:

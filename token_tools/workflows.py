@@ -9,16 +9,18 @@ from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, Literal, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
+import anyio
 import anyio.to_thread
 
 from token_tools.audit import FEW, Audit, Example, UserKey, key_of
 from token_tools.client import ClusterClient
 from token_tools.consent import OpenQuestions, Plan
-from token_tools.editing import Editor
+from token_tools.editing import Editor, explain_absence
 from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected
 from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity, tell_name
-from token_tools.journal import Entry, Journal
+from token_tools.journal import Journal
 from token_tools.listing import Part, read_all, read_part, read_user
 from token_tools.minting import SLOTS, Mint, Order
 from token_tools.models import AccessToken, State
@@ -37,7 +39,8 @@ from token_tools.plans import (
 )
 from token_tools.policy import Policy
 from token_tools.report import Format, open_report
-from token_tools.times import Clock, tell_time
+from token_tools.rotation import Surveyor
+from token_tools.times import Clock
 from token_tools.wire import READ
 
 EVERYBODY: Final = " Without `user`, everybody's tokens are listed."
@@ -60,7 +63,8 @@ class Workflows:
     """Everything that one server works with.
 
     `address` is the cluster's, for telling; `credential` tells where the server has its own bearer token from.
-    `patience` is how long a human has for an answer while a call waits for it. Reports go to `folder`.
+    `patience` is how long a human has for an answer while a call waits for it. Reports go to `folder`. `rotating` has a
+    lock for each token that is being rotated.
     """
 
     address: str
@@ -74,6 +78,7 @@ class Workflows:
     read_only: bool = False
     patience: timedelta = timedelta(minutes=5)
     questions: OpenQuestions = field(default_factory=OpenQuestions)
+    rotating: WeakValueDictionary[str, anyio.Lock] = field(default_factory=WeakValueDictionary[str, anyio.Lock])
 
     async def list_tokens(self, user: User | None, *, after: str | None, limit: int) -> Listing:
         """A page of tokens, in the cluster's order: everybody's, or one user's.
@@ -115,6 +120,11 @@ class Workflows:
         is_own = others = None
         try:
             is_own = await self._is_own(token)
+            if is_own is None:
+                doubts.append(
+                    "Whether this server runs on it is not known: the cluster does not tell which access token the "
+                    "server's credential is."
+                )
         except ClusterError as failure:
             doubts.append(f"Whether this server runs on it is not known: {failure}")
         try:
@@ -193,35 +203,55 @@ class Workflows:
         expires = self.policy.choose_expiry(expiration_time, now=now)
         old = await self._get(token_id)
         who, _ = await self._identify(old.user)
-        try:
-            present = await read_user(self.cluster, who)
-        except (Forbidden, NotFound, Rejected):
-            present = None
-        others = [token for token in present or () if token.id != old.id]
-        _refuse_repetition(old, others, await self.journal.find_rotations(old.id))
-        open_intents = await self.journal.find_open(str(who))
-        _check_second_slot(who, others, open_intents, now)
+        async with self._turn(old):
+            beside = await self._surveyor.survey(old, who)
         return RotationPlan(
             request=request,
             time=now,
             reasons=self.policy.find_reasons_to_make(who, expires),
-            order=Order(who, expires, present, open_intents, replaces=old, latest=self.policy.find_latest(now)),
+            order=Order(
+                who,
+                expires,
+                beside.present,
+                beside.open_intents,
+                replaces=old,
+                latest=self.policy.find_latest(now),
+            ),
             by_default=expiration_time is None,
             old=old,
             is_own=await self._is_own(old),
+            earlier=beside.earlier,
         )
 
     async def rotate_token(self, plan: RotationPlan) -> Rotation:
         """A second token for the user of another, delivered and proved to work; the other stays as it is.
 
+        Of several calls for the same token, one at a time makes a new one, so that the next finds what it made.
+
         Raises:
-            Refusal: As `create_token`.
+            Refusal: As `create_token`, or if one was made for this meanwhile.
             TokenToolsError: As `Mint.make`.
         """
         self.questions.close(plan)
+        async with self._turn(plan.old):
+            order = await self._renew_rotation(plan)
+            try:
+                return Rotation(plan, await self.mint.make(order))
+            except Rejected as failure:
+                raise await self._surveyor.explain(plan.old, order.user, failure) from failure
+
+    def _turn(self, old: AccessToken) -> anyio.Lock:
+        """Held while a token is rotated, so that nobody takes what is half made for somebody else's."""
+        return self.rotating.setdefault(old.id, anyio.Lock())
+
+    async def _renew_rotation(self, plan: RotationPlan) -> Order:
+        """As `_renew`; another call may have been faster."""
+        order = plan.order
         if plan.reasons:
             await self._get(plan.old.id)
-        return Rotation(plan, await self.mint.make(await self._renew(plan)))
+        if plan.reasons or [*await self.journal.find_rotations(plan.old.id)] != [*plan.earlier]:
+            order = replace(order, present=(await self._surveyor.survey(plan.old, order.user)).present)
+        return self._check_expiry(order)
 
     async def _renew(self, plan: CreationPlan) -> Order:
         """The order as things are now; a human may have taken minutes.
@@ -233,6 +263,9 @@ class Workflows:
         if plan.reasons and order.present is not None:
             order = replace(order, present=await read_user(self.cluster, order.user))
             _check_slots(order.user, order.present, self.clock())
+        return self._check_expiry(order)
+
+    def _check_expiry(self, order: Order) -> Order:
         if order.expires is not None and order.expires <= self.clock():
             raise Refusal("The expiry has passed meanwhile. Nothing was done.")
         return order
@@ -276,6 +309,8 @@ class Workflows:
         if plan.wanted == plan.token.state:
             return Update(plan, None)
         await self._check_unchanged(plan.token, plan)
+        if plan.reasons and _is_less(plan.wanted, plan.token.state):
+            await self._refuse_lockout(plan.token, "disable it or shorten its life")
         return Update(plan, await self._editor.modify(plan.token, plan.wanted))
 
     async def plan_deletion(self, token_id: str) -> DeletionPlan:
@@ -302,6 +337,8 @@ class Workflows:
         """
         self.questions.close(plan)
         await self._check_unchanged(plan.token, plan)
+        if plan.reasons:
+            await self._refuse_lockout(plan.token, "delete it")
         return Deletion(plan, await self._editor.delete(plan.token))
 
     def turn_down(self, plan: Plan) -> None:
@@ -390,13 +427,12 @@ class Workflows:
         try:
             return await self.cluster.get_token(token_id)
         except NotFound as failure:
-            raise NotFound(
-                f"There is no access token {token_id}. {failure} It may have been deleted, or the id is mistyped: "
-                "list_access_tokens tells the ids."
-            ) from failure
+            raise explain_absence(token_id, failure) from failure
 
-    async def _is_own(self, token: AccessToken) -> bool:
-        return (await self.cluster.who_am_i()).access_token_id == token.id
+    async def _is_own(self, token: AccessToken) -> bool | None:
+        """Whether the server runs on it; None if it runs on a token and the cluster does not tell on which."""
+        me = await self.cluster.who_am_i()
+        return None if me.is_unnamed_token else me.access_token_id == token.id
 
     async def _refuse_lockout(self, token: AccessToken, deed: str) -> None:
         if await self._is_own(token):
@@ -409,6 +445,10 @@ class Workflows:
         """A human agreed to what they were told, and may have taken minutes for it."""
         if plan.reasons and await self._get(token.id) != token:
             raise Refusal(f"Token {token.id} was changed meanwhile. Nothing was done. Call again to see how it is now.")
+
+    @property
+    def _surveyor(self) -> Surveyor:
+        return Surveyor(self.cluster, self.mint.delivery, self.journal, self.clock)
 
     @property
     def _editor(self) -> Editor:
@@ -455,47 +495,3 @@ def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: date
             f"{who} has {SLOTS} access tokens already, as many as a user can have: {ids}. "
             "Nothing was done; one of them has to be deleted first."
         )
-
-
-def _check_second_slot(
-    who: Identity, others: Sequence[AccessToken], open_intents: Sequence[Entry], now: datetime
-) -> None:
-    live = [token for token in others if who.covers(token.user) and token.is_live(now=now)]
-    if len(live) >= SLOTS - 1:
-        raise Refusal(
-            f"{who} has {SLOTS} access tokens already, as many as a user can have, so there is no place for a new one. "
-            f"Nothing was done. {' '.join(_tell_other(token, open_intents) for token in live)}"
-        )
-
-
-def _tell_other(token: AccessToken, open_intents: Sequence[Entry]) -> str:
-    expires = "never expires" if token.expires is None else f"expires {tell_time(token.expires)}"
-    begun = [intent for intent in open_intents if intent.time <= token.created + timedelta(minutes=5)]
-    orphan = (
-        f" An attempt that was begun at {tell_time(begun[-1].time)} and never finished may have made it; then nobody "
-        "has its bearer token."
-        if begun
-        else ""
-    )
-    return (
-        f"The other is {token.id}, made {tell_time(token.created)}, which {expires}.{orphan} If nothing uses it: "
-        f'update_access_token(id="{token.id}", enabled=false), watch, delete_access_token(id="{token.id}"), and rotate '
-        "again."
-    )
-
-
-def _refuse_repetition(old: AccessToken, others: Sequence[AccessToken], rotations: Sequence[Entry]) -> None:
-    """A rotate that is repeated goes on with the token that it made before, instead of making another."""
-    made = {token.id: token for token in others}
-    for rotation in reversed(rotations):
-        if rotation.token_id in made:
-            where = (
-                f"its bearer token is in {rotation.place}"
-                if rotation.place is not None
-                else "its bearer token is lost, so delete it and rotate again: "
-                f'delete_access_token(id="{rotation.token_id}")'
-            )
-            raise Refusal(
-                f"Token {old.id} was rotated before, at {tell_time(rotation.time)}: the new token is "
-                f"{rotation.token_id}, and {where}. Nothing was done."
-            )
