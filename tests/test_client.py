@@ -330,6 +330,27 @@ async def test_an_answer_without_an_end_is_given_up() -> None:
     assert read == 65
 
 
+@pytest.mark.parametrize(
+    ("cause", "failure", "told"),
+    [
+        (ssl.SSLError("x"), Unsent, "does not speak TLS as expected (tls failed)"),
+        (ssl.SSLCertVerificationError("x"), Untrusted, "is not trusted (it was not verified)"),
+    ],
+    ids=["tls", "certificate"],
+)
+async def test_a_failure_of_another_system_s_trust_store_is_explained_without_openssl_s_details(
+    cause: ssl.SSLError, failure: type[ClusterError], told: str
+) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("x") from cause
+
+    async with connected(refuse) as client:
+        with pytest.raises(failure) as raised:
+            await client.delete_token("1")
+
+    assert told in str(raised.value)
+
+
 async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy_with() -> None:
     def fail_to_keep() -> None:
         raise DeliveryError("the disk") from OSError(1, "Operation not permitted")

@@ -414,6 +414,21 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
     assert journal_of(bench) == ["intended", "deleted again"]
 
 
+async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_token(bench: Bench) -> None:
+    async def round_up(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            token = bench.cluster.tokens[response.json()["id"]]
+            expires = NOW + timedelta(days=30, minutes=1)
+            bench.cluster.tokens[token.id] = replace(token, expiration_time=expires)
+        return response
+
+    bench.recorder.on_served = round_up
+
+    told = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+
+    assert not told.is_error
+
+
 def forget_expiries(bench: Bench) -> None:
     """A cluster that is too old for them, and takes no notice."""
 

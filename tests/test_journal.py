@@ -227,6 +227,15 @@ async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
         await finish(journal_in(folder), "made")
 
 
+async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:
+    await finish(journal_in(folder), "made")
+    (folder / "journal.jsonl").chmod(0o644)
+
+    await finish(journal_in(folder), "made")
+
+    assert stat.S_IMODE((folder / "journal.jsonl").stat().st_mode) == 0o600
+
+
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")

@@ -190,6 +190,30 @@ def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
     assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
 
 
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, None], ids=["SIGINT", "SIGTERM", "end-of-input"])
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end(ending: signal.Signals | None) -> None:
+    pipe = subprocess.PIPE
+    asked = [INITIALIZE, INITIALIZED, *[{"jsonrpc": "2.0", "id": 2, "method": "tools/list"}] * 30]
+    with subprocess.Popen([COMMAND, "--demo"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in asked))
+        process.stdin.flush()
+        # From here on nothing is read, and the answers are more than a pipe takes.
+        process.stdout.read(1)
+        if ending is None:
+            process.stdin.close()
+        else:
+            process.send_signal(ending)
+        try:
+            status = process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+        assert (status, process.stderr.read()) == (0, b"")
+
+
 def test_a_demo_that_nobody_reads_any_more_ends_without_a_word() -> None:
     assert deaf("demo") == (1, b"")
 

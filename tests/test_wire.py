@@ -1,6 +1,7 @@
 """Bytes to models and statuses to errors: whatever comes back ends in a value or in one of our errors."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from token_tools import wire
 from token_tools.errors import (
@@ -259,6 +261,7 @@ def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str],
         pytest.param({"description": "\nline\u202e"}, '(400: "\\nline\\u202e")', id="controls"),
         pytest.param({"description": "is access-v1:QUJD"}, '(400: "is access-v1 [redacted]")', id="secret"),
         pytest.param({"description": "x" * 999}, '(400: "' + "x" * 239 + '…")', id="long"),
+        pytest.param({"error_class": "a" * 41, "description": "x"}, '(400: "x")', id="long-class"),
         pytest.param({"description": ["x"]}, "(400)", id="other-shape"),
         pytest.param({"error_class": "a_b_error", "description": None}, "(400 a_b_error)", id="class-alone"),
         pytest.param({"error_class": None, "description": "x"}, '(400: "x")', id="description-alone"),
@@ -270,6 +273,20 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(body: object
         wire.read_page(answer(400, body))
 
     assert str(failure.value) == f"The cluster declined {told}."
+
+
+def test_a_description_of_megabytes_is_told_as_soon_as_a_short_one() -> None:
+    begun = time.process_time()
+    body = json.dumps({"description": "x" * 3_000_000}).encode()
+    with pytest.raises(Rejected, match="x…"):
+        wire.read_page(wire.Answer(400, {}, body, credential=SecretStr("access-v1:" + "QUJD" * 20)))
+
+    assert time.process_time() - begun < 1
+
+
+def test_a_time_with_digits_without_end_is_a_bad_answer() -> None:
+    with pytest.raises(BadAnswer):
+        wire.read_token(answer(body=TOKEN | {"creation_time": f"2026-10-01T10:00:00.{'1' * 31}Z"}))
 
 
 def test_a_deletion_has_no_answer_but_its_status() -> None:

@@ -166,9 +166,10 @@ def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreacha
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             # What Python raises has the code; what the trust stores of other systems raise may not.
+            why = getattr(cause, "verify_message", None) or "it was not verified"
             mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
             return Untrusted(
-                f"The certificate of {address} is not trusted ({cause.verify_message}). Nothing was sent. "
+                f"The certificate of {address} is not trusted ({why}). Nothing was sent. "
                 f"{mending}; QUMULO_VERIFY_TLS=false turns verification off, which lets anyone on the way read the "
                 "credential."
             )
@@ -189,7 +190,7 @@ def _tell_reason(cause: BaseException) -> str | None:
     match cause:
         case ssl.SSLError():
             # Its strerror names a line of Python's own source.
-            return (cause.reason or "TLS failed").replace("_", " ").lower()
+            return (getattr(cause, "reason", None) or "TLS failed").replace("_", " ").lower()
         case OSError():
             return cause.strerror
         case _:

@@ -309,6 +309,7 @@ def _append_lines(path: Path, entries: Iterable[Entry]) -> None:
     lines = b"".join(entry.model_dump_json(exclude_none=True).encode() + b"\n" for entry in entries)
     journal = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
+        os.fchmod(journal, 0o600)
         size = os.fstat(journal).st_size
         is_torn = size > 0 and os.pread(journal, 1, size - 1) != b"\n"
         with open(journal, "ab", closefd=False) as stream:

@@ -45,6 +45,10 @@ TOLERANCE: Final = timedelta(minutes=5)
 """By how much the cluster's clock may well be behind ours."""
 
 
+ROUNDING: Final = timedelta(minutes=1)
+"""By how much a cluster may round an expiry up."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What is to be made: a token for `user` that expires at `expires`, or never.
@@ -261,7 +265,11 @@ class Mint:
 
 def _find_excess(order: Order, found: AccessToken | None) -> str | None:
     """How a new token lives longer than it may; None if it does not, or if that is not known."""
-    if found is None or order.latest is None or (found.expires is not None and found.expires <= order.latest):
+    if (
+        found is None
+        or order.latest is None
+        or (found.expires is not None and found.expires <= order.latest + ROUNDING)
+    ):
         return None
     expires = "never expires" if found.expires is None else f"expires only {tell_time(found.expires)}"
     return f"it {expires}, whatever it was asked for, and QUMULO_MAX_LIFETIME does not allow that."

@@ -40,7 +40,7 @@ _DURATION: Final = re.compile(
 _UNEVEN: Final = re.compile(r"\d+ ?(?:m|mo|mons?|months?|y|yrs?|years?)|P[\dYMWD]*[YM].*", re.ASCII | re.IGNORECASE)
 _ISO_DURATION: Final = re.compile(r"P(?:\d{1,9}W|(?=.)(?:\d{1,9}D)?(?:T(?=.)(?:\d{1,9}H)?(?:\d{1,9}M)?(?:\d{1,9}S)?)?)")
 _INSTANT: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,30})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
 )
 _NAIVE: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?", re.ASCII | re.IGNORECASE)
 _DELTA: Final[TypeAdapter[timedelta]] = TypeAdapter(timedelta)

@@ -27,6 +27,9 @@ from token_tools.times import tell_duration
 LONGEST_DESCRIPTION: Final = 240
 """Characters of a cluster's error text that are repeated."""
 
+LONGEST_SEARCHED: Final = 4096
+"""Characters of it that are searched for the credential; the search of millions would stop everything else."""
+
 READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
 WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
 """As the API spells them; the vendor's guide writes them in the singular."""
@@ -40,7 +43,7 @@ LONGEST_KEY: Final = 1024
 LONGEST_WAIT: Final = timedelta(days=365)
 """What a Retry-After is taken for that asks for more."""
 
-_ERROR_CLASS: Final = re.compile(r"[a-z0-9_]{1,80}")
+_ERROR_CLASS: Final = re.compile(r"[a-z0-9_]{1,40}")
 _NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
 _TRANSIENT: Final = {
@@ -167,9 +170,10 @@ def check_status(answer: Answer, *, privilege: str) -> None:
         BadAnswer: For a redirect, which is never followed: it would carry the credential away.
         Rejected: For any other 4xx.
     """
-    status, said = answer.status, _tell_envelope(answer)
+    status = answer.status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return
+    said = _tell_envelope(answer)
     if status == HTTPStatus.UNAUTHORIZED:
         raise Unauthenticated(
             f"The cluster does not accept this server's own credential{said}: it has expired, was disabled or deleted, "
@@ -232,13 +236,14 @@ def _tell_envelope(answer: Answer) -> str:
         envelope = _Envelope.model_validate_json(answer.body)
     except ValidationError:
         envelope = _Envelope()
+    description = envelope.description[:LONGEST_SEARCHED]
     credential = answer.credential.get_secret_value()
     is_class = _ERROR_CLASS.fullmatch(envelope.error_class) and not repeats(envelope.error_class, credential)
     error_class = f" {envelope.error_class}" if is_class else ""
-    if repeats(envelope.description, credential):
+    if repeats(description, credential):
         said = ": its words are withheld, since they repeat something of the credential"
     else:
-        said = f": {quote(envelope.description, longest=LONGEST_DESCRIPTION)}" if envelope.description else ""
+        said = f": {quote(description, longest=LONGEST_DESCRIPTION)}" if description else ""
     return f" ({answer.status}{error_class}{said})"
 
 
