@@ -248,6 +248,47 @@ async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Pat
             assert await read_to_end(process.stderr) == b""
 
 
+HANGING = """
+import sys, threading
+def hang(*_, **__):
+    sys.stderr.write("hangs\\n")
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "hangs", "options"),
+    [
+        pytest.param("keyring", "set_password = hang", ["--demo", "--delivery", "keyring"], id="keyring"),
+        pytest.param("sitecustomize", "import socket; socket.getaddrinfo = hang", ["--host", "c"], id="name-server"),
+    ],
+)
+async def test_what_hangs_in_a_thread_does_not_hold_up_the_end(
+    module: str, hangs: str, options: list[str], tmp_path: Path
+) -> None:
+    for name in ("tmp", "path"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "path" / f"{module}.py").write_text(f"{HANGING}{hangs}")
+    variables = {
+        "PYTHONPATH": tmp_path / "path",
+        "TMPDIR": tmp_path / "tmp",
+        "XDG_STATE_HOME": tmp_path / "state",
+        "QUMULO_BEARER_TOKEN": "access-v1:own",
+    }
+    env = os.environ | {name: str(value) for name, value in variables.items()}
+    async with await anyio.open_process([COMMAND, *options], env=env) as process:
+        with anyio.fail_after(PATIENCE):
+            await send(process, INITIALIZE, INITIALIZED, call(2, "create_access_token", user="local:metrics"))
+            assert process.stderr is not None
+            assert await process.stderr.receive() == b"hangs\n"
+            process.terminate()
+
+            assert await process.wait() == 0
+            assert await read_to_end(process.stderr) == b""
+
+    assert [*(tmp_path / "tmp").iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("options", "env", "told"),
     [

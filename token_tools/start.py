@@ -21,7 +21,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with importing():
         from token_tools.command import run_command  # noqa: PLC0415 - what makes it fast comes first
-    sys.exit(run_command(sys.argv[1:]))
+        from token_tools.ending import leave  # noqa: PLC0415 - the same
+    leave(run_command(sys.argv[1:]))
 
 
 @contextmanager

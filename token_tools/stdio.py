@@ -53,9 +53,13 @@ def _relayed() -> Generator[None]:
         wake()
 
     def wake() -> None:
-        os.write(waker, b"\0")
+        with suppress(BlockingIOError):  # then it was woken often enough
+            os.write(waker, b"\0")
 
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
+    # A handler runs when the loop comes to it, and a loop that is just about to wait does not: this does not need one.
+    os.set_blocking(waker, False)
+    woken_before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     source, wire = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
     piped, sink = os.pipe()
     os.dup2(piped, sys.stdin.fileno())
@@ -73,6 +77,7 @@ def _relayed() -> Generator[None]:
         yield
     finally:
         end()
+        signal.set_wakeup_fd(woken_before)
         os.dup2(wire, sys.stdout.fileno())
         with writing:
             writing.shutdown(socket.SHUT_WR)
