@@ -267,7 +267,7 @@ async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(e
             await cluster.list_tokens()
 
     assert str(failure.value) == (
-        "The cluster declined (400 x_error: its words are withheld, since they repeat something of the credential)."
+        "The cluster declined (400 x_error: its words are withheld, since they repeat something of a credential)."
     )
 
 

@@ -23,7 +23,7 @@ from keyring.errors import KeyringLocked
 from pydantic import SecretStr
 
 from token_tools.credentials import write_store
-from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery, find_folder
+from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
@@ -121,15 +121,6 @@ async def test_the_same_token_of_two_clusters_behind_one_address_has_two_files(f
     places = {(await (await FileDelivery(folder, Qq("c", port)).reserve()).keep(NEW, JANE)).place for port in (1, 2)}
 
     assert len(places) == 2
-
-
-def test_a_folder_is_the_same_wherever_the_server_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/jane")
-    settings = Settings(host="c", bearer_token=SecretStr("own"))
-
-    for given, found in (("~/tokens", "/home/jane/tokens"), ("tokens", f"{tmp_path}/tokens")):
-        assert str(find_folder(settings.model_copy(update={"delivery_dir": Path(given)}))) == found
 
 
 async def test_an_empty_folder_is_made_private(delivery: Delivery, folder: Path) -> None:

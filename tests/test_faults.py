@@ -20,7 +20,14 @@ import stamina
 from tests.bench import AD_JANE, ADMIN, JANE, NOW, PATH, Bench, Human, Told, make_bench
 from tests.sandbox_process import running_sandbox
 from tests.secrets import find_secrets
+from token_tools.client import connect
+from token_tools.delivery import Delivered, InlineDelivery
+from token_tools.errors import DeliveryError
+from token_tools.identity import Identity
 from token_tools.journal import Journal
+from token_tools.minting import Mint, Order
+from token_tools.models import NewAccessToken
+from token_tools.qq import Qq
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 
@@ -637,3 +644,54 @@ def test_the_search_for_secrets_finds_them_whole_in_parts_and_decoded() -> None:
 
 def test_a_told_result_is_comparable() -> None:
     assert Told("a", None, is_error=False) == Told("a", None, is_error=False)
+
+
+class Stumbling(InlineDelivery):
+    """A way to hand tokens over that breaks in a way nobody thought of."""
+
+    async def reserve(self) -> "Stumbling":
+        """It seems to work."""
+        return self
+
+    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:  # noqa: ARG002 - the protocol's signature
+        """It does not."""
+        raise RuntimeError("can't start new thread")
+
+
+async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connect(bench.settings, transport=bench.recorder) as cluster:
+        journal = Journal(bench.settings.state_dir, cluster="c:8000", clock=lambda: NOW)
+        mint = Mint(cluster, Stumbling(), journal, Qq("c", 8000))
+
+        with pytest.raises(DeliveryError, match=r"this server stumbled\. The new token [0-9]+ was deleted again"):
+            await mint.make(Order(Identity(auth_id=JANE.auth_id), None, []))
+
+    assert bench.tokens_of(JANE) == []
+    assert "stumbled over a RuntimeError" in caplog.text
+
+
+async def test_what_looks_like_a_bearer_token_is_withheld_from_an_error_whoever_s_it_is(bench: Bench) -> None:
+    """The answer to a create that failed may name the token that was made all the same."""
+
+    async def tell_the_secret(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
+            secret = response.json()["bearer_token"].removeprefix("access-v1:")
+            return httpx.Response(500, json={"description": f"cannot answer with {secret}"})
+        return response
+
+    bench.recorder.on_served = tell_the_secret
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert "its words are withheld" in told
+    assert find_secrets(told.encode(), [token.bearer_token for token in bench.tokens_of(JANE)]) == []
+
+
+async def test_a_maximum_that_cannot_be_verified_is_said_to_be_open(bench: Bench) -> None:
+    break_at(bench, "get", "error-500")
+
+    told = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+
+    assert "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified" in told.fields["warning"]

@@ -181,6 +181,20 @@ async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
     assert await journal.report_open() == [crashed]
 
 
+async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) -> None:
+    journal = journal_in(folder)
+    async with journal.intend("local:jane", "rotate", replaces="1") as intent:
+        await journal.conclude(intent, "made", "2", place="/x")
+    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (LARGEST // 1000 + 1)
+    for _ in range(3):
+        with (folder / "journal.jsonl").open("a") as file:
+            file.write(filler)
+        await finish(journal, "made")
+
+    [rotation] = await journal.find_rotations("1")
+    assert (rotation.token_id, rotation.place) == ("2", "/x")
+
+
 async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of_them(folder: Path) -> None:
     crashed, told, settled = crash(folder), crash(folder, "local:told"), crash(folder, "local:settled")
     journal = journal_in(folder)

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from token_tools.credentials import read_bearer, write_store
 from token_tools.errors import SettingsError
-from token_tools.settings import find_unknown_variables, load_settings
+from token_tools.settings import Settings, find_unknown_variables, load_settings
 
 SECRET = "access-v1:SECRETSECRET"
 NEEDED = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
@@ -244,3 +244,27 @@ def test_a_file_that_is_no_store_is_named_and_not_quoted(tmp_path: Path, content
         read_bearer(path)
 
     assert "SECRET" not in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["delivery_dir", "state_dir", "credentials_file"])
+def test_a_place_is_the_same_wherever_the_server_is_started(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/jane")
+
+    for given, found in (("~/x", "/home/jane/x"), ("x", f"{tmp_path}/x")):
+        assert str(getattr(Settings.model_validate({"host": "c", name: given}), name)) == found
+
+
+def test_the_tokens_go_where_the_state_is_unless_they_have_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert Settings.model_validate({"host": "c", "state_dir": "~/x"}).delivery_dir == tmp_path / "x" / "tokens"
+
+
+def test_a_place_in_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(SettingsError, match="QUMULO_STATE_DIR names ~nobody-here/x, and there is no such user"):
+        load_settings({"host": "c", "bearer_token": SecretStr("own"), "state_dir": "~nobody-here/x"})

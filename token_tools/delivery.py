@@ -132,16 +132,11 @@ class Delivery(Protocol):
 def choose_delivery(settings: Settings, qq: Qq) -> Delivery:
     """The way that the operator chose with `QUMULO_DELIVERY`."""
     ways: dict[str, Delivery] = {
-        "file": FileDelivery(find_folder(settings), qq),
+        "file": FileDelivery(settings.delivery_dir, qq),
         "keyring": KeyringDelivery(settings.address),
         "inline": InlineDelivery(),
     }
     return ways[settings.delivery]
-
-
-def find_folder(settings: Settings) -> Path:
-    """The folder for new bearer tokens, wherever the server is started from."""
-    return settings.delivery_dir.expanduser().absolute()
 
 
 def take_fingerprint(bearer_token: SecretStr) -> str:

@@ -27,6 +27,9 @@ from token_tools.times import Clock
 LARGEST: Final = 1 << 20
 """Bytes after which the journal is moved aside; one such part is kept, so there are never more than about two."""
 
+ROTATIONS: Final = 200
+"""How many rotations are remembered longer than that."""
+
 Operation = Literal["create", "rotate", "update", "delete"]
 Outcome = Literal["made", "not made", "deleted again", "stranded", "done", "not done", "unknown"]
 """Of a create or a rotate: `stranded`: made, of no use to anybody, and not to be deleted. `unknown`: no clear answer
@@ -222,9 +225,12 @@ class Journal:
 
     def _write(self, entries: list[Entry]) -> None:
         if self._path.exists() and self._path.stat().st_size > LARGEST:
-            # What is not settled begins the new part, since the old one will be dropped in its turn.
-            kept = [entry for attempt in self._read_attempts() if not attempt.is_settled for entry in attempt.entries]
-            entries = [*kept, *entries]
+            # What is not settled begins the new part, since the old one will be dropped in its turn; so do the last
+            # rotations, which are looked for when one is repeated.
+            attempts = [*self._read_attempts()]
+            rotations = [attempt for attempt in attempts if attempt.intent.replaces is not None][-ROTATIONS:]
+            kept = [attempt for attempt in attempts if not attempt.is_settled or attempt in rotations]
+            entries = [*(entry for attempt in kept for entry in attempt.entries), *entries]
             self._path.replace(self._older)
         if entries:
             _append_lines(self._path, entries)

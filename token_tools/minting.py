@@ -124,6 +124,10 @@ class Mint:
                 delivered = await reservation.keep(new, order.user)
             except DeliveryError as failure:
                 raise DeliveryError(f"{failure} {await self._withdraw(new.id, intent)}") from failure
+            except Exception as crash:  # noqa: BLE001 - it is told and logged, and the token not forgotten
+                _LOG.error("This server stumbled over a %s while it delivered a token", type(crash).__name__)
+                told = "The new bearer token could not be delivered: this server stumbled."
+                raise DeliveryError(f"{told} {await self._withdraw(new.id, intent)}") from None
             found = await self._read_back(new.id)
             flaw = _find_excess(order, found) or await self._find_failing(order, new)
             if flaw is not None:

@@ -12,7 +12,7 @@ from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
 from token_tools.client import connect
-from token_tools.delivery import Delivery, FileDelivery, choose_delivery, find_folder
+from token_tools.delivery import Delivery, FileDelivery, choose_delivery
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.journal import Entry, Journal
 from token_tools.minting import Mint
@@ -60,7 +60,7 @@ def create_server(
                 credential=_tell_credential(settings),
                 mint=Mint(cluster, delivery, journal, qq),
                 journal=journal,
-                folder=find_folder(settings),
+                folder=settings.delivery_dir,
                 clock=clock,
                 read_only=settings.read_only,
                 patience=patience,

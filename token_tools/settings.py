@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import platformdirs
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -39,6 +47,15 @@ def _read_lifetime(value: object) -> object:
     return parse_lifetime(value) if isinstance(value, str) else value
 
 
+def _find_place(path: Path) -> Path:
+    """Wherever the server is started from, it is the same."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"names {path}, and there is no such user") from None
+
+
+Place = Annotated[Path, AfterValidator(_find_place)]
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
 Lifetime = Annotated[timedelta | None, BeforeValidator(_read_lifetime)]
 Confirm = Literal["all", "risky", "none"]
@@ -56,12 +73,12 @@ class Settings(BaseSettings):
     bearer_token: BearerToken | None = Field(
         default=None, description="The credential that the server itself works with"
     )
-    credentials_file: Path | None = Field(
+    credentials_file: Place | None = Field(
         default=None,
         description="File in the format of qq's credentials store, instead of the bearer token; "
         "read again when the cluster answers 401",
     )
-    ca_file: Path | None = Field(
+    ca_file: Place | None = Field(
         default=None, description="PEM file of certificates to trust besides the system's trust store"
     )
     verify_tls: bool = Field(default=True, description="false: do not verify the cluster's certificate")
@@ -72,11 +89,11 @@ class Settings(BaseSettings):
         description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
         "and so to the model",
     )
-    state_dir: Path = Field(
+    state_dir: Place = Field(
         default_factory=lambda: platformdirs.user_state_path("qumulo-token-tools"),
         description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
     )
-    delivery_dir: Path = Field(
+    delivery_dir: Place = Field(
         default_factory=lambda given: given["state_dir"] / "tokens", description="Folder for new bearer tokens"
     )
     default_lifetime: Lifetime = Field(

@@ -397,6 +397,8 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
     order, found = plan.order, minted.found
     if found is not None and order.user.completed_by(found.user) is None:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
+    if found is None and order.latest is not None:
+        yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
         yield f"Beware: the cluster did not take the expiry as asked; there, the token {_tell_made(plan, minted)}."
     if minted.unwritten:

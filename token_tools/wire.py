@@ -43,6 +43,7 @@ LONGEST_KEY: Final = 1024
 LONGEST_WAIT: Final = timedelta(days=365)
 """What a Retry-After is taken for that asks for more."""
 
+_SECRET: Final = re.compile(r"(?=[\w+/]*[A-Z])(?=[\w+/]*[a-z])(?=[\w+/]*[0-9])[A-Za-z0-9+/]{32}", re.ASCII)
 _ERROR_CLASS: Final = re.compile(r"[a-z0-9_]{1,40}")
 _NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
@@ -240,8 +241,9 @@ def _tell_envelope(answer: Answer) -> str:
     credential = answer.credential.get_secret_value()
     is_class = _ERROR_CLASS.fullmatch(envelope.error_class) and not repeats(envelope.error_class, credential)
     error_class = f" {envelope.error_class}" if is_class else ""
-    if repeats(description, credential):
-        said = ": its words are withheld, since they repeat something of the credential"
+    if repeats(description, credential) or _SECRET.search(description):
+        # Of a token that the request was to make, or to delete, only the look is known here.
+        said = ": its words are withheld, since they repeat something of a credential"
     else:
         said = f": {quote(description, longest=LONGEST_DESCRIPTION)}" if description else ""
     return f" ({answer.status}{error_class}{said})"
