@@ -6,7 +6,7 @@ each finding are kept whole.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -99,22 +99,12 @@ class Audit:
         """Count a token, and tell what was found about it alone."""
         if token.user.is_somebody:
             self._users.append(key_of(token.user))
-        if token.is_expired(now=self.now):
-            self.expired += 1
-        elif token.is_disabled:
-            self.disabled += 1
-        else:
-            self.live += 1
-        found = dict(self._find(token))
-        for finding, since in found.items():
+        found = self._find(token)
+        for finding, since in found:
             self.tallies[finding].add(token, since)
-        if "user_has_no_name" in found:
-            self._add_nameless(token)
-        else:
-            self.tells_names = True
         if token.id == self.own_id:
-            self._own = key_of(token.user), [*found]
-        return [*found]
+            self._own = key_of(token.user), [finding for finding, _ in found]
+        return [finding for finding, _ in found]
 
     def find_crowded(self) -> Sequence[UserKey]:
         """The users who have as many tokens as one can have, so that none of theirs can be rotated, in order."""
@@ -165,25 +155,35 @@ class Audit:
         else:
             self.nameless.setdefault(user, Tally()).add(token, token.created)
 
-    def _find(self, token: AccessToken) -> Iterator[tuple[Finding, datetime]]:
-        created, expires = token.created, token.expires
-        if token.is_live(now=self.now):
+    def _find(self, token: AccessToken) -> list[tuple[Finding, datetime]]:
+        """What there is to say about a token alone; it is counted as what it is by the way."""
+        now, user, created, expires = self.now, token.user, token.created, token.expires
+        found: list[tuple[Finding, datetime]] = []
+        if expires is not None and expires <= now:
+            self.expired += 1
+            found.append(("expired", expires))
+        elif token.is_disabled:
+            self.disabled += 1
+        else:
+            self.live += 1
             if expires is None:
-                yield "never_expires", created
-            elif expires - self.now <= self.within:
-                yield "expires_soon", expires
-            if is_built_in(token.user):
-                yield "built_in_user", created
-            if token.creator is not None and not _is_same(token.user, token.creator):
-                yield "made_by_another", created
-            if created <= self.now - YEAR:
-                yield "older_than_a_year", created
-        elif expires is not None and expires <= self.now:
-            yield "expired", expires
-        if token.is_disabled and created <= self.now - LONG:
-            yield "disabled_and_old", created
-        if not token.user.name:
-            yield "user_has_no_name", created
+                found.append(("never_expires", created))
+            elif expires - now <= self.within:
+                found.append(("expires_soon", expires))
+            if is_built_in(user):
+                found.append(("built_in_user", created))
+            if token.creator is not None and not _is_same(user, token.creator):
+                found.append(("made_by_another", created))
+            if created <= now - YEAR:
+                found.append(("older_than_a_year", created))
+        if token.is_disabled and created <= now - LONG:
+            found.append(("disabled_and_old", created))
+        if user.name:
+            self.tells_names = True
+        else:
+            found.append(("user_has_no_name", created))
+            self._add_nameless(token)
+        return found
 
 
 def key_of(user: Identity) -> UserKey:

@@ -143,7 +143,7 @@ class Identity(BaseModel):
     @property
     def is_somebody(self) -> bool:
         """Whether anything is known that tells it from all others: a domain alone does not."""
-        return not self.known().keys() <= {"domain"}
+        return any(key is not None for key in (self.auth_id, self.name, self.sid, self.uid, self.gid))
 
     def as_body(self) -> dict[str, str | int]:
         """How a request names it: by all that is known.

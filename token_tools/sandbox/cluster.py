@@ -266,7 +266,9 @@ class Cluster:
         given = {key: value for key, value in identity.items() if value is not None}
         if not given.keys() - {"domain"}:
             raise Refused("decode", "field 'auth_id' not found")
-        found = [account for account in self.accounts.values() if account.is_denoted_by(given)]
+        key = given.get("auth_id")
+        candidates = self.accounts.values() if key is None else filter(None, [self.accounts.get(str(key))])
+        found = [account for account in candidates if account.is_denoted_by(given)]
         if not found:
             raise Refused("no-user", "no such identity")
         if len(found) > 1:
