@@ -48,6 +48,7 @@ class Soak:
     random: random.Random
     said: Counter[str] = field(default_factory=Counter[str])
     crashes: list[str] = field(default_factory=list[str])
+    journal: dict[str, None] = field(default_factory=dict[str, None])
 
     async def run(self, clients: int, lasting: timedelta) -> None:
         """Let the clients call until the time is up, with a cluster that is whole again at the end."""
@@ -57,8 +58,14 @@ class Soak:
                 tasks.start_soon(self._use, deadline)
             while anyio.current_time() < deadline:
                 self.faults.plan = self._draw_faults()
+                self.remember_journal()
                 await anyio.sleep(0.5)
             self.faults.plan = {}
+
+    def remember_journal(self) -> None:
+        """Keep the lines that there are now: the journal drops what is old, and at the end all of it is looked at."""
+        for path in sorted((self.folder / "state" / "qumulo-token-tools").glob("journal*.jsonl")):
+            self.journal.update((line, None) for line in path.read_text().splitlines() if line.endswith("}"))
 
     async def _use(self, deadline: float) -> None:
         server = StdioServerParameters(command=sys.executable, args=["-m", "token_tools"], env=self._environment())
@@ -182,9 +189,9 @@ def read_account(soak: Soak) -> Ledger:
     stores = {path: json.loads(path.read_text()) for path in (soak.folder / "tokens").glob("*.json")}
     by_secret = {token.bearer_token: token.id for token in soak.cluster.tokens.values()}
     attempts: dict[str, list[Mapping[str, Any]]] = {}
-    for path in sorted((soak.folder / "state" / "qumulo-token-tools").glob("journal*.jsonl"), reverse=False):
-        for line in map(json.loads, path.read_text().splitlines()):
-            attempts.setdefault(line["attempt"], []).append(line)
+    soak.remember_journal()
+    for line in map(json.loads, soak.journal):
+        attempts.setdefault(line["attempt"], []).append(line)
     delivered = {
         by_secret.get(store["bearer_token"]) or path.stem.split("_")[-1]: store["bearer_token"]
         for path, store in stores.items()
