@@ -77,6 +77,7 @@ def vendor_sdk(connection: Connection, *, limit: int) -> tuple[list[str], dict[s
 
 def measure_rest(process: psutil.Process) -> float:
     """Megabytes of resident memory, once it has come to rest."""
+    # Nothing tells when a process has given back what an answer took; a figure of memory only needs it to have.
     time.sleep(0.3)
     return float(process.memory_info().rss) / MEGABYTE
 

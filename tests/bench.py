@@ -61,7 +61,7 @@ class Human:
     answers: Sequence[ElicitResult]
     asked: list[str] = field(default_factory=list[str])
 
-    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG002
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         """The next answer."""
         self.asked.append(params.message)
         return self.answers[min(len(self.asked), len(self.answers)) - 1]

@@ -272,7 +272,7 @@ async def test_all_pages_are_read_with_progress(bench: Bench) -> None:
         bench.cluster.create_token(str(2000 + number), creator="500", expiration_time=NOW + timedelta(days=99))
     heard: list[tuple[float, str | None]] = []
 
-    async def hear(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001 - the SDK's signature
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, message))
 
     async with bench.connected() as client:
@@ -293,7 +293,7 @@ def repeat(entries: Sequence[dict[str, Any]], after: str | None) -> httpx.Respon
 @pytest.mark.parametrize(
     "behaviour", ["null", "empty", "no-next", "null-paging", "no-paging", "empty-pages", "repeated"]
 )
-async def test_the_end_of_the_list_is_found_however_it_is_told(bench: Bench, behaviour: Any) -> None:  # noqa: ANN401
+async def test_the_end_of_the_list_is_found_however_it_is_told(bench: Bench, behaviour: Any) -> None:  # noqa: ANN401 - one of a dozen words
     bench.cluster.behaviour = replace(bench.cluster.behaviour, end_of_paging=behaviour, largest_page=2)
     for _ in range(4):
         make(bench, LDAP_BOB)

@@ -150,7 +150,7 @@ async def test_the_text_of_the_question_is_the_server_s_own(bench: Bench) -> Non
 async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp_path: Path) -> None:
     """Only in the older era does the server wait; in the newer a client calls again once there is an answer."""
 
-    async def never_answer(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
+    async def never_answer(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         await anyio.sleep_forever()
         raise AssertionError
 
@@ -262,7 +262,7 @@ async def test_of_two_equal_calls_at_once_each_consent_makes_one_token(bench: Be
 async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path: Path) -> None:
     """Only in the older era is the client asked for an answer; in the newer it has to bring one."""
 
-    async def fail(context: ClientRequestContext, params: ElicitRequestParams) -> ErrorData:  # noqa: ARG001
+    async def fail(context: ClientRequestContext, params: ElicitRequestParams) -> ErrorData:
         return ErrorData(code=-32603, message="the dialogue crashed")
 
     bench = make_bench("legacy", tmp_path)
@@ -274,7 +274,7 @@ async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path
 
 
 async def test_what_changed_while_the_human_thought_is_seen(bench: Bench) -> None:
-    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
+    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         for _ in range(2):
             bench.cluster.create_token(JANE.auth_id, creator="500")
         return AGREES
@@ -286,7 +286,7 @@ async def test_what_changed_while_the_human_thought_is_seen(bench: Bench) -> Non
 
 
 async def test_an_expiry_that_passes_while_the_human_thinks_is_no_expiry(bench: Bench) -> None:
-    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
+    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         bench.now += timedelta(minutes=6)
         return AGREES
 

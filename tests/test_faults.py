@@ -653,7 +653,7 @@ class Stumbling(InlineDelivery):
         """It seems to work."""
         return self
 
-    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:  # noqa: ARG002 - the protocol's signature
+    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
         """It does not."""
         raise RuntimeError("can't start new thread")
 

@@ -340,7 +340,7 @@ async def test_the_token_that_the_server_runs_on_may_live_longer(bench: Bench) -
 async def test_a_token_that_changed_while_the_human_thought_is_left_alone(bench: Bench) -> None:
     token = make(bench)
 
-    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
+    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         bench.cluster.tokens[token.id] = replace(token, enabled=False)
         return AGREES
 
@@ -632,7 +632,7 @@ async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(bench: 
 async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(bench: Bench) -> None:
     old = make(bench)
 
-    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
+    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         del bench.cluster.tokens[old.id]
         return AGREES
 
