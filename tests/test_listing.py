@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from tests.bench import JANE, PATH, Bench
 from token_tools.client import connect
 from token_tools.errors import BadAnswer
-from token_tools.listing import PAGES_OF_A_USER, Walk
+from token_tools.listing import EMPTY_PAGES, PAGES_OF_A_USER, Walk
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -54,25 +54,27 @@ async def test_a_user_whose_tokens_go_on_for_ever_is_given_up(bench: Bench) -> N
     assert pages == PAGES_OF_A_USER
 
 
-async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_telling_a_token_twice(bench: Bench) -> None:
+@pytest.mark.parametrize("forgotten", [1, EMPTY_PAGES + 1], ids=["at-once", "late"])
+async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_telling_a_token_twice(
+    bench: Bench, forgotten: int
+) -> None:
     """As where a cluster's key is a token that somebody deletes meanwhile."""
     bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=1)
-    for _ in range(2):
+    for _ in range(EMPTY_PAGES + 2):
         bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
-    is_over = False
+    keys = 0
 
     async def forget_a_key(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        nonlocal is_over
-        if "after" in request.url.params and not is_over:
-            is_over = True
-            return httpx.Response(404)
-        return response
+        nonlocal keys
+        if request.url.path == PATH and "after" in request.url.params:
+            keys += 1
+        return httpx.Response(404) if keys == forgotten and "after" in request.url.params else response
 
     bench.recorder.on_served = forget_a_key
 
     told = await bench.call("audit_access_tokens")
 
-    assert is_over
+    assert keys > forgotten
     assert told.fields["total"] == len(bench.cluster.tokens)
 
 

@@ -58,12 +58,21 @@ class ClusterClient:
 
         `after` is the key of the page before; the cluster may give fewer than `limit`.
         """
+        return await self._read(wire.read_page, self._build_list(user, after, limit))
+
+    async def skim_tokens(
+        self, *, user: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> wire.UnreadPage:
+        """The same, with the tokens still to be read."""
+        return await self._read(wire.skim_page, self._build_list(user, after, limit))
+
+    def _build_list(self, user: str | None, after: str | None, limit: int | None) -> httpx.Request:
         given = {"user": user, "after": after, "limit": limit}
         params = {name: value for name, value in given.items() if value is not None}
         for name, value in params.items():
             if not _fits_into_url(str(value)):
                 raise Refusal(f"`{name}` cannot be what a cluster gave: it is too long, or no text. Nothing was asked.")
-        return await self._read(wire.read_page, self._http.build_request("GET", TOKENS, params=params))
+        return self._http.build_request("GET", TOKENS, params=params)
 
     async def get_token(self, token_id: str) -> AccessToken:
         """One token by its id."""

@@ -15,9 +15,10 @@ import anyio
 import anyio.lowlevel
 
 from token_tools.client import ClusterClient
-from token_tools.errors import BadAnswer, ClusterError, NotFound, Rejected
+from token_tools.errors import BadAnswer, NotFound, Rejected
 from token_tools.identity import Identity
-from token_tools.models import AccessToken, TokenPage
+from token_tools.models import AccessToken
+from token_tools.wire import UnreadPage
 
 EMPTY_PAGES: Final = 8
 """How many pages without anything new in a row are passed over before a list counts as ended."""
@@ -25,7 +26,7 @@ EMPTY_PAGES: Final = 8
 PAGE: Final = 500
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
-BATCH: Final = 25
+BATCH: Final = 50
 """Tokens that are looked at in one go, before others who wait for the processor have their turn."""
 
 MOST: Final = 2_000_000
@@ -105,77 +106,92 @@ async def read_all(
 ) -> AsyncGenerator[list[tuple[AccessToken, Digest]]]:
     """Every token of the cluster once with what `digest` makes of it, a page at a time.
 
-    A page is digested while the next is on its way.
+    While a page is on its way, the one before it is read, and the one before that digested.
     """
     walk = Walk(cluster, limit=PAGE)
-    page = await walk.step()
-    while page is not None:
-        ahead, digested = _Ahead(walk), list[tuple[AccessToken, Digest]]()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ahead.step)
-            for start in range(0, len(page), BATCH):
-                digested += [(token, digest(token)) for token in page[start : start + BATCH]]
-                # A thread would only quarrel with this one, which has all to do with what arrives.
-                await anyio.lowlevel.checkpoint()
-        yield digested
-        page = ahead.take()
-
-
-@dataclass
-class _Ahead:
-    """A step that is taken in a task, where a failure could not be raised as it is."""
-
-    walk: "Walk"
-    page: Sequence[AccessToken] | None = None
-    failure: ClusterError | None = None
-
-    async def step(self) -> None:
+    tokens: Sequence[AccessToken] = ()
+    await walk.fetch()
+    while (page := walk.page) is not None:
+        digested: list[tuple[AccessToken, Digest]] = []
         try:
-            self.page = await self.walk.step()
-        except ClusterError as failure:
-            self.failure = failure
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(walk.fetch)
+                # The turns in which these are digested are those in which the request goes out.
+                digested += await _digest(tokens, digest)
+                tokens = walk.read(page)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        if digested:
+            yield digested
+    if tokens:
+        yield await _digest(tokens, digest)
 
-    def take(self) -> Sequence[AccessToken] | None:
-        if self.failure is not None:
-            raise self.failure
-        return self.page
+
+async def _digest(
+    tokens: Sequence[AccessToken], digest: Callable[[AccessToken], Digest]
+) -> list[tuple[AccessToken, Digest]]:
+    digested: list[tuple[AccessToken, Digest]] = []
+    for start in range(0, len(tokens), BATCH):
+        digested += [(token, digest(token)) for token in tokens[start : start + BATCH]]
+        # A thread would only quarrel with this one, which has all to do with what arrives.
+        await anyio.lowlevel.checkpoint()
+    return digested
 
 
 class Walk:
-    """A list read to its end, of everybody's tokens or one user's."""
+    """A list read to its end, of everybody's tokens or one user's.
+
+    A page is fetched and then read; the next may be fetched before that. `page` is the one fetched last, None after the
+    last of all.
+    """
 
     def __init__(
         self, cluster: ClusterClient, *, user: str | None = None, limit: int | None = None, most: int = MOST
     ) -> None:
-        self._ask_for = partial(cluster.list_tokens, user=user, limit=limit)
+        self.page: UnreadPage | None = None
+        self._ask_for = partial(cluster.skim_tokens, user=user, limit=limit)
         # A hash an id: eight bytes suffice to tell some millions of them apart.
         self._seen: set[int] = set()
         self._keys: set[str | None] = set()
         self._after: str | None = None
         self._most = most
         self._idle = 0
+        self._patience = EMPTY_PAGES
         self._is_second_try = False
 
     async def step(self) -> Sequence[AccessToken] | None:
-        """The tokens of the next page that were not on one before; None after the last page.
+        """As `fetch` and `read`: the tokens of the next page that were not on one before; None after the last page."""
+        await self.fetch()
+        return None if self.page is None else self.read(self.page)
+
+    async def fetch(self) -> None:
+        """Let `page` be the next one.
 
         Raises:
-            ClusterError: If the page cannot be had, or the list has no end.
+            ClusterError: If it cannot be had.
         """
-        if self._after in self._keys or self._idle == EMPTY_PAGES:
-            return None
+        if self._after in self._keys or self._idle >= self._patience:
+            self.page = None
+            return
         self._keys.add(self._after)
-        page = await self._ask()
-        new = {number: token for token in page.entries if (number := hash(token.id)) not in self._seen}
+        self.page = await self._ask()
+        # No key says that this was the last page, as it says of the first that there is none before it.
+        self._after = self.page.after
+
+    def read(self, page: UnreadPage) -> Sequence[AccessToken]:
+        """The tokens of a page that were not on one before.
+
+        Raises:
+            BadAnswer: If it cannot be read, or the list has no end.
+        """
+        new = {number: token for token in page.read().entries if (number := hash(token.id)) not in self._seen}
         self._seen.update(new)
         if len(self._seen) > self._most:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {self._most:,}.")
-        # No key says that this was the last page, as it says of the first that there is none before it.
-        self._after = page.after
         self._idle = 0 if new else self._idle + 1
         return [*new.values()]
 
-    async def _ask(self) -> TokenPage:
+    async def _ask(self) -> UnreadPage:
         try:
             return await self._ask_for(after=self._after)
         except (NotFound, Rejected):
@@ -183,6 +199,6 @@ class Walk:
                 raise
             # The token that the key stands for may be gone: once more from the beginning, past what was seen already.
             self._is_second_try = True
-            self._idle = -len(self._keys)
+            self._patience += len(self._keys)
             self._keys = {None}
             return await self._ask_for(after=None)

@@ -54,7 +54,7 @@ _TRANSIENT: Final = {
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
-
+_PAGE: Final = "a list of access tokens"
 
 NONE: Final = SecretStr("")
 
@@ -86,12 +86,44 @@ class _Paging(BaseModel):
     next: str | None = None
 
 
-class _TokenList(BaseModel):
-    entries: tuple[AccessToken, ...]
+class _Linked(BaseModel):
     paging: _Paging | None = None
+
+    @property
+    def after(self) -> str | None:
+        return _read_after(self.paging.next) if self.paging and self.paging.next else None
+
+
+class _TokenList(_Linked):
+    entries: tuple[AccessToken, ...]
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class UnreadPage:
+    """A page of which only `after` was read, a tenth of the work; it means what it does in `TokenPage`."""
+
+    after: str | None
+    answer: Answer
+
+    def read(self) -> TokenPage:
+        """All of it.
+
+        Raises:
+            BadAnswer: If it is no page of tokens.
+        """
+        return read_page(self.answer)
+
+
+def skim_page(answer: Answer) -> UnreadPage:
+    """A page of tokens that are read later, so that the next page can be asked for at once.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`.
+    """
+    return UnreadPage(_read(_Linked, answer, expected=_PAGE, privilege=READ).after, answer)
 
 
 def read_page(answer: Answer) -> TokenPage:
@@ -100,9 +132,8 @@ def read_page(answer: Answer) -> TokenPage:
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    page = _read(_TokenList, answer, expected="a list of access tokens", privilege=READ)
-    link = page.paging and page.paging.next
-    return TokenPage(page.entries, _read_after(link) if link else None)
+    page = _read(_TokenList, answer, expected=_PAGE, privilege=READ)
+    return TokenPage(page.entries, page.after)
 
 
 def read_token(answer: Answer) -> AccessToken:
