@@ -143,7 +143,13 @@ class Identity(BaseModel):
     @property
     def is_somebody(self) -> bool:
         """Whether anything is known that tells it from all others: a domain alone does not."""
-        return any(key is not None for key in (self.auth_id, self.name, self.sid, self.uid, self.gid))
+        return (
+            self.auth_id is not None
+            or self.name is not None
+            or self.sid is not None
+            or self.uid is not None
+            or self.gid is not None
+        )
 
     def as_body(self) -> dict[str, str | int]:
         """How a request names it: by all that is known.
