@@ -241,6 +241,14 @@ async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
         await finish(journal_in(folder), "made")
 
 
+async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "journal.jsonl")
+
+    with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
+        await journal_in(folder).find_open("local:jane")
+
+
 async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:
     await finish(journal_in(folder), "made")
     (folder / "journal.jsonl").chmod(0o644)

@@ -6,9 +6,11 @@ say so: whoever works on an intent holds a lock on a file of its own, which the 
 processes may write at once. The journal is bounded: what is old is dropped, except for open intents.
 """
 
+import errno
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -251,10 +253,9 @@ class Journal:
 
     def _read(self) -> Iterable[Entry]:
         for path in (self._older, self._path):
-            if path.exists():
-                for line in path.read_bytes().splitlines():
-                    with suppress(ValidationError):  # half a line is all that a killed process can leave
-                        yield Entry.model_validate_json(line)
+            for line in _read_lines(path):
+                with suppress(ValidationError):  # half a line is all that a killed process can leave
+                    yield Entry.model_validate_json(line)
 
     def _hold(self, intent: Entry, held: ExitStack) -> None:
         path = self._lock_of(intent)
@@ -325,8 +326,22 @@ def _append_lines(path: Path, entries: Iterable[Entry]) -> None:
         os.close(journal)
 
 
+def _read_lines(path: Path) -> Sequence[bytes]:
+    try:
+        journal = _open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return []
+    with os.fdopen(journal, "rb") as stream:
+        return stream.read().splitlines()
+
+
 def _open(path: Path, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """A descriptor of an ordinary file; of what else may be in its place, a pipe would be waited for without an end."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{path.name} is no ordinary file")
+    return file
 
 
 def _try_lock(lock: int) -> bool:
