@@ -102,8 +102,8 @@ def _relay_output(source: socket.socket, wire: int, woken: int) -> None:
     room = _watch({wire: select.POLLOUT})
     with source, suppress(OSError):  # the end of `source` tells the writer that nobody reads any more
         while chunk := source.recv(_CHUNK):
-            news.poll()
-            if not room.poll(GRACE):
+            # After the end was asked for, the first of them no longer waits.
+            if wire not in _tell(news) and not room.poll(GRACE):
                 break
             os.write(wire, chunk)
         while source.recv(_CHUNK):
