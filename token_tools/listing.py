@@ -23,7 +23,7 @@ from token_tools.wire import UnreadPage
 EMPTY_PAGES: Final = 8
 """How many pages without anything new in a row are passed over before a list counts as ended."""
 
-PAGE: Final = 500
+PAGE: Final = 300
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
 BATCH: Final = 50

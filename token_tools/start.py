@@ -40,9 +40,6 @@ def importing() -> Generator[None]:
             yield
     finally:
         gc.freeze()
-        # Nearly all that a call makes goes by counting references: to look through it after each 700 objects, as is
-        # usual, took a tenth of an audit and found nothing.
-        gc.set_threshold(50_000)
         gc.enable()
 
 
