@@ -38,6 +38,17 @@ FEW: Final = 50
 MANY: Final = 1_000
 ALL: Final = 100_000
 Action = Callable[[], Coroutine[Any, Any, object]]
+PUBLISHED: Final[Mapping[str, tuple[int, int]]] = {
+    "AWS IAM's": (14_800, 29),
+    "GitHub's": (28_400, 117),
+    "Sentry's": (14_068, 24),
+}
+"""The definitions of other administrators' servers: their tokens, and how many tools that are.
+
+Source: catalogues of 2026 counted with o200k_base; of Sentry's, its own documentation.
+"""
+BYTES_A_TOKEN: Final = 4.1
+"""Of definitions such as these, by o200k_base."""
 NOT_YET: Final = f"`{AUDIT}` is not there yet"
 
 
@@ -200,8 +211,20 @@ async def measure_definitions(state: Path, _effort: Thoroughness) -> list[Figure
             {"generated": mean / their_mean},
             "≤ 1,300",
             mean <= 1_300,
+            _compare_published(ours),
         ),
     ]
+
+
+def _compare_published(ours: Mapping[str, int]) -> str:
+    """The same in tokens, beside what is known of servers that are not run here."""
+    mine = sum(ours.values()) / BYTES_A_TOKEN
+    lines = [f"in tokens, at {BYTES_A_TOKEN} bytes each: {mine / len(ours):,.0f} a tool, {mine:,.0f} for {len(ours)}"]
+    lines += [
+        f"{name}, as published: {tokens / tools:,.0f} a tool, {tokens:,} for {tools}"
+        for name, (tokens, tools) in PUBLISHED.items()
+    ]
+    return "\n".join(lines)
 
 
 async def measure_answers(state: Path, _effort: Thoroughness) -> list[Figure]:
