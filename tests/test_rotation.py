@@ -370,6 +370,22 @@ async def test_get_does_not_know_its_own_token_where_the_cluster_does_not_tell_i
     )
 
 
+@pytest.mark.parametrize(
+    ("tool", "change"),
+    [("delete_access_token", {}), ("update_access_token", {"enabled": False})],
+    ids=["delete", "disable"],
+)
+async def test_what_may_be_the_own_token_is_left_as_it_is(bench: Bench, tool: str, change: dict[str, Any]) -> None:
+    hide_token_ids(bench)
+    own, other = own_token(bench), make(bench)
+
+    told = await bench.refused(tool, {"id": own.id, **change}, confirm="none")
+
+    assert "and the cluster does not tell which, so it will not" in told
+    assert bench.cluster.tokens[own.id] == own
+    assert not (await bench.call(tool, {"id": other.id, **change}, confirm="none")).is_error
+
+
 async def test_the_id_of_the_own_token_may_be_told_as_a_number(bench: Bench) -> None:
     hide_token_ids(bench, numeric=True)
 

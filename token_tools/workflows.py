@@ -435,10 +435,16 @@ class Workflows:
         return None if me.is_unnamed_token else me.access_token_id == token.id
 
     async def _refuse_lockout(self, token: AccessToken, deed: str) -> None:
-        if await self._is_own(token):
+        me = await self.cluster.who_am_i()
+        if me.access_token_id == token.id:
             raise Refusal(
                 f"This server itself runs on token {token.id}, so it will not {deed}: it would lock itself out. "
                 "Nothing was done. To replace it, call rotate_access_token and let the server run on the new one."
+            )
+        if me.is_unnamed_token and me.is_user(token.user):
+            raise Refusal(
+                f"This server runs on a token of {token.user}, and the cluster does not tell which, so it will not "
+                f"{deed}: it could lock itself out. Nothing was done. qq can do it."
             )
 
     async def _check_unchanged(self, token: AccessToken, plan: Plan) -> None:
