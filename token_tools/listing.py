@@ -138,6 +138,28 @@ async def _digest(
     return digested
 
 
+class _Ids:
+    """A set of ids in some ten bytes for each, where Python's takes ninety: an audit may see a million of them.
+
+    It keeps a hash of each; that two of a million have the same is a chance of one in millions.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hashes = [bytearray() for _ in range(4096)]
+
+    def add(self, new: str) -> bool:
+        """Whether it was not there before."""
+        number = hash(new)
+        mark = number.to_bytes(8, "little", signed=True)
+        marks = self._hashes[number % len(self._hashes)]
+        if mark in marks:
+            return False
+        marks += mark
+        self.count += 1
+        return True
+
+
 class Walk:
     """A list read to its end, of everybody's tokens or one user's.
 
@@ -150,8 +172,7 @@ class Walk:
     ) -> None:
         self.page: UnreadPage | None = None
         self._ask_for = partial(cluster.skim_tokens, user=user, limit=limit)
-        # A hash an id: eight bytes suffice to tell some millions of them apart.
-        self._seen: set[int] = set()
+        self._seen = _Ids()
         self._keys: set[str | None] = set()
         self._after: str | None = None
         self._most = most
@@ -184,12 +205,11 @@ class Walk:
         Raises:
             BadAnswer: If it cannot be read, or the list has no end.
         """
-        new = {number: token for token in page.read().entries if (number := hash(token.id)) not in self._seen}
-        self._seen.update(new)
-        if len(self._seen) > self._most:
+        new = [token for token in page.read().entries if self._seen.add(token.id)]
+        if self._seen.count > self._most:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {self._most:,}.")
         self._idle = 0 if new else self._idle + 1
-        return [*new.values()]
+        return new
 
     async def _ask(self) -> UnreadPage:
         try:
