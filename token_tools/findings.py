@@ -76,8 +76,7 @@ def summarize_review(review: Review, *, address: str) -> Summary:
 
 def _measure(summary: Summary) -> int:
     """Bytes in the larger channel."""
-    fields = json.dumps(summary.fields.model_dump(mode="json", exclude_none=True))
-    return max(len(summary.text.encode()), len(fields))
+    return max(len(summary.text.encode()), len(json.dumps(summary.structured)))
 
 
 def _summarize(review: Review, address: str, few: int) -> Summary:

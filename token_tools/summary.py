@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
@@ -129,7 +130,12 @@ class Summary:
     @property
     def size(self) -> int:
         """Characters in the larger channel, the structured one as the most verbose of writers would write it."""
-        return max(len(self.text), len(json.dumps(self.fields.model_dump(mode="json", exclude_none=True))))
+        return max(len(self.text), len(json.dumps(self.structured)))
+
+    @cached_property
+    def structured(self) -> dict[str, Any]:
+        """The fields that have a value, as JSON knows them."""
+        return self.fields.model_dump(mode="json", exclude_none=True)
 
 
 def summarize_listing(listing: Listing, *, address: str) -> Summary:

@@ -276,10 +276,7 @@ async def rotate_access_token(
 
 
 def _answer(summary: Summary) -> CallToolResult:
-    return CallToolResult(
-        content=[TextContent(type="text", text=summary.text)],
-        structured_content=summary.fields.model_dump(mode="json", exclude_none=True),
-    )
+    return CallToolResult(content=[TextContent(type="text", text=summary.text)], structured_content=summary.structured)
 
 
 _READS: Final = ToolAnnotations(
