@@ -146,6 +146,22 @@ async def test_each_risk_is_found_with_the_call_that_mends_it(
 
 
 @pytest.mark.parametrize(
+    "account",
+    [
+        pytest.param(Account(auth_id="1", domain="LOCAL", name="operator"), id="operator"),
+        pytest.param(Account(auth_id="8589934592", domain="WORLD", name="Everyone"), id="everyone"),
+        pytest.param(Account(auth_id="9", domain="API_INTERNAL_DOMAIN", name="internal"), id="internal"),
+    ],
+)
+async def test_what_each_cluster_is_born_with_is_a_built_in_user(bench: Bench, account: Account) -> None:
+    calm(bench)
+    bench.cluster.add_account(account)
+    make(bench, account)
+
+    assert counts(await bench.call(AUDIT)) == {"built_in_user": 1}
+
+
+@pytest.mark.parametrize(
     "special",
     [
         pytest.param({"enabled": False, "creation_time": NOW - timedelta(days=29)}, id="disabled-lately"),

@@ -72,11 +72,33 @@ async def test_a_token_of_the_built_in_administrator_is_asked_about(bench: Bench
     assert len(bench.tokens_of(ADMIN)) == 2
 
 
-@pytest.mark.parametrize("user", [r"CL\admin", r"local:CL\admin", "admin@cl", "local:jane"])
-async def test_a_name_that_the_cluster_may_not_look_up_for_us_is_asked_about(bench: Bench, user: str) -> None:
-    async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(403) if request.url.path.endswith("/identity/find") else response
+async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    return httpx.Response(403) if request.url.path.endswith("/identity/find") else response
 
+
+@pytest.mark.parametrize("user", ["local:admin", "Admin", "auth_id:500", "sid:S-1-5-21-1-2-3-500"])
+async def test_the_built_in_administrator_is_known_without_the_cluster_s_help(bench: Bench, user: str) -> None:
+    bench.recorder.on_served = refuse_lookups
+    human = Human([ElicitResult(action="decline")])
+
+    await bench.refused("create_access_token", {"user": user}, human=human)
+
+    assert "Asked because it is for the built-in administrator." in human.asked[0]
+
+
+async def test_whoever_else_is_named_like_the_administrator_is_nobody_to_ask_about(bench: Bench) -> None:
+    namesake = replace(JANE, auth_id="1500", name="admin")
+    bench.cluster.add_account(namesake)
+    human = Human([AGREES])
+
+    await bench.call("create_access_token", {"user": "auth_id:1500"}, human=human)
+
+    assert human.asked == []
+    assert len(bench.tokens_of(namesake)) == 1
+
+
+@pytest.mark.parametrize("user", [r"CL\admin", r"local:CL\admin", "ad:admin", "admin@cl", "local:jane"])
+async def test_a_name_that_the_cluster_may_not_look_up_for_us_is_asked_about(bench: Bench, user: str) -> None:
     bench.recorder.on_served = refuse_lookups
     human = Human([ElicitResult(action="decline")])
 
