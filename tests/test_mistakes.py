@@ -166,6 +166,12 @@ EXPLAINED: Final = [
     pytest.param("list_access_tokens", {"user": '{"name": "jane"}'}, [*USERS], id="user-as-json-text"),
     pytest.param("list_access_tokens", {"user": "uid:bob"}, ["is not a user", *USERS], id="name-for-a-uid"),
     pytest.param("list_access_tokens", {"user": "sid:jane"}, ["malformed SID", "sid:S-1-…"], id="name-for-a-sid"),
+    pytest.param(
+        "list_access_tokens",
+        {"user": '"jane'},
+        ["double quotes do not close", "write it as a JSON string, or without quotes"],
+        id="half-a-pair-of-quotes",
+    ),
     pytest.param("list_access_tokens", {"user": True}, ["`user` must be text"], id="truth-for-a-user"),
     pytest.param(
         "list_access_tokens", {"limit": "ten"}, ["`limit` must be a whole number from 1 to 200"], id="number-in-words"
