@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from token_tools.models import TokenPage
 READERS: list[Callable[[wire.Answer], object]] = [
     wire.read_page,
     wire.read_token,
+    wire.read_changed_token,
     wire.read_new_token,
     wire.read_caller,
     wire.read_identity,
@@ -92,6 +94,7 @@ def test_any_answer_is_a_value_or_one_of_our_errors(
         pytest.param({"paging": {"next": ""}}, None, id="empty-next"),
         pytest.param({"paging": {"next": "/v1/auth/access-tokens/?after=a%2Fb&limit=1"}}, "a/b", id="relative"),
         pytest.param({"paging": {"next": "https://evil:1/x?limit=1&after=k"}}, "k", id="foreign-host"),
+        pytest.param({"paging": {"next": "?after=" + "k" * 1024}}, "k" * 1024, id="longest-key"),
     ],
 )
 def test_of_a_link_only_its_key_is_taken(paging: dict[str, Any], after: str | None) -> None:
@@ -100,12 +103,24 @@ def test_of_a_link_only_its_key_is_taken(paging: dict[str, Any], after: str | No
 
 @pytest.mark.parametrize(
     "link",
-    ["/v1/auth/access-tokens/?limit=1", "?after=", "?after=1&after=2", "https://[", "/", "?after=" + "k" * 1025],
-    ids=["no-key", "empty-key", "two-keys", "no-url", "no-query", "long-key"],
+    [
+        "/v1/auth/access-tokens/?limit=1",
+        "?after=",
+        "?after=1&after=2",
+        "?after=a&b",
+        "https://[",
+        "/",
+        "?after=" + "k" * 1025,
+    ],
+    ids=["no-key", "empty-key", "two-keys", "not-escaped", "no-url", "no-query", "long-key"],
 )
 def test_a_link_without_a_usable_key_is_a_bad_answer(link: str) -> None:
-    with pytest.raises(BadAnswer, match="has no usable `after` key"):
+    with pytest.raises(BadAnswer) as failure:
         wire.read_page(answer(body={"entries": [], "paging": {"next": link}}))
+
+    assert str(failure.value) == (
+        "The answer's `paging.next` has no usable `after` key, so the next page cannot be asked for."
+    )
 
 
 def test_an_entry_keeps_what_the_cluster_wrote() -> None:
@@ -161,8 +176,49 @@ def test_a_caller_without_an_auth_id_is_a_bad_answer(auth_id: object) -> None:
         wire.read_caller(answer(body={"id": auth_id}))
 
 
+@pytest.mark.parametrize(
+    ("credential", "is_token"),
+    [("access-v1:QUJD", True), ("session-v1:QUJD", False), ("", False)],
+    ids=["access-token", "login", "none"],
+)
+def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token: bool) -> None:
+    caller = wire.read_caller(replace(answer(body={"id": "500"}), credential=SecretStr(credential)))
+
+    assert caller.is_token is is_token
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "told"),
+    [
+        pytest.param(wire.read_page, b"", "a list of access tokens, nor any JSON object", id="list"),
+        pytest.param(
+            wire.read_page,
+            {"entries": [TOKEN, TOKEN | {"id": ""}]},
+            'a list of access tokens (it does not fit at "entries.1.id")',
+            id="entry",
+        ),
+        pytest.param(wire.read_token, [], "an access token, nor any JSON object", id="token"),
+        pytest.param(wire.read_changed_token, [], "an access token, nor any JSON object", id="changed-token"),
+        pytest.param(
+            wire.read_new_token, [], "the id and the bearer token of a new access token, nor any JSON object", id="new"
+        ),
+        pytest.param(wire.read_caller, [], "who-am-i, nor any JSON object", id="caller"),
+        pytest.param(wire.read_identity, [], "an identity, nor any JSON object", id="identity"),
+    ],
+)
+def test_a_bad_answer_says_what_was_expected_and_where_it_is_not(
+    read: Callable[[wire.Answer], object], body: object, told: str
+) -> None:
+    with pytest.raises(BadAnswer) as failure:
+        read(answer(body=body))
+
+    assert str(failure.value) == (
+        f"The answer is not {told}. Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
+    )
+
+
 @pytest.mark.parametrize("body", OTHER_SHAPES, ids=str)
-def test_another_shape_is_a_bad_answer_that_says_what_was_expected(body: object) -> None:
+def test_another_shape_is_a_bad_answer_that_repeats_nothing_of_it(body: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not a list of access tokens") as failure:
         wire.read_page(answer(body=body))
 
@@ -185,28 +241,59 @@ def test_a_new_token_hides_its_secret() -> None:
 @pytest.mark.parametrize(
     ("status", "failure", "told"),
     [
-        pytest.param(302, BadAnswer, "redirect", id="redirect"),
-        pytest.param(400, Rejected, "The cluster declined (400", id="400"),
-        pytest.param(401, Unauthenticated, "QUMULO_CREDENTIALS_FILE", id="401"),
-        pytest.param(403, Forbidden, "PRIVILEGE_ACCESS_TOKENS_READ", id="403"),
-        pytest.param(404, NotFound, "no such thing (404", id="404"),
-        pytest.param(409, Rejected, "The cluster declined (409", id="409"),
-        pytest.param(429, Unavailable, "cannot answer now (429)", id="429"),
-        pytest.param(500, Unavailable, "cannot answer now (500)", id="500"),
+        pytest.param(
+            300,
+            BadAnswer,
+            "The answer is a redirect or nothing known (status 300); it was not followed, since it could carry the "
+            "credential elsewhere. Do QUMULO_HOST and QUMULO_PORT name the cluster's REST address?",
+            id="redirect",
+        ),
+        pytest.param(400, Rejected, "The cluster declined (400).", id="400"),
+        pytest.param(
+            401,
+            Unauthenticated,
+            "The cluster does not accept this server's own credential (401): it has expired, was disabled or deleted, "
+            "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE.",
+            id="401",
+        ),
+        pytest.param(404, NotFound, "The cluster knows no such thing (404).", id="404"),
+        pytest.param(409, Rejected, "The cluster declined (409).", id="409"),
+        pytest.param(429, Unavailable, "The cluster, or a gateway before it, cannot answer now (429).", id="429"),
+        pytest.param(500, Unavailable, "The cluster, or a gateway before it, cannot answer now (500).", id="500"),
     ],
 )
 def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:
     with pytest.raises(failure) as raised:
         wire.read_page(answer(status, b""))
 
-    assert told in str(raised.value)
+    assert str(raised.value) == told
 
 
-def test_a_missing_privilege_is_the_one_for_what_was_asked() -> None:
-    with pytest.raises(Forbidden, match="PRIVILEGE_ACCESS_TOKENS_WRITE"):
-        wire.read_new_token(answer(403))
-    with pytest.raises(Forbidden, match="PRIVILEGE_IDENTITY_READ"):
-        wire.read_identity(answer(403))
+STILL = " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
+
+
+@pytest.mark.parametrize(
+    ("read", "privilege", "still"),
+    [
+        pytest.param(wire.read_page, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="list"),
+        pytest.param(wire.read_token, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="token"),
+        pytest.param(wire.read_changed_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="change"),
+        pytest.param(wire.read_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="new-token"),
+        pytest.param(wire.read_deletion, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="deletion"),
+        pytest.param(wire.read_identity, "PRIVILEGE_IDENTITY_READ", "", id="identity"),
+        pytest.param(wire.read_caller, "whatever who-am-i needs there", "", id="caller"),
+    ],
+)
+def test_a_missing_privilege_is_the_one_for_what_was_asked(
+    read: Callable[[wire.Answer], object], privilege: str, still: str
+) -> None:
+    with pytest.raises(Forbidden) as failure:
+        read(answer(403))
+
+    assert str(failure.value) == (
+        f"This server's credential lacks a privilege (403). An administrator can grant {privilege} through a role."
+        f"{still}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,6 +340,11 @@ def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str],
     assert failure.value.retry_after == wait
 
 
+def test_a_wait_is_told_in_words() -> None:
+    with pytest.raises(Unavailable, match=r"cannot answer now \(503\)\. It asks for 7 seconds of patience\.$"):
+        wire.read_page(answer(503, retry_after="7"))
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -273,6 +365,22 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(body: object
         wire.read_page(answer(400, body))
 
     assert str(failure.value) == f"The cluster declined {told}."
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["Bearer QUJDREVGR0hJSktM is wrong", "made AbCdEfGhIjKlMnOpQrStUvWxYz012345"],
+    ids=["of-the-request", "of-its-look"],
+)
+def test_an_error_that_repeats_a_credential_is_told_without_its_words(description: str) -> None:
+    signed = replace(answer(400, {"description": description}), credential=SecretStr("access-v1:QUJDREVGR0hJSktM"))
+
+    with pytest.raises(Rejected) as failure:
+        wire.read_page(signed)
+
+    assert str(failure.value) == (
+        "The cluster declined (400: its words are withheld, since they repeat something of a credential)."
+    )
 
 
 def test_a_description_of_megabytes_is_told_as_soon_as_a_short_one() -> None:
