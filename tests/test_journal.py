@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -94,6 +94,20 @@ async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+async def test_each_line_has_the_time_at_which_it_was_written(folder: Path) -> None:
+    crashed = crash(folder)
+    times = iter(NOW + timedelta(minutes=minute) for minute in (1, 2, 3))
+
+    await finish(Journal(folder, cluster="c:8000", clock=lambda: next(times)), "made", mentioned=[crashed])
+
+    assert [(line["result"], line["time"]) for line in lines(folder)] == [
+        ("intended", "2026-11-24T09:00:00Z"),
+        ("intended", "2026-11-24T09:01:00Z"),
+        ("made", "2026-11-24T09:02:00Z"),
+        ("mentioned", "2026-11-24T09:03:00Z"),
+    ]
+
+
 async def test_what_this_server_is_doing_is_not_reported_until_it_has_crashed(folder: Path) -> None:
     journal = journal_in(folder)
     async with journal.intend("local:jane") as crashed:
@@ -116,9 +130,15 @@ async def test_what_another_process_is_doing_is_not_reported_until_it_is_dead(fo
 
 async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(folder: Path) -> None:
     journal = journal_in(folder)
-    for token_id, user in (("1", "local:jane"), ("2", "local:bob")):
+    crash(folder)
+    ends: list[tuple[str, str, Outcome]] = [
+        ("1", "local:jane", "made"),
+        ("2", "local:bob", "made"),
+        ("3", "local:jane", "deleted again"),
+    ]
+    for token_id, user, outcome in ends:
         async with journal.intend(user) as intent:
-            await journal.conclude(intent, "made", token_id)
+            await journal.conclude(intent, outcome, token_id)
     async with journal.intend("local:jane") as mine:
         assert await journal.find_rivals("local:jane", besides=mine) == ({"1"}, False)
         with at_work(folder):
@@ -181,6 +201,16 @@ async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
     assert await journal.report_open() == [crashed]
 
 
+async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "journal.jsonl").write_bytes(b"{")
+    journal = journal_in(folder)
+
+    unknown = await finish(journal, "unknown")
+
+    assert await journal.find_open("local:jane") == [unknown]
+
+
 async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) -> None:
     journal = journal_in(folder)
     async with journal.intend("local:jane", "rotate", replaces="1") as intent:
@@ -211,6 +241,7 @@ async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of
     assert await journal.report_open() == [crashed]
     assert await journal.find_open("local:told") == [told]
     assert await journal.find_open("local:settled") == []
+    assert {file.name for file in folder.iterdir()} == {"journal.1.jsonl", "journal.jsonl", "journal.lock"}
 
 
 async def test_several_processes_write_whole_lines(folder: Path) -> None:
@@ -268,7 +299,9 @@ async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: 
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever(folder: Path) -> None:
+async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = await finish(journal_in(folder), "made")
     script = f"""
 import fcntl, os, sys
@@ -288,5 +321,5 @@ sys.stdin.read()
                 await finish(journal, "made")
             told = await journal.conclude(before, "made")
 
-    assert told is not None
-    assert told.endswith("is held by another process.")
+    assert told == f"The journal {folder / 'journal.jsonl'} is held by another process."
+    assert caplog.messages == [told]
