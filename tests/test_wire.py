@@ -1,7 +1,6 @@
 """Bytes to models and statuses to errors: whatever comes back ends in a value or in one of our errors."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -383,13 +382,14 @@ def test_an_error_that_repeats_a_credential_is_told_without_its_words(descriptio
     )
 
 
-def test_a_description_of_megabytes_is_told_as_soon_as_a_short_one() -> None:
-    begun = time.process_time()
-    body = json.dumps({"description": "x" * 3_000_000}).encode()
-    with pytest.raises(Rejected, match="x…"):
-        wire.read_page(wire.Answer(400, {}, body, credential=SecretStr("access-v1:" + "QUJD" * 20)))
+def test_of_a_description_without_an_end_only_the_beginning_is_searched() -> None:
+    credential = "access-v1:" + "QUJD" * 20
+    body = json.dumps({"description": "x" * 4096 + credential}).encode()
 
-    assert time.process_time() - begun < 1
+    with pytest.raises(Rejected, match="x…") as failure:
+        wire.read_page(wire.Answer(400, {}, body, credential=SecretStr(credential)))
+
+    assert credential not in str(failure.value)
 
 
 def test_a_time_with_digits_without_end_is_a_bad_answer() -> None:
