@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from mcp.client import ClientRequestContext
@@ -669,6 +670,40 @@ async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> 
         f'nobody wants it back: delete_access_token(id="{other.id}"), then rotate again.'
     )
     assert len(bench.tokens_of(JANE)) == 2
+
+
+@pytest.mark.parametrize(
+    ("tool", "change"),
+    [
+        ("create_access_token", {}),
+        ("update_access_token", {"enabled": False}),
+        ("delete_access_token", {}),
+        ("rotate_access_token", {}),
+    ],
+    ids=["create", "update", "delete", "rotate"],
+)
+async def test_of_two_questions_at_once_each_answer_is_to_its_own(
+    bench: Bench, tool: str, change: dict[str, Any]
+) -> None:
+    jane_s, bob_s = make(bench), make(bench, LDAP_BOB)
+    asked: list[str] = []
+    both = anyio.Event()
+
+    async def agree_to_bob_s(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        asked.append(params.message)
+        if len(asked) == 2:
+            both.set()
+        await both.wait()
+        return AGREES if "bob" in params.message else DECLINES
+
+    async with bench.connected(human=agree_to_bob_s, confirm="all") as client, anyio.create_task_group() as calls:
+        for token in (jane_s, bob_s):
+            named = {"user": f"auth_id:{token.user}"} if tool == "create_access_token" else {"id": token.id}
+            calls.start_soon(client.call_tool, tool, {**named, **change})
+
+    assert sorted("bob" in question for question in asked) == [False, True]
+    assert bench.tokens_of(JANE) == [jane_s]
+    assert bench.tokens_of(LDAP_BOB) != [bob_s]
 
 
 PROOFS = [
