@@ -190,13 +190,13 @@ async def test_a_token_that_nobody_could_name_is_mentioned_although_the_outcome_
 async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
     crashed = crash(folder)
     with (folder / "journal.jsonl").open("ab") as file:
-        file.write(b'{"time": "2026-11')
+        file.write(b'{"time": "2026-11\xc3')
 
     journal = journal_in(folder)
     async with journal.intend("local:bob") as intent:
         await journal.conclude(intent, "made")
 
-    assert (folder / "journal.jsonl").read_bytes().splitlines()[1] == b'{"time": "2026-11'
+    assert (folder / "journal.jsonl").read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
     assert Entry.model_validate_json((folder / "journal.jsonl").read_bytes().splitlines()[2]) == intent
     assert await journal.report_open() == [crashed]
 

@@ -196,6 +196,7 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
             'a list of access tokens (it does not fit at "entries.1.id")',
             id="entry",
         ),
+        pytest.param(wire.skim_page, b"", "a list of access tokens, nor any JSON object", id="skimmed-list"),
         pytest.param(wire.read_token, [], "an access token, nor any JSON object", id="token"),
         pytest.param(wire.read_changed_token, [], "an access token, nor any JSON object", id="changed-token"),
         pytest.param(
@@ -275,6 +276,7 @@ STILL = " Without it, from Core 7.3 on, what concerns the credential's own token
     ("read", "privilege", "still"),
     [
         pytest.param(wire.read_page, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="list"),
+        pytest.param(wire.skim_page, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="skimmed-list"),
         pytest.param(wire.read_token, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="token"),
         pytest.param(wire.read_changed_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="change"),
         pytest.param(wire.read_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="new-token"),
