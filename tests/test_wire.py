@@ -196,6 +196,12 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
             'a list of access tokens (it does not fit at "entries.1.id")',
             id="entry",
         ),
+        pytest.param(
+            wire.read_page,
+            {"entries": [TOKEN | {"user": {"auth_id": "none"}}]},
+            'a list of access tokens (it does not fit at "entries.0.user.auth_id")',
+            id="one-of-several-forms",
+        ),
         pytest.param(wire.skim_page, b"", "a list of access tokens, nor any JSON object", id="skimmed-list"),
         pytest.param(wire.read_token, [], "an access token, nor any JSON object", id="token"),
         pytest.param(wire.read_changed_token, [], "an access token, nor any JSON object", id="changed-token"),

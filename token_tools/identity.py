@@ -173,7 +173,7 @@ class Identity(BaseModel):
             return self.name
         if self.auth_id is None and self.uid is None and self.gid is None and self.sid is not None:
             return self.sid
-        return str(Identity(auth_id=self.auth_id, uid=self.uid, gid=self.gid, sid=self.sid))
+        return str(Identity(auth_id=self.auth_id, uid=self.uid, gid=self.gid))
 
     def as_key(self) -> "Identity":
         """The least that denotes it: `auth_id` if that is known."""
@@ -240,10 +240,10 @@ def tell_sid(sid: str) -> str:
 def _read_spelling(text: str) -> dict[str, str]:
     prefix, colon, rest = text.partition(":")
     domain = _DOMAIN_OF.get(prefix.strip().lower()) if colon else None
-    return _read_key(text) if domain is None else {"domain": domain} | _read_key(rest.strip(), default="name")
+    return _read_key(text) if domain is None else {"domain": domain} | _read_key(rest.strip(), in_domain=True)
 
 
-def _read_key(text: str, *, default: str | None = None) -> dict[str, str]:
+def _read_key(text: str, *, in_domain: bool = False) -> dict[str, str]:
     prefix, colon, rest = text.partition(":")
     key = prefix.strip().lower()
     if text.startswith('"'):
@@ -253,9 +253,9 @@ def _read_key(text: str, *, default: str | None = None) -> dict[str, str]:
     if _SID.fullmatch(text.upper()):
         return {"sid": text.upper()}
     # A distinguished name may contain a colon; the vendor's rule is the same.
-    if default is None and colon and "=" not in prefix:
+    if not in_domain and colon and "=" not in prefix:
         raise ValueError(f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}")
-    if default is None and text.isdecimal():
+    if not in_domain and text.isdecimal():
         raise ValueError("is a bare number, which could be several users: write uid:N, auth_id:N or name:N")
     return _checked("name", text)
 
@@ -270,11 +270,10 @@ def _checked(key: str, value: str) -> dict[str, str]:
 
 def _read_quoted(text: str) -> str:
     try:
-        name = json.loads(text)
-        # JSON can write half a character, which no request could carry.
-        str(name).encode()
+        # What begins with a quote is text or nothing. An empty one, and half a character, are no name to the model.
+        name: str = json.loads(text)
     except ValueError:
-        name = None
-    if not isinstance(name, str) or not name:
-        raise ValueError("has a name whose double quotes do not close: write it as a JSON string, or without quotes")
+        raise ValueError(
+            "has a name whose double quotes do not close: write it as a JSON string, or without quotes"
+        ) from None
     return name

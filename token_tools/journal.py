@@ -158,11 +158,7 @@ class Journal:
         """
         async with self._locked():
             unsettled = await anyio.to_thread.run_sync(self._find_unsettled)
-        return [
-            attempt.intent
-            for attempt in unsettled
-            if self._is_making_for(user, attempt.intent) and "mentioned" not in attempt.marks
-        ]
+        return [attempt.intent for attempt in unsettled if self._is_making_for(user, attempt.intent)]
 
     async def find_rivals(self, user: str, *, besides: Entry) -> tuple[set[str], bool]:
         """The ids of the tokens that are known to have been made for a user, and whether one is just being made.

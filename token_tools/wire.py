@@ -231,7 +231,7 @@ def check_status(answer: Answer, *, privilege: str) -> None:
             transient=status in _TRANSIENT,
             retry_after=retry_after,
         )
-    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.BAD_REQUEST:
         raise Rejected(f"The cluster declined{said}.")
     raise BadAnswer(
         f"The answer is a redirect or nothing known (status {status}); it was not followed, since it could carry the "
@@ -244,7 +244,9 @@ def _read(model: type[Model], answer: Answer, *, expected: str, privilege: str) 
     try:
         return model.model_validate_json(answer.body)
     except ValidationError as invalid:
-        where = ".".join(str(part) for part in invalid.errors(include_input=False, include_url=False)[0]["loc"])
+        place = invalid.errors(include_input=False, include_url=False)[0]["loc"]
+        # Which of several forms of a value was tried is pydantic's business, and no name.
+        where = ".".join(str(part) for part in place if isinstance(part, int) or part.isidentifier())
         raise BadAnswer(
             f"The answer is not {expected}"
             f"{f' (it does not fit at {quote(where, longest=80)})' if where else ', nor any JSON object'}. "
