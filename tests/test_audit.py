@@ -202,6 +202,18 @@ async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_i
     assert told.fields["users"] == 3
 
 
+async def test_of_several_users_with_two_tokens_each_is_told_by_one(bench: Bench) -> None:
+    calm(bench)
+    older = [make(bench, account, creation_time=NOW - timedelta(days=9)) for account in (JANE, LDAP_BOB)]
+    for account in (JANE, LDAP_BOB):
+        make(bench, account, creation_time=NOW - timedelta(days=1))
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told) == {"users_with_two_tokens": 2}
+    assert worst(told, "users_with_two_tokens") == [token.id for token in older]
+
+
 async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(bench: Bench) -> None:
     calm(bench)
     make(bench)
@@ -394,6 +406,29 @@ async def test_users_without_a_name_are_looked_up_before_they_are_told(bench: Be
 
     assert counts(told) == {"user_has_no_name": 1}
     assert worst(told, "user_has_no_name") == [gone.id]
+
+
+@pytest.mark.parametrize(("name", "count"), [("jane", 1), (None, 2)], ids=["named", "nameless"])
+async def test_a_look_up_settles_it_only_if_it_tells_a_name(bench: Bench, name: str | None, count: int) -> None:
+    """Of the list's two users without a name the first is nobody at all."""
+    calm(bench)
+    nobody_s, jane_s = make(bench, ADMIN), make(bench)
+    make(bench, LDAP_BOB)
+
+    async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/identity/find"):
+            return httpx.Response(200, json={"auth_id": JANE.auth_id, "name": name})
+        if request.url.path != PATH:
+            return response
+        known = {nobody_s.id: None, jane_s.id: {"auth_id": JANE.auth_id}}
+        entries = response.json()["entries"]
+        return repeat([entry | {"user": known.get(entry["id"], entry["user"])} for entry in entries], None)
+
+    bench.recorder.on_served = forget
+
+    told = await bench.call(AUDIT)
+
+    assert counts(told)["user_has_no_name"] == count
 
 
 async def test_a_list_that_tells_no_names_at_all_is_no_finding(bench: Bench) -> None:

@@ -421,6 +421,16 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
     assert journal_of(bench) == ["intended", "deleted again"]
 
 
+async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(bench: Bench) -> None:
+    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
+    forget_expiries(bench)
+
+    told = await bench.refused("rotate_access_token", {"id": old.id}, max_lifetime=timedelta(days=30))
+
+    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again." in told
+    assert bench.tokens_of(JANE) == [old]
+
+
 async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_token(bench: Bench) -> None:
     async def round_up(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == PATH:

@@ -33,6 +33,14 @@ def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noq
     return bench.cluster.create_token(account.auth_id, **{**usual, **special})
 
 
+def lockout(own: Token, deed: str) -> str:
+    """The refusal to do that to the server's own token."""
+    return (
+        f"This server itself runs on token {own.id}, so it will not {deed}: it would lock itself out. Nothing was "
+        "done. To replace it, call rotate_access_token and let the server run on the new one."
+    )
+
+
 def own_token(bench: Bench) -> Token:
     """The token that the server runs on."""
     assert bench.settings.bearer_token is not None
@@ -121,7 +129,7 @@ async def test_get_tells_what_it_could_not_find_out(bench: Bench) -> None:
 async def test_an_id_that_no_token_has_is_said_to_be_none(bench: Bench, tool: str) -> None:
     told = await bench.refused(tool, {"id": "123"})
 
-    assert told.startswith("There is no access token 123. ")
+    assert told.startswith("There is no access token 123. The cluster knows no such thing (404")
     assert told.endswith("list_access_tokens tells the ids.")
 
 
@@ -317,13 +325,32 @@ async def test_a_client_that_cannot_ask_is_told_how_to_change_it_by_hand(
     assert changes_sent(bench, token) == []
 
 
+async def test_what_is_as_it_was_cuts_nobody_off(bench: Bench) -> None:
+    own = replace(own_token(bench), expiration_time=NOW + timedelta(days=50))
+    bench.cluster.tokens[own.id] = own
+
+    told = await bench.call("update_access_token", {"id": own.id, "enabled": True})
+
+    assert told.fields["changed"] is False
+
+
+async def test_a_default_lifetime_that_is_not_allowed_is_no_matter_to_an_update(bench: Bench) -> None:
+    disabling = {"id": make(bench).id, "enabled": False}
+
+    told = await bench.call(
+        "update_access_token", disabling, default_lifetime=None, max_lifetime=timedelta(days=30), confirm="none"
+    )
+
+    assert told.fields["changed"] is True
+
+
 @pytest.mark.parametrize("arguments", [{"enabled": False}, {"expiration_time": "1d"}], ids=["disable", "shorten"])
 async def test_the_token_that_the_server_runs_on_is_not_cut_off(bench: Bench, arguments: dict[str, Any]) -> None:
     own = own_token(bench)
 
     told = await bench.refused("update_access_token", {"id": own.id, **arguments}, confirm="none")
 
-    assert told.startswith(f"This server itself runs on token {own.id}, so it will not disable it or shorten its life")
+    assert told == lockout(own, "disable it or shorten its life")
     assert bench.cluster.tokens[own.id] == own
     assert changes_sent(bench, own) == []
 
@@ -453,7 +480,7 @@ async def test_the_token_that_the_server_runs_on_is_not_deleted(bench: Bench) ->
 
     told = await bench.refused("delete_access_token", {"id": own.id}, confirm="none")
 
-    assert told.startswith(f"This server itself runs on token {own.id}, so it will not delete it")
+    assert told == lockout(own, "delete it")
     assert own.id in bench.cluster.tokens
 
 

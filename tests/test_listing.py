@@ -111,3 +111,22 @@ async def test_a_key_of_any_form_is_given_as_data_and_comes_back_as_it_was(bench
     assert told.fields["after"].isascii()
     assert told.fields["after"].isprintable()
     assert asked == [None, key]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({}, ""),
+        ({"after": "k"}, " `after` has to be as the answer before gave it; without it, all begins anew."),
+    ],
+    ids=["first", "following"],
+)
+async def test_a_list_that_is_declined_tells_of_the_key_if_there_was_one(
+    bench: Bench, arguments: dict[str, str], hint: str
+) -> None:
+    async def decline(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(400) if request.url.path == PATH else response
+
+    bench.recorder.on_served = decline
+
+    assert await bench.refused("list_access_tokens", arguments) == f"The cluster declined (400).{hint}"

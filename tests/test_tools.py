@@ -559,6 +559,7 @@ async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user:
             f"The cluster does not find exactly one user {user}. The cluster knows no such thing (404"
         )
         assert "Better write self, local:NAME" in told
+    assert told.endswith(" or a bare NAME. Without `user`, everybody's tokens are listed.")
     assert bench.recorder.bodies("POST", PATH) == []
 
 
