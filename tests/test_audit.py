@@ -412,15 +412,14 @@ async def test_users_without_a_name_are_looked_up_before_they_are_told(bench: Be
 async def test_a_look_up_settles_it_only_if_it_tells_a_name(bench: Bench, name: str | None, count: int) -> None:
     """Of the list's two users without a name the first is nobody at all."""
     calm(bench)
-    nobody_s, jane_s = make(bench, ADMIN), make(bench)
-    make(bench, LDAP_BOB)
+    first, second = sorted([make(bench), make(bench, LDAP_BOB)], key=lambda token: token.id)
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/identity/find"):
-            return httpx.Response(200, json={"auth_id": JANE.auth_id, "name": name})
+            return httpx.Response(200, json={"auth_id": second.user, "name": name})
         if request.url.path != PATH:
             return response
-        known = {nobody_s.id: None, jane_s.id: {"auth_id": JANE.auth_id}}
+        known = {first.id: None, second.id: {"auth_id": second.user}}
         entries = response.json()["entries"]
         return repeat([entry | {"user": known.get(entry["id"], entry["user"])} for entry in entries], None)
 

@@ -367,14 +367,17 @@ async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(be
     assert old.id not in told.text
 
 
-async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_next(bench: Bench) -> None:
+@pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token"], ids=["create", "rotate"])
+async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_next(bench: Bench, tool: str) -> None:
     async def nothing() -> None:
         pass
 
+    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
     bench.recorder.cluster = Cut(bench, nothing)
 
     await bench.call("create_access_token", {"user": "local:jane"})
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    named = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
+    told = await bench.call(tool, named)
 
     assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
 

@@ -22,6 +22,7 @@ from mcp.client import Client
 from pydantic import SecretStr
 
 from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, PATIENCE, Bench, Mode, Told
+from token_tools.identity import HOW_TO_WRITE_A_USER
 from token_tools.sandbox.cluster import Account
 from token_tools.server import create_server
 from token_tools.settings import Settings
@@ -559,8 +560,36 @@ async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user:
             f"The cluster does not find exactly one user {user}. The cluster knows no such thing (404"
         )
         assert "Better write self, local:NAME" in told
-    assert told.endswith(" or a bare NAME. Without `user`, everybody's tokens are listed.")
+        besides = "" if tool == "create_access_token" else " Without `user`, everybody's tokens are listed."
+        assert told.endswith(f" or a bare NAME.{besides}")
     assert bench.recorder.bodies("POST", PATH) == []
+
+
+NOBODY = httpx.Response(200, json={"entries": []})
+
+
+@pytest.mark.parametrize(
+    ("found", "listed", "said"),
+    [
+        pytest.param(404, NOBODY, "The cluster knows no such thing (404).", id="not-found"),
+        pytest.param(404, httpx.Response(400), "The cluster knows no such thing (404).", id="neither"),
+        pytest.param(200, httpx.Response(400), "The cluster declined (400).", id="not-listed"),
+    ],
+)
+async def test_a_list_of_nobody_tells_what_the_cluster_said_first(
+    bench: Bench, found: int, listed: httpx.Response, said: str
+) -> None:
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path == PATH:
+            return listed
+        return response if found == response.status_code else httpx.Response(found)
+
+    bench.recorder.on_served = answer
+
+    assert await bench.refused("list_access_tokens", {"user": "local:jane"}) == (
+        f"The cluster does not find exactly one user local:jane. {said} Better {HOW_TO_WRITE_A_USER}. Without `user`, "
+        "everybody's tokens are listed."
+    )
 
 
 async def test_a_name_of_two_users_gets_no_token(bench: Bench) -> None:
