@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Generator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,6 +117,13 @@ async def test_an_existing_file_is_not_overwritten_but_stood_beside(delivery: De
     assert Path(first.place).read_bytes() == content
     assert [place.removeprefix(first.place.removesuffix(".json")) for place in places] == ["-2.json", "-3.json"]
     assert {str(file) for file in folder.iterdir()} == {first.place, *places}
+
+
+async def test_the_file_that_a_token_went_into_is_found_before_one_that_has_its_name(delivery: Delivery) -> None:
+    named, beside = [await (await delivery.reserve()).keep(NEW, JANE) for _ in range(2)]
+
+    assert await delivery.find(NEW.id, beside.place) == beside.place
+    assert await delivery.find(NEW.id, None) == named.place
 
 
 async def test_the_same_token_of_two_clusters_behind_one_address_has_two_files(folder: Path) -> None:
@@ -239,7 +248,26 @@ async def test_a_reservation_that_cannot_be_removed_is_no_failure(
 
     await reservation.drop()
 
-    assert f"{pending} could not be removed" in caplog.text
+    reasons = [os.strerror(number) for number in (errno.EISDIR, errno.EPERM)]  # Linux's, and that of POSIX
+    assert caplog.messages in [[f"{pending} could not be removed: {reason}"] for reason in reasons]
+
+
+async def test_a_kept_file_that_is_gone_already_needs_no_retracting(delivery: Delivery, folder: Path) -> None:
+    delivered = await (await delivery.reserve()).keep(NEW, JANE)
+    Path(delivered.place).unlink()
+
+    await delivery.retract(delivered)
+
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_kept_file_that_cannot_be_retracted_is_a_failure(delivery: Delivery, folder: Path) -> None:
+    delivered = await (await delivery.reserve()).keep(NEW, JANE)
+    folder.rename(folder.with_name("moved"))
+    folder.write_text("a file")
+
+    with pytest.raises(DeliveryError, match=re.escape(f" in {folder}: {os.strerror(errno.ENOTDIR)}.")):
+        await delivery.retract(delivered)
 
 
 async def test_a_token_that_gets_no_name_is_not_left_under_another(delivery: Delivery, folder: Path) -> None:
@@ -274,6 +302,7 @@ anyio.run(FileDelivery(folder, Qq("c", 8000)).reserve)
 async def test_what_is_no_file_of_ours_is_let_be_by_the_recovery(delivery: Delivery, folder: Path) -> None:
     await (await delivery.reserve()).drop()
     os.mkfifo(folder / ".pending-1")
+    (folder / "elsewhere").write_bytes(write_store(SecretStr(SECRET)))
     (folder / ".pending-2").symlink_to(folder / "elsewhere")
     before = {*folder.iterdir()}
 
@@ -307,7 +336,8 @@ async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -
     delivered = await reservation.keep(NEW, JANE)
 
     assert delivered.bearer_token == SecretStr(SECRET)
-    assert "conversation" in delivered.place
+    assert delivered.place == "this answer, and with it the conversation and its logs"
+    assert delivered.how_to_use == "Store it now: the cluster does not show it again."
     assert SECRET not in repr(delivered)
 
 
@@ -375,6 +405,10 @@ async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) ->
     await reservation.drop()
 
     assert keychain.secrets == {("qumulo-token-tools c:8000", f"local:jane {NEW.id}"): SECRET}
+    assert delivered.id == NEW.id
+    assert delivered.place == (
+        f"the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane {NEW.id}'"
+    )
     assert delivered.how_to_use.endswith(f"keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}'")
     assert delivered.fingerprint == hashlib.sha256(SECRET.encode()).hexdigest()
     assert SECRET not in repr(delivered)
@@ -393,10 +427,9 @@ async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:
 async def test_a_keyring_that_does_not_keep_is_found_out_before_and_after(keychain: Keychain, broken: str) -> None:
     keychain.broken = broken
 
-    with pytest.raises(DeliveryError, match="did not keep"):
-        await KeyringDelivery("c:8000").reserve()
-    with pytest.raises(DeliveryError, match="did not keep"):
-        await KeyringDelivery("c:8000").keep(NEW, JANE)
+    for use in (KeyringDelivery("c:8000").reserve, partial(KeyringDelivery("c:8000").keep, NEW, JANE)):
+        with pytest.raises(DeliveryError, match=r"^The system's keyring did not keep what it was given\.$"):
+            await use()
 
     assert keychain.secrets == {}
 
