@@ -126,6 +126,22 @@ async def test_the_file_that_a_token_went_into_is_found_before_one_that_has_its_
     assert await delivery.find(NEW.id, None) == named.place
 
 
+async def test_of_files_with_its_name_any_that_is_left_is_found(delivery: Delivery) -> None:
+    named, beside = [await (await delivery.reserve()).keep(NEW, JANE) for _ in range(2)]
+    Path(named.place).unlink()
+
+    assert await delivery.find(NEW.id, named.place) == beside.place
+
+
+@pytest.mark.parametrize("is_place", [False, True], ids=["folder", "place"])
+async def test_what_cannot_be_looked_for_is_not_taken_for_gone(folder: Path, tmp_path: Path, is_place: bool) -> None:
+    unreadable = tmp_path / ("x" * 300)
+    delivery = FileDelivery(folder if is_place else unreadable, Qq("c", 8000))
+
+    with pytest.raises(DeliveryError, match=f" in {unreadable}: {os.strerror(errno.ENAMETOOLONG)}"):
+        await delivery.find(NEW.id, str(unreadable / "token.json") if is_place else None)
+
+
 async def test_the_same_token_of_two_clusters_behind_one_address_has_two_files(folder: Path) -> None:
     places = {(await (await FileDelivery(folder, Qq("c", port)).reserve()).keep(NEW, JANE)).place for port in (1, 2)}
 

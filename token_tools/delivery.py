@@ -206,8 +206,9 @@ class FileDelivery:
 
     def _find(self, token_id: str, place: str | None) -> str | None:
         with _explained(self.folder):
-            named = sorted(self.folder.glob(f"{self._prefix}_*_{token_id}.json"))
-        return _recall(place) or next(map(str, named), None)
+            names = sorted(_list_names(self.folder), key=lambda name: (len(name), name))
+        its_own = re.compile(rf"{re.escape(self._prefix)}_.*_{re.escape(token_id)}(?:-\d+)?\.json", re.ASCII)
+        return _recall(place) or next((str(self.folder / name) for name in names if its_own.fullmatch(name)), None)
 
     async def retract(self, delivered: Delivered) -> None:
         """Remove the file."""
@@ -409,7 +410,15 @@ def _recall(place: str | None) -> str | None:
         return place and place.replace("this answer", "the answer to that call")
     path = Path(place)
     with _explained(path.parent):
-        return None if path.is_absolute() and not path.exists() else place
+        return None if path.is_absolute() and path.name not in _list_names(path.parent) else place
+
+
+def _list_names(folder: Path) -> Sequence[str]:
+    """What is in a folder, if it is there; `glob` would pass over one that cannot be read."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
 
 
 def _remove_file(delivered: Delivered) -> None:
