@@ -272,6 +272,19 @@ async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
         await finish(journal_in(folder), "made")
 
 
+async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> None:
+    await finish(journal_in(folder), "made")
+    (folder / "journal.a.lock").mkdir()
+    os.mkfifo(folder / "journal.b.lock")
+    (folder / "journal.c.lock").symlink_to(folder / "journal.lock")
+    before = {*folder.iterdir()}
+
+    with anyio.fail_after(5):
+        assert await journal_in(folder).report_open() == []
+
+    assert {*folder.iterdir()} == before
+
+
 async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
     folder.mkdir()
     os.mkfifo(folder / "journal.jsonl")

@@ -54,13 +54,16 @@ async def test_a_user_whose_tokens_go_on_for_ever_is_given_up(bench: Bench) -> N
     assert pages == PAGES_OF_A_USER
 
 
-@pytest.mark.parametrize("forgotten", [1, EMPTY_PAGES + 1], ids=["at-once", "late"])
+@pytest.mark.parametrize(
+    ("forgotten", "pages"), [(1, (1, 1)), (EMPTY_PAGES + 1, (1, 1)), (2, (5, 1))], ids=["at-once", "late", "smaller"]
+)
 async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_telling_a_token_twice(
-    bench: Bench, forgotten: int
+    bench: Bench, forgotten: int, pages: tuple[int, int]
 ) -> None:
-    """As where a cluster's key is a token that somebody deletes meanwhile."""
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=1)
-    for _ in range(EMPTY_PAGES + 2):
+    """As where a cluster's key is a token that somebody deletes meanwhile; its pages may be smaller from then on."""
+    before, after = (replace(bench.cluster.behaviour, largest_page=size) for size in pages)
+    bench.cluster.behaviour = before
+    for _ in range(2 * EMPTY_PAGES):
         bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
     keys = 0
 
@@ -68,6 +71,8 @@ async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_tellin
         nonlocal keys
         if request.url.path == PATH and "after" in request.url.params:
             keys += 1
+        if keys == forgotten:
+            bench.cluster.behaviour = after
         return httpx.Response(404) if keys == forgotten and "after" in request.url.params else response
 
     bench.recorder.on_served = forget_a_key

@@ -175,6 +175,14 @@ def test_a_caller_without_an_auth_id_is_a_bad_answer(auth_id: object) -> None:
         wire.read_caller(answer(body={"id": auth_id}))
 
 
+def test_a_caller_whose_token_has_an_empty_id_came_with_one_that_is_not_known() -> None:
+    caller = wire.read_caller(
+        replace(answer(body={"id": "500", "access_token_id": ""}), credential=SecretStr("access-v1:QUJD"))
+    )
+
+    assert caller.is_unnamed_token
+
+
 @pytest.mark.parametrize(
     ("credential", "is_token"),
     [("access-v1:QUJD", True), ("session-v1:QUJD", False), ("", False)],

@@ -141,13 +141,14 @@ class Journal:
             JournalError: If the journal cannot be read and marked.
         """
         async with self._locked():
+            await anyio.to_thread.run_sync(self._sweep)
             unreported = [
                 attempt.intent
                 for attempt in await anyio.to_thread.run_sync(self._find_unsettled)
                 if attempt.outcome == "intended" and not attempt.marks
             ]
+            # What is marked is told: nothing that could fail comes after it.
             await anyio.to_thread.run_sync(self._write, self._mark(unreported, "reported"))
-            await anyio.to_thread.run_sync(self._sweep)
         return unreported
 
     async def find_open(self, user: str) -> list[Entry]:
@@ -268,7 +269,7 @@ class Journal:
     def _sweep(self) -> None:
         """Remove the locks of the dead; new ones are only made by who is alone with the journal, as we are now."""
         for path in self._folder.glob("journal.*.lock"):
-            if _is_free(path):
+            if path.is_file() and not path.is_symlink() and _is_free(path):
                 path.unlink(missing_ok=True)
 
 

@@ -23,7 +23,7 @@ from token_tools.wire import UnreadPage
 EMPTY_PAGES: Final = 8
 """How many pages without anything new in a row are passed over before a list counts as ended."""
 
-PAGE: Final = 300
+PAGE: Final = 500
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
 BATCH: Final = 50
@@ -177,7 +177,7 @@ class Walk:
         self._after: str | None = None
         self._most = most
         self._idle = 0
-        self._patience = EMPTY_PAGES
+        self._passed = 0
         self._is_second_try = False
 
     async def step(self) -> Sequence[AccessToken] | None:
@@ -191,7 +191,7 @@ class Walk:
         Raises:
             ClusterError: If it cannot be had.
         """
-        if self._after in self._keys or self._idle >= self._patience:
+        if self._after in self._keys or self._idle >= EMPTY_PAGES:
             self.page = None
             return
         self._keys.add(self._after)
@@ -205,10 +205,13 @@ class Walk:
         Raises:
             BadAnswer: If it cannot be read, or the list has no end.
         """
-        new = [token for token in page.read().entries if self._seen.add(token.id)]
+        entries = page.read().entries
+        new = [token for token in entries if self._seen.add(token.id)]
         if self._seen.count > self._most:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {self._most:,}.")
-        self._idle = 0 if new else self._idle + 1
+        self._passed += len(entries) - len(new)
+        is_on_its_way = entries and self._is_second_try and self._passed <= self._seen.count
+        self._idle = 0 if new or is_on_its_way else self._idle + 1
         return new
 
     async def _ask(self) -> UnreadPage:
@@ -219,6 +222,6 @@ class Walk:
                 raise
             # The token that the key stands for may be gone: once more from the beginning, past what was seen already.
             self._is_second_try = True
-            self._patience += len(self._keys)
+            self._passed = 0
             self._keys = {None}
             return await self._ask_for(after=None)

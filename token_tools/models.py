@@ -144,7 +144,7 @@ class Caller(BaseModel):
     name: str | None = None
     sid: Text = None
     uid: PosixId = None
-    access_token_id: str | None = None
+    access_token_id: Text = None
     privileges: frozenset[str] | None = None
     is_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
 
