@@ -15,7 +15,7 @@ import anyio
 import psutil
 
 from benchmarks.figures import Figure
-from benchmarks.measures import MEASURES, QUICK, Thoroughness
+from benchmarks.measures import MEASURES, QUICK, Measure, Thoroughness
 from benchmarks.picture import draw
 from benchmarks.table import write_table
 
@@ -28,23 +28,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="Repeat less often: a few minutes, rougher figures")
     parser.add_argument("--only", metavar="WORD", default="", help="Only the measures with this word in their name")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, default=FOLDER, help="Where results.* go")
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, help="Where results.* go: beside the code if all is measured"
+    )
     options = parser.parse_args()
+    chosen = [measure for measure in MEASURES if options.only in measure.__name__]
+    if not chosen:
+        parser.error(f"no measure has {options.only!r} in its name")
     effort = QUICK if options.quick else Thoroughness()
-    figures = anyio.run(_measure, effort, options.only)
-    results = json.dumps({"machine": _tell_machine(), "figures": [asdict(figure) for figure in figures]}, indent=2)
-    Path(options.output, "results.json").write_text(f"{results}\n")
-    Path(options.output, "results.svg").write_text(draw(figures))
+    figures = anyio.run(_measure, chosen, effort)
     sys.stdout.write(f"{write_table(figures)}\n")
+    if folder := options.output or (None if options.only else FOLDER):
+        results = {
+            "machine": _tell_machine(),
+            "repetitions": asdict(effort),
+            "figures": [asdict(figure) for figure in figures],
+        }
+        Path(folder, "results.json").write_text(f"{json.dumps(results, indent=2)}\n")
+        Path(folder, "results.svg").write_text(draw(figures))
 
 
-async def _measure(effort: Thoroughness, only: str) -> Sequence[Figure]:
+async def _measure(measures: Sequence[Measure], effort: Thoroughness) -> Sequence[Figure]:
     figures: list[Figure] = []
     with TemporaryDirectory(prefix="benchmark-state-") as state:
-        for measure in MEASURES:
-            if only in measure.__name__:
-                sys.stderr.write(f"{measure.__name__} …\n")
-                figures += await measure(Path(state), effort)
+        for measure in measures:
+            sys.stderr.write(f"{measure.__name__} …\n")
+            figures += await measure(Path(state), effort)
     return figures
 
 

@@ -83,7 +83,7 @@ def measure_rest(process: psutil.Process) -> float:
 
 
 @contextmanager
-def peak_of(process: psutil.Process, *, every: float = 0.002) -> Generator[list[float]]:
+def peak_of(process: psutil.Process, *, every: float = 0.01) -> Generator[list[float]]:
     """A list that holds the largest resident memory in megabytes seen so far, while the block runs."""
     peak = [float(process.memory_info().rss) / MEGABYTE]
     done = threading.Event()

@@ -3,7 +3,7 @@
 import json
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.figures import OURS, Figure, absent, alternate, compare
 from benchmarks.questions import AUDIT, QUESTIONS
+from token_tools.listing import PAGE
 
 PATH: Final = "/v1/auth/access-tokens/"
 LIST: Final = "list_access_tokens"
@@ -64,6 +65,7 @@ class Thoroughness:
     calls: int = 10_000
 
 
+Measure = Callable[[Path, Thoroughness], Coroutine[Any, Any, list[Figure]]]
 QUICK: Final = Thoroughness(starts=5, lists=40, processes=3, bursts=5, audits=1, calls=1_000)
 
 
@@ -173,7 +175,7 @@ async def measure_audit(state: Path, effort: Thoroughness) -> list[Figure]:
             read: list[Mapping[str, float]] = []
 
             async def read_all() -> float:
-                command, environment = vendor_sdk(connection, limit=1_000)
+                command, environment = vendor_sdk(connection, limit=PAGE)
                 told = json.loads((await anyio.run_process(command, env=environment)).stdout)
                 if told["tokens"] != ALL:
                     raise AssertionError(told)
@@ -255,10 +257,10 @@ async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
     missing = sorted({question.call.tool for question in QUESTIONS} - set(await _find_tools(state)))
     if missing:
         return [absent(what, "bytes", f"not there yet: {', '.join(missing)}", target=target)]
-    mine, other, each = 0, 0, list[str]()
+    mine, told, other, each = 0, 0, 0, list[str]()
     with running_cluster(MANY) as connection:
         async with token_tools(connection, state).connected() as ours, generated(connection).connected() as theirs:
-            everything = await _read_all(theirs)
+            everything, all_of_ours = await _read_all(theirs), await _list_all(ours)
             token = json.loads(_text(await _call(theirs, LIST, {"limit": 200})))["entries"][100]
             known = {"id": token["id"], "user": f"auth_id:{token['user']['auth_id']}"}
             for question in QUESTIONS:
@@ -270,6 +272,7 @@ async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
                     their_size = min(_weigh(await _call(theirs, LIST, arguments)).values())
                 each.append(f"{question.text} {size:,} : {their_size:,}")
                 mine, other = mine + size, other + their_size
+                told += all_of_ours if question.in_a_file else size
     ratio = mine / other
     return [
         Figure(
@@ -280,7 +283,13 @@ async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
             target,
             ratio <= 0.05,
             "\n".join(each),
-        )
+        ),
+        Figure(
+            "the same, with all lists in the conversation and none in a file",
+            "bytes",
+            {OURS: told, "generated": other},
+            {"generated": told / other},
+        ),
     ]
 
 
@@ -308,7 +317,7 @@ async def measure_memory(state: Path, effort: Thoroughness) -> list[Figure]:
     ]
 
 
-MEASURES: Final[Sequence[Callable[[Path, Thoroughness], Awaitable[list[Figure]]]]] = (
+MEASURES: Final[Sequence[Measure]] = (
     measure_start,
     measure_lists,
     measure_audit,
@@ -366,6 +375,18 @@ def _weigh(result: CallToolResult) -> dict[str, int]:
     """The bytes of both channels, the structured one as it crosses the wire: compact."""
     structured = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
     return {"text": len(_text(result).encode()), "structured": len(structured.encode())}
+
+
+async def _list_all(client: Client) -> int:
+    """The bytes of all pages that this project gives, in the larger channel."""
+    size, after = 0, {"limit": 200}
+    while True:
+        result = await _call(client, LIST, after)
+        size += max(_weigh(result).values())
+        fields: Mapping[str, Any] = result.structured_content or {}
+        if "after" not in fields:
+            return size
+        after["after"] = fields["after"]
 
 
 async def _read_all(client: Client) -> int:

@@ -65,6 +65,8 @@ def main() -> int:
     sys.stdout.write(f"{'all':10} {killed:5,} of {len(results):5,} killed ({killed / len(results):.1%})\n")
     for name in survivors:
         sys.stdout.write(f"  {name}: {known.get(name, 'no reason given')}\n")
+    for name in sorted(name for name in known.keys() - {*survivors} if name.split(".")[1] in modules):
+        sys.stdout.write(f"  {name}: was killed, and needs no reason any more\n")
     return 0 if killed >= ENOUGH * len(results) and set(survivors) <= known.keys() else 1
 
 

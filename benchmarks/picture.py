@@ -81,10 +81,12 @@ def _draw_group(figure: Figure, top: int) -> Iterator[str]:
 
 def _tell_bar(figure: Figure, name: str) -> str:
     ratio = figure.ratios.get(name)
-    return tell(figure, name) + (f"  ·  ours is {ratio:.2g} ×" if ratio is not None else "")
+    if ratio is None:
+        return tell(figure, name)
+    return f"{tell(figure, name)}  ·  ours is {f'{ratio:.2f}' if ratio >= 0.1 else f'{ratio:.2g}'} ×"
 
 
-def _wrap(text: str, longest: int = 28) -> list[str]:
+def _wrap(text: str, longest: int = 25) -> list[str]:
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) > longest:

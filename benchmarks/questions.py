@@ -3,7 +3,7 @@
 Each question is asked in a conversation of its own, so nothing that an earlier answer said is at hand. The generated
 server is used as well as it can be: where its `user` filter answers a question, that is what is called; everything else
 is only in the list of all tokens, which a model has to read and to count through. The audit answers with how many, and
-names the worst few.
+names the worst few; where all of them are asked for, it writes them into a file for the administrator.
 """
 
 from collections.abc import Mapping
@@ -25,23 +25,28 @@ class Call:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, what is called, and how the generated server is asked for one user; None reads all pages."""
+    """What is asked, what is called, and how the generated server is asked for one user; None reads all pages.
+
+    The answer to some is `in_a_file`, all but how many there are and the worst few.
+    """
 
     text: str
     call: Call
     user_filter: str | None = None
+    in_a_file: bool = False
 
 
 AUDIT: Final = "audit_access_tokens"
 _AUDIT: Final = Call(AUDIT, {"expiring_within": "30d"})
+_REPORT: Final = Call(AUDIT, {"expiring_within": "30d", "report": "csv"})
 
 QUESTIONS: Final = (
     Question("Is anything here a risk, and what is the worst of it?", _AUDIT),
     Question("How many tokens are there, and how many of them still work?", _AUDIT),
-    Question("How many expire within 30 days, and which first?", _AUDIT),
+    Question("Which expire within 30 days?", _REPORT, in_a_file=True),
     Question("How many expire this week, and which first?", Call(AUDIT, {"expiring_within": "7d"})),
-    Question("How many never expire, and which are the oldest of these?", _AUDIT),
-    Question("How many users have two tokens, so that theirs cannot be rotated?", _AUDIT),
+    Question("Whose never expire?", _REPORT, in_a_file=True),
+    Question("Who has two tokens, so that theirs cannot be rotated?", _REPORT, in_a_file=True),
     Question("Are there tokens of users who are gone?", _AUDIT),
     Question(
         "Which tokens does this user have, and do they work?", Call("list_access_tokens", {"user": "{user}"}), "{user}"

@@ -23,7 +23,7 @@ from tests.sandbox_process import BIN
 
 PATIENCE = 60
 LONGEST = 25_000
-GROWTH = 40 << 20
+GROWTH = 15 << 20
 """Bytes that the process may have grown by at the end of the long run: about what its caches take."""
 
 WORDS = st.sampled_from(
@@ -173,5 +173,5 @@ def test_no_call_whatever_breaks_the_server(tmp_path: Path) -> None:
         call_it()
 
         assert not fuzzed.call("list_access_tokens", {}).is_error
-        assert fuzzed.calls >= settings().max_examples
+        assert fuzzed.calls >= 3 * settings().max_examples
         assert memory_of_children() - started_with < GROWTH
