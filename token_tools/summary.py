@@ -1,7 +1,8 @@
 """Models to the words that an assistant reads, and to the same facts as fields.
 
-Some hosts hand their model only the text of a result and others only its structured part, so each carries everything
-and each is compact. Text that the cluster's users chose appears in the spelling of `identity`, which shows it as data.
+Some hosts hand their model only the text of a result and others only its structured part, so each carries everything,
+the text with times to the minute, and each is compact. Text that the cluster's users chose appears in the spelling of
+`identity`, which shows it as data.
 """
 
 import json
