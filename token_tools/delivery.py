@@ -207,7 +207,7 @@ class FileDelivery:
     def _find(self, token_id: str, place: str | None) -> str | None:
         with _explained(self.folder):
             names = sorted(_list_names(self.folder), key=lambda name: (len(name), name))
-        its_own = re.compile(rf"{re.escape(self._prefix)}_.*_{re.escape(token_id)}(?:-\d+)?\.json", re.ASCII)
+        its_own = re.compile(rf"{re.escape(self._prefix)}_.*_{re.escape(token_id)}(?:-\d+)?\.json")
         return _recall(place) or next((str(self.folder / name) for name in names if its_own.fullmatch(name)), None)
 
     async def retract(self, delivered: Delivered) -> None:
