@@ -292,7 +292,7 @@ async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
             "\n".join(each),
         ),
         Figure(
-            "the same, with all lists in the conversation and none in a file",
+            "the same, with all lists in the conversation",
             "bytes",
             {OURS: told, "generated": other},
             {"generated": told / other},

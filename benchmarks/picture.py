@@ -60,15 +60,13 @@ def draw(figures: Sequence[Figure]) -> str:
 
 
 def _height_of(figure: Figure) -> int:
-    return len(figure.values) * (BAR + 4) + GAP
+    return max(len(figure.values), len(_label(figure))) * (BAR + 4) + GAP
 
 
 def _draw_group(figure: Figure, top: int) -> Iterator[str]:
     longest = max(figure.values.values())
-    more = " (longer is better)" if figure.more_is_better else ""
     yield f'<line class="line" x1="24" x2="{WIDTH - 24}" y1="{top}" y2="{top}"/>'
-    first, *rest = _wrap(figure.what + more)
-    for number, line in enumerate([first, *rest]):
+    for number, line in enumerate(_label(figure)):
         yield f'<text class="what" x="24" y="{top + 23 + number * 17}">{escape(line)}</text>'
     for number, name in enumerate(figure.values):
         y = top + 10 + number * (BAR + 4)
@@ -86,9 +84,10 @@ def _tell_bar(figure: Figure, name: str) -> str:
     return f"{tell(figure, name)}  ·  ours is {f'{ratio:.2f}' if ratio >= 0.1 else f'{ratio:.2g}'} ×"
 
 
-def _wrap(text: str, longest: int = 25) -> list[str]:
+def _label(figure: Figure, longest: int = 25) -> list[str]:
+    more = " (longer is better)" if figure.more_is_better else ""
     lines = [""]
-    for word in text.split():
+    for word in (figure.what + more).split():
         if len(lines[-1]) + len(word) > longest:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
