@@ -77,7 +77,8 @@ def vendor_sdk(connection: Connection, *, limit: int) -> tuple[list[str], dict[s
 
 def measure_rest(process: psutil.Process) -> float:
     """Megabytes of resident memory, once it has come to rest."""
-    # Nothing tells when a process has given back what an answer took; a figure of memory only needs it to have.
+    # The process goes on for a moment after its answer has arrived, and nothing outside tells when it is idle again. To
+    # wait too short would count what an answer takes as kept; to wait too long does no harm to a figure of memory.
     time.sleep(0.3)
     return float(process.memory_info().rss) / MEGABYTE
 

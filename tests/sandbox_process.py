@@ -37,7 +37,7 @@ class Sandbox:
     settings: dict[str, str]
     process: subprocess.Popen[str]
 
-    def sdk(self, expression: str, *, bearer_token: str | None = None) -> Any:  # noqa: ANN401 - whatever the SDK gives
+    def sdk(self, expression: str, *, bearer_token: str | None = None) -> Any:  # noqa: ANN401 - any JSON, as `json.loads` gives it
         """What an expression in `client` and `tokens` of the vendor's Python SDK gives, as JSON.
 
         An error that the SDK understands comes back as its status, class and description.

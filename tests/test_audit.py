@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, Bench, Told
 from token_tools.audit import FINDINGS
 from token_tools.listing import EMPTY_PAGES, PAGE
-from token_tools.sandbox.cluster import Account, Token
+from token_tools.sandbox.cluster import Account, EndOfPaging, Token
 
 pytestmark = pytest.mark.anyio
 
@@ -318,11 +318,9 @@ def repeat(entries: Sequence[dict[str, Any]], after: str | None) -> httpx.Respon
     return httpx.Response(200, json={"entries": entries, "paging": {"next": after and f"/x?after={after}"}})
 
 
-@pytest.mark.parametrize(
-    "behaviour", ["null", "empty", "no-next", "null-paging", "no-paging", "empty-pages", "repeated"]
-)
-async def test_the_end_of_the_list_is_found_however_it_is_told(bench: Bench, behaviour: Any) -> None:  # noqa: ANN401 - one of a dozen words
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, end_of_paging=behaviour, largest_page=2)
+@pytest.mark.parametrize("end", get_args(EndOfPaging))
+async def test_the_end_of_the_list_is_found_however_it_is_told(bench: Bench, end: EndOfPaging) -> None:
+    bench.cluster.behaviour = replace(bench.cluster.behaviour, end_of_paging=end, largest_page=2)
     for _ in range(4):
         make(bench, LDAP_BOB)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
@@ -79,7 +79,7 @@ class SomeId:
 class Fuzzed:
     """The server, the tools that it publishes, and the ids of tokens that it has told."""
 
-    def __init__(self, portal: Any, client: Client) -> None:  # noqa: ANN401 - anyio does not name its type in public
+    def __init__(self, portal: BlockingPortal, client: Client) -> None:
         self._portal, self._client = portal, client
         self.tools: Mapping[str, PublishedTool] = {tool.name: tool for tool in portal.call(client.list_tools).tools}
         self.ids = ["1", "0" * 64]

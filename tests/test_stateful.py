@@ -263,7 +263,7 @@ class SideBySide(RuleBasedStateMachine):
         self.check_got(theirs[self.compared % len(theirs)]["id"])
         self.compared += 1
 
-    def call(self, tool: str, **arguments: object) -> Any:  # noqa: ANN401 - a tool's fields
+    def call(self, tool: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON, of which each tool gives another form
         """What our tool tells, None where it refuses, which changes nothing."""
         before = dict(self.ours.cluster.tokens)
         told = self.ours.call(tool, **arguments)

@@ -22,7 +22,7 @@ from token_tools.times import (
 
 NOW = datetime(2026, 11, 24, 9, 0, 30, tzinfo=UTC)
 AWARE = st.datetimes(
-    min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis adds the zone
+    min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis takes bounds without a zone, and adds it
     max_value=datetime(9999, 12, 29),  # noqa: DTZ001 - the same
     timezones=st.timezones(),
 )

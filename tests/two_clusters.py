@@ -286,6 +286,6 @@ def _unless_refused(ask: Callable[[], Result]) -> Result | None:
         return None
 
 
-def _as_dict(told: Any) -> Entry:  # noqa: ANN401 - one of the SDK's dataclasses
-    """Its fields; the SDK's own `to_dict` gives the same, slowly."""
+def _as_dict(told: object) -> Entry:
+    """The fields of one of the SDK's dataclasses; the SDK's own `to_dict` gives the same, slowly."""
     return {**vars(told)}

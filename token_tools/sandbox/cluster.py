@@ -39,6 +39,9 @@ Complaint = Literal[
 ]
 
 
+EndOfPaging = Literal["null", "empty", "no-next", "null-paging", "no-paging", "empty-pages", "repeated"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
     """What differs between versions of Core, and what is not known of the real one."""
@@ -53,7 +56,7 @@ class Behaviour:
     """Tokens can be disabled (Core 5.3.3 and newer)."""
     sparse_identities: bool = False
     """Lists tell only the `auth_id` of identities, as the sibling endpoint for S3 keys is documented to do."""
-    end_of_paging: Literal["null", "empty", "no-next", "null-paging", "no-paging", "empty-pages", "repeated"] = "null"
+    end_of_paging: EndOfPaging = "null"
     """How the last page says that it is the last. The last two never do, as other endpoints of the vendor are said to:
     empty pages without end, or the last page over and over."""
     absolute_links: bool = False
