@@ -67,6 +67,11 @@ class Human:
         return self.answers[min(len(self.asked), len(self.answers)) - 1]
 
 
+def refusal(status: int, error_class: str = "some_error", description: str | None = None) -> httpx.Response:
+    """A refusal in the vendor's envelope, without which it would not be the cluster's."""
+    return httpx.Response(status, json={"error_class": error_class, "description": description})
+
+
 AGREES = ElicitResult(action="accept", content={"agree": True})
 
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, Bench, Told
+from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, Bench, Told, refusal
 from token_tools.audit import FINDINGS
 from token_tools.listing import EMPTY_PAGES, PAGE
 from token_tools.sandbox.cluster import Account, EndOfPaging, Token
@@ -220,7 +220,7 @@ async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(bench: 
     make(bench)
 
     async def refuse_users(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(403) if "user" in request.url.params else response
+        return refusal(403) if "user" in request.url.params else response
 
     bench.recorder.on_served = refuse_users
 
@@ -560,7 +560,7 @@ async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(bench: Bench) -> 
 
 async def test_an_audit_needs_no_who_am_i(bench: Bench) -> None:
     async def refuse(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(403) if request.url.path.endswith("/who-am-i") else response
+        return refusal(403) if request.url.path.endswith("/who-am-i") else response
 
     bench.recorder.on_served = refuse
 
@@ -672,7 +672,7 @@ async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(ben
 
 async def test_an_audit_that_fails_leaves_no_report(bench: Bench) -> None:
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(400) if request.url.path == PATH else response
+        return refusal(400) if request.url.path == PATH else response
 
     bench.recorder.on_served = fail
 

@@ -19,6 +19,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSListener, TLSStream
 from pydantic import SecretStr
 
+from tests.bench import refusal
 from token_tools.client import ClusterClient, connect
 from token_tools.credentials import write_store
 from token_tools.errors import (
@@ -118,7 +119,7 @@ async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
 @pytest.mark.parametrize(
     ("trouble", "failure"),
     [
-        pytest.param(httpx.Response(400), Rejected, id="400"),
+        pytest.param(refusal(400), Rejected, id="400"),
         pytest.param(httpx.Response(401), Unauthenticated, id="401"),
         pytest.param(httpx.Response(500), Unavailable, id="500"),
         pytest.param(httpx.Response(429, headers={"Retry-After": "3600"}), Unavailable, id="too-long-a-wait"),
@@ -155,11 +156,8 @@ async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | http
             "create": partial(cluster.create_token, JANE, None),
             "delete": partial(cluster.delete_token, "7"),
         }
-        if write == "delete" and isinstance(trouble, httpx.Response) and trouble.is_success:
+        with pytest.raises(ClusterError):
             await calls[write]()
-        else:
-            with pytest.raises(ClusterError):
-                await calls[write]()
 
     assert len(script.requests) == 1
 
@@ -292,7 +290,7 @@ async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_rece
     caplog.set_level(logging.DEBUG)
     answer = f"HTTP/1.1 400 No\r\nX-Echo: {OWN}\r\nContent-Length: 0\r\n\r\n".encode()
     async with tls_server(tmp_path, answer) as (settings, _), connected(None, settings) as cluster:
-        with pytest.raises(Rejected):
+        with pytest.raises(BadAnswer):
             await cluster.list_tokens()
 
     assert OWN not in caplog.text
@@ -324,10 +322,10 @@ async def test_an_answer_without_an_end_is_given_up() -> None:
             return httpx.Response(200, content=pour(), request=request)
 
     async with connected(Endless()) as cluster:
-        with pytest.raises(BadAnswer, match="larger than 64 MiB"):
+        with pytest.raises(BadAnswer, match="larger than 16 MiB"):
             await cluster.create_token(JANE, None)
 
-    assert read == 65
+    assert read == 17
 
 
 @pytest.mark.parametrize(
@@ -433,7 +431,7 @@ async def test_a_renewed_login_is_used_from_the_next_request_on_by_what_writes(
     async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
         store.write_bytes(write_store(SecretStr("new")))
 
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(BadAnswer, match="status 401"):
             await cluster.create_token(JANE, None)
         await cluster.list_tokens()
 

@@ -11,7 +11,7 @@ import pytest
 from mcp.client import Client, ClientRequestContext
 from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, ErrorData, InputRequiredResult
 
-from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, Told, make_bench
+from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, Told, make_bench, refusal
 from token_tools.consent import OPEN_FOR, OpenQuestions, Plan
 from token_tools.errors import Refusal
 
@@ -50,7 +50,7 @@ async def test_the_question_tells_the_expiry_in_both_ways(bench: Bench) -> None:
 
 async def test_the_question_says_what_could_not_be_found_out(bench: Bench) -> None:
     async def refuse_lists(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(403) if request.method == "GET" else response
+        return refusal(403) if request.method == "GET" else response
 
     bench.recorder.on_served = refuse_lists
     human = Human([AGREES])
@@ -73,7 +73,7 @@ async def test_a_token_of_the_built_in_administrator_is_asked_about(bench: Bench
 
 
 async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-    return httpx.Response(403) if request.url.path.endswith("/identity/find") else response
+    return refusal(403) if request.url.path.endswith("/identity/find") else response
 
 
 @pytest.mark.parametrize("user", ["local:admin", "Admin", "auth_id:500", "sid:S-1-5-21-1-2-3-500"])

@@ -13,7 +13,7 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.bench import AD_JANE, ADMIN, AGREES, JANE, LDAP_BOB, NOW, PATH, Bench, Human
+from tests.bench import AD_JANE, ADMIN, AGREES, JANE, LDAP_BOB, NOW, PATH, Bench, Human, refusal
 from token_tools.sandbox.cluster import Account, Token
 
 pytestmark = pytest.mark.anyio
@@ -112,7 +112,7 @@ async def test_get_tells_what_it_could_not_find_out(bench: Bench) -> None:
     token = make(bench)
 
     async def refuse_the_rest(request: httpx.Request, served: httpx.Response) -> httpx.Response:
-        return served if request.url.path == PATH + token.id else httpx.Response(403)
+        return served if request.url.path == PATH + token.id else refusal(403)
 
     bench.recorder.on_served = refuse_the_rest
 
@@ -486,7 +486,7 @@ async def test_the_token_that_the_server_runs_on_is_not_deleted(bench: Bench) ->
 
 async def test_a_deletion_that_somebody_was_faster_with_is_as_good(bench: Bench) -> None:
     token = make(bench)
-    bench.recorder.on_served = answer_at("DELETE", PATH + token.id, httpx.Response(404))
+    bench.recorder.on_served = answer_at("DELETE", PATH + token.id, refusal(404))
 
     told = await bench.call("delete_access_token", {"id": token.id}, confirm="none")
 
@@ -580,7 +580,7 @@ async def test_a_write_that_was_never_done_is_told_and_written_down(
             return served
         if failure == "refused":
             raise httpx.ConnectError("refused")
-        return httpx.Response(403)
+        return refusal(403)
 
     bench.recorder.on_served = fail
 
@@ -798,7 +798,7 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
     async def refuse_deletions(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.method == "DELETE":
             bench.cluster.tokens[token.id] = token
-            return httpx.Response(403)
+            return refusal(403)
         return await disprove(request, served)
 
     token = old
@@ -935,7 +935,7 @@ async def test_a_change_that_was_never_finished_is_reported_with_its_token(
 
 async def test_rotate_goes_on_where_tokens_may_not_be_listed(bench: Bench) -> None:
     old = make(bench)
-    bench.recorder.on_served = answer_at("GET", PATH, httpx.Response(403))
+    bench.recorder.on_served = answer_at("GET", PATH, refusal(403))
 
     told = await bench.call("rotate_access_token", {"id": old.id})
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from tests.bench import JANE, PATH, Bench
+from tests.bench import JANE, PATH, Bench, refusal
 from token_tools.client import connect
 from token_tools.errors import BadAnswer
 from token_tools.listing import EMPTY_PAGES, PAGES_OF_A_USER, Walk
@@ -73,7 +73,7 @@ async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_tellin
             keys += 1
         if keys == forgotten:
             bench.cluster.behaviour = after
-        return httpx.Response(404) if keys == forgotten and "after" in request.url.params else response
+        return refusal(404) if keys == forgotten and "after" in request.url.params else response
 
     bench.recorder.on_served = forget_a_key
 
@@ -88,11 +88,11 @@ async def test_keys_that_are_never_good_are_an_error_in_the_end(bench: Bench) ->
     bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
 
     async def refuse_keys(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(400) if "after" in request.url.params else response
+        return refusal(400) if "after" in request.url.params else response
 
     bench.recorder.on_served = refuse_keys
 
-    assert "The cluster declined (400)" in await bench.refused("audit_access_tokens")
+    assert "The cluster declined (400 some_error)" in await bench.refused("audit_access_tokens")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ async def test_a_list_that_is_declined_tells_of_the_key_if_there_was_one(
     bench: Bench, arguments: dict[str, str], hint: str
 ) -> None:
     async def decline(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(400) if request.url.path == PATH else response
+        return refusal(400) if request.url.path == PATH else response
 
     bench.recorder.on_served = decline
 
-    assert await bench.refused("list_access_tokens", arguments) == f"The cluster declined (400).{hint}"
+    assert await bench.refused("list_access_tokens", arguments) == f"The cluster declined (400 some_error).{hint}"

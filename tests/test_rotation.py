@@ -14,7 +14,7 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human, Told
+from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human, Told, refusal
 from tests.test_life import answer_at, lockout, make, own_token
 from token_tools.delivery import KeyringDelivery
 from token_tools.identity import Identity
@@ -53,7 +53,7 @@ def deny_lists(bench: Bench) -> None:
     """A cluster that lets a user's tokens be read one by one only."""
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
-        return httpx.Response(403) if "user" in request.url.params else served
+        return refusal(403) if "user" in request.url.params else served
 
     bench.recorder.on_served = answer
 
@@ -142,7 +142,7 @@ async def test_a_repeated_rotate_tells_of_a_new_token_that_was_never_delivered(b
             shutil.rmtree(bench.settings.delivery_dir)
         if request.method == "DELETE":
             bench.cluster.tokens[new.id] = new
-            return httpx.Response(403)
+            return refusal(403)
         return served
 
     bench.recorder.on_served = lose_the_folder
@@ -279,7 +279,7 @@ async def test_a_place_that_is_taken_just_before_the_request_is_told_by_the_toke
             return served
         del bench.cluster.tokens[successor(bench, old).id]
         bench.cluster.tokens[other.id] = other
-        return httpx.Response(409)
+        return refusal(409)
 
     bench.recorder.on_served = be_faster
 
@@ -296,11 +296,11 @@ async def test_a_refusal_that_no_other_token_explains_is_told_as_it_is(bench: Be
         if (request.method, request.url.path) != ("POST", PATH):
             return served
         del bench.cluster.tokens[successor(bench, old).id]
-        return httpx.Response(409)
+        return refusal(409)
 
     bench.recorder.on_served = refuse
 
-    assert await bench.refused("rotate_access_token", {"id": old.id}) == "The cluster declined (409)."
+    assert await bench.refused("rotate_access_token", {"id": old.id}) == "The cluster declined (409 some_error)."
 
 
 async def test_a_refusal_where_tokens_may_not_be_listed_tells_how_many_there_can_be(bench: Bench) -> None:
@@ -329,7 +329,7 @@ async def test_a_refusal_that_cannot_be_looked_into_is_told_as_it_is(bench: Benc
 
     told = await bench.refused("rotate_access_token", {"id": old.id})
 
-    assert told == 'The cluster declined (400 access_token_limit_error: "a user can have at most 2 access tokens").'
+    assert told == "The cluster declined (400 access_token_limit_error)."
 
 
 async def test_tokens_do_not_pile_up_where_they_may_not_be_listed(bench: Bench) -> None:
@@ -432,7 +432,7 @@ async def test_a_new_token_is_proved_by_name_where_no_number_of_its_user_is_know
 
     async def tell_names_only(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.url.path == "/v1/identity/find" or "user" in request.url.params:
-            return httpx.Response(403)
+            return refusal(403)
         if request.url.path == PATH + old.id:
             return httpx.Response(200, json=served.json() | {"user": {"domain": "LOCAL", "name": "jane"}})
         return served if request.headers["Authorization"] == own else tell_caller(served)
@@ -470,7 +470,7 @@ async def test_handing_over_the_own_token_names_the_credentials_file_once_and_on
 
 async def test_a_token_that_vanishes_before_it_is_changed_is_named_with_what_leads_on(bench: Bench) -> None:
     token = make(bench)
-    bench.recorder.on_served = answer_at("PATCH", PATH + token.id, httpx.Response(404))
+    bench.recorder.on_served = answer_at("PATCH", PATH + token.id, refusal(404))
 
     told = await bench.refused("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from token_tools.errors import (
     Unavailable,
 )
 from token_tools.models import TokenPage
+from token_tools.redaction import hold
 
 READERS: list[Callable[[wire.Answer], object]] = [
     wire.read_page,
@@ -262,25 +263,68 @@ def test_a_new_token_hides_its_secret() -> None:
             "credential elsewhere. Do QUMULO_HOST and QUMULO_PORT name the cluster's REST address?",
             id="redirect",
         ),
-        pytest.param(400, Rejected, "The cluster declined (400).", id="400"),
+        pytest.param(400, Rejected, "The cluster declined (400 some_error).", id="400"),
         pytest.param(
             401,
             Unauthenticated,
-            "The cluster does not accept this server's own credential (401): it has expired, was disabled or deleted, "
-            "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE.",
+            "The cluster does not accept this server's own credential (401 some_error): it has expired, was disabled "
+            "or deleted, or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE.",
             id="401",
         ),
-        pytest.param(404, NotFound, "The cluster knows no such thing (404).", id="404"),
-        pytest.param(409, Rejected, "The cluster declined (409).", id="409"),
-        pytest.param(429, Unavailable, "The cluster, or a gateway before it, cannot answer now (429).", id="429"),
-        pytest.param(500, Unavailable, "The cluster, or a gateway before it, cannot answer now (500).", id="500"),
+        pytest.param(404, NotFound, "The cluster knows no such thing (404 some_error).", id="404"),
+        pytest.param(409, Rejected, "The cluster declined (409 some_error).", id="409"),
+        pytest.param(
+            429, Unavailable, "The cluster, or a gateway before it, cannot answer now (429 some_error).", id="429"
+        ),
+        pytest.param(
+            500, Unavailable, "The cluster, or a gateway before it, cannot answer now (500 some_error).", id="500"
+        ),
     ],
 )
 def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:
     with pytest.raises(failure) as raised:
-        wire.read_page(answer(status, b""))
+        wire.read_page(answer(status, {"error_class": "some_error"}))
 
     assert str(raised.value) == told
+
+
+STRANGERS: list[object] = [
+    b"",
+    b"<html><h1>Forbidden</h1></html>",
+    b"null",
+    b"[]",
+    b'"error_class"',
+    b'{"error_class": "x_err',
+    {"message": "Forbidden"},
+    {"error": {"code": 404, "message": "no route"}},
+    {"error_class": "", "description": "x"},
+    {"error_class": None, "description": "x"},
+    {"error_class": ["x_error"]},
+    {"code": "900901", "description": "Invalid Credentials"},
+]
+
+
+@pytest.mark.parametrize("body", STRANGERS, ids=repr)
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 407, 409, 413, 418, 421, 431, 451])
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+def test_a_refusal_without_the_vendor_s_envelope_is_no_answer_of_a_cluster(
+    read: Callable[[wire.Answer], object], status: int, body: object
+) -> None:
+    with pytest.raises(BadAnswer) as failure:
+        read(answer(status, body))
+
+    assert f"The answer (status {status}) is not in the form of a Qumulo cluster's." in str(failure.value)
+    assert "QUMULO_HOST and QUMULO_PORT" in str(failure.value)
+
+
+def test_a_401_without_a_body_is_the_cluster_s_where_nothing_was_to_be_changed() -> None:
+    with pytest.raises(Unauthenticated):
+        wire.read_page(answer(401, b""))
+    for read in (wire.read_new_token, wire.read_changed_token, wire.read_deletion):
+        with pytest.raises(BadAnswer):
+            read(answer(401, b""))
+    with pytest.raises(BadAnswer):
+        wire.read_page(answer(401, b"<h1>Login</h1>"))
 
 
 STILL = " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
@@ -303,11 +347,11 @@ def test_a_missing_privilege_is_the_one_for_what_was_asked(
     read: Callable[[wire.Answer], object], privilege: str, still: str
 ) -> None:
     with pytest.raises(Forbidden) as failure:
-        read(answer(403))
+        read(answer(403, {"error_class": "some_error"}))
 
     assert str(failure.value) == (
-        f"This server's credential lacks a privilege (403). An administrator can grant {privilege} through a role."
-        f"{still}"
+        "This server's credential lacks a privilege (403 some_error). An administrator can grant "
+        f"{privilege} through a role.{still}"
     )
 
 
@@ -361,25 +405,33 @@ def test_a_wait_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("error_class", "description", "told"),
     [
-        pytest.param({"error_class": "a_b_error", "description": "x"}, '(400 a_b_error: "x")', id="envelope"),
-        pytest.param({"error_class": "A b!", "description": "x"}, '(400: "x")', id="strange-class"),
-        pytest.param({"description": "\nline\u202e"}, '(400: "\\nline\\u202e")', id="controls"),
-        pytest.param({"description": "is access-v1:QUJD"}, '(400: "is access-v1 [redacted]")', id="secret"),
-        pytest.param({"description": "x" * 999}, '(400: "' + "x" * 239 + '…")', id="long"),
-        pytest.param({"error_class": "a" * 41, "description": "x"}, '(400: "x")', id="long-class"),
-        pytest.param({"description": ["x"]}, "(400)", id="other-shape"),
-        pytest.param({"error_class": "a_b_error", "description": None}, "(400 a_b_error)", id="class-alone"),
-        pytest.param({"error_class": None, "description": "x"}, '(400: "x")', id="description-alone"),
-        pytest.param(b"<h1>Bad Request</h1>", "(400)", id="html"),
+        pytest.param("a_b_error", "x", '(400 a_b_error: "x")', id="envelope"),
+        pytest.param("A b!", "x", '(400: "x")', id="strange-class"),
+        pytest.param("a_b_error", "\nline\u202e", '(400 a_b_error: "\\nline\\u202e")', id="controls"),
+        pytest.param("a_b_error", "is access-v1:QUJD", '(400 a_b_error: "is access-v1 [redacted]")', id="secret"),
+        pytest.param("a_b_error", "x" * 999, '(400 a_b_error: "' + "x" * 239 + '…")', id="long"),
+        pytest.param("a" * 41, "x", '(400: "x")', id="long-class"),
+        pytest.param("a_b_error", ["x"], "(400 a_b_error)", id="other-shape"),
+        pytest.param("a_b_error", None, "(400 a_b_error)", id="class-alone"),
     ],
 )
-def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(body: object, told: str) -> None:
+def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(
+    error_class: str, description: object, told: str
+) -> None:
     with pytest.raises(Rejected) as failure:
-        wire.read_page(answer(400, body))
+        wire.read_page(answer(400, {"error_class": error_class, "description": description}))
 
     assert str(failure.value) == f"The cluster declined {told}."
+
+
+@pytest.mark.parametrize("read", [wire.read_new_token, wire.read_proof], ids=lambda read: read.__name__)
+def test_where_the_cluster_knows_a_secret_that_nobody_else_does_yet_only_the_class_is_told(
+    read: Callable[[wire.Answer], object],
+) -> None:
+    with pytest.raises(Rejected, match=r"The cluster declined \(400 a_b_error\)\.$"):
+        read(answer(400, {"error_class": "a_b_error", "description": "any sentence"}))
 
 
 @pytest.mark.parametrize(
@@ -388,22 +440,21 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(body: object
     ids=["of-the-request", "of-its-look"],
 )
 def test_an_error_that_repeats_a_credential_is_told_without_its_words(description: str) -> None:
-    signed = replace(answer(400, {"description": description}), credential=SecretStr("access-v1:QUJDREVGR0hJSktM"))
+    hold(SecretStr("access-v1:QUJDREVGR0hJSktM"))
 
     with pytest.raises(Rejected) as failure:
-        wire.read_page(signed)
+        wire.read_page(answer(400, {"error_class": "a_b_error", "description": description}))
 
     assert str(failure.value) == (
-        "The cluster declined (400: its words are withheld, since they repeat something of a credential)."
+        "The cluster declined (400 a_b_error: its words are withheld, since they repeat something of a credential)."
     )
 
 
 def test_of_a_description_without_an_end_only_the_beginning_is_searched() -> None:
     credential = "access-v1:" + "QUJD" * 20
-    body = json.dumps({"description": "x" * 4096 + credential}).encode()
 
     with pytest.raises(Rejected, match="x…") as failure:
-        wire.read_page(wire.Answer(400, {}, body, credential=SecretStr(credential)))
+        wire.read_page(answer(400, {"error_class": "a_b_error", "description": "x" * 4096 + credential}))
 
     assert credential not in str(failure.value)
 
@@ -413,10 +464,51 @@ def test_a_time_with_digits_without_end_is_a_bad_answer() -> None:
         wire.read_token(answer(body=TOKEN | {"creation_time": f"2026-10-01T10:00:00.{'1' * 31}Z"}))
 
 
-def test_a_deletion_has_no_answer_but_its_status() -> None:
+def test_the_answer_to_a_deletion_is_empty() -> None:
     wire.read_deletion(answer(200, b""))
+    wire.read_deletion(answer(200, b"\r\n"))
     with pytest.raises(NotFound):
-        wire.read_deletion(answer(404, b""))
+        wire.read_deletion(answer(404, {"error_class": "some_error"}))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"null", b"{}", b"ok", TOKEN], ids=repr)
+def test_another_answer_to_a_deletion_is_none_of_a_cluster(body: object) -> None:
+    with pytest.raises(BadAnswer, match="The answer to the deletion is not empty"):
+        wire.read_deletion(answer(200, body))
+
+
+@pytest.mark.parametrize("token_id", [" 7", "07", "0x7", 7.0, "7.0", "", True, None, [], "\u0667"], ids=repr)
+def test_a_caller_s_token_that_is_not_plain_digits_counts_as_not_told(token_id: object) -> None:
+    caller = wire.read_caller(answer(body={"id": "500", "access_token_id": token_id}))
+
+    assert caller.access_token_id is None
+    assert caller.is_unnamed_token
+
+
+def test_a_page_of_more_tokens_than_any_cluster_gives_is_not_read() -> None:
+    with pytest.raises(BadAnswer, match="more than 20,000 access tokens at once"):
+        wire.read_page(answer(body={"entries": [TOKEN] * 20_001}))
+
+
+@pytest.mark.parametrize("link", ["?after=" + "k" * (28 << 20), "/?after=" + "k" * 1025], ids=["28-MB", "long-key"])
+def test_a_link_that_is_too_long_is_not_looked_into(link: str) -> None:
+    with pytest.raises(BadAnswer, match="no usable `after` key"):
+        wire.read_page(answer(body=EMPTY | {"paging": {"next": link}}))
+
+
+@pytest.mark.parametrize(
+    ("date", "at"),
+    [
+        ("Tue, 24 Nov 2026 09:00:00 GMT", datetime(2026, 11, 24, 9, tzinfo=UTC)),
+        ("Tue, 24 Nov 2026 10:00:00 +0100", datetime(2026, 11, 24, 9, tzinfo=UTC)),
+        ("yesterday", None),
+        ("", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", None),
+        ("x" * (1 << 20), None),
+    ],
+)
+def test_the_date_of_an_answer_is_one_or_is_not_told(date: str, at: datetime | None) -> None:
+    assert wire.Answer(200, {"date": date}, b"").date == at
 
 
 def test_the_representation_of_an_answer_tells_no_secret() -> None:

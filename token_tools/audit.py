@@ -71,7 +71,8 @@ class Audit:
     `tallies` count each finding; `users_with_two_tokens` only after `settle_crowds`. A token is
     either `live`, `disabled` or `expired`, the last also where it is both. `nameless` are the tallies of the first few
     users without a name, `nameless_besides` counts the tokens of all further ones; `tells_names` says that the list has
-    a name for others. `users` counts the users who are known, and `crowded` are those with two tokens.
+    a name for others. `users` counts the users who are known, and `crowded` are those with two tokens. `latest` is
+    when the youngest token was made.
     """
 
     now: datetime
@@ -86,6 +87,7 @@ class Audit:
     tells_names: bool = False
     users: int = 0
     crowded: Sequence[UserKey] = ()
+    latest: datetime | None = None
     _named: set[UserKey] = field(default_factory=set[UserKey])
     _own: tuple[UserKey, Sequence[Finding]] | None = None
     _users: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -114,6 +116,11 @@ class Audit:
             crowded += [user] if sum(1 for _ in tokens) >= SLOTS else []
         self.crowded = crowded
         return crowded
+
+    @property
+    def has_own(self) -> bool:
+        """Whether the token that the server runs on came by."""
+        return self._own is not None
 
     @property
     def own(self) -> Sequence[Finding]:
@@ -159,6 +166,7 @@ class Audit:
         """What there is to say about a token alone; it is counted as what it is by the way."""
         now, user, created, expires = self.now, token.user, token.created, token.expires
         found: list[tuple[Finding, datetime]] = []
+        self.latest = created if self.latest is None or created > self.latest else self.latest
         if expires is not None and expires <= now:
             self.expired += 1
             found.append(("expired", expires))

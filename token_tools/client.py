@@ -17,7 +17,7 @@ import anyio
 from pydantic import SecretStr
 
 from token_tools import wire
-from token_tools.errors import Refusal, Unavailable, Unreachable, Untrusted
+from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
@@ -39,14 +39,23 @@ Result = TypeVar("Result")
 class ClusterClient:
     """The endpoints that this project needs.
 
-    `open_connection` is called once, when there is something to send.
+    `open_connection` is called once, when there is something to send, and `hear_date` with the date of each answer that
+    has one.
 
     Every method raises `ClusterError`s, or a `Refusal` of what no request can carry. `Unreachable` and `BadAnswer` from
     a method that writes mean that it is not known whether the write happened.
     """
 
-    def __init__(self, open_connection: Callable[[], Connection], *, address: str, deadline: timedelta) -> None:
+    def __init__(
+        self,
+        open_connection: Callable[[], Connection],
+        *,
+        address: str,
+        deadline: timedelta,
+        hear_date: Callable[[datetime], object] = lambda _: None,
+    ) -> None:
         self._address = address
+        self._hear_date = hear_date
         self._open_connection = open_connection
         self._deadline = deadline
         self._slots = anyio.CapacityLimiter(AT_ONCE)
@@ -76,7 +85,8 @@ class ClusterClient:
 
     async def get_token(self, token_id: str) -> AccessToken:
         """One token by its id."""
-        return await self._read(wire.read_token, self._http.build_request("GET", TOKENS + token_id))
+        token = await self._read(wire.read_token, self._http.build_request("GET", TOKENS + token_id))
+        return _check_id(token, token_id)
 
     async def create_token(self, user: Identity, expiration_time: datetime | None) -> NewAccessToken:
         """Make a token; with no expiration time it lives until it is deleted.
@@ -90,9 +100,8 @@ class ClusterClient:
 
     async def modify_token(self, token_id: str, changes: Mapping[str, bool | str | None]) -> AccessToken:
         """Enable or disable a token, or move its expiry; the token as it is then."""
-        return await self._write(
-            wire.read_changed_token, self._http.build_request("PATCH", TOKENS + token_id, json=dict(changes))
-        )
+        request = self._http.build_request("PATCH", TOKENS + token_id, json=dict(changes))
+        return _check_id(await self._write(wire.read_changed_token, request), token_id)
 
     async def delete_token(self, token_id: str) -> None:
         """Remove a token for ever."""
@@ -108,7 +117,7 @@ class ClusterClient:
         Raises:
             Unauthenticated: If the cluster does not take it.
         """
-        return await self._read(wire.read_caller, self._http.build_request("GET", WHO_AM_I), bearer_token=bearer_token)
+        return await self._read(wire.read_proof, self._http.build_request("GET", WHO_AM_I), bearer_token=bearer_token)
 
     async def find_identity(self, identity: Identity) -> Identity:
         """The same identity with all that the cluster knows of it. A POST that changes nothing, so it is repeated."""
@@ -145,7 +154,10 @@ class ClusterClient:
         self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None
     ) -> wire.Answer:
         async with self._slots:
-            return await self._http.send(request, reads=reads, bearer_token=bearer_token)
+            answer = await self._http.send(request, reads=reads, bearer_token=bearer_token)
+        if answer.date is not None:
+            self._hear_date(answer.date)
+        return answer
 
     def _wait_before_retry(self, failure: Exception) -> bool | timedelta:
         match failure:
@@ -169,6 +181,15 @@ class ClusterClient:
             ) from None
 
 
+def _check_id(token: AccessToken, token_id: str) -> AccessToken:
+    if token.id != token_id:
+        raise BadAnswer(
+            f"The answer is about another access token than {token_id}: something in front of the cluster, such as a "
+            "cache, mixes up answers."
+        )
+    return token
+
+
 def _fits_into_url(text: str) -> bool:
     try:
         text.encode()
@@ -180,9 +201,14 @@ def _fits_into_url(text: str) -> bool:
 
 @asynccontextmanager
 async def connect(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    hear_date: Callable[[datetime], object] = lambda _: None,
 ) -> AsyncGenerator[ClusterClient]:
     """A client of the cluster that the settings name, over `transport` instead of the network if one is given.
+
+    `hear_date` is called with the date of each answer that has one.
 
     Nothing but the credential is read, and nothing opened, before the first request.
     """
@@ -197,4 +223,4 @@ async def connect(
             stack.push_async_callback(connection.aclose)
             return connection
 
-        yield ClusterClient(open_connection, address=settings.address, deadline=settings.timeout)
+        yield ClusterClient(open_connection, address=settings.address, deadline=settings.timeout, hear_date=hear_date)

@@ -29,8 +29,11 @@ _MENDING: Final = {
 }
 """What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
 
-LARGEST: Final = 64 << 20
-"""Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes about a tenth of it."""
+LARGEST: Final = 16 << 20
+"""Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes less than half of it."""
+
+_IDENTITY: Final = "identity"
+"""The content encoding of what is not encoded."""
 
 _READS: Final = "token_tools.reads"
 """The extension of a request that tells whether it changes nothing; its verb does not."""
@@ -50,7 +53,7 @@ class Connection:
         self._http = httpx.AsyncClient(
             base_url=f"https://{settings.address}",
             auth=BearerAuth(settings, bearer),
-            headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": "identity"},
+            headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": _IDENTITY},
             verify=_make_tls_context(settings),
             transport=transport,
             # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
@@ -83,6 +86,9 @@ class Connection:
         return Answer(response.status_code, dict(response.headers), body, credential=SecretStr(sent))
 
     async def _read_body(self, response: httpx.Response) -> bytes:
+        if response.headers.get("content-encoding", _IDENTITY).strip().lower() not in {"", _IDENTITY}:
+            # To decode it could take a thousand times its size.
+            raise BadAnswer(f"The answer of {self._address} is compressed, which was not asked for, and was not read.")
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk
@@ -96,8 +102,6 @@ class Connection:
             yield
         except httpx.TransportError as failure:
             raise _explain(failure, self._address, self._ca_file) from failure
-        except httpx.DecodingError:
-            raise BadAnswer(f"The answer of {self._address} is compressed in a way that was not asked for.") from None
         except OSError as failure:
             # httpcore wraps what breaks a connection, but not what the TLS library finds in the middle of an answer.
             raise _explain(failure, self._address, self._ca_file) from failure

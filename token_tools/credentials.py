@@ -10,13 +10,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
+from token_tools.redaction import hold
 
 
 def _check_bearer(bearer_token: SecretStr) -> SecretStr:
     stripped = bearer_token.get_secret_value().strip()
     if not (stripped.isascii() and stripped.isprintable() and stripped and " " not in stripped):
         raise ValueError("is not a bearer token: one word of ASCII characters, such as access-v1:…")
-    return SecretStr(stripped)
+    bearer = SecretStr(stripped)
+    hold(bearer)
+    return bearer
 
 
 BearerToken = Annotated[SecretStr, AfterValidator(_check_bearer)]

@@ -1,9 +1,10 @@
 """Changing and deleting one token, from the written intent to the written outcome.
 
-The request is sent once. If no clear answer comes, the token is read again, which tells in most cases what happened.
+The request is sent once. If no clear answer comes, the token is read again, which tells in most cases what happened;
+after a deletion it is looked for whatever the answer was.
 """
 
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -13,14 +14,19 @@ from token_tools.client import ClusterClient
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
+    Forbidden,
     NotFound,
+    Refusal,
     Rejected,
+    StillThere,
     Unavailable,
     UnknownOutcome,
     Unreachable,
     Unsent,
 )
+from token_tools.identity import Identity
 from token_tools.journal import Entry, Journal, Operation
+from token_tools.listing import read_user
 from token_tools.models import AccessToken, State
 from token_tools.times import format_instant
 
@@ -29,11 +35,11 @@ from token_tools.times import format_instant
 class Edited:
     """A token changed or deleted: `after` is what the cluster tells of it since, None if it is gone.
 
-    `unwritten` says why the journal does not know the outcome, None if it does.
+    `warnings` say what went otherwise than it should, such as why the journal does not know the outcome.
     """
 
     after: AccessToken | None
-    unwritten: str | None
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,10 @@ class Editor:
             except ClusterError:
                 await self.journal.conclude(intent, "not done")
                 raise
-            return Edited(after, await self.journal.conclude(intent, "done"))
+            return Edited(after, _only([await self.journal.conclude(intent, "done")]))
 
     async def delete(self, token: AccessToken) -> Edited:
-        """Nothing is left of the token. Cancellation waits until this is over.
+        """Nothing is left of the token: it was looked for. Cancellation waits until this is over.
 
         Raises:
             JournalError: If the intent could not be written; nothing was asked.
@@ -79,14 +85,14 @@ class Editor:
         """
         async with self._intended("delete", token) as intent:
             try:
-                await delete_once(self.cluster, token.id)
+                doubt = await delete_once(self.cluster, token.id, token.user)
             except UnknownOutcome:
                 await self.journal.conclude(intent, "unknown")
                 raise
             except ClusterError:
                 await self.journal.conclude(intent, "not done")
                 raise
-            return Edited(None, await self.journal.conclude(intent, "done"))
+            return Edited(None, _only([doubt, await self.journal.conclude(intent, "done")]))
 
     @asynccontextmanager
     async def _intended(
@@ -125,36 +131,61 @@ def uninterrupted() -> Generator[None]:
         yield
 
 
-async def delete_once(cluster: ClusterClient, token_id: str) -> None:
-    """Delete a token with one request; one that is gone already is as good.
+async def delete_once(cluster: ClusterClient, token_id: str, user: Identity) -> str | None:
+    """Delete a token of that user with one request, and look whether it is gone.
+
+    Gives what is to be said besides: that somebody else may have deleted it, None if nothing is.
 
     Raises:
         ClusterError: If the cluster declined, or could not be asked; the token is still there.
-        UnknownOutcome: If no clear answer came and the token is still there, or it is not known whether it is.
+        StillThere: If the token is there although the cluster did not decline.
+        UnknownOutcome: If it is not known whether the token is there.
     """
     try:
         await cluster.delete_token(token_id)
-    except NotFound:
-        return
-    except (BadAnswer, Unavailable, Unreachable) as failure:
-        if isinstance(failure, Unsent):
-            raise
-        await _check_gone(cluster, token_id, failure)
+    except Unsent:
+        raise
+    except NotFound as absent:
+        await _check_gone(cluster, token_id, user, str(absent))
+        return "The cluster did not know it any more when it was to be deleted: somebody else may have done it."
+    except (BadAnswer, Unavailable, Unreachable) as unclear:
+        await _check_gone(cluster, token_id, user, str(unclear))
+    else:
+        await _check_gone(cluster, token_id, user, "The cluster took the deletion.")
+    return None
 
 
-async def _check_gone(cluster: ClusterClient, token_id: str, failure: ClusterError) -> None:
+async def _check_gone(cluster: ClusterClient, token_id: str, user: Identity, said: str) -> None:
+    """Nothing if a token is gone; `said` is what the cluster said to its deletion."""
+    try:
+        is_gone = await _is_gone(cluster, token_id, user)
+    except (ClusterError, Refusal) as failure:
+        raise UnknownOutcome(
+            f"{said} It could not be found out whether token {token_id} was deleted: {failure} "
+            "Look for it with get_access_token before you try again."
+        ) from failure
+    if not is_gone:
+        raise StillThere(
+            f"{said} So far, token {token_id} is still there. Look at it with get_access_token before you try again."
+        )
+
+
+async def _is_gone(cluster: ClusterClient, token_id: str, user: Identity) -> bool:
     try:
         await cluster.get_token(token_id)
     except NotFound:
-        return
-    except ClusterError as second:
-        raise UnknownOutcome(
-            f"{failure} It could not be found out whether token {token_id} was deleted: {second} "
-            "Look for it with get_access_token before you try again."
-        ) from failure
-    raise UnknownOutcome(
-        f"{failure} So far, token {token_id} is still there. Look at it with get_access_token before you try again."
-    ) from failure
+        return True
+    except Forbidden:
+        # Whoever may only see their own tokens may be refused one that is nobody's.
+        return token_id not in {token.id for token in await read_user(cluster, user)}
+    return False
+
+
+def tell_undeleted(token: str, failure: ClusterError) -> str:
+    """What a failed deletion means for a token that was just made; `token` is how to call it."""
+    if isinstance(failure, UnknownOutcome) and not isinstance(failure, StillThere):
+        return f"Whether {token} was deleted again is not known: {failure}"
+    return f"{token[:1].upper()}{token[1:]} could not be deleted again: {failure}"
 
 
 def explain_absence(token_id: str, failure: NotFound) -> NotFound:
@@ -169,6 +200,10 @@ def _explain_refusal(failure: Rejected, changes: Mapping[str, bool | str | None]
     if changes.get("expiration_time", "") is not None:
         return failure
     return Rejected(f"{failure} This cluster may not let an expiry be cleared: give a late time instead.")
+
+
+def _only(warnings: Iterable[str | None]) -> Sequence[str]:
+    return [warning for warning in warnings if warning]
 
 
 def _tell_change(before: State, wanted: State) -> str:

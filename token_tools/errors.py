@@ -17,6 +17,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
         ├── Rejected          the caller: the cluster understood and declined
         ├── Unproved          the operator: a new token is of somebody else, or lives too long; it was not kept
         └── UnknownOutcome    the caller: a write may have happened; the text says how to find out
+            └── StillThere    the caller: a deletion was asked for, and so far the token is there
 
 The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
 answer of the cluster except as marked data, and never a secret.
@@ -99,3 +100,7 @@ class Unproved(ClusterError):
 
 class UnknownOutcome(ClusterError):
     """A write was asked for and no clear answer came."""
+
+
+class StillThere(UnknownOutcome):
+    """A deletion was asked for, and the token was there when it was looked for afterwards."""

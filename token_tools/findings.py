@@ -8,10 +8,11 @@ from typing import Final
 from pydantic import BaseModel
 
 from token_tools.audit import FEW, Example, Finding, Tally
+from token_tools.clock import tell_present
 from token_tools.identity import Identity, tell_name
 from token_tools.plans import Review
-from token_tools.summary import Summary, count
-from token_tools.times import format_instant, tell_duration, tell_time
+from token_tools.summary import Summary, count, tell_future
+from token_tools.times import format_instant, tell_duration
 
 LARGEST: Final = 4_000
 """Bytes that one channel of an audit may have, whatever the cluster holds."""
@@ -81,9 +82,10 @@ def _measure(summary: Summary) -> int:
 
 def _summarize(review: Review, address: str, few: int) -> Summary:
     audit = review.audit
+    present = tell_present(audit.now, review.ahead)
     headline = (
         f"{count(audit.total, 'access token')} of {count(audit.users, 'user')} on {address}: "
-        f"{audit.live:,} live, {audit.disabled:,} disabled, {audit.expired:,} expired. It is {tell_time(audit.now)}. "
+        f"{audit.live:,} live, {audit.disabled:,} disabled, {audit.expired:,} expired. {present}. "
         f"Soon is within {tell_duration(audit.within)}."
     )
     found: dict[Finding, Tally] = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
@@ -104,17 +106,17 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
         ],
         worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
         own_token_findings=", ".join(audit.own) or None,
-        not_known=" ".join([NOT_KNOWN, *(_cut(doubt) for doubt in review.doubts)]),
+        not_known=" ".join([NOT_KNOWN, *map(_cut, [*review.doubts, *tell_future(audit.latest, audit.now)])]),
         note=READ_ONLY if review.read_only and found else None,
         report=None if review.report is None else str(review.report),
     )
-    return Summary(_write(fields), fields)
+    return Summary(_write(fields, review), fields)
 
 
-def _write(fields: AuditReport) -> str:
+def _write(fields: AuditReport, review: Review) -> str:
     lines = [fields.summary]
     if not fields.findings:
-        lines.append("Nothing found.")
+        lines.append("Nothing found." if review.is_whole else "Nothing found among what was listed.")
     for finding in fields.findings:
         lines.append(f"{finding.finding}: {finding.count:,}. {finding.mend}")
         worst = (token for token in fields.worst if token.finding == finding.finding)

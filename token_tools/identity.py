@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from token_tools.errors import Refusal
-from token_tools.quotation import quote
+from token_tools.quotation import has_one_script, is_secret, is_visible, quote
 
 Domain = Literal[
     "LOCAL",
@@ -34,6 +34,7 @@ Domain = Literal[
 ]
 
 SELF: Final = "self"
+_LOCAL: Final = "LOCAL"
 HOW_TO_WRITE_A_USER: Final = (
     r"write self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
 )
@@ -194,10 +195,14 @@ class Identity(BaseModel):
     def completed_by(self, found: "Identity") -> "Identity | None":
         """This with all that a look-up tells of it, or None if it tells something else: then it is somebody else.
 
-        A cluster may tell no more than the key.
+        A cluster may tell no more than the key. Names of local users are compared; those of directories may be written
+        in several ways, so they are left to the cluster.
         """
         mine, theirs = self.known(), found.known()
         if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys() - {"name"}):
+            return None
+        is_local = _LOCAL in {self.domain, found.domain}
+        if is_local and self.name and found.name and _local_name(self.name) != _local_name(found.name):
             return None
         return Identity.model_validate(mine | theirs)
 
@@ -223,13 +228,19 @@ def parse_user(spelling: object) -> "Identity | Literal['self']":
 
 def tell_name(name: str) -> str:
     """The name as it is if it is one plain word, else quoted."""
-    is_plain = len(name) <= LONGEST_NAME_SHOWN and _PLAIN.fullmatch(name)
+    is_word = len(name) <= LONGEST_NAME_SHOWN and _PLAIN.fullmatch(name)
+    is_plain = is_word and is_visible(name) and has_one_script(name) and not is_secret(name)
     return name if is_plain else quote(name, longest=LONGEST_NAME_SHOWN)
 
 
 def bare_name(name: str) -> str:
     r"""The name without the domain that may stand in it (`CORP\jane`, `jane@corp.example.com`), for comparison."""
     return name.rpartition("\\")[2].partition("@")[0].casefold()
+
+
+def _local_name(name: str) -> str:
+    r"""The name without the cluster's own that may stand before it (`CLUSTER\jane`), for comparison."""
+    return name.rpartition("\\")[2].casefold()
 
 
 def tell_sid(sid: str) -> str:

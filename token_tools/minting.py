@@ -1,13 +1,14 @@
 """Making one token, from the reserved destination to the written outcome: the part that must not stop half way.
 
 The order is the safety: a place for the secret, the intent on disk, one POST, the secret in its place, the outcome on
-disk. Each step can fail, and each failure ends in a text that says what is the case and what to do.
+disk. Each step can fail, and each failure ends in a text that says what is the case and what to do. No token is ever
+deleted that is not known to be new.
 """
 
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,13 +16,15 @@ import anyio
 import anyio.lowlevel
 
 from token_tools.client import ClusterClient
+from token_tools.clock import ClusterClock, tell_difference
 from token_tools.delivery import Delivered, Delivery, Reservation
-from token_tools.editing import delete_once, uninterrupted
+from token_tools.editing import delete_once, tell_undeleted, uninterrupted
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
     DeliveryError,
     JournalError,
+    NotFound,
     Rejected,
     Unauthenticated,
     Unavailable,
@@ -35,6 +38,7 @@ from token_tools.journal import Entry, Journal
 from token_tools.listing import read_user
 from token_tools.models import AccessToken, NewAccessToken
 from token_tools.qq import Qq
+from token_tools.quotation import FEW, tell_some
 from token_tools.times import tell_time
 
 _LOG: Final = logging.getLogger(__name__)
@@ -45,8 +49,8 @@ TOLERANCE: Final = timedelta(minutes=5)
 """By how much the cluster's clock may well be behind ours."""
 
 
-ROUNDING: Final = timedelta(minutes=1)
-"""By how much a cluster may round an expiry up."""
+SLACK: Final = timedelta(minutes=5)
+"""By how much a token may live longer than is allowed: a cluster rounds, and its clock may be behind ours."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Order:
 
     `present` are the user's tokens just before, None if they could not be read. `open_intents` are earlier attempts for
     the same user of which the journal knows no outcome; the answer will mention them. `replaces` is the token that the
-    new one is to replace; the new one then has to prove itself. `latest` is the latest expiry that the operator allows,
-    None if any is.
+    new one is to replace; the new one then has to prove itself. `max_lifetime` is the longest life that the operator
+    allows, None if any is.
     """
 
     user: Identity
@@ -64,7 +68,12 @@ class Order:
     present: Sequence[AccessToken] | None
     open_intents: Sequence[Entry] = ()
     replaces: AccessToken | None = None
-    latest: datetime | None = None
+    max_lifetime: timedelta | None = None
+
+    def was_there(self, token_id: str) -> bool:
+        """Whether a token is known to have been there before."""
+        before = {token.id for token in [*(self.present or ()), *([self.replaces] if self.replaces else [])]}
+        return token_id in before
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,13 @@ class Minted:
     """A token that was made and whose secret is where it belongs.
 
     `found` is the token as the cluster tells it since, None if that could not be read; `unwritten` says why the journal
-    does not know the outcome, None if it does.
+    does not know the outcome, None if it does. `ahead` is by how much the cluster's clock is known to be ahead of ours.
     """
 
     delivered: Delivered
     found: AccessToken | None
     unwritten: str | None
+    ahead: timedelta = timedelta()
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class Mint:
     delivery: Delivery
     journal: Journal
     qq: Qq
+    clock: ClusterClock = field(default_factory=ClusterClock)
 
     async def make(self, order: Order) -> Minted:
         """One new token. Cancellation waits until this is over; each of its steps has a deadline of its own.
@@ -96,7 +107,8 @@ class Mint:
             DeliveryError: If the secret had no place to go: before the token was made, or after, when it was deleted.
             JournalError: If the intent could not be written; nothing was asked.
             ClusterError: If the cluster declined, or could not be asked; no token was made.
-            Unproved: If the new token lives too long, or is to replace another and does not work; it was deleted again.
+            Unproved: If the new token lives too long or not at all, or is to replace another and does not work; the
+                text tells whether it could be deleted again.
             UnknownOutcome: If the cluster may have made a token whose secret nobody has.
         """
         # A keyring may wait for a human here; nothing is begun yet, so that can be cancelled.
@@ -109,7 +121,7 @@ class Mint:
             except anyio.get_cancelled_exc_class():
                 # The secret is nowhere but in an answer that nobody will get.
                 with uninterrupted():
-                    await self._withdraw(minted.delivered.id, intent)
+                    await self._withdraw(order, minted.delivered.id, intent)
                 raise
         return minted
 
@@ -123,20 +135,25 @@ class Mint:
             try:
                 delivered = await reservation.keep(new, order.user)
             except DeliveryError as failure:
-                raise DeliveryError(f"{failure} {await self._withdraw(new.id, intent)}") from failure
+                raise DeliveryError(f"{failure} {await self._withdraw(order, new.id, intent)}") from failure
             except Exception as crash:  # noqa: BLE001 - it is told and logged, and the token not forgotten
                 _LOG.error("This server stumbled over a %s while it delivered a token", type(crash).__name__)
                 told = "The new bearer token could not be delivered: this server stumbled."
-                raise DeliveryError(f"{told} {await self._withdraw(new.id, intent)}") from None
-            found = await self._read_back(new.id)
-            flaw = _find_excess(order, found) or await self._find_failing(order, new)
+                raise DeliveryError(f"{told} {await self._withdraw(order, new.id, intent)}") from None
+            try:
+                found = await self._read_back(new.id)
+            except NotFound as failure:
+                raise await self._disown(order, delivered, intent, failure) from failure
+            if found is not None and order.present is not None:
+                self.clock.hear_creation(found.created)
+            flaw = self._find_flaw(order, found) or await self._find_failing(order, new)
             if flaw is not None:
                 told = f"The new token {new.id} was made and delivered, but {flaw}"
                 raise Unproved(f"{told} {await self._take_back(order, delivered, intent)}")
             unwritten = await self.journal.conclude(
                 intent, "made", new.id, place=delivered.place, mentioned=order.open_intents
             )
-            return intent, Minted(delivered, found, unwritten)
+            return intent, Minted(delivered, found, unwritten, self.clock.ahead)
 
     def _intend(self, order: Order) -> AbstractAsyncContextManager[Entry]:
         if order.replaces is None:
@@ -145,7 +162,7 @@ class Mint:
 
     async def _ask_for(self, order: Order, intent: Entry) -> NewAccessToken:
         try:
-            return await self.cluster.create_token(order.user.as_key(), order.expires)
+            return await self._post(order)
         except (BadAnswer, Unavailable, Unreachable) as failure:
             if isinstance(failure, Unsent):
                 await self.journal.conclude(intent, "not made")
@@ -161,6 +178,12 @@ class Mint:
             # Whatever it was, the token may have been made, and that must not go unsaid.
             _LOG.error("This server stumbled over a %s while it asked for a token", type(crash).__name__)
             raise await self._find_out(order, intent, BadAnswer("Its answer made this server stumble.")) from None
+
+    async def _post(self, order: Order) -> NewAccessToken:
+        new = await self.cluster.create_token(order.user.as_key(), order.expires)
+        if order.was_there(new.id):
+            raise BadAnswer(f"The answer is about token {new.id}, which was there before.")
+        return new
 
     async def _find_failing(self, order: Order, new: NewAccessToken) -> str | None:
         """Why a token that is to replace another does not work, as itself and for its user; None if it does."""
@@ -182,16 +205,28 @@ class Mint:
             )
         return f"did not prove to work. {failure}"
 
+    def _find_flaw(self, order: Order, found: AccessToken | None) -> str | None:
+        """Why a new token does not live as it may, by the cluster's own clock; None if it does, as far as is known."""
+        if found is None:
+            return None
+        difference = tell_difference(self.clock.ahead)
+        whose = f" by {difference}" if difference else ""
+        if found.expires is not None and found.expires <= found.created:
+            expired = tell_time(found.expires)
+            return f"it had expired at {expired}, before it was made at {tell_time(found.created)}{whose}."
+        if order.max_lifetime is None or _lives_within(found, order.max_lifetime):
+            return None
+        expires = "never expires" if found.expires is None else f"expires only {tell_time(found.expires)}"
+        made = f", made at {tell_time(found.created)}{whose}" if difference else ""
+        return f"it {expires}{made}, whatever it was asked for, and QUMULO_MAX_LIFETIME does not allow that."
+
     async def _take_back(self, order: Order, delivered: Delivered, intent: Entry) -> str:
         """Delete a token that is no good, first on the cluster, then where it was delivered; tell what came of that."""
         try:
-            await delete_once(self.cluster, delivered.id)
+            await self._delete_new(order, delivered.id)
         except ClusterError as second:
             await self.journal.conclude(intent, "stranded", delivered.id, place=delivered.place)
-            return (
-                f"It could not be deleted again: {second} It is in {delivered.place}. "
-                f"{self._tell_deletion(delivered.id)}"
-            )
+            return f"{tell_undeleted('it', second)} It is in {delivered.place}. {self._tell_deletion(delivered.id)}"
         await self.journal.conclude(intent, "deleted again", delivered.id)
         try:
             await self.delivery.retract(delivered)
@@ -200,6 +235,22 @@ class Mint:
         else:
             left = "No token is left of this." if order.replaces is None else "The old token is as it was."
         return f"It was deleted again. {left}"
+
+    async def _delete_new(self, order: Order, token_id: str) -> None:
+        """Delete a token that was made just now, and look whether it is gone.
+
+        Raises:
+            ClusterError: If it may still be there, also because it is not known to be new.
+        """
+        if order.present is None and not await self._is_new(token_id):
+            raise Unproved(
+                f"which tokens {order.user} had before is not known, so it could be one of those, and was not touched."
+            )
+        await delete_once(self.cluster, token_id, order.user)
+
+    async def _is_new(self, token_id: str) -> bool:
+        found = await self.cluster.get_token(token_id)
+        return abs(found.created - self.clock()) < TOLERANCE
 
     async def _find_out(self, order: Order, intent: Entry, failure: ClusterError) -> UnknownOutcome:
         """What became of a POST without a clear answer, told by the tokens that the user has now."""
@@ -223,12 +274,12 @@ class Mint:
             )
         is_clear = len(suspects) == 1 and not is_being_made
         await self.journal.conclude(intent, "unknown", suspects[0].id if is_clear else None)
-        told = " and ".join(f"{token.id} (made {tell_time(token.created)})" for token in suspects)
+        told = tell_some([f"{token.id} (made {tell_time(token.created)})" for token in suspects])
         rival = " Another call is making one for the same user just now; that may be it." if is_being_made else ""
         return UnknownOutcome(
             f"{failure} The cluster seems to have made a token all the same: {told} is new for {order.user}.{rival} "
             "Unless somebody else made it just now, its bearer token is lost and nobody can use it. It was not "
-            f"touched. {' '.join(self._tell_deletion(token.id) for token in suspects)}"
+            f"touched. {' '.join(self._tell_deletion(token.id) for token in suspects[:FEW])}"
         )
 
     async def _find_new(self, order: Order) -> list[AccessToken]:
@@ -236,21 +287,22 @@ class Mint:
         if order.present is None:
             raise BadAnswer("their tokens were not known before.")
         before = {token.id for token in order.present}
-        me = (await self.cluster.who_am_i()).identity
+        me = await self.cluster.who_am_i()
         return [
             token
             for token in await read_user(self.cluster, order.user)
-            if token.id not in before and (token.creator is None or me.covers(token.creator))
+            if token.id not in before | {me.access_token_id}
+            and (token.creator is None or me.identity.covers(token.creator))
         ]
 
-    async def _withdraw(self, token_id: str, intent: Entry) -> str:
+    async def _withdraw(self, order: Order, token_id: str, intent: Entry) -> str:
         """Delete a token whose secret nobody has, and tell what came of that."""
         try:
-            await delete_once(self.cluster, token_id)
+            await self._delete_new(order, token_id)
         except ClusterError as second:
             await self.journal.conclude(intent, "stranded", token_id)
             return (
-                f"The new token {token_id} could not be deleted again: {second} "
+                f"{tell_undeleted(f'the new token {token_id}', second)} "
                 f"Its bearer token is lost. {self._tell_deletion(token_id)}"
             )
         await self.journal.conclude(intent, "deleted again", token_id)
@@ -260,23 +312,30 @@ class Mint:
         return f'To delete it: delete_access_token(id="{token_id}"), or by hand {self.qq.delete_token(token_id)}'
 
     async def _read_back(self, token_id: str) -> AccessToken | None:
-        """The new token, to see whether the cluster did what was asked; the success does not depend on it."""
+        """The new token, to see whether the cluster did what was asked; None if it cannot be read now.
+
+        Raises:
+            NotFound: If the cluster does not know it.
+        """
         try:
             return await self.cluster.get_token(token_id)
+        except NotFound:
+            raise
         except ClusterError:
             return None
 
+    async def _disown(self, order: Order, delivered: Delivered, intent: Entry, failure: NotFound) -> UnknownOutcome:
+        """What became of a POST that was answered with somebody else's token, or with one that is gone again."""
+        try:
+            await self.delivery.retract(delivered)
+        except DeliveryError as second:
+            _LOG.warning("%s", second)
+        told = BadAnswer(f"The answer was about token {delivered.id}, which the cluster does not know. {failure}")
+        return await self._find_out(order, intent, told)
 
-def _find_excess(order: Order, found: AccessToken | None) -> str | None:
-    """How a new token lives longer than it may; None if it does not, or if that is not known."""
-    if (
-        found is None
-        or order.latest is None
-        or (found.expires is not None and found.expires <= order.latest + ROUNDING)
-    ):
-        return None
-    expires = "never expires" if found.expires is None else f"expires only {tell_time(found.expires)}"
-    return f"it {expires}, whatever it was asked for, and QUMULO_MAX_LIFETIME does not allow that."
+
+def _lives_within(found: AccessToken, longest: timedelta) -> bool:
+    return found.expires is not None and found.expires - found.created <= longest + SLACK
 
 
 def _blame_slots(order: Order, failure: Rejected) -> Rejected:
@@ -284,7 +343,7 @@ def _blame_slots(order: Order, failure: Rejected) -> Rejected:
     if order.replaces is not None or len(order.present or ()) < SLOTS:
         # Which of them stands in the way of a rotate is told by who knows what it replaces.
         return failure
-    ids = " and ".join(token.id for token in order.present or ())
+    ids = tell_some([token.id for token in order.present or ()])
     return Rejected(
         f"{failure} {order.user} has {ids} already, and a user can have {SLOTS} tokens, disabled and expired ones "
         "included. Delete one of them first."

@@ -7,15 +7,17 @@ Fields that a newer cluster adds are ignored.
 Source: the published schema of `/v1/auth/access-tokens/`; the vendor's SDK 7.10.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
 from token_tools.credentials import BearerToken
 from token_tools.identity import AuthId, Identity, PosixId, Text, bare_name
+from token_tools.redaction import repeats_secret
 from token_tools.times import format_instant, parse_instant
 
 
@@ -44,7 +46,16 @@ class Timestamp(str):
         return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
 
 
-TokenId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+def _refuse_secret(token_id: str) -> str:
+    if repeats_secret(token_id):
+        raise ValueError("repeats something of a secret")
+    return token_id
+
+
+_PlainId = Annotated[str, Field(pattern=r"^[0-9]{1,64}$")]
+_OtherId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$"), AfterValidator(_refuse_secret)]
+_PLAIN_ID: Final = re.compile(r"0|[1-9][0-9]{0,63}", re.ASCII)
+TokenId = Annotated[_PlainId | _OtherId, Field(union_mode="left_to_right")]
 """Opaque; today a decimal number of 22 digits or more, which no JSON number of a client can hold."""
 
 
@@ -115,8 +126,8 @@ class NewAccessToken(BaseModel):
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, hide_input_in_errors=True)
 
-    id: TokenId
     bearer_token: BearerToken
+    id: TokenId
 
 
 @dataclass(frozen=True)
@@ -130,12 +141,18 @@ class TokenPage:
     after: str | None = None
 
 
+def _read_plain_id(value: object) -> str | None:
+    """Plain digits; what is not is as good as not told, since it could be mistaken for another token's."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text if isinstance(text, str) and _PLAIN_ID.fullmatch(text) else None
+
+
 class Caller(BaseModel):
     """Whom a credential stands for (who-am-i).
 
     `id` is their auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
-    logged in. `privileges` is None where the cluster does not tell them. `is_token` says whether the credential is an
-    access token by its looks; the cluster has no say in that.
+    logged in. `privileges` is None where the cluster does not tell them. `is_token`
+    and `may_be_token` say what the credential looks like, in which the cluster has no say.
     """
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
@@ -144,14 +161,15 @@ class Caller(BaseModel):
     name: str | None = None
     sid: Text = None
     uid: PosixId = None
-    access_token_id: Text = None
+    access_token_id: Annotated[str | None, BeforeValidator(_read_plain_id)] = None
     privileges: frozenset[str] | None = None
     is_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
+    may_be_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
 
     @property
     def is_unnamed_token(self) -> bool:
-        """Whether the cluster does not tell which token the caller came with."""
-        return self.is_token and self.access_token_id is None
+        """Whether the cluster does not tell which token the caller came with, who may have come with one."""
+        return self.access_token_id is None and self.may_be_token
 
     def is_user(self, user: Identity) -> bool:
         """Whether this is that user: by the first number that both have, or else by the name.

@@ -19,7 +19,8 @@ class Listing:
     """Tokens as they stood at `time`.
 
     `user` is whose they are, None for everybody's. `after` asks for what follows, None at the end. `foreign` entries
-    belonged to somebody else of the same name, or could not be told from such, and were left out.
+    belonged to somebody else of the same name, or could not be told from such, and were left out. `ahead` is by how
+    much the cluster's clock is known to be ahead of ours; `time` is the cluster's. `doubts` say what cannot be right.
     """
 
     tokens: Sequence[AccessToken]
@@ -27,6 +28,8 @@ class Listing:
     user: Identity | None = None
     after: str | None = None
     foreign: int = 0
+    ahead: timedelta = timedelta()
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Portrait:
     """One token as it stood at `time`.
 
     `is_own` says whether the server itself runs on it, and `others` are its user's other tokens; each is None if that
-    could not be found out, and `doubts` say why.
+    could not be found out, and `doubts` say why. `ahead` is as in `Listing`.
     """
 
     token: AccessToken
@@ -42,6 +45,7 @@ class Portrait:
     is_own: bool | None
     others: Sequence[AccessToken] | None
     doubts: Sequence[str]
+    ahead: timedelta = timedelta()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,8 @@ class Review:
     """An audit that has seen every token.
 
     `doubts` say what is not known, `report` is the file with all rows. What mends a finding has to keep to
-    `max_lifetime`, and is not for a server that is `read_only`.
+    `max_lifetime`, and is not for a server that is `read_only`. `is_whole` says whether what was listed can be all.
+    `ahead` is as in `Listing`.
     """
 
     audit: Audit
@@ -125,3 +130,5 @@ class Review:
     report: Path | None
     max_lifetime: timedelta | None
     read_only: bool
+    is_whole: bool = True
+    ahead: timedelta = timedelta()

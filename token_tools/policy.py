@@ -49,17 +49,13 @@ class Policy:
             expires = parse_expiry(expiration_time, now=now)
         else:
             expires = None if self.default_lifetime is None else (now + self.default_lifetime).replace(microsecond=0)
-        latest = self.find_latest(now)
+        latest = None if self.max_lifetime is None else now + self.max_lifetime
         if self.max_lifetime is not None and latest is not None and (expires is None or expires > latest):
             raise Refusal(
                 f"QUMULO_MAX_LIFETIME allows {tell_duration(self.max_lifetime)} at most, so `expiration_time` can be "
                 f"{tell_time(latest)} at the latest. Nothing was done."
             )
         return expires
-
-    def find_latest(self, now: datetime) -> datetime | None:
-        """The latest expiry that a token may have which is made now, or None if it may have any."""
-        return None if self.max_lifetime is None else now + self.max_lifetime
 
     def check_user(self, user: Identity) -> None:
         """Nothing for whoever may have a token.
@@ -73,14 +69,15 @@ class Policy:
         if user.domain in _GROUP_DOMAINS or by_key or by_sid or only_gid:
             raise Refusal(f"{user} is a group, and access tokens are for users. Nothing was done.")
 
-    def find_reasons_to_make(self, user: Identity, expires: datetime | None) -> Sequence[str]:
+    def find_reasons_to_make(
+        self, user: Identity, expires: datetime | None, *, caveat: str | None = None
+    ) -> Sequence[str]:
         """Why a human has to agree to such a token first; empty if nobody has to.
 
-        A name that the cluster did not look up may be another name of the administrator.
+        `caveat` says why it is not certain who that user is, None if it is: whom the cluster did not identify may be
+        the administrator.
         """
-        reasons = [_FOR_ADMIN] if is_admin(user) else []
-        if not reasons and user.name is not None and user.auth_id is None:
-            reasons.append("the cluster did not tell who that is")
+        reasons = [_FOR_ADMIN] if is_admin(user) else [caveat] if caveat else []
         return self._weigh([*reasons, "it would never expire"] if expires is None else reasons)
 
     def find_reasons_to_modify(self, token: AccessToken, wanted: State, *, now: datetime) -> Sequence[str]:

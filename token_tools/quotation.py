@@ -1,24 +1,75 @@
 """Text that somebody else wrote, made visible as data.
 
-Names, error descriptions and whatever else comes out of a cluster are read by a model. Between double quotes, on one
-line, with nothing invisible in it and of bounded length, such text cannot pass for a sentence of ours.
+Names, error descriptions and whatever else comes out of a cluster are read by a model and by people. Between double
+quotes, on one line, with nothing invisible in it and of bounded length, such text cannot pass for a sentence of ours;
+and what repeats something of a secret is not told at all.
 """
 
 import json
 import re
+import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
-_BEARER: Final = re.compile(r"\b(access-v1|session-v1):[A-Za-z0-9+/=_-]*|(?i:\b(bearer)\s+)\S+")
+from token_tools.redaction import MAX_SEARCHED, WITHHELD, looks_secret, mask_bearers, repeats_secret
+
+FEW: Final = 3
+"""How many of many are told."""
+
+_NO_INK: Final = re.compile(
+    # Default_Ignorable_Code_Point, and last the symbols that are blank. Source: DerivedCoreProperties.txt, Unicode 16.
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
+    "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\u2800\U0001d159\U00016fe4]"
+)
+_MARK: Final = {"Mn", "Mc", "Me"}
 
 
 def quote(text: str, *, longest: int) -> str:
-    """A JSON string with every unprintable character escaped, cut after `longest` characters of the text.
+    """A JSON string with everything escaped that cannot be seen, cut after `longest` characters of the text.
 
-    `json.loads` gives the text back if it was not cut. What looks like a bearer token is taken out first: an error
-    page may repeat the Authorization header.
+    `json.loads` gives the text back if it was not cut, and had nothing of a secret in it or of what looks like one.
     """
-    shown = _BEARER.sub(lambda match: f"{match[1] or match[2]} [redacted]", text)
-    if len(shown) > longest:
-        shown = shown[: longest - 1] + "…"
+    known = mask_bearers(text[:MAX_SEARCHED])
+    if repeats_secret(text[:MAX_SEARCHED]) or looks_secret(known):
+        return f'"{WITHHELD}"'
+    shown = known if len(known) <= longest else f"{known[: longest - 1]}…"
     quoted = json.dumps(shown, ensure_ascii=False)
-    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in quoted)
+    return quoted if quoted.isascii() and quoted.isprintable() else _show_invisible(quoted)
+
+
+def tell_some(texts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b, c and 2,997 more`."""
+    more = [f"{len(texts) - FEW:,} more"] if len(texts) > FEW else []
+    *others, last = [*texts[:FEW], *more]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def is_secret(text: str) -> bool:
+    """Whether a text must not be quoted: it repeats a secret that this process has held, or looks like another."""
+    return repeats_secret(text) or looks_secret(text)
+
+
+def has_one_script(text: str) -> bool:
+    """Whether all letters are of one alphabet, so that none of them passes for one of another."""
+    return text.isascii() or len({unicodedata.name(char, "").partition(" ")[0] for char in text if char.isalpha()}) <= 1
+
+
+def is_visible(text: str) -> bool:
+    """Whether each character can be seen as what it is."""
+    return (text.isascii() and text.isprintable()) or _show_invisible(text) == text
+
+
+def _show_invisible(text: str) -> str:
+    before = " " + text
+    return "".join(
+        char if _has_ink(char, after) else json.dumps(char)[1:-1] for char, after in zip(text, before, strict=False)
+    )
+
+
+def _has_ink(char: str, after: str) -> bool:
+    """Whether a character can be seen where it stands: a mark only on a letter or on another mark."""
+    is_on_nothing = unicodedata.category(char) in _MARK and not (
+        after.isalpha() or unicodedata.category(after) in _MARK
+    )
+    return char.isprintable() and not _NO_INK.match(char) and not is_on_nothing

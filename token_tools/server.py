@@ -12,6 +12,7 @@ from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
 from token_tools.client import connect
+from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery, FileDelivery, choose_delivery
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.journal import Entry, Journal
@@ -52,16 +53,17 @@ def create_server(
         if not settings.read_only:
             await _report_open_intents(journal, delivery)
             await _report_recovered(delivery)
-        async with connect(settings, transport=transport) as cluster:
+        cluster_clock = ClusterClock(clock)
+        async with connect(settings, transport=transport, hear_date=cluster_clock.hear_date) as cluster:
             yield Workflows(
                 address=settings.address,
                 cluster=cluster,
                 policy=choose_policy(settings),
                 credential=_tell_credential(settings),
-                mint=Mint(cluster, delivery, journal, qq),
+                mint=Mint(cluster, delivery, journal, qq, cluster_clock),
                 journal=journal,
                 folder=settings.delivery_dir,
-                clock=clock,
+                clock=cluster_clock,
                 read_only=settings.read_only,
                 patience=patience,
             )

@@ -7,7 +7,7 @@ the text with times to the minute, and each is compact. Text that the cluster's 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,20 +15,27 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
+from token_tools.clock import MATTERS, tell_difference, tell_present
 from token_tools.delivery import Delivered
 from token_tools.identity import Identity, tell_name, tell_sid
 from token_tools.minting import Minted
 from token_tools.models import AccessToken, State
 from token_tools.plans import Creation, CreationPlan, Deletion, Listing, Portrait, Rotation, Update
+from token_tools.quotation import tell_some
 from token_tools.times import format_instant, tell_distance, tell_duration, tell_minute, tell_time
 
 LONGEST: Final = 25_000
-"""Characters that one channel of an answer may have; hosts cut or refuse what is longer."""
+"""Characters that one channel of an answer must not reach; hosts cut or refuse what is longer."""
+
+_CUT: Final = " … (cut here: the whole was too long for an answer)"
 
 ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
 
 HAND_OVER: Final = "Put it where the old one is used"
+
+MOST_ROWS: Final = 20
+"""How many of a user's other tokens are told; a user can have two."""
 
 COLUMNS: Final = "id | user | expires (UTC) | created (UTC) | creator"
 
@@ -138,6 +145,24 @@ class Summary:
         """The fields that have a value, as JSON knows them."""
         return self.fields.model_dump(mode="json", exclude_none=True)
 
+    def cut(self) -> "Summary":
+        """The same, within bounds in both channels; it says so where something is cut."""
+        return Summary(cut(self.text), self.fields.model_copy(update=_cut_fields(self.structured)))
+
+
+def cut(text: str) -> str:
+    """A text within bounds; it says so where it is cut."""
+    return text if len(text) < LONGEST else f"{text[: LONGEST - len(_CUT) - 1]}{_CUT}"
+
+
+def _cut_fields(structured: dict[str, Any]) -> dict[str, Any]:
+    """What has to become of the longest fields for all to be within bounds."""
+    changed: dict[str, Any] = {}
+    while len(json.dumps(structured | changed)) >= LONGEST:
+        name, value = max((structured | changed).items(), key=lambda field: len(json.dumps(field[1])))
+        changed[name] = f"{value[: len(value) // 2]}{_CUT}" if isinstance(value, str) else value[: len(value) // 2]
+    return changed
+
 
 def summarize_listing(listing: Listing, *, address: str) -> Summary:
     """A page of tokens: how many and whose, a line for each, and how to go on."""
@@ -162,8 +187,9 @@ def summarize_portrait(portrait: Portrait, *, address: str) -> Summary:
     token, now = portrait.token, portrait.time
     own = {True: ". This server runs on it", False: ". This server does not run on it", None: ""}[portrait.is_own]
     life = f"{tell_life(token, now)}{own}"
-    headline = f"Access token {token.id} of {token.user} on {address}: {life}. It is {tell_time(now)}."
-    others = None if portrait.others is None else [tell_token(other, now) for other in portrait.others]
+    present = tell_present(now, portrait.ahead)
+    headline = f"Access token {token.id} of {token.user} on {address}: {life}. {present}."
+    others = None if portrait.others is None else _tell_rows(portrait.others, now)
     identities = _describe_identity("user", token.user) | _describe_identity("creator", token.creator or Identity())
     fields = TokenDetails.model_validate(
         {
@@ -172,7 +198,9 @@ def summarize_portrait(portrait: Portrait, *, address: str) -> Summary:
             "summary": headline,
             "is_own": portrait.is_own,
             "other_tokens": others,
-            "warning": _join_warnings(*portrait.doubts),
+            "warning": _join_warnings(
+                *portrait.doubts, *tell_future(_find_latest([token, *(portrait.others or [])]), now)
+            ),
         }
     )
     lines = [
@@ -244,6 +272,7 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
     else:
         headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
     stopped = token.state.enabled and not wanted.enabled and not after.enabled
+    warnings = () if update.edited is None else update.edited.warnings
     fields = ChangedToken(
         summary=headline,
         id=token.id,
@@ -253,9 +282,7 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
         enabled=after.enabled,
         expiration_time_before=token.expiration_time,
         expiration_time=None if after.expires is None else format_instant(after.expires),
-        warning=_join_warnings(
-            _tell_untaken(wanted, after, now), None if update.edited is None else update.edited.unwritten
-        ),
+        warning=_join_warnings(_tell_untaken(wanted, after, now), *warnings),
         next_step=(
             f'Watch whether anything breaks; update_access_token(id="{token.id}", enabled=true) undoes this, '
             f'delete_access_token(id="{token.id}") makes it final.'
@@ -277,7 +304,7 @@ def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
         {
             **_describe(token, now),
             "summary": headline,
-            "warning": deletion.edited.unwritten,
+            "warning": _join_warnings(*deletion.edited.warnings),
             "next_step": f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
         }
     )
@@ -306,7 +333,7 @@ def tell_intents(plan: CreationPlan) -> str:
     """What the journal says was begun for the same user and has no outcome."""
     if not plan.order.open_intents:
         return ""
-    times = ", ".join(tell_time(intent.time) for intent in plan.order.open_intents)
+    times = tell_some([tell_time(intent.time) for intent in plan.order.open_intents])
     return (
         f"The journal knows no outcome of an earlier create for this user ({times}): "
         "a token of that time whose bearer token nobody has may be among theirs."
@@ -347,7 +374,9 @@ def _make_entry(token: AccessToken, now: datetime, usual_creator: str | None) ->
 def _tell_headline(listing: Listing, address: str) -> str:
     whose = f" of {listing.user}" if listing.user else ""
     more = ", and there are more" if listing.after else ""
-    return f"{count(len(listing.tokens), 'access token')}{whose} on {address}{more}. It is {tell_time(listing.time)}."
+    doubts = [*listing.doubts, *tell_future(_find_latest(listing.tokens), listing.time)]
+    told = f"{count(len(listing.tokens), 'access token')}{whose} on {address}{more}."
+    return " ".join([told, f"{tell_present(listing.time, listing.ahead)}.", *doubts])
 
 
 def _tell_next_page(listing: Listing) -> str | None:
@@ -383,6 +412,24 @@ def tell_state(state: State, now: datetime) -> str:
     return f"{enabled}, {verb} {tell_time(state.expires)} ({tell_distance(state.expires, now=now)})"
 
 
+def _tell_rows(tokens: Sequence[AccessToken], now: datetime) -> list[str]:
+    rows = [tell_token(token, now) for token in tokens[:MOST_ROWS]]
+    return rows if len(rows) == len(tokens) else [*rows, f"and {len(tokens) - len(rows):,} more"]
+
+
+def tell_future(latest: datetime | None, now: datetime) -> Iterator[str]:
+    """What there is to say where the youngest of some tokens was made at a time that is still to come."""
+    if latest is not None and latest - now >= MATTERS:
+        yield (
+            f"A token here was made at {tell_time(latest)}, which is still to come by this machine's clock. The clocks "
+            f"differ, so distances in time may be wrong by {tell_duration(latest - now)} or more."
+        )
+
+
+def _find_latest(tokens: Iterable[AccessToken]) -> datetime | None:
+    return max((token.created for token in tokens), default=None)
+
+
 def _tell_others(portrait: Portrait) -> str | None:
     if portrait.others is None:
         return None
@@ -392,11 +439,12 @@ def _tell_others(portrait: Portrait) -> str | None:
 def _tell_made(plan: CreationPlan, minted: Minted) -> str:
     """Until when a new token lives, as the cluster tells it since."""
     found = minted.found
-    if found is None or found.expires == plan.order.expires:
+    if found is None or (found.expires == plan.order.expires and not minted.ahead):
         return tell_expiry(plan)
     if found.expires is None:
         return "never expires"
-    return f"expires {tell_time(found.expires)} ({tell_distance(found.expires, now=plan.time)})"
+    # It was made just now, by the clock that will end it.
+    return f"expires {tell_time(found.expires)} ({tell_distance(found.expires, now=found.created)})"
 
 
 def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
@@ -404,7 +452,9 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
     order, found = plan.order, minted.found
     if found is not None and order.user.completed_by(found.user) is None:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
-    if found is None and order.latest is not None:
+    if difference := tell_difference(minted.ahead):
+        yield f"Times are by {difference}."
+    if found is None and order.max_lifetime is not None:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
         yield f"Beware: the cluster did not take the expiry as asked; there, the token {_tell_made(plan, minted)}."

@@ -27,6 +27,7 @@ from token_tools.summary import (
     Summary,
     TokenDetails,
     TokenList,
+    cut,
     summarize_creation,
     summarize_deletion,
     summarize_listing,
@@ -89,7 +90,7 @@ async def list_access_tokens(
     workflows = ctx.request_context.lifespan_context
     listing = await workflows.list_tokens(user, after=after or None, limit=limit)
     summary = summarize_listing(listing, address=workflows.address)
-    while summary.size > LONGEST and limit > 1:
+    while summary.size >= LONGEST and limit > 1:
         # Asked again for fewer, since only the cluster can tell the key that goes on after the last one shown.
         limit = max(1, min(limit, len(listing.tokens)) * LONGEST // summary.size)
         listing = await workflows.list_tokens(user, after=after or None, limit=limit)
@@ -178,7 +179,7 @@ def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
                 f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)}"
             )
         wait_for_answer(workflows.patience)
-        return Elicit(tell_question(plan, address=workflows.address), Consent)
+        return Elicit(cut(tell_question(plan, address=workflows.address)), Consent)
 
     return Resolve(ask_for_consent)
 
@@ -276,7 +277,8 @@ async def rotate_access_token(
 
 
 def _answer(summary: Summary) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=summary.text)], structured_content=summary.structured)
+    told = summary.cut()
+    return CallToolResult(content=[TextContent(type="text", text=told.text)], structured_content=told.structured)
 
 
 _READS: Final = ToolAnnotations(

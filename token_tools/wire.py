@@ -3,48 +3,63 @@
 There is no I/O and no clock in here. A function either gives what its name says or raises one of our errors; no
 answer whatever makes it do anything else, and none is quoted except the vendor's own error text, marked as data.
 
+An answer is the endpoint's if its status *and* its form are: JSON of the promised shape, or for an error the vendor's
+envelope. All else was said by something in front of a cluster, such as a gateway, and is a `BadAnswer` whatever its
+status: it tells nothing of what became of a request.
+
 Source: `qumulo.lib.request` 7.10 for the envelope of errors; RFC 9110 for Retry-After.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
-from token_tools.echo import repeats
-from token_tools.errors import BadAnswer, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
+from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
-from token_tools.quotation import quote
+from token_tools.quotation import is_secret, quote
+from token_tools.redaction import WITHHELD, repeats_secret
 from token_tools.times import tell_duration
 
 LONGEST_DESCRIPTION: Final = 240
 """Characters of a cluster's error text that are repeated."""
-
-LONGEST_SEARCHED: Final = 4096
-"""Characters of it that are searched for the credential; the search of millions would stop everything else."""
 
 READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
 WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
 """As the API spells them; the vendor's guide writes them in the singular."""
 
 _ACCESS: Final = "access-v1:"
-"""How the bearer token of an access token begins, and that of a login does not."""
+_LOGINS: Final = ("session-v1:", "1:")
+"""How the bearer token of an access token begins, and that of a login. Source: the vendor's REST guide."""
+
+_WHO_AM_I: Final = "whatever who-am-i needs there"
+_EACH: Final = b'"creation_time"'
+"""What each token of a page has once."""
 
 LONGEST_KEY: Final = 1024
 """Characters of a paging key; a longer one would not fit into an answer or a URL."""
 
+LONGEST_LINK: Final = 8 * LONGEST_KEY
+"""Characters of the link that has the key in it."""
+
+MOST_TOKENS: Final = 20_000
+"""Tokens on a page that are read; a cluster of the vendor gives half as many at most. Source: its S3 guide."""
+
+LONGEST_DATE: Final = 64
+"""Characters of a date; RFC 9110 writes 29."""
+
 LONGEST_WAIT: Final = timedelta(days=365)
 """What a Retry-After is taken for that asks for more."""
 
-_SECRET: Final = re.compile(r"(?=[\w+/]*[A-Z])(?=[\w+/]*[a-z])(?=[\w+/]*[0-9])[A-Za-z0-9+/]{32}", re.ASCII)
-_ERROR_CLASS: Final = re.compile(r"[a-z0-9_]{1,40}")
+_ERROR_CLASS: Final = re.compile(r"[a-z][a-z0-9]{0,23}(?:_[a-z0-9]{1,24}){0,8}")
 _NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
 _TRANSIENT: Final = {
@@ -71,15 +86,23 @@ class Answer:
     body: bytes = field(repr=False)
     credential: SecretStr = NONE
 
-
-Telling = Annotated[str, BeforeValidator(lambda told: told if isinstance(told, str) else "")]
+    @property
+    def date(self) -> datetime | None:
+        """When it was given, by the clock of whoever gave it; None if it does not tell."""
+        return _read_date(self.headers.get("date", ""))
 
 
 class _Envelope(BaseModel):
-    """The vendor's form of an error; of what it should tell, one thing may be missing or no text."""
+    """The vendor's form of an error, which has a class; what else it should tell may be missing or no text."""
 
-    error_class: Telling = ""
-    description: Telling = ""
+    error_class: Annotated[str, Field(min_length=1)]
+    description: Annotated[str, BeforeValidator(lambda told: told if isinstance(told, str) else "")] = ""
+
+    @property
+    def shown_class(self) -> str | None:
+        """The class if it is one word as the vendor writes them."""
+        is_word = _ERROR_CLASS.fullmatch(self.error_class) and not is_secret(self.error_class)
+        return self.error_class if is_word else None
 
 
 class _Paging(BaseModel):
@@ -149,27 +172,32 @@ def read_changed_token(answer: Answer) -> AccessToken:
     """One token, as it is after a change.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: As `check_write`, or `BadAnswer`.
     """
-    return _read(AccessToken, answer, expected="an access token", privilege=WRITE)
+    check_write(answer)
+    return _decode(AccessToken, answer, expected="an access token")
 
 
 def read_new_token(answer: Answer) -> NewAccessToken:
     """A token just made, with its secret.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: As `check_write`, or `BadAnswer`. Its text quotes no sentence of the answer, which knows a secret
+            that nobody else does yet.
     """
-    return _read(NewAccessToken, answer, expected="the id and the bearer token of a new access token", privilege=WRITE)
+    check_write(answer, tell=_tell_class)
+    return _decode(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
 
 
 def read_deletion(answer: Answer) -> None:
     """Nothing: the body of a deletion's answer is empty.
 
     Raises:
-        ClusterError: As `check_status`.
+        ClusterError: As `check_write`, or `BadAnswer`.
     """
-    check_status(answer, privilege=WRITE)
+    check_write(answer)
+    if answer.body.strip():
+        raise BadAnswer("The answer to the deletion is not empty, as that of a cluster is.")
 
 
 def read_caller(answer: Answer) -> Caller:
@@ -178,8 +206,18 @@ def read_caller(answer: Answer) -> Caller:
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    caller = _read(Caller, answer, expected="who-am-i", privilege="whatever who-am-i needs there")
-    return caller.model_copy(update={"is_token": answer.credential.get_secret_value().startswith(_ACCESS)})
+    check_status(answer, privilege=_WHO_AM_I)
+    return _decode_caller(answer)
+
+
+def read_proof(answer: Answer) -> Caller:
+    """Whom a new bearer token stands for.
+
+    Raises:
+        ClusterError: As `check_status`, or `BadAnswer`. Its text quotes no sentence of the answer.
+    """
+    check_status(answer, privilege=_WHO_AM_I, tell=_tell_class)
+    return _decode_caller(answer)
 
 
 def read_identity(answer: Answer) -> Identity:
@@ -191,23 +229,69 @@ def read_identity(answer: Answer) -> Identity:
     return _read(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
 
 
-def check_status(answer: Answer, *, privilege: str) -> None:
-    """Nothing for a 2xx; `privilege` is the one to name when the cluster says that one is missing.
+def _tell_class(answer: Answer) -> str:
+    """` (409 some_error)`, with only the status where the body is not the vendor's envelope."""
+    envelope = _read_envelope(answer)
+    told = [str(answer.status), envelope.shown_class if envelope else None]
+    return f" ({' '.join(filter(None, told))})"
+
+
+def _tell_envelope(answer: Answer) -> str:
+    """` (409 some_error: "Its description")`, with only the status where the body is not the vendor's envelope."""
+    envelope = _read_envelope(answer)
+    if envelope is None or not envelope.description:
+        return _tell_class(answer)
+    words = quote(envelope.description, longest=LONGEST_DESCRIPTION)
+    if WITHHELD in words:
+        words = "its words are withheld, since they repeat something of a credential"
+    return f"{_tell_class(answer)[:-1]}: {words})"
+
+
+def check_write(answer: Answer, *, tell: Callable[[Answer], str] = _tell_envelope) -> None:
+    """Nothing for a 2xx; as `check_status` for the answer to a request that writes.
 
     Raises:
-        Unauthenticated: For 401.
-        Forbidden: For 403.
-        NotFound: For 404.
+        ClusterError: As `check_status`. A 401 without a body, which a cluster may well give, is a `BadAnswer` too: what
+            is in front of one may say it after the request was carried out.
+    """
+    if answer.status == HTTPStatus.UNAUTHORIZED and _read_envelope(answer) is None:
+        raise BadAnswer(_tell_stranger(answer.status))
+    check_status(answer, privilege=WRITE, tell=tell)
+
+
+def check_status(answer: Answer, *, privilege: str, tell: Callable[[Answer], str] = _tell_envelope) -> None:
+    """Nothing for a 2xx; `privilege` is the one to name when the cluster says that one is missing.
+
+    `tell` gives what may be quoted of an error.
+
+    Raises:
+        Unauthenticated: For 401, in the vendor's envelope or without a body.
+        Forbidden: For 403 in the vendor's envelope.
+        NotFound: For 404 in the vendor's envelope.
         Unavailable: For 408, 429, 499 and 5xx; `transient` where the same request may well succeed soon.
-        BadAnswer: For a redirect, which is never followed: it would carry the credential away.
-        Rejected: For any other 4xx.
+        Rejected: For any other 4xx in the vendor's envelope.
+        BadAnswer: For a 4xx that is no answer of a cluster, and for a redirect, which is never followed: it would carry
+            the credential away.
     """
     status = answer.status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return
-    said = _tell_envelope(answer)
+    if status in _NO_CLEAR_ANSWER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise _tell_unavailable(answer, tell(answer))
+    if status < HTTPStatus.BAD_REQUEST:
+        raise BadAnswer(
+            f"The answer is a redirect or nothing known (status {status}); it was not followed, since it could carry "
+            "the credential elsewhere. Do QUMULO_HOST and QUMULO_PORT name the cluster's REST address?"
+        )
+    is_bare_401 = status == HTTPStatus.UNAUTHORIZED and not answer.body.strip()
+    if _read_envelope(answer) is None and not is_bare_401:
+        raise BadAnswer(_tell_stranger(status))
+    raise _tell_refusal(status, tell(answer), privilege)
+
+
+def _tell_refusal(status: int, said: str, privilege: str) -> ClusterError:
     if status == HTTPStatus.UNAUTHORIZED:
-        raise Unauthenticated(
+        return Unauthenticated(
             f"The cluster does not accept this server's own credential{said}: it has expired, was disabled or deleted, "
             "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE."
         )
@@ -217,30 +301,55 @@ def check_status(answer: Answer, *, privilege: str) -> None:
             if privilege in {READ, WRITE}
             else ""
         )
-        raise Forbidden(
+        return Forbidden(
             f"This server's credential lacks a privilege{said}. An administrator can grant {privilege} through a role."
             f"{still}"
         )
     if status == HTTPStatus.NOT_FOUND:
-        raise NotFound(f"The cluster knows no such thing{said}.")
-    if status in _NO_CLEAR_ANSWER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        retry_after = _read_retry_after(answer.headers)
-        wait = f" It asks for {tell_duration(retry_after)} of patience." if retry_after else ""
-        raise Unavailable(
-            f"The cluster, or a gateway before it, cannot answer now{said}.{wait}",
-            transient=status in _TRANSIENT,
-            retry_after=retry_after,
-        )
-    if status >= HTTPStatus.BAD_REQUEST:
-        raise Rejected(f"The cluster declined{said}.")
-    raise BadAnswer(
-        f"The answer is a redirect or nothing known (status {status}); it was not followed, since it could carry the "
-        "credential elsewhere. Do QUMULO_HOST and QUMULO_PORT name the cluster's REST address?"
+        return NotFound(f"The cluster knows no such thing{said}.")
+    return Rejected(f"The cluster declined{said}.")
+
+
+def _tell_unavailable(answer: Answer, said: str) -> Unavailable:
+    retry_after = _read_retry_after(answer.headers)
+    wait = f" It asks for {tell_duration(retry_after)} of patience." if retry_after else ""
+    return Unavailable(
+        f"The cluster, or a gateway before it, cannot answer now{said}.{wait}",
+        transient=answer.status in _TRANSIENT,
+        retry_after=retry_after,
     )
+
+
+def _tell_stranger(status: int) -> str:
+    return (
+        f"The answer (status {status}) is not in the form of a Qumulo cluster's. Something in front of the cluster, "
+        "such as a gateway or a firewall, gave it; or QUMULO_HOST and QUMULO_PORT do not name the REST address of a "
+        "cluster with access tokens (Core 5.3.0 or newer)."
+    )
+
+
+def _read_envelope(answer: Answer) -> _Envelope | None:
+    try:
+        return _Envelope.model_validate_json(answer.body)
+    except ValidationError:
+        return None
 
 
 def _read(model: type[Model], answer: Answer, *, expected: str, privilege: str) -> Model:
     check_status(answer, privilege=privilege)
+    return _decode(model, answer, expected=expected)
+
+
+def _decode_caller(answer: Answer) -> Caller:
+    caller = _decode(Caller, answer, expected="who-am-i")
+    credential = answer.credential.get_secret_value()
+    looks = {"is_token": credential.startswith(_ACCESS), "may_be_token": not credential.startswith(_LOGINS)}
+    return caller.model_copy(update=looks)
+
+
+def _decode(model: type[Model], answer: Answer, *, expected: str) -> Model:
+    if answer.body.count(_EACH) > MOST_TOKENS:
+        raise BadAnswer(f"The answer has more than {MOST_TOKENS:,} access tokens at once, and was not read.")
     try:
         return model.model_validate_json(answer.body)
     except ValidationError as invalid:
@@ -255,41 +364,30 @@ def _read(model: type[Model], answer: Answer, *, expected: str, privilege: str) 
 
 
 def _read_after(link: str) -> str:
-    try:
-        [after] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
-    except (KeyError, ValueError):
-        after = ""
-    if not 0 < len(after) <= LONGEST_KEY:
+    after = ""
+    if len(link) <= LONGEST_LINK:
+        with suppress(KeyError, ValueError):
+            [after] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
+    if not 0 < len(after) <= LONGEST_KEY or repeats_secret(after):
         raise BadAnswer("The answer's `paging.next` has no usable `after` key, so the next page cannot be asked for.")
     return after
 
 
-def _tell_envelope(answer: Answer) -> str:
-    """` (409 some_error: "Its description")`, with only the status where the body is not the vendor's envelope."""
+def _read_date(text: str) -> datetime | None:
     try:
-        envelope = _Envelope.model_validate_json(answer.body)
-    except ValidationError:
-        envelope = _Envelope()
-    description = envelope.description[:LONGEST_SEARCHED]
-    credential = answer.credential.get_secret_value()
-    is_class = _ERROR_CLASS.fullmatch(envelope.error_class) and not repeats(envelope.error_class, credential)
-    error_class = f" {envelope.error_class}" if is_class else ""
-    if repeats(description, credential) or _SECRET.search(description):
-        # Of a token that the request was to make, or to delete, only the look is known here.
-        said = ": its words are withheld, since they repeat something of a credential"
-    else:
-        said = f": {quote(description, longest=LONGEST_DESCRIPTION)}" if description else ""
-    return f" ({answer.status}{error_class}{said})"
+        return parsedate_to_datetime(text[:LONGEST_DATE]).astimezone(UTC)
+    except (OverflowError, ValueError):
+        return None
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """The wait that a Retry-After asks for; a date in it counts from the answer's own Date, and none is no wait."""
-    text = headers.get("retry-after", "")
+    text = headers.get("retry-after", "")[:LONGEST_DATE]
     try:
         if text.isdecimal():
             wait = timedelta(seconds=int(text))
         else:
-            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
+            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"][:LONGEST_DATE])
     except (KeyError, OverflowError, TypeError, ValueError):
         return None
     return min(wait, LONGEST_WAIT) if wait > timedelta() else None

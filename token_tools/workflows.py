@@ -16,10 +16,11 @@ import anyio.to_thread
 
 from token_tools.audit import FEW, Audit, Example, UserKey, key_of
 from token_tools.client import ClusterClient
+from token_tools.clock import ClusterClock
 from token_tools.consent import OpenQuestions, Plan
 from token_tools.editing import Editor, explain_absence
 from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected
-from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity, tell_name
+from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity, bare_name, tell_name
 from token_tools.journal import Journal
 from token_tools.listing import Part, read_all, read_part, read_user
 from token_tools.minting import SLOTS, Mint, Order
@@ -38,12 +39,14 @@ from token_tools.plans import (
     UpdatePlan,
 )
 from token_tools.policy import Policy
+from token_tools.quotation import tell_some
 from token_tools.report import Format, open_report
 from token_tools.rotation import Surveyor
-from token_tools.times import Clock
 from token_tools.wire import READ
 
 EVERYBODY: Final = " Without `user`, everybody's tokens are listed."
+
+_NOT_WHOLE: Final = "The list is not whole: it lacks the access token that this server itself runs on."
 
 User = Identity | Literal["self"]
 Progress = Callable[[int], Awaitable[None]]
@@ -56,6 +59,21 @@ class UpdateRequest(NamedTuple):
     token_id: str
     enabled: bool | None
     expiration_time: str | None
+
+
+class Own(NamedTuple):
+    """What a server runs on: the id of its access token, None if it has none or that is not known.
+
+    `doubts` say what is not known.
+    """
+
+    token_id: str | None
+    is_token: bool
+    doubts: Sequence[str]
+
+    def may_be_all(self, audit: Audit) -> bool:
+        """Whether what an audit saw can be all tokens of the cluster: those have the server's own among them."""
+        return audit.has_own if self.token_id is not None else audit.total > 0 or not self.is_token
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,7 @@ class Workflows:
     mint: Mint
     journal: Journal
     folder: Path
-    clock: Clock
+    clock: ClusterClock
     read_only: bool = False
     patience: timedelta = timedelta(minutes=5)
     questions: OpenQuestions = field(default_factory=OpenQuestions)
@@ -88,7 +106,8 @@ class Workflows:
         """
         if user is None:
             part = await self._read_everybody(after, limit)
-            return Listing(part.tokens, self.clock(), after=part.after)
+            doubts = await self._doubt_emptiness(part) if after is None else ()
+            return Listing(part.tokens, self.clock(), after=part.after, ahead=self.clock.ahead, doubts=doubts)
         who, doubt = await self._identify(user)
         try:
             part = await read_part(self.cluster, user=who, after=after, limit=limit)
@@ -98,7 +117,14 @@ class Workflows:
             # The filter drops the domain, so what it finds may be a namesake: nobody is no user without tokens.
             raise _tell_nobody(who, doubt, EVERYBODY)
         tokens = [_name_owner(token, who) for token in part.tokens]
-        return Listing(tokens, self.clock(), user=who, after=part.after, foreign=part.foreign)
+        return Listing(tokens, self.clock(), user=who, after=part.after, foreign=part.foreign, ahead=self.clock.ahead)
+
+    async def _doubt_emptiness(self, part: Part) -> Sequence[str]:
+        """What there is to say about a list of everybody's tokens that has none although this server runs on one."""
+        if part.tokens or part.after is not None:
+            return ()
+        own = await self._find_own()
+        return [_NOT_WHOLE] if own.is_token else []
 
     async def _read_everybody(self, after: str | None, limit: int) -> Part:
         try:
@@ -131,7 +157,7 @@ class Workflows:
             others = [other for other in await read_user(self.cluster, token.user) if other.id != token.id]
         except (ClusterError, Refusal) as failure:
             doubts.append(f"The user's other tokens are not known: {failure}")
-        return Portrait(token, self.clock(), is_own, others, doubts)
+        return Portrait(token, self.clock(), is_own, others, doubts, self.clock.ahead)
 
     async def plan_creation(self, user: User, expiration_time: str | None) -> CreationPlan:
         """What a create would do; nothing is changed by finding out. While a human is asked, it stays the same plan.
@@ -146,10 +172,8 @@ class Workflows:
             CreationPlan, request, partial(self._plan_creation, request, user, expiration_time)
         )
 
-    async def _plan_creation(
-        self, request: Hashable, user: User, expiration_time: str | None, now: datetime
-    ) -> CreationPlan:
-        expires = self.policy.choose_expiry(expiration_time, now=now)
+    async def _plan_creation(self, request: Hashable, user: User, expiration_time: str | None) -> CreationPlan:
+        self.policy.choose_expiry(expiration_time, now=self.clock())
         if isinstance(user, Identity):
             self.policy.check_user(user)
         who, doubt = await self._identify(user)
@@ -163,13 +187,21 @@ class Workflows:
             if doubt is not None and not isinstance(doubt, Forbidden):
                 raise _tell_nobody(who, doubt) from failure
             present = None
+        # What was read by now may have told the cluster's time.
+        now = self.clock()
         _check_slots(who, present, now)
+        expires = self.policy.choose_expiry(expiration_time, now=now)
+        caveat = None if user == SELF else _tell_caveat(user, who, doubt)
         return CreationPlan(
             request=request,
             time=now,
-            reasons=self.policy.find_reasons_to_make(who, expires),
+            reasons=self.policy.find_reasons_to_make(who, expires, caveat=caveat),
             order=Order(
-                who, expires, present, await self.journal.find_open(str(who)), latest=self.policy.find_latest(now)
+                who,
+                expires,
+                present,
+                await self.journal.find_open(str(who)),
+                max_lifetime=self.policy.max_lifetime,
             ),
             by_default=expiration_time is None,
         )
@@ -197,14 +229,14 @@ class Workflows:
             RotationPlan, request, partial(self._plan_rotation, request, token_id, expiration_time)
         )
 
-    async def _plan_rotation(
-        self, request: Hashable, token_id: str, expiration_time: str | None, now: datetime
-    ) -> RotationPlan:
-        expires = self.policy.choose_expiry(expiration_time, now=now)
+    async def _plan_rotation(self, request: Hashable, token_id: str, expiration_time: str | None) -> RotationPlan:
+        self.policy.choose_expiry(expiration_time, now=self.clock())
         old = await self._get(token_id)
         who, _ = await self._identify(old.user)
         async with self._turn(old):
             beside = await self._surveyor.survey(old, who)
+        now = self.clock()
+        expires = self.policy.choose_expiry(expiration_time, now=now)
         return RotationPlan(
             request=request,
             time=now,
@@ -215,7 +247,7 @@ class Workflows:
                 beside.present,
                 beside.open_intents,
                 replaces=old,
-                latest=self.policy.find_latest(now),
+                max_lifetime=self.policy.max_lifetime,
             ),
             by_default=expiration_time is None,
             old=old,
@@ -282,10 +314,12 @@ class Workflows:
         request = UpdateRequest(token_id, enabled, expiration_time)
         return await self._recall_or_plan(UpdatePlan, request, partial(self._plan_update, request))
 
-    async def _plan_update(self, request: UpdateRequest, now: datetime) -> UpdatePlan:
+    async def _plan_update(self, request: UpdateRequest) -> UpdatePlan:
         token_id, enabled, expiration_time = request
-        expires = None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=now)
+        self._choose_new_expiry(expiration_time)
         token = await self._get(token_id)
+        now = self.clock()
+        expires = self._choose_new_expiry(expiration_time)
         if expires is not None and token.expires is not None and expires == token.expires.replace(microsecond=0):
             # What was read and written back is no change, though a cluster counts in nanoseconds.
             expires = token.expires
@@ -297,6 +331,9 @@ class Workflows:
             await self._refuse_lockout(token, "disable it or shorten its life")
         reasons = self.policy.find_reasons_to_modify(token, wanted, now=now)
         return UpdatePlan(request=request, time=now, reasons=reasons, token=token, wanted=wanted)
+
+    def _choose_new_expiry(self, expiration_time: str | None) -> datetime | None:
+        return None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=self.clock())
 
     async def update_token(self, plan: UpdatePlan) -> Update:
         """The token as planned; nothing is sent if it is like that already.
@@ -323,10 +360,12 @@ class Workflows:
         request = ("delete", token_id)
         return await self._recall_or_plan(DeletionPlan, request, partial(self._plan_deletion, request, token_id))
 
-    async def _plan_deletion(self, request: Hashable, token_id: str, now: datetime) -> DeletionPlan:
+    async def _plan_deletion(self, request: Hashable, token_id: str) -> DeletionPlan:
         token = await self._get(token_id)
         await self._refuse_lockout(token, "delete it")
-        return DeletionPlan(request=request, time=now, reasons=self.policy.find_reasons_to_delete(), token=token)
+        return DeletionPlan(
+            request=request, time=self.clock(), reasons=self.policy.find_reasons_to_delete(), token=token
+        )
 
     async def delete_token(self, plan: DeletionPlan) -> Deletion:
         """Nothing is left of the token.
@@ -358,8 +397,8 @@ class Workflows:
             ClusterError: If the cluster cannot be asked.
             DeliveryError: If the report cannot be written.
         """
-        own_id, doubts = await self._find_own()
-        audit = Audit(self.clock(), within, own_id)
+        own = await self._find_own()
+        audit = Audit(self.clock(), within, own.token_id)
         with ExitStack() as ending:
             name = f"audit_{re.sub('[^A-Za-z0-9.-]+', '_', self.address)}_{self.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
             sheet = ending.enter_context(open_report(self.folder, name, report)) if report else None
@@ -368,23 +407,36 @@ class Workflows:
                     await anyio.to_thread.run_sync(sheet.add, found)
                 await tell_progress(audit.total)
             unsettled = audit.settle_names(*await self._look_up_nameless(audit))
-            audit.settle_crowds(await self._find_crowding(audit.find_crowded()))
+            audit.settle_crowds(await self._find_crowding(await anyio.to_thread.run_sync(audit.find_crowded)))
             path = None if sheet is None else await anyio.to_thread.run_sync(sheet.finish, audit.judge)
-        if unsettled:
-            doubts = [*doubts, f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."]
-        return Review(audit, doubts, path, self.policy.max_lifetime, read_only=self.read_only)
+        is_whole = own.may_be_all(audit)
+        doubts = [
+            *own.doubts,
+            *([] if is_whole else [_NOT_WHOLE]),
+            *([f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."] if unsettled else []),
+        ]
+        return Review(
+            audit,
+            doubts,
+            path,
+            self.policy.max_lifetime,
+            read_only=self.read_only,
+            is_whole=is_whole,
+            ahead=self.clock.ahead,
+        )
 
-    async def _find_own(self) -> tuple[str | None, Sequence[str]]:
-        """The id of the token that the server runs on, if it runs on one, and what of that is not known."""
+    async def _find_own(self) -> Own:
+        """What the server runs on."""
         try:
             me = await self.cluster.who_am_i()
         except ClusterError as failure:
-            return None, [f"Which token this server runs on is not known: {failure}"]
+            return Own(None, is_token=False, doubts=[f"Which token this server runs on is not known: {failure}"])
+        doubts: list[str] = []
         if me.privileges is not None and READ not in me.privileges:
-            return me.access_token_id, [
+            doubts.append(
                 f"This server's credential lacks {READ}: these may be its own user's tokens only, not the cluster's."
-            ]
-        return me.access_token_id, []
+            )
+        return Own(me.access_token_id, me.is_token or me.access_token_id is not None, doubts)
 
     async def _look_up_nameless(self, audit: Audit) -> tuple[Sequence[UserKey], Sequence[UserKey]]:
         """Those of the users without a name whom the cluster does not find, and those for whom it has a name."""
@@ -417,11 +469,8 @@ class Workflows:
             examples += [Example(token, token.created) for token in tokens[:1] if key_of(token.user) == user]
         return examples
 
-    async def _recall_or_plan(
-        self, kind: type[Some], request: Hashable, make: Callable[[datetime], Awaitable[Some]]
-    ) -> Some:
-        now = self.clock()
-        return self.questions.recall(kind, request, now=now) or self.questions.keep(await make(now))
+    async def _recall_or_plan(self, kind: type[Some], request: Hashable, make: Callable[[], Awaitable[Some]]) -> Some:
+        return self.questions.recall(kind, request, now=self.clock()) or self.questions.keep(await make())
 
     async def _get(self, token_id: str) -> AccessToken:
         try:
@@ -484,6 +533,20 @@ def _is_less(wanted: State, present: State) -> bool:
     return sooner or (present.enabled and not wanted.enabled)
 
 
+def _tell_caveat(asked: User, who: Identity, doubt: ClusterError | None) -> str | None:
+    """Why it is not certain who is meant; None if it is."""
+    if doubt is not None:
+        return "the cluster did not tell who that is"
+    if isinstance(asked, Identity) and asked.name and who.name and not _may_be_names_of_one(asked.name, who.name):
+        return f"the cluster calls that user {tell_name(who.name)}, and not {tell_name(asked.name)}"
+    return None
+
+
+def _may_be_names_of_one(asked: str, found: str) -> bool:
+    """Whether a name is written as another, or as a distinguished name, which cannot be compared."""
+    return "=" in asked + found or bare_name(asked) == bare_name(found)
+
+
 def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFound:
     better = HOW_TO_WRITE_A_USER
     if isinstance(doubt, Rejected) and who.name is not None and who.domain is None:
@@ -496,7 +559,7 @@ def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: date
     # Whether disabled and expired tokens count is the cluster's to say.
     live = [token for token in present or () if who.covers(token.user) and token.is_live(now=now)]
     if len(live) >= SLOTS:
-        ids = " and ".join(token.id for token in live)
+        ids = tell_some([token.id for token in live])
         raise Refusal(
             f"{who} has {SLOTS} access tokens already, as many as a user can have: {ids}. "
             "Nothing was done; one of them has to be deleted first."

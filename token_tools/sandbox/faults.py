@@ -1,9 +1,13 @@
 """The ways in which a cluster, or the way to it, fails, for each of its endpoints.
 
+What something in front of a cluster may say instead of it can be said before the request was carried out, or after.
+
 In process a cut is the client library's own error; over HTTPS the server drops the connection where an answer would
 begin, also for `refuse`: to refuse a connection it would have to know beforehand what is going to be asked over it.
 """
 
+import gzip
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +39,45 @@ Fault = Literal[
     "slow",
     "endless",
     "foreign",
+    "another",
+    "page-200",
+    "page-400",
+    "page-401",
+    "page-403",
+    "page-404",
+    "page-405",
+    "page-407",
+    "page-409",
+    "page-413",
+    "page-421",
+    "page-451",
+    "page-502",
+    "bare-401",
+    "bare-403",
+    "bare-404",
+    "null",
+    "nothing",
+    "gzip",
+    "page-200-after",
+    "page-400-after",
+    "page-401-after",
+    "page-403-after",
+    "page-404-after",
+    "page-405-after",
+    "page-407-after",
+    "page-409-after",
+    "page-413-after",
+    "page-421-after",
+    "page-451-after",
+    "page-502-after",
+    "bare-401-after",
+    "bare-403-after",
+    "bare-404-after",
+    "null-after",
+    "nothing-after",
+    "gzip-after",
+    "busy-after",
+    "redirect-after",
 ]
 
 _TOKENS: Final = "/v1/auth/access-tokens/"
@@ -135,6 +178,15 @@ def _answer(make: Callable[[bytes], Response]) -> Callable[[bytes, Scope, Receiv
     return answer
 
 
+def _say_afterwards(
+    make: Callable[[Request], Response],
+) -> Callable[[bytes, Scope, Receive, Send], Awaitable[None]]:
+    async def say(_body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        await make(Request(scope, receive))(scope, receive, send)
+
+    return say
+
+
 def _link(prefix: str) -> Callable[[bytes], Response]:
     """A page without tokens that leads to another."""
 
@@ -156,18 +208,60 @@ def _complain(status: int) -> Callable[[Request], Response]:
     return make
 
 
-def _echo(request: Request) -> Response:
-    return HTMLResponse(f"<h1>Bad gateway</h1><pre>{request.headers.get('authorization')}</pre>", status_code=502)
+def _echo(status: int) -> Callable[[Request], Response]:
+    """A page, as gateways and firewalls give it, that repeats what should not be repeated."""
+
+    def make(request: Request) -> Response:
+        told = request.headers.get("authorization")
+        return HTMLResponse(f"<html><h1>Sorry</h1><pre>{told}</pre></html>", status_code=status)
+
+    return make
 
 
-_INSTEAD: Final[Mapping[Fault, Callable[[Request], Response]]] = {
+def _say_nothing(status: int) -> Callable[[Request], Response]:
+    return lambda _: Response(status_code=status)
+
+
+def _be_busy(_: Request) -> Response:
+    return PlainTextResponse("", status_code=429, headers={"Retry-After": "1"})
+
+
+def _redirect(_: Request) -> Response:
+    return RedirectResponse("https://elsewhere.example.com/", status_code=302)
+
+
+def _compress(_: Request) -> Response:
+    """An encoding that nobody asked for."""
+    body = gzip.compress(gzip.compress(b"{}" + b" " * 1_000_000))
+    return Response(body, media_type="application/json", headers={"Content-Encoding": "gzip, gzip"})
+
+
+def _mix_up(body: bytes) -> Response:
+    """The answer to what somebody else asked."""
+    told = json.loads(body or b"{}")
+    others = {"id": "9007199254740993", "auth_id": "501", "name": "guest"}
+    return JSONResponse(told | {key: value for key, value in others.items() if key in told})
+
+
+_BY_A_STRANGER: Final[Mapping[str, Callable[[Request], Response]]] = {
+    **{f"page-{status}": _echo(status) for status in (200, 400, 401, 403, 404, 405, 407, 409, 413, 421, 451, 502)},
+    **{f"bare-{status}": _say_nothing(status) for status in (401, 403, 404)},
+    "null": lambda _: Response("null", media_type="application/json"),
+    "nothing": _say_nothing(200),
+    "gzip": _compress,
+    "busy": _be_busy,
+    "redirect": _redirect,
+}
+"""What is said instead of the cluster's answer; with `-after`, once the request was carried out."""
+
+_INSTEAD: Final[Mapping[str, Callable[[Request], Response]]] = {
+    **_BY_A_STRANGER,
     "error-400": _complain(400),
     "error-500": _complain(500),
-    "html": _echo,
-    "busy": lambda _: PlainTextResponse("", status_code=429, headers={"Retry-After": "1"}),
-    "redirect": lambda _: RedirectResponse("https://elsewhere.example.com/", status_code=302),
+    "html": _echo(502),
 }
-_AFTERWARDS: Final[Mapping[Fault, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
+_AFTERWARDS: Final[Mapping[str, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
+    **{f"{fault}-after": _say_afterwards(make) for fault, make in _BY_A_STRANGER.items()},
     "cut-after": _cut,
     "hang-after": _hang,
     "slow": _trickle,
@@ -176,4 +270,5 @@ _AFTERWARDS: Final[Mapping[Fault, Callable[[bytes, Scope, Receive, Send], Awaita
     "other-json": _answer(lambda body: JSONResponse([body.decode()])),
     "endless": _answer(_link("")),
     "foreign": _answer(_link("https://elsewhere.example.com")),
+    "another": _answer(_mix_up),
 }

@@ -1,0 +1,191 @@
+"""Every secret that this process has held, and whether a text repeats something of one.
+
+Whatever quotes a text that somebody else wrote asks here first. Texts repeat what they are about: whole, cut, split,
+escaped or encoded by whatever they went through. To take a secret out of such a text one would have to know all of
+these; to see that there is something of it is easier, and then the whole text is withheld.
+
+What is held are hashes of eight characters each, never a secret.
+"""
+
+import base64
+import codecs
+import html
+import re
+import sys
+import unicodedata
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote
+
+from pydantic import SecretStr
+
+RUN: Final = 8
+"""Characters or bytes in a row that are something of a secret; fewer may be chance."""
+
+MAX_SEARCHED: Final = 4096
+"""Characters of a text that are searched; what quotes a text quotes fewer. A longer text counts as a repetition."""
+
+MAX_HELD: Final = 256
+"""Secrets that are remembered; the one that was used least recently is forgotten first."""
+
+WITHHELD: Final = "[withheld: it repeats something of a secret]"
+
+_LAYERS: Final = 3
+_FORMS: Final = 200
+"""How many readings of one text are looked at."""
+_DISTINCT: Final = 5
+"""Different characters among eight; `00000000` tells nothing."""
+
+_BEARER: Final = re.compile(
+    r"\b((?:access|session)-v\d{1,3})\s{0,3}:\s{0,3}[A-Za-z0-9+/=_-]*|\b(bearer)\s{1,9}(?!\[redacted\])\S+",
+    re.IGNORECASE,
+)
+_WORD: Final = re.compile(r"[A-Za-z0-9+]{20,}")
+_LEAST_OF_EACH: Final = {str.isdecimal: 2, str.isupper: 4, str.islower: 4}
+"""How many digits, capitals and small letters a long word has that was not written by a person."""
+
+_ESCAPE: Final = re.compile(
+    r"\\+(?:x([0-9a-f]{2})|u\{?([0-9a-f]{4,6})\}?|U([0-9a-f]{8}))|=([0-9a-f]{2})|%u([0-9a-f]{4})|U\+([0-9a-f]{4,6})",
+    re.IGNORECASE,
+)
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{11,}")
+_BASE32: Final = re.compile(r"[A-Z2-7]{16,}", re.IGNORECASE)
+_HEX: Final = re.compile(r"[0-9a-f]{2}(?:[^0-9a-z]{0,2}(?:0x)?[0-9a-f]{2}){7,}", re.IGNORECASE)
+_CODES: Final = re.compile(r"\d{2,3}(?:\D{1,3}\d{2,3}){7,}")
+_BITS: Final = re.compile(r"[01]{8}(?:[^01]{0,2}[01]{8}){7,}")
+_NO_INK: Final = {"Cc", "Cf", "Cn", "Co", "Cs", "Me", "Mn", "Zl", "Zp"}
+
+
+class _Held:
+    """The hashes of what was held, the oldest secret first."""
+
+    def __init__(self) -> None:
+        self.runs: set[int] = set()
+        self._order: deque[frozenset[int]] = deque()
+
+    def add(self, runs: frozenset[int]) -> None:
+        """Remember one secret; of equal ones the time of the last."""
+        if runs in self._order:
+            self._order.remove(runs)
+        self._order.append(runs)
+        self.runs |= runs
+        if len(self._order) > MAX_HELD:
+            self.runs -= self._order.popleft()
+        _repeats.cache_clear()
+
+
+_HELD: Final = _Held()
+
+
+def hold(secret: SecretStr) -> None:
+    """From now on, no text that repeats something of this is quoted."""
+    _HELD.add(_hash_secret(secret.get_secret_value()))
+
+
+def repeats_secret(text: str) -> bool:
+    """Whether a text has eight characters in a row of a secret that was held, in whatever way they are written."""
+    return _repeats(text) if len(text) <= MAX_SEARCHED else True
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text has something in it that looks like a bearer token, whoever's it is."""
+    return bool(_BEARER.search(text)) or any(map(_is_random, _WORD.findall(text)))
+
+
+def mask_bearers(text: str) -> str:
+    """The text without what the words before it say to be a bearer token."""
+    return _BEARER.sub(lambda match: f"{match[1] or match[2]} [redacted]", text)
+
+
+def redact(text: str) -> str:
+    """The text as it may leave: line by line, those withheld that repeat a secret, and what looks like one cut out."""
+    return "".join(_redact_line(line) for line in text.splitlines(keepends=True))
+
+
+def _redact_line(line: str) -> str:
+    # What is longer is searched in parts that overlap by what could be cut through.
+    step = MAX_SEARCHED // 2
+    if any(_repeats(line[start : start + MAX_SEARCHED]) for start in range(0, len(line), step)):
+        return WITHHELD + line[len(line.rstrip("\r\n")) :]
+    return mask_bearers(line)
+
+
+def _is_random(word: str) -> bool:
+    return all(sum(map(kind, word)) >= least for kind, least in _LEAST_OF_EACH.items())
+
+
+@lru_cache(maxsize=4096)
+def _repeats(text: str) -> bool:
+    return len(text) >= RUN and any(not _HELD.runs.isdisjoint(_hash_runs(form)) for form in _read_in_every_way(text))
+
+
+def _hash_secret(secret: str) -> frozenset[int]:
+    own = secret.rpartition(":")[2]
+    forms = [own, *(decoded.decode("latin-1") for decoded in _decode_base64(own))]
+    return frozenset(hashed for form in forms for hashed in _hash_runs(form))
+
+
+def _hash_runs(text: str) -> set[int]:
+    """The runs of a text as it is and without punctuation, in small letters."""
+    plain = (text if text.isascii() else _drop_what_has_no_ink(text)).casefold()
+    return {hash(run) for form in {plain, "".join(filter(str.isalnum, plain))} for run in _cut(form)}
+
+
+def _drop_what_has_no_ink(text: str) -> str:
+    return "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) not in _NO_INK)
+
+
+def _cut(text: str) -> Iterator[str]:
+    runs = (text[start : start + RUN] for start in range(len(text) - RUN + 1))
+    return (run for run in runs if len(set(run)) >= _DISTINCT)
+
+
+def _read_in_every_way(text: str) -> Iterator[str]:
+    """The text, and what it is the escaped or encoded form of, layer by layer."""
+    seen = {text: None}
+    layer = [text]
+    for _ in range(_LAYERS):
+        yield from layer
+        following = [form for known in layer for form in _decode(known) if len(form) >= RUN]
+        layer = [*dict.fromkeys(form for form in following if form not in seen)][: max(_FORMS - len(seen), 0)]
+        seen |= dict.fromkeys(layer)
+    yield from layer
+    yield from (codecs.encode(text, "rot13"), text[::-1])
+
+
+def _decode(text: str) -> Iterable[str]:
+    plain = _OCTAL.sub(lambda match: chr(int(match[1], base=8)), html.unescape(unquote(text)))
+    yield _ESCAPE.sub(lambda match: _read_code(next(filter(None, match.groups())), base=16), plain)
+    for word in _BASE64.findall(text):
+        for start in range(4):
+            yield from (decoded.decode("latin-1") for decoded in _decode_base64(word[start:]))
+    for word in _BASE32.findall(text):
+        yield from (decoded.decode("latin-1") for decoded in _decode_base32(word))
+    for digits in _HEX.findall(text):
+        pairs = re.sub(r"0x|[^0-9a-f]", "", digits, flags=re.IGNORECASE)
+        yield bytes.fromhex(pairs[: len(pairs) // 2 * 2]).decode("latin-1")
+    for codes in _CODES.findall(text):
+        yield "".join(_read_code(code, base=10) for code in re.findall(r"\d+", codes))
+    for bits in _BITS.findall(text):
+        yield "".join(_read_code(code, base=2) for code in re.findall(r"[01]{8}", bits))
+
+
+def _read_code(digits: str, *, base: int) -> str:
+    code = int(digits, base=base)
+    return chr(code) if code <= sys.maxunicode else ""
+
+
+def _decode_base64(text: str) -> Iterator[bytes]:
+    letters = text.rstrip("=").replace("-", "+").replace("_", "/")
+    whole = letters[: len(letters) - (len(letters) % 4 == 1)]
+    with suppress(ValueError):
+        yield base64.b64decode(whole + "=" * (-len(whole) % 4), validate=True)
+
+
+def _decode_base32(word: str) -> Iterator[bytes]:
+    with suppress(ValueError):
+        yield base64.b32decode(word[: len(word) // 8 * 8], casefold=True)
