@@ -134,6 +134,10 @@ def test_an_entry_keeps_what_the_cluster_wrote() -> None:
     assert (token.expires, token.is_disabled) == (None, False)
 
 
+def test_an_id_need_not_be_a_number() -> None:
+    assert wire.read_token(answer(body=TOKEN | {"id": "an-id_7"})).id == "an-id_7"
+
+
 def test_numbers_for_text_and_numbers_as_text_are_tolerated_where_they_lose_nothing() -> None:
     entry = TOKEN | {"id": 12345678901234567890123, "user": {"auth_id": 500, "uid": "7", "gid": 8.0}}
 

@@ -23,9 +23,19 @@ from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, 
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.errors import TokenToolsError
-from token_tools.quotation import quote
+from token_tools.quotation import cut, quote
+from token_tools.redaction import redact
 
 LONGEST_ARGUMENT_NAME: Final = 40
+LONGEST_COMPARED: Final = 200
+"""Characters of a name that are compared with others."""
+
+LONGEST_ARGUMENT: Final = 4_096
+"""Characters of an argument; no pattern sees a longer one."""
+
+MOST_MISTAKES: Final = 8
+"""Mistakes in the arguments of one call that are told."""
+
 LIKELY: Final = 0.6
 """How alike two names are that mean the same, from 0 to 1."""
 
@@ -61,6 +71,16 @@ _WITH_UNIT: Final = {"expiration_time", "expiring_within"}
 """The arguments for which a number lacks its unit."""
 
 
+_RULES: Final = {
+    "string_pattern_mismatch": (
+        "the digits of a token, about 22 of them, and nothing else; of a user, list_access_tokens(user=…) tells the "
+        "ids of the tokens."
+    ),
+    "too_long": f"no longer than {LONGEST_ARGUMENT:,} characters.",
+}
+"""What an argument must be, by the kind of mistake that says so."""
+
+
 class StrictMetadata(FuncMetadata):
     """Arguments as they came: a user named `null` or `[1]` stays the text that it is."""
 
@@ -77,7 +97,9 @@ class StrictArguments(ArgModelBase):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_truth(cls, value: object, info: ValidationInfo) -> object:
+    def _refuse_at_once(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and len(value) > LONGEST_ARGUMENT:
+            raise PydanticCustomError("too_long", "no such text")
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is int:
             raise PydanticCustomError("int_type", "no number")
         return value
@@ -117,7 +139,8 @@ class StrictTool(Tool):
         except ValidationError as invalid:
             # A union reports once for each of its members: one line an argument is enough.
             mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
-            raise ToolError("\n".join(self._tell_mistake(*mistake) for mistake in mistakes.items())) from None
+            told = [self._tell_mistake(*mistake) for mistake in [*mistakes.items()][:MOST_MISTAKES]]
+            raise ToolError("\n".join(told)) from None
         with anyio.CancelScope() as patience:
             _PATIENCE.set(patience)
             try:
@@ -138,11 +161,8 @@ class StrictTool(Tool):
                 return self._tell_unknown(name)
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
-            case {"type": "string_pattern_mismatch"}:
-                return (
-                    f"`{name}` must be the digits of a token, about 22 of them, and nothing else; of a user, "
-                    "list_access_tokens(user=…) tells the ids of the tokens."
-                )
+            case {"type": kind} if kind in _RULES:
+                return f"`{name}` must be {_RULES[kind]}"
             case {"input": given} if schema["type"] == "string" and "enum" not in schema and not isinstance(given, str):
                 return f"`{name}` must be {_tell_text(name, given, schema)}"
             case {"type": "value_error", "ctx": {"error": error}}:
@@ -152,7 +172,7 @@ class StrictTool(Tool):
 
     def _tell_unknown(self, name: str) -> str:
         properties: Mapping[str, Schema] = self.parameters["properties"]
-        nearest, is_near = find_nearest(name, [*properties])
+        nearest, is_near = find_nearest(name[:LONGEST_COMPARED], [*properties])
         told = f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}"
         if "user" not in properties and name.lower() in {"user", *_MEANT["user"]}:
             return f"{told}: call list_access_tokens with a user to find the id. It takes {', '.join(properties)}."
@@ -173,7 +193,7 @@ def stop_waiting() -> None:
 def _retell(failure: ToolError) -> ToolError:
     match failure.__cause__:
         case TokenToolsError() as cause:
-            return ToolError(str(cause))
+            return ToolError(redact(cut(str(cause))))
         case ToolError():
             # Only the SDK raises these, about an answer that does not fit the question.
             return ToolError("The answer to the question made no sense, so nothing was done. Call again to ask again.")

@@ -13,6 +13,11 @@ from typing import Final
 
 from token_tools.redaction import MAX_SEARCHED, WITHHELD, looks_secret, mask_bearers, repeats_secret
 
+LONGEST: Final = 25_000
+"""Characters that no text that leaves may reach; hosts cut or refuse what is longer."""
+
+CUT: Final = " … (cut here: the whole was too long for an answer)"
+
 FEW: Final = 3
 """How many of many are told."""
 
@@ -36,6 +41,11 @@ def quote(text: str, *, longest: int) -> str:
     shown = known if len(known) <= longest else f"{known[: longest - 1]}…"
     quoted = json.dumps(shown, ensure_ascii=False)
     return quoted if quoted.isascii() and quoted.isprintable() else _show_invisible(quoted)
+
+
+def cut(text: str) -> str:
+    """A text within bounds; it says so where it is cut."""
+    return text if len(text) < LONGEST else f"{text[: LONGEST - len(CUT) - 1]}{CUT}"
 
 
 def tell_some(texts: Sequence[str]) -> str:

@@ -39,10 +39,8 @@ _FORMS: Final = 200
 _DISTINCT: Final = 5
 """Different characters among eight; `00000000` tells nothing."""
 
-_BEARER: Final = re.compile(
-    r"\b((?:access|session)-v\d{1,3})\s{0,3}:\s{0,3}[A-Za-z0-9+/=_-]*|\b(bearer)\s{1,9}(?!\[redacted\])\S+",
-    re.IGNORECASE,
-)
+_TOKEN: Final = re.compile(r"\b((?:access|session)-v\d{1,3})\s{0,3}:\s{0,3}[A-Za-z0-9+/=_-]*", re.IGNORECASE)
+_AFTER_BEARER: Final = re.compile(r"\b(bearer)\s{1,9}\S+", re.IGNORECASE)
 _WORD: Final = re.compile(r"[A-Za-z0-9+]{20,}")
 _LEAST_OF_EACH: Final = {str.isdecimal: 2, str.isupper: 4, str.islower: 4}
 """How many digits, capitals and small letters a long word has that was not written by a person."""
@@ -93,12 +91,16 @@ def repeats_secret(text: str) -> bool:
 
 def looks_secret(text: str) -> bool:
     """Whether a text has something in it that looks like a bearer token, whoever's it is."""
-    return bool(_BEARER.search(text)) or any(map(_is_random, _WORD.findall(text)))
+    return bool(_TOKEN.search(text)) or any(map(_is_random, _WORD.findall(text)))
 
 
 def mask_bearers(text: str) -> str:
-    """The text without what the words before it say to be a bearer token."""
-    return _BEARER.sub(lambda match: f"{match[1] or match[2]} [redacted]", text)
+    """A text of somebody else's without what the words before it say to be a bearer token."""
+    return _AFTER_BEARER.sub(r"\1 [redacted]", _mask_tokens(text))
+
+
+def _mask_tokens(text: str) -> str:
+    return _TOKEN.sub(r"\1 [redacted]", text)
 
 
 def redact(text: str) -> str:
@@ -111,7 +113,7 @@ def _redact_line(line: str) -> str:
     step = MAX_SEARCHED // 2
     if any(_repeats(line[start : start + MAX_SEARCHED]) for start in range(0, len(line), step)):
         return WITHHELD + line[len(line.rstrip("\r\n")) :]
-    return mask_bearers(line)
+    return _mask_tokens(line)
 
 
 def _is_random(word: str) -> bool:
@@ -136,7 +138,7 @@ def _hash_runs(text: str) -> set[int]:
 
 
 def _drop_what_has_no_ink(text: str) -> str:
-    return "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) not in _NO_INK)
+    return "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in _NO_INK)
 
 
 def _cut(text: str) -> Iterator[str]:

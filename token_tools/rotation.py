@@ -15,6 +15,7 @@ from token_tools.journal import Entry, Journal
 from token_tools.listing import read_user
 from token_tools.minting import SLOTS, TOLERANCE
 from token_tools.models import AccessToken
+from token_tools.quotation import FEW
 from token_tools.summary import tell_state, tell_steps
 from token_tools.times import Clock, tell_time
 
@@ -84,11 +85,11 @@ class Surveyor:
         dead = " ".join(
             f"The other is {token.id}, made {tell_time(token.created)}, {tell_state(token.state, self.clock())}. "
             f"If nobody wants it back: {_tell_deletion(token.id)}."
-            for token in beside.others
+            for token in beside.others[:FEW]
         )
         return Rejected(
-            f"{failure} {who} has {SLOTS} access tokens already, and disabled and expired ones seem to count here. "
-            f"Nothing was done. {dead}"
+            f"{failure} {who} has {len(beside.others) + 1:,} access tokens already, and disabled and expired ones seem "
+            f"to count here. Nothing was done. {dead}"
         )
 
     async def _find_made(self, earlier: Sequence[Entry], *, known: set[str]) -> list[AccessToken]:
@@ -140,10 +141,10 @@ class Surveyor:
         now = self.clock()
         live = [token for token in beside.others if who.covers(token.user) and token.is_live(now=now)]
         if live:
-            told = [await self._tell_other(old, token, beside.open_intents) for token in live]
+            told = [await self._tell_other(old, token, beside.open_intents) for token in live[:FEW]]
             raise Refusal(
-                f"{who} has {SLOTS} access tokens already, as many as a user can have, so there is no place for a new "
-                f"one. Nothing was done. {' '.join(told)}"
+                f"{who} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
+                f"for a new one. Nothing was done. {' '.join(told)}"
             )
 
     async def _tell_other(self, old: AccessToken, token: AccessToken, open_intents: Sequence[Entry]) -> str:

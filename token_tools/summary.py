@@ -21,13 +21,8 @@ from token_tools.identity import Identity, tell_name, tell_sid
 from token_tools.minting import Minted
 from token_tools.models import AccessToken, State
 from token_tools.plans import Creation, CreationPlan, Deletion, Listing, Portrait, Rotation, Update
-from token_tools.quotation import tell_some
+from token_tools.quotation import CUT, LONGEST, cut, tell_some
 from token_tools.times import format_instant, tell_distance, tell_duration, tell_minute, tell_time
-
-LONGEST: Final = 25_000
-"""Characters that one channel of an answer must not reach; hosts cut or refuse what is longer."""
-
-_CUT: Final = " … (cut here: the whole was too long for an answer)"
 
 ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
@@ -150,17 +145,12 @@ class Summary:
         return Summary(cut(self.text), self.fields.model_copy(update=_cut_fields(self.structured)))
 
 
-def cut(text: str) -> str:
-    """A text within bounds; it says so where it is cut."""
-    return text if len(text) < LONGEST else f"{text[: LONGEST - len(_CUT) - 1]}{_CUT}"
-
-
 def _cut_fields(structured: dict[str, Any]) -> dict[str, Any]:
     """What has to become of the longest fields for all to be within bounds."""
     changed: dict[str, Any] = {}
     while len(json.dumps(structured | changed)) >= LONGEST:
         name, value = max((structured | changed).items(), key=lambda field: len(json.dumps(field[1])))
-        changed[name] = f"{value[: len(value) // 2]}{_CUT}" if isinstance(value, str) else value[: len(value) // 2]
+        changed[name] = f"{value[: len(value) // 2]}{CUT}" if isinstance(value, str) else value[: len(value) // 2]
     return changed
 
 

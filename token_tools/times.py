@@ -20,6 +20,9 @@ NEVER: Final = "never"
 LONGEST: Final = timedelta(days=36_525)
 """A hundred years: what is longer is a mistake, and would leave the calendar some day."""
 
+MAX_CHARACTERS: Final = 64
+"""Of a text that is read as a time or a duration; no pattern sees a longer one."""
+
 HOW_TO_WRITE_AN_EXPIRY: Final = (
     "Write a duration such as 90d, 12h or P90D, a time with an offset such as 2027-01-31T17:00:00Z, or never"
 )
@@ -59,7 +62,7 @@ def parse_duration(text: str) -> timedelta:
     Raises:
         ValueError: With what to write instead.
     """
-    text = text.strip()
+    text = _strip(text)
     if _UNEVEN.fullmatch(text):
         raise ValueError("must not count in months or years, which differ in length: write days, such as 90d")
     try:
@@ -73,6 +76,13 @@ def parse_duration(text: str) -> timedelta:
     if duration > LONGEST:
         raise ValueError("must be no longer than 100 years")
     return duration
+
+
+def _strip(text: str) -> str:
+    stripped = text.strip()
+    if len(stripped) > MAX_CHARACTERS:
+        raise ValueError(f"must be no longer than {MAX_CHARACTERS} characters")
+    return stripped
 
 
 def _duration(text: str) -> timedelta | None:
@@ -91,7 +101,7 @@ def parse_lifetime(text: str) -> timedelta | None:
     Raises:
         ValueError: With what to write instead.
     """
-    if text.strip().lower() == NEVER:
+    if _strip(text).lower() == NEVER:
         return None
     try:
         return parse_duration(text)
@@ -108,7 +118,7 @@ def parse_instant(text: str) -> datetime:
     Raises:
         ValueError: If it is not such a time.
     """
-    match = _INSTANT.fullmatch(text)
+    match = _INSTANT.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
     if match is None:
         raise ValueError("expected a time such as 2027-01-31T17:00:00Z")
     try:
@@ -129,7 +139,10 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
         Refusal: If it is not understood, has no offset, or is not in the future; the text tells the present time,
             since a model has no clock.
     """
-    text = text.strip()
+    try:
+        text = _strip(text)
+    except ValueError as doubt:
+        raise _refuse(str(doubt), now) from None
     if text.lower() == NEVER:
         return None
     if _NAIVE.fullmatch(text):

@@ -17,9 +17,10 @@ from token_tools.findings import AuditReport, summarize_review
 from token_tools.identity import Identity, parse_user
 from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
 from token_tools.questions import tell_by_hand, tell_question
+from token_tools.quotation import LONGEST, cut
+from token_tools.redaction import redact
 from token_tools.report import Format
 from token_tools.summary import (
-    LONGEST,
     ChangedToken,
     DeletedToken,
     NewToken,
@@ -27,7 +28,6 @@ from token_tools.summary import (
     Summary,
     TokenDetails,
     TokenList,
-    cut,
     summarize_creation,
     summarize_deletion,
     summarize_listing,
@@ -179,7 +179,7 @@ def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
                 f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)}"
             )
         wait_for_answer(workflows.patience)
-        return Elicit(cut(tell_question(plan, address=workflows.address)), Consent)
+        return Elicit(redact(cut(tell_question(plan, address=workflows.address))), Consent)
 
     return Resolve(ask_for_consent)
 

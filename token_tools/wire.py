@@ -59,7 +59,8 @@ LONGEST_DATE: Final = 64
 LONGEST_WAIT: Final = timedelta(days=365)
 """What a Retry-After is taken for that asks for more."""
 
-_ERROR_CLASS: Final = re.compile(r"[a-z][a-z0-9]{0,23}(?:_[a-z0-9]{1,24}){0,8}")
+_ERROR_CLASS: Final = re.compile(r"(?:[a-z]{1,24}[0-9]{0,2}_){1,9}error")
+"""As all that are known of the vendor's. Nothing else is shown: after a create it could be a part of a secret."""
 _NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
 _TRANSIENT: Final = {

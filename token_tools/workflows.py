@@ -561,6 +561,6 @@ def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: date
     if len(live) >= SLOTS:
         ids = tell_some([token.id for token in live])
         raise Refusal(
-            f"{who} has {SLOTS} access tokens already, as many as a user can have: {ids}. "
+            f"{who} has {len(live):,} access tokens already, as many as a user can have: {ids}. "
             "Nothing was done; one of them has to be deleted first."
         )
