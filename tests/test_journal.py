@@ -202,7 +202,7 @@ async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
 
 
 async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     (folder / "journal.jsonl").write_bytes(b"{")
     journal = journal_in(folder)
 
@@ -268,7 +268,7 @@ anyio.run(main)
 async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
     folder.write_text("a file where the folder should be")
 
-    with pytest.raises(JournalError, match="cannot be written: File exists"):
+    with pytest.raises(JournalError, match="cannot be written: Not a directory"):
         await finish(journal_in(folder), "made")
 
 
@@ -286,7 +286,7 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
 
 
 async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     os.mkfifo(folder / "journal.jsonl")
 
     with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
@@ -303,7 +303,7 @@ async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path
 
 
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(JournalError, match="Nothing was asked of the cluster"):

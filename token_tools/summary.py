@@ -408,6 +408,8 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
         yield f"Beware: the cluster did not take the expiry as asked; there, the token {_tell_made(plan, minted)}."
+    if minted.delivered.warning:
+        yield minted.delivered.warning
     if minted.unwritten:
         yield minted.unwritten
     if plan.order.open_intents:
