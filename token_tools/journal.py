@@ -255,7 +255,7 @@ class Journal:
                             await anyio.sleep(0.02)
                     yield
                 finally:
-                    _close(lock)
+                    _unlock(lock)
             except TimeoutError:
                 raise JournalError(f"The journal {tell_path(self._path)} is held by another process.") from None
             except OSError as failure:
@@ -452,6 +452,11 @@ def _try_lock(lock: int) -> bool:
 def _release(lock: int, path: Path) -> None:
     # One that stays is swept away by the next start; what was done must not look failed for it.
     attempt(f"{path} could not be removed", partial(path.unlink, missing_ok=True))
+    _unlock(lock)
+
+
+def _unlock(lock: int) -> None:
+    attempt("A lock of the journal could not be given back", partial(fcntl.flock, lock, fcntl.LOCK_UN))
     _close(lock)
 
 

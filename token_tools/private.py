@@ -33,10 +33,10 @@ _LONGEST_PATH: Final = 4096
 
 
 class ModeNotKeptError(PermissionError):
-    """A file system that lets others at a file which was made for its owner alone."""
+    """A file system that lets others at what was made for its owner alone, with another mode than it has."""
 
-    def __init__(self, mode: int) -> None:
-        told = f"what is made there with mode 0600 has mode {stat.S_IMODE(mode):04o}"
+    def __init__(self, wanted: int, mode: int) -> None:
+        told = f"what is made there with mode {wanted:04o} has mode {stat.S_IMODE(mode):04o}"
         super().__init__(errno.EPERM, f"its file system does not keep modes: {told}. Name a folder on another one")
 
 
@@ -105,7 +105,7 @@ def find_private_mode(file: int) -> int:
     if status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"what was made there belongs to another user (uid {status.st_uid})")
     if status.st_mode & _OTHERS:
-        raise ModeNotKeptError(status.st_mode)
+        raise ModeNotKeptError(_PRIVATE_FILE, status.st_mode)
     return stat.S_IMODE(status.st_mode)
 
 
@@ -301,14 +301,13 @@ def _refuse_mode(folder: int, told: str) -> OSError:
     """Why the mode of a folder will not do: as told, unless no command can change it."""
     probe = f".probe-{secrets.token_hex(8)}"
     try:
-        os.close(create_private_file(probe, folder))
-        discard(probe, folder)
-    except ModeNotKeptError as failure:
-        return failure
+        os.mkdir(probe, stat.S_IRWXU, dir_fd=folder)
+        mode = os.stat(probe, dir_fd=folder, follow_symlinks=False).st_mode
+        os.rmdir(probe, dir_fd=folder)
     except OSError:
         # It is not ours to write in, so whether it keeps modes cannot be tried.
-        pass
-    return PermissionError(errno.EPERM, told)
+        mode = 0
+    return ModeNotKeptError(stat.S_IRWXU, mode) if mode & _OTHERS else PermissionError(errno.EPERM, told)
 
 
 def _exists(name: str, folder: int) -> bool:
