@@ -72,7 +72,7 @@ AGREES = ElicitResult(action="accept", content={"agree": True})
 
 @dataclass
 class Bench:
-    """A cluster, what it was sent, and the means to put a server and a client on top."""
+    """A cluster, what it was sent, and the means to put a server and a client on top; `timeout` seconds for each."""
 
     cluster: Cluster
     recorder: Recorder
@@ -80,13 +80,14 @@ class Bench:
     mode: Mode
     now: datetime = NOW
     patience: timedelta = timedelta(seconds=PATIENCE)
+    timeout: float = PATIENCE
 
     @asynccontextmanager
     async def connected(self, *, human: ElicitationFnT | None = None, **changes: object) -> AsyncGenerator[Client]:
         """A client, with a human behind it or not, of a server whose settings differ by these."""
         settings = self.settings.model_copy(update=changes)
         server = create_server(settings, transport=self.recorder, clock=lambda: self.now, patience=self.patience)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(self.timeout):
             async with Client(server, mode=self.mode, elicitation_callback=human) as client:
                 yield client
 
