@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -116,6 +116,10 @@ class Bench:
         assert told.is_error
         assert told.fields is None
         return told.text
+
+    def at(self, setting: str, folder: Path) -> "Bench":
+        """The same with another folder for what this setting is about."""
+        return replace(self, settings=self.settings.model_copy(update={setting: folder}))
 
     def tokens_of(self, account: Account) -> list[Token]:
         """The tokens that the cluster has for an account."""

@@ -365,7 +365,7 @@ anyio.run(main)
 
     assert re.fullmatch(rf"\.pending-[0-9a-f]+_{NEW.id}", pending.name)
     assert found == str(folder / f"recovered-{pending.name.removeprefix('.pending-')}.json")
-    assert json.loads(Path(found).read_text())["bearer_token"] == SECRET
+    assert json.loads(Path(str(found)).read_text())["bearer_token"] == SECRET
 
 
 def test_what_is_left_of_a_token_that_could_not_be_kept_is_told(folder: Path) -> None:
@@ -419,6 +419,7 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
 async def test_there_is_nothing_to_recover_where_there_is_no_folder_or_no_file(delivery: Delivery) -> None:
     for way in (delivery, KeyringDelivery("c:8000"), InlineDelivery()):
         assert list(await way.recover()) == []
+        assert list(await way.find_nameless()) == []
 
 
 async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -> None:

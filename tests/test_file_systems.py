@@ -75,7 +75,7 @@ class Created:
 
 def create(folder: Path, *options: str) -> Created:
     """Make a token in a process of its own, of which some system calls fail."""
-    home = {"HOME": str(folder), "XDG_STATE_HOME": str(folder), "PATH": os.environ["PATH"]}
+    home = os.environ | {"HOME": str(folder), "XDG_STATE_HOME": str(folder)}
     strace = ["strace", "--follow-forks", "-qq", "--seccomp-bpf", "--output=/dev/null", *options]
     child = subprocess.run(
         [*strace, sys.executable, "-c", CHILD, str(folder)],
@@ -101,7 +101,7 @@ async def test_a_file_system_that_keeps_no_modes_is_refused_before_the_request(
             (shown / "secrets").mkdir()
             (shown / "secrets" / "other").touch()
         for _ in range(2):
-            told = await bench.refused(CREATE, {"user": "local:jane"}, **{setting: shown / "secrets"})
+            told = await bench.at(setting, shown / "secrets").refused(CREATE, {"user": "local:jane"})
             assert "its file system does not keep modes: what is made there with mode 0700 has mode 0777" in told
         left = [path.name for path in (tmp_path / "real").rglob("*")]
 
@@ -123,6 +123,8 @@ async def test_what_is_made_for_others_too_is_refused_before_the_request(
     bench: Bench, tmp_path: Path, options: list[str], reason: str
 ) -> None:
     with mounted(tmp_path, *options) as shown:
+        # A folder that is there already and will do, but for what is made in it.
+        (tmp_path / "real" / "secrets").mkdir(mode=0o700)
         told = await bench.refused(CREATE, {"user": "local:jane"}, delivery_dir=shown / "secrets")
         report = await bench.refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")
 

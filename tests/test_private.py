@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from tests.bench import Bench
-from token_tools.private import make_private_folder, open_private_folder
+from token_tools.private import find_private_mode, make_private_folder, open_private_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +58,7 @@ async def test_each_folder_that_is_made_is_private_whatever_the_umask(
 ) -> None:
     before = os.umask(umask)
     try:
-        told = await bench.call(CREATE, {"user": "local:jane"}, **{setting: tmp_path / "a" / "b" / "c"})
+        told = await bench.at(setting, tmp_path / "a" / "b" / "c").call(CREATE, {"user": "local:jane"})
     finally:
         os.umask(before)
 
@@ -78,7 +78,7 @@ async def test_a_folder_below_one_in_which_others_can_write_is_refused_before_th
     open_to_all = folder.parents[depth - 1]
     open_to_all.chmod(bits)
 
-    told = await bench.refused(CREATE, {"user": "local:jane"}, **{setting: folder})
+    told = await bench.at(setting, folder).refused(CREATE, {"user": "local:jane"})
 
     assert f"others can replace what is in {open_to_all} on the way to it (mode {bits:04o})" in told
     assert f": chmod go-w {open_to_all}, or name another folder" in told
@@ -149,7 +149,7 @@ async def test_a_folder_below_that_of_another_user_is_refused(bench: Bench, tmp_
     folder.mkdir(parents=True, mode=0o700)
     os.chown(folder.parent, NOBODY, NOBODY)
 
-    told = await bench.refused(CREATE, {"user": "local:jane"}, **{setting: folder})
+    told = await bench.at(setting, folder).refused(CREATE, {"user": "local:jane"})
 
     assert f"{folder.parent} on the way to it belongs to another user (uid {NOBODY}), who can replace" in told
     assert f"chown root {folder.parent}" in told
@@ -231,12 +231,22 @@ def test_a_folder_on_the_way_that_may_not_be_listed_is_passed_through(public: Pa
     assert mode(public / "theirs" / "own") == 0o700
 
 
+def test_what_is_no_ordinary_file_is_not_taken_for_a_private_one() -> None:
+    reading, writing = os.pipe()
+
+    with pytest.raises(OSError, match="no ordinary file"):
+        find_private_mode(reading)
+
+    os.close(reading)
+    os.close(writing)
+
+
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
 @pytest.mark.parametrize("name", ["z\udceb", "z\x00"], ids=ascii)
 async def test_a_folder_that_no_answer_could_name_is_refused_before_the_request(
     bench: Bench, tmp_path: Path, setting: str, name: str
 ) -> None:
-    told = await bench.refused(CREATE, {"user": "local:jane"}, **{setting: tmp_path / name})
+    told = await bench.at(setting, tmp_path / name).refused(CREATE, {"user": "local:jane"})
     assert "Name another folder" in told
     assert told.isprintable()
     if setting == "delivery_dir":

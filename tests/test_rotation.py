@@ -227,7 +227,7 @@ async def test_a_bearer_token_that_is_nowhere_is_told_to_be_lost(bench: Bench) -
 
     told = await bench.refused("rotate_access_token", {"id": old.id})
 
-    assert "then nobody has its bearer token, which is nowhere that QUMULO_DELIVERY puts them now." in told
+    assert "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now." in told
 
 
 async def test_a_bearer_token_that_a_killed_server_put_into_the_keyring_is_told_with_its_account(

@@ -304,9 +304,8 @@ class FileDelivery:
         """How the file of a token can be called, the best name first; none is longer than `LONGEST_NAME`."""
         ending = f"_{_UNSAFE.sub('_', token_id)}"
         whose = _UNSAFE.sub("_", str(user)[:_LONGEST_PART])
-        for number in itertools.count(1):
-            rest = f"{ending}.json" if number == 1 else f"{ending}-{number}.json"
-            yield f"{self._prefix}_{whose}"[: LONGEST_NAME - len(rest)] + rest
+        rests = itertools.chain([f"{ending}.json"], (f"{ending}-{number}.json" for number in itertools.count(2)))
+        return (f"{self._prefix}_{whose}"[: LONGEST_NAME - len(rest)] + rest for rest in rests)
 
 
 @dataclass

@@ -299,14 +299,12 @@ def _is_empty(folder: int) -> bool:
 
 def _refuse_mode(folder: int, told: str) -> OSError:
     """Why the mode of a folder will not do: as told, unless no command can change it."""
-    probe = f".probe-{secrets.token_hex(8)}"
-    try:
+    probe, mode = f".probe-{secrets.token_hex(8)}", 0
+    # Where it is not ours to write in, whether it keeps modes cannot be tried.
+    with suppress(OSError):
         os.mkdir(probe, stat.S_IRWXU, dir_fd=folder)
         mode = os.stat(probe, dir_fd=folder, follow_symlinks=False).st_mode
         os.rmdir(probe, dir_fd=folder)
-    except OSError:
-        # It is not ours to write in, so whether it keeps modes cannot be tried.
-        mode = 0
     return ModeNotKeptError(stat.S_IRWXU, mode) if mode & _OTHERS else PermissionError(errno.EPERM, told)
 
 

@@ -19,7 +19,7 @@ from token_tools.summary import tell_state, tell_steps
 from token_tools.times import Clock, tell_time
 
 _WITHDRAWN: Final = {"stranded", "deleted again"}
-_NOWHERE: Final = "then nobody has its bearer token, which is nowhere that QUMULO_DELIVERY puts them now."
+_NOWHERE: Final = "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now."
 
 
 @dataclass(frozen=True)
