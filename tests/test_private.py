@@ -170,16 +170,18 @@ async def test_a_folder_of_another_user_is_refused_with_what_mends_it(bench: Ben
 
 def private_group() -> int | None:
     """The group of us alone, where the system makes such groups."""
-    account = pwd.getpwuid(os.geteuid())
-    group = grp.getgrgid(account.pw_gid)
-    return group.gr_gid if group.gr_name == account.pw_name and not group.gr_mem else None
+    try:
+        account, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
+    except KeyError:
+        return None
+    is_own = (account.pw_gid, account.pw_name) == (group.gr_gid, group.gr_name)
+    return group.gr_gid if is_own and not group.gr_mem else None
 
 
 def shared_group() -> int | None:
     """A group besides, to which we can give a folder."""
-    account = pwd.getpwuid(os.geteuid())
     others = os.getgroups() if os.geteuid() else [group.gr_gid for group in grp.getgrall()]
-    return next((group for group in others if group != account.pw_gid), None)
+    return next((group for group in others if group != os.getegid()), None)
 
 
 @pytest.mark.parametrize(("find_group", "is_refused"), [(private_group, False), (shared_group, True)])
