@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +77,7 @@ AGREES = ElicitResult(action="accept", content={"agree": True})
 
 @dataclass
 class Bench:
-    """A cluster, what it was sent, and the means to put a server and a client on top."""
+    """A cluster, what it was sent, and the means to put a server and a client on top; `timeout` seconds for each."""
 
     cluster: Cluster
     recorder: Recorder
@@ -85,13 +85,14 @@ class Bench:
     mode: Mode
     now: datetime = NOW
     patience: timedelta = timedelta(seconds=PATIENCE)
+    timeout: float = PATIENCE
 
     @asynccontextmanager
     async def connected(self, *, human: ElicitationFnT | None = None, **changes: object) -> AsyncGenerator[Client]:
         """A client, with a human behind it or not, of a server whose settings differ by these."""
         settings = self.settings.model_copy(update=changes)
         server = create_server(settings, transport=self.recorder, clock=lambda: self.now, patience=self.patience)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(self.timeout):
             async with Client(server, mode=self.mode, elicitation_callback=human) as client:
                 yield client
 
@@ -120,6 +121,10 @@ class Bench:
         assert told.is_error
         assert told.fields is None
         return told.text
+
+    def at(self, setting: str, folder: Path) -> "Bench":
+        """The same with another folder for what this setting is about."""
+        return replace(self, settings=self.settings.model_copy(update={setting: folder}))
 
     def tokens_of(self, account: Account) -> list[Token]:
         """The tokens that the cluster has for an account."""

@@ -1,12 +1,15 @@
 """What tests get: an event loop, an environment without this machine's settings, a bench for each protocol era."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
+import keyring
 import pytest
 from hypothesis import settings
 
 from tests.bench import Bench, Mode, make_bench
+from tests.keychain import Keychain
 from token_tools.settings import PREFIX
 
 settings.register_profile("long", max_examples=3_400)
@@ -40,3 +43,12 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 def bench(mode: Mode, tmp_path: Path) -> Bench:
     """A cluster and the means to call tools on it."""
     return make_bench(mode, tmp_path)
+
+
+@pytest.fixture
+def keychain() -> Generator[Keychain]:
+    """The keyring of this process for one test."""
+    before, chosen = keyring.get_keyring(), Keychain()
+    keyring.set_keyring(chosen)
+    yield chosen
+    keyring.set_keyring(before)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 
 from tests.bench import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, Bench, Told, refusal
 from token_tools.audit import FINDINGS
+from token_tools.identity import Identity
 from token_tools.listing import EMPTY_PAGES, PAGE
 from token_tools.sandbox.cluster import Account, EndOfPaging, Token
 
@@ -646,8 +648,32 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
         return [*csv.DictReader(stream)]
 
 
-async def test_a_name_is_no_formula_in_the_report(bench: Bench) -> None:
-    entry = entry_of(make(bench)) | {"user": {"auth_id": "1", "name": "=1+1"}}
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=1+1",
+        "@sum",
+        "-2",
+        "+x",
+        "a;=cmd|'/C calc'!A0;b",
+        "a\t=1",
+        'a"=1',
+        "x,=1",
+        "x.-1",
+        "svc--old",
+        "CORP\\-x",
+        "==1",
+        "\uff1d1",
+        "\uff20x",
+        "x \u22121",
+        "jane@corp.example.com",
+        "a-b=c+d",
+    ],
+    ids=ascii,
+)
+async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(bench: Bench, name: str) -> None:
+    user = Identity(domain="LOCAL", name=name)
+    entry = entry_of(make(bench)) | {"user": user.known(), "creator": user.known()}
 
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return repeat([entry], None) if request.url.path == PATH else response
@@ -656,8 +682,10 @@ async def test_a_name_is_no_formula_in_the_report(bench: Bench) -> None:
 
     told = await bench.call(AUDIT, {"report": "csv"})
 
-    [row] = read_csv(Path(told.fields["report"]))
-    assert row["user"] == "name:=1+1"
+    path = Path(told.fields["report"])
+    assert not re.search(r"(?:^|\W)[-=+@\uff1d\uff20\u2212]", path.read_text())
+    [row] = read_csv(path)
+    assert [Identity.parse(row["user"]), Identity.parse(row["creator"])] == [user, user]
 
 
 async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(bench: Bench) -> None:

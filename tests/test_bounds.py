@@ -192,13 +192,13 @@ async def test_names_of_any_length_leave_room_for_the_rest(bench: Bench, tool: s
 
 
 def test_what_no_other_bound_kept_short_is_cut_in_both_channels_and_says_so() -> None:
-    entry = TokenEntry(id="1" * 23, user="local:jane", creation_time="2026-10-01T10:00:00Z")
-    summary = Summary("x" * 90_000, TokenList(summary="y" * 40_000, tokens=[entry] * 1_000))
+    entry = TokenEntry.model_validate({"id": "1" * 23, "user": "jane", "creation_time": "2026-10-01T10:00:00Z"})
+    fields = TokenList.model_validate({"summary": "y" * 40_000, "tokens": [entry] * 1_000})
 
-    told = summary.cut()
+    text, structured = Summary("x" * 90_000, fields).cut()
 
-    assert len(told.text) < MOST
-    assert told.text.endswith("(cut here: the whole was too long for an answer)")
-    assert len(json.dumps(told.structured)) < MOST
-    assert told.structured["summary"].endswith("(cut here: the whole was too long for an answer)")
-    assert 0 < len(told.structured["tokens"]) < 1_000
+    assert len(text) < MOST
+    assert text.endswith("(cut here: the whole was too long for an answer)")
+    assert len(json.dumps(structured)) < MOST
+    assert structured["summary"].endswith("(cut here: the whole was too long for an answer)")
+    assert 0 < len(structured["tokens"]) < 1_000

@@ -8,22 +8,20 @@ import re
 import stat
 import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Generator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import anyio
 import anyio.to_thread
-import keyring
+import httpx
 import pytest
-from keyring.backend import KeyringBackend
-from keyring.errors import KeyringLocked
 from pydantic import SecretStr
 
+from tests.bench import JANE as ACCOUNT
+from tests.bench import PATH, Bench
+from tests.keychain import Keychain
 from token_tools.credentials import write_store
 from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
 from token_tools.errors import DeliveryError
@@ -328,6 +326,83 @@ async def test_what_is_no_file_of_ours_is_let_be_by_the_recovery(delivery: Deliv
     assert {*folder.iterdir()} == before
 
 
+async def test_what_a_killed_server_left_is_found_by_the_id_of_the_token(delivery: Delivery, folder: Path) -> None:
+    held = await delivery.reserve()
+    (folder / f".pending-1_{NEW.id}").write_bytes(write_store(SecretStr(SECRET)))
+    (folder / f".pending-2_{NEW.id}0").write_bytes(write_store(SecretStr(SECRET)))
+    (folder / ".pending-3_7").write_bytes(b" " * 4096)
+
+    assert await delivery.find(NEW.id, None) == str(folder / f"recovered-1_{NEW.id}.json")
+    assert await delivery.find("7", None) is None
+    assert await delivery.recover() == [folder / f"recovered-2_{NEW.id}0.json"]
+    assert await delivery.find(NEW.id, None) == str(folder / f"recovered-1_{NEW.id}.json")
+    assert list(await delivery.find_nameless()) == []
+    await held.drop()
+
+
+async def test_while_it_is_written_the_secret_is_in_a_file_with_the_id_of_the_token(folder: Path) -> None:
+    script = f"""
+import anyio, os, pathlib, signal, sys
+from pydantic import SecretStr
+from token_tools.delivery import FileDelivery
+from token_tools.identity import Identity
+from token_tools.models import NewAccessToken
+from token_tools.qq import Qq
+def die_at_the_end(event, args):
+    if event == "os.rename" and str(args[1]).endswith(".json"):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(die_at_the_end)
+async def main():
+    reservation = await FileDelivery(pathlib.Path({str(folder)!r}), Qq("c", 8000)).reserve()
+    new = NewAccessToken(id={NEW.id!r}, bearer_token=SecretStr({SECRET!r}))
+    await reservation.keep(new, Identity(domain="LOCAL", name="jane"))
+anyio.run(main)
+"""
+    await anyio.run_process([sys.executable, "-c", script], check=False)
+
+    [pending] = folder.iterdir()
+    found = await FileDelivery(folder, Qq("c", 8000)).find(NEW.id, None)
+
+    assert re.fullmatch(rf"\.pending-[0-9a-f]+_{NEW.id}", pending.name)
+    assert found == str(folder / f"recovered-{pending.name.removeprefix('.pending-')}.json")
+    assert json.loads(Path(str(found)).read_text())["bearer_token"] == SECRET
+
+
+def test_what_is_left_of_a_token_that_could_not_be_kept_is_told(folder: Path) -> None:
+    script = f"""
+import anyio, os, pathlib, sys
+from pydantic import SecretStr
+from token_tools.delivery import FileDelivery
+from token_tools.errors import DeliveryError
+from token_tools.identity import Identity
+from token_tools.models import NewAccessToken
+from token_tools.qq import Qq
+broken = []
+def fail(event, args):
+    if event == "os.rename" and str(args[1]).endswith(".json"):
+        broken.append(event)
+        raise OSError(5, "Input/output error")
+    if broken and event in ("os.remove", "open"):
+        raise OSError(5, "Input/output error")
+sys.addaudithook(fail)
+async def main():
+    reservation = await FileDelivery(pathlib.Path({str(folder)!r}), Qq("c", 8000)).reserve()
+    new = NewAccessToken(id={NEW.id!r}, bearer_token=SecretStr({SECRET!r}))
+    try:
+        await reservation.keep(new, Identity(domain="LOCAL", name="jane"))
+    except DeliveryError as failure:
+        os.write(1, str(failure).encode())
+        os._exit(0)
+anyio.run(main)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+    [pending] = folder.iterdir()
+    assert told.stdout.endswith(
+        f" {pending} could not be removed: Input/output error; what is in it is of no use once the token is deleted."
+    )
+
+
 async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Delivery, folder: Path) -> None:
     held = await delivery.reserve()
     (folder / ".pending-1").write_bytes(write_store(SecretStr(SECRET)) + b" " * 9)
@@ -344,6 +419,7 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
 async def test_there_is_nothing_to_recover_where_there_is_no_folder_or_no_file(delivery: Delivery) -> None:
     for way in (delivery, KeyringDelivery("c:8000"), InlineDelivery()):
         assert list(await way.recover()) == []
+        assert list(await way.find_nameless()) == []
 
 
 async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -> None:
@@ -370,48 +446,6 @@ def test_the_operator_chooses_the_way() -> None:
         "keyring": KeyringDelivery("c:8000"),
         "inline": InlineDelivery(),
     }
-
-
-class Keychain(KeyringBackend):
-    """A keyring in memory; `broken` says at which verb it fails, or forgets."""
-
-    priority = cast("Any", 1)
-
-    def __init__(self) -> None:
-        self.broken = ""
-        self.go_on = threading.Event()
-        self.secrets: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """What was kept."""
-        if self.broken == "deny":
-            return None
-        return self.secrets.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep it."""
-        if self.broken == "set":
-            raise KeyringLocked
-        if self.broken == "crash":
-            raise RuntimeError(password)
-        if self.broken == "hang":
-            self.go_on.wait(30)
-        if self.broken != "forget":
-            self.secrets[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        """Forget it."""
-        del self.secrets[service, username]
-        self.go_on.set()
-
-
-@pytest.fixture
-def keychain() -> Generator[Keychain]:
-    """The keyring of this process for one test."""
-    before, chosen = keyring.get_keyring(), Keychain()
-    keyring.set_keyring(chosen)
-    yield chosen
-    keyring.set_keyring(before)
 
 
 async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) -> None:
@@ -457,6 +491,57 @@ async def test_whatever_a_keyring_raises_is_told_without_its_text(keychain: Keyc
         await KeyringDelivery("c:8000").keep(NEW, JANE)
 
     assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+class PanicException(BaseException):
+    """What a back end written in Rust raises."""
+
+
+@pytest.mark.parametrize("failure", [SystemExit(1), KeyboardInterrupt(), PanicException(), GeneratorExit(), KeyError()])
+@pytest.mark.parametrize("broken", ["set", "kept", "get"])
+async def test_whatever_a_keyring_raises_is_a_failed_delivery_before_and_after_the_request(
+    bench: Bench, keychain: Keychain, broken: str, failure: BaseException
+) -> None:
+    keychain.failure = failure
+    keychain.broken = broken
+    before = await bench.refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
+
+    async def break_now(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            keychain.broken = broken
+        return response
+
+    keychain.broken = ""
+    bench.recorder.on_served = break_now
+    after = await bench.refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
+
+    assert f"The system's keyring cannot be used ({type(failure).__name__})" in before
+    assert f"The system's keyring cannot be used ({type(failure).__name__})" in after
+    assert after.endswith("was deleted again; no token is left of this.")
+    assert len(bench.recorder.bodies("POST", PATH)) == 1
+    assert keychain.secrets == {}
+    assert bench.tokens_of(ACCOUNT) == []
+
+
+@pytest.mark.parametrize(("broken", "told"), [("kept", "Something of it is left there"), ("get", "is not known")])
+async def test_what_stays_in_a_keyring_is_told(keychain: Keychain, broken: str, told: str) -> None:
+    keychain.broken, keychain.stays = broken, True
+
+    with pytest.raises(DeliveryError, match=rf"account 'local:jane {NEW.id}', .*") as failure:
+        await KeyringDelivery("c:8000").keep(NEW, JANE)
+
+    assert told in str(failure.value)
+
+
+async def test_a_keyring_is_asked_for_the_account_that_a_token_would_have(keychain: Keychain) -> None:
+    delivery = KeyringDelivery("c:8000")
+    place = (await delivery.keep(NEW, JANE)).place
+
+    assert await delivery.find(NEW.id, None, ["local:bob", "local:jane"]) == place
+    assert await delivery.find(NEW.id, place, ["local:jane"]) == place
+    assert await delivery.find(NEW.id, None, ["local:bob"]) is None
+    keychain.secrets.clear()
+    assert await delivery.find(NEW.id, place, ["local:jane"]) is None
 
 
 async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwards(keychain: Keychain) -> None:

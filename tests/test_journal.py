@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
 import pytest
 
+from tests.bench import JANE, PATH, Bench, Told
 from token_tools.errors import JournalError
 from token_tools.journal import LARGEST, Entry, Journal, Outcome
+from token_tools.sandbox.cluster import Account
 
 pytestmark = pytest.mark.anyio
 
@@ -202,13 +205,186 @@ async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
 
 
 async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     (folder / "journal.jsonl").write_bytes(b"{")
     journal = journal_in(folder)
 
     unknown = await finish(journal, "unknown")
 
     assert await journal.find_open("local:jane") == [unknown]
+
+
+LINE = {
+    "time": "2026-11-24T09:00:00Z",
+    "attempt": "abc",
+    "operation": "rotate",
+    "cluster": "c.example.com:8000",
+    "user": "local:jane",
+    "result": "intended",
+}
+"""An intent that is in order."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"\x00" * 100,
+        b'"text"',
+        b"[" * 5000,
+        b"{}",
+        json.dumps(LINE | {"time": "9999-12-31T23:59:59-14:00"}).encode(),
+        json.dumps(LINE | {"time": "0001-01-01T00:00:00+14:00"}).encode(),
+        json.dumps(LINE | {"time": "2026-13-24T09:00:00Z"}).encode(),
+        json.dumps(LINE | {"time": "2026-11-24T09:00:00"}).encode(),
+        json.dumps(LINE | {"time": 1e300}).encode(),
+        json.dumps(LINE | {"attempt": "../../x"}).encode(),
+        json.dumps(LINE | {"attempt": "a" * 300}).encode(),
+        json.dumps(LINE | {"token_id": "7; rm"}).encode(),
+        json.dumps(LINE | {"replaces": "7" * 65}).encode(),
+        json.dumps(LINE | {"user": "local:jane\nWARNING all is well"}).encode(),
+        json.dumps(LINE | {"cluster": "c\u202e"}).encode(),
+        json.dumps(LINE | {"change": "\x1b[2J"}).encode(),
+        json.dumps(LINE | {"place": "/x\x00"}).encode(),
+        json.dumps(LINE | {"result": "won"}).encode(),
+        json.dumps(LINE | {"place": "/" + "x" * (16 << 10)}).encode(),
+    ],
+    ids=range(20),
+)
+async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_is_used(
+    bench: Bench, caplog: pytest.LogCaptureFixture, line: bytes
+) -> None:
+    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
+    journal = bench.settings.state_dir / "journal.jsonl"
+    journal.write_bytes(line + b"\n" + json.dumps(LINE).encode() + b"\n")
+
+    async with bench.connected() as client:
+        told = Told.of(await client.call_tool("create_access_token", {"user": "local:jane"}))
+
+    unreadable, report = caplog.messages
+    assert unreadable.startswith(f"1 line of the journal in {journal.parent} cannot be read and is passed over")
+    assert report.startswith("The rotate of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00")
+    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
+
+
+async def test_several_lines_that_cannot_be_read_are_counted(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
+    for name in ("journal.1.jsonl", "journal.jsonl"):
+        (bench.settings.state_dir / name).write_bytes(b"{\n\n}\n")
+
+    await bench.call("list_access_tokens")
+
+    [told] = caplog.messages
+    assert told.startswith(f"4 lines of the journal in {bench.settings.state_dir} cannot be read and are passed over")
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+@pytest.mark.parametrize("made", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+async def test_no_time_that_is_in_the_calendar_stops_a_rotate(bench: Bench, time: str, made: str) -> None:
+    old, other = [bench.cluster.create_token(JANE.auth_id, creator="500") for _ in range(2)]
+    bench.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
+    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
+    (bench.settings.state_dir / "journal.jsonl").write_text(json.dumps(LINE | {"time": time}) + "\n")
+
+    told = await bench.refused("rotate_access_token", {"id": old.id})
+
+    assert f"The other is {other.id}" in told
+
+
+def plant(bench: Bench, name: str) -> tuple[str, Path]:
+    """A token of jane that a planted journal says was rotated, to a file of a stranger's choice."""
+    old, new = [bench.cluster.create_token(JANE.auth_id, creator="500") for _ in range(2)]
+    place = bench.settings.delivery_dir.parent / "stranger.json"
+    place.parent.mkdir(parents=True, mode=0o700)
+    place.touch()
+    line = LINE | {"replaces": old.id}
+    made = line | {"result": "made", "token_id": new.id, "place": str(place)}
+    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
+    journal = bench.settings.state_dir / name
+    journal.write_text("".join(json.dumps(entry) + "\n" for entry in (line, made)))
+    return old.id, journal
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal.1.jsonl"])
+@pytest.mark.parametrize("bits", [0o666, 0o620, 0o602])
+async def test_a_journal_in_which_others_can_write_is_not_believed(
+    bench: Bench, name: str, bits: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, journal = plant(bench, name)
+    journal.chmod(bits)
+    before = journal.read_bytes()
+
+    told = await bench.refused("rotate_access_token", {"id": old})
+
+    assert f"others can write in {name} (mode {bits:04o}), so what is in it is not believed" in told
+    assert f"chmod 600 {journal}" in told
+    assert "stranger.json" not in told + caplog.text
+    assert journal.read_bytes() == before
+    assert bench.recorder.bodies("POST", PATH) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal.1.jsonl"])
+async def test_a_journal_of_another_user_is_not_believed(bench: Bench, name: str) -> None:
+    old, journal = plant(bench, name)
+    os.chown(journal, 65534, 65534)
+
+    told = await bench.refused("rotate_access_token", {"id": old})
+
+    assert f"{name} belongs to another user (uid 65534), so what is in it is not believed" in told
+    assert "stranger.json" not in told
+
+
+async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
+    with (bench.settings.state_dir / "journal.jsonl").open("wb") as journal:
+        journal.truncate(1 << 40)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert "journal.jsonl is too large to be read; move it away" in told
+    assert "journal.jsonl is too large to be read" in caplog.text
+
+
+async def test_all_of_very_many_calls_at_once_have_their_turn(bench: Bench) -> None:
+    accounts = [
+        Account(auth_id=str(5000 + number), domain="LOCAL", name=f"svc{number}", sid=f"S-1-5-21-1-2-3-{5000 + number}")
+        for number in range(200)
+    ]
+    for account in accounts:
+        bench.cluster.add_account(account)
+    bench.timeout = 60
+    failed: list[str] = []
+
+    async with bench.connected() as client, anyio.create_task_group() as calls:
+
+        async def create(account: Account) -> None:
+            told = Told.of(await client.call_tool("create_access_token", {"user": f"local:{account.name}"}))
+            failed.extend([told.text] if told.is_error else [])
+
+        for account in accounts:
+            calls.start_soon(create, account)
+
+    assert failed == []
+    assert {len(bench.tokens_of(account)) for account in accounts} == {1}
+
+
+async def test_a_process_waits_for_itself_in_turn_and_however_long_that_takes(folder: Path) -> None:
+    journal = Journal(folder, cluster="c", clock=lambda: NOW, patience=0)
+    order: list[str] = []
+
+    async def write(user: str) -> None:
+        async with journal.intend(user):
+            order.append(user)
+
+    async with anyio.create_task_group() as writers:
+        for number in range(50):
+            writers.start_soon(write, f"local:{number}")
+
+    assert [line["user"] for line in lines(folder)] == [f"local:{number}" for number in range(50)]
+    assert order == [f"local:{number}" for number in range(50)]
 
 
 async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) -> None:
@@ -268,7 +444,7 @@ anyio.run(main)
 async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
     folder.write_text("a file where the folder should be")
 
-    with pytest.raises(JournalError, match="cannot be written: File exists"):
+    with pytest.raises(JournalError, match="cannot be written: Not a directory"):
         await finish(journal_in(folder), "made")
 
 
@@ -286,7 +462,7 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
 
 
 async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     os.mkfifo(folder / "journal.jsonl")
 
     with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
@@ -303,7 +479,7 @@ async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path
 
 
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(JournalError, match="Nothing was asked of the cluster"):

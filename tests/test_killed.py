@@ -126,6 +126,7 @@ def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: Sandbox, tmp_path: Pat
             assert not [*(state / "qumulo-token-tools" / "tokens").glob(".pending-*")]
             recovered = [*(state / "qumulo-token-tools" / "tokens").glob("recovered-*.json")]
             assert all(str(file) in told for file in recovered)
+            assert {file.stem.rpartition("_")[2] for file in recovered} <= new
             assert len(kept) + len(recovered) <= len(new)
         if ended == 0:
             assert (len(new), len(kept)) == (1, 1)

@@ -15,6 +15,7 @@ from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
 from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human, Told, refusal
+from tests.keychain import Keychain
 from tests.test_life import answer_at, lockout, make, own_token
 from token_tools.delivery import KeyringDelivery
 from token_tools.identity import Identity
@@ -181,6 +182,83 @@ async def test_a_create_that_was_killed_after_the_delivery_is_told_with_the_plac
         f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. "
         f"{retirement(first.fields['id'])}"
     )
+
+
+@pytest.mark.parametrize("name", [".pending-0a_{}", "recovered-0a_{}.json"])
+async def test_a_bearer_token_that_a_killed_server_left_is_told_with_its_place(bench: Bench, name: str) -> None:
+    old = make(bench)
+    async with bench.connected() as client:
+        first = Told.of(await client.call_tool("rotate_access_token", {"id": old.id}))
+        forget_outcomes(bench)
+        new, file = first.fields["id"], Path(first.fields["bearer_token_in"])
+        file.rename(file.with_name(name.format(new)))
+
+        # Even one that was killed after this server had started.
+        told = Told.of(await client.call_tool("rotate_access_token", {"id": old.id})).text
+
+    place = file.with_name(f"recovered-0a_{new}.json")
+    assert f"its bearer token is in {place}, not proved to work yet. To go on with it: " in told
+    assert place.exists()
+
+
+async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token(bench: Bench) -> None:
+    old = make(bench)
+    first = await bench.call("rotate_access_token", {"id": old.id})
+    file = Path(first.fields["bearer_token_in"])
+    one = file.rename(file.with_name("recovered-1.json"))
+    gone = await bench.refused("rotate_access_token", {"id": old.id})
+    forget_outcomes(bench)
+    told = await bench.refused("rotate_access_token", {"id": old.id})
+    one.with_name("recovered-2.json").write_bytes(one.read_bytes())
+    twice = await bench.refused("rotate_access_token", {"id": old.id})
+
+    left = "which a killed server left and which does not tell whose it is."
+    assert f"is no longer in {file}. It may be in {one}, {left} Unless that was moved" in gone
+    assert f"where its bearer token is, nothing tells for sure. It may be in {one}, {left} If nothing" in told
+    assert f"It may be in one of the 2 files {file.with_name('recovered-*.json')}, {left}" in twice
+    assert "nobody has" not in told + twice
+
+
+async def test_a_bearer_token_that_is_nowhere_is_told_to_be_lost(bench: Bench) -> None:
+    old = make(bench)
+    first = await bench.call("rotate_access_token", {"id": old.id})
+    forget_outcomes(bench)
+    Path(first.fields["bearer_token_in"]).unlink()
+
+    told = await bench.refused("rotate_access_token", {"id": old.id})
+
+    assert "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now." in told
+
+
+async def test_a_bearer_token_that_a_killed_server_put_into_the_keyring_is_told_with_its_account(
+    bench: Bench, keychain: Keychain, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = make(bench)
+    first = await bench.call("rotate_access_token", {"id": old.id}, delivery="keyring")
+    forget_outcomes(bench)
+
+    told = await bench.refused("rotate_access_token", {"id": old.id}, delivery="keyring")
+    keychain.secrets.clear()
+    lost = await bench.refused("rotate_access_token", {"id": old.id}, delivery="keyring")
+
+    assert f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. To go on with it" in told
+    assert "then nobody has its bearer token" in lost
+    assert "unless it is in the system's keyring" in caplog.text
+    assert "account 'local:jane ID', with its id for ID" in caplog.text
+
+
+async def test_a_repeated_rotate_tells_that_the_account_of_the_new_token_is_gone(
+    bench: Bench, keychain: Keychain
+) -> None:
+    old = make(bench)
+    first = await bench.call("rotate_access_token", {"id": old.id}, delivery="keyring")
+    there = await bench.refused("rotate_access_token", {"id": old.id}, delivery="keyring")
+    keychain.secrets.clear()
+
+    gone = await bench.refused("rotate_access_token", {"id": old.id}, delivery="keyring")
+
+    assert f"its bearer token is in {first.fields['bearer_token_in']}. What remains" in there
+    assert f"its bearer token is no longer in {first.fields['bearer_token_in']}. Unless" in gone
 
 
 async def test_a_start_without_files_says_nothing_of_them(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ import secrets
 import shlex
 import stat
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -31,7 +31,18 @@ from token_tools.credentials import holds_bearer, write_store
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
-from token_tools.private import create_private_file, discard, is_in, open_private_folder, publish
+from token_tools.private import (
+    attempt,
+    create_private_file,
+    discard,
+    find_private_mode,
+    flush,
+    is_in,
+    make_private_folder,
+    open_private_folder,
+    rename,
+    tell_path,
+)
 from token_tools.qq import Qq
 from token_tools.settings import Settings
 from token_tools.times import tell_duration
@@ -40,7 +51,16 @@ ROOM: Final = 4096
 """Bytes proved to be free; a store with one token takes about 150."""
 
 PENDING: Final = ".pending-"
-"""How the name of a file begins that holds no token yet; its maker keeps a lock on it."""
+"""How the name of a file begins that is not handed over yet; its maker keeps a lock on it.
+
+It ends in `_` and the id of the token that goes into it, once that is known.
+"""
+
+RECOVERED: Final = "recovered-"
+"""How the name of a file begins whose maker was killed before it could hand it over."""
+
+LONGEST_NAME: Final = 143
+"""Characters of a file name: there is no file system in use that takes less (eCryptfs)."""
 
 PATIENCE: Final = timedelta(minutes=1)
 """How long a delivery may take: a human may have to unlock a keyring."""
@@ -61,7 +81,7 @@ class Delivered:
 
     `account` is its name in the keyring, empty where it is not there; `is_store` says that `place` is a file in the
     format of qq's credentials store. `fingerprint` is the SHA-256 of the whole bearer token in hexadecimal: it
-    recognises the token, and tells nothing.
+    recognises the token, and tells nothing. `warning` is what failed afterwards, and changes nothing about that.
     """
 
     id: str
@@ -70,6 +90,7 @@ class Delivered:
     how_to_use: str
     account: str = ""
     is_store: bool = False
+    warning: str | None = None
     bearer_token: SecretStr | None = field(default=None, repr=False)
 
 
@@ -110,14 +131,26 @@ class Delivery(Protocol):
         """
         ...
 
-    async def find(self, token_id: str, place: str | None) -> str | None:
+    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:
         """Where the secret of a token is now, None if it is nowhere to be found.
 
-        `place` is where it went, None if that was never written down.
+        `place` is where it went, None if that was never written down; `users` are whom it can have been made for.
 
         Raises:
             DeliveryError: If it cannot be looked for.
         """
+        ...
+
+    async def find_nameless(self) -> Sequence[Path]:
+        """The files of recovered tokens that do not tell by their names whose they are.
+
+        Raises:
+            DeliveryError: If they cannot be looked for.
+        """
+        ...
+
+    def tell_whereabouts(self, user: str) -> str | None:
+        """Where a killed server may have put a token for a user, for somebody who looks; None if nowhere."""
         ...
 
     async def retract(self, delivered: Delivered) -> None:
@@ -156,9 +189,16 @@ class InlineDelivery:
         """Nothing to prove: the answer is its own place."""
         return self
 
-    async def find(self, token_id: str, place: str | None) -> str | None:  # noqa: ARG002 - the protocol's signature
+    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:  # noqa: ARG002 - the protocol's signature
         """Where it went."""
         return await _in_time(partial(_recall, place), PATIENCE)
+
+    async def find_nameless(self) -> Sequence[Path]:
+        """There are none."""
+        return ()
+
+    def tell_whereabouts(self, user: str) -> None:
+        """An answer that was not given is nowhere."""
 
     async def retract(self, delivered: Delivered) -> None:
         """Nothing to remove: without success there is no answer that it could stand in."""
@@ -187,28 +227,43 @@ class FileDelivery:
 
     async def recover(self) -> Sequence[Path]:
         """Give the name that it lacks to each whole file that no living process holds."""
-        return await anyio.to_thread.run_sync(self._recover)
+        return await _in_time(self._rescue, self.patience)
 
-    def _recover(self) -> Sequence[Path]:
-        with _explained(self.folder), ExitStack() as ending:
+    def _rescue(self, ending: str = "") -> Sequence[Path]:
+        """As `recover`, of those whose pending name ends so."""
+        with _explained(self.folder), ExitStack() as closing:
             try:
-                folder = open_private_folder(self.folder, make=False)
+                folder = open_private_folder(self.folder)
             except FileNotFoundError:
                 return ()
-            ending.callback(os.close, folder)
+            closing.callback(_close, self.folder, folder)
             names = sorted(os.listdir(folder))  # noqa: PTH208 - the folder that was looked at, whatever its name is now
-            pending = [name for name in names if name.startswith(PENDING)]
+            pending = [name for name in names if name.startswith(PENDING) and name.endswith(ending)]
             return [self.folder / name for name in (_rescue(name, folder) for name in pending) if name is not None]
 
-    async def find(self, token_id: str, place: str | None) -> str | None:
-        """Where it went, or the file that has the token's name."""
+    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:  # noqa: ARG002 - the protocol's signature
+        """Where it went, or the file that has the token's id in its name."""
         return await _in_time(partial(self._find, token_id, place), self.patience)
 
     def _find(self, token_id: str, place: str | None) -> str | None:
+        # Whoever was to give the file its name may have been killed since this server started.
+        self._rescue(f"_{token_id}")
+        its_own = rf"(?:{re.escape(self._prefix)}_.*|{RECOVERED}[0-9a-f]*)_{re.escape(token_id)}(?:-\d+)?\.json"
+        return _recall(place) or next(map(str, self._find_named(its_own)), None)
+
+    async def find_nameless(self) -> Sequence[Path]:
+        """What was recovered of a server that did not write the id into the pending name yet."""
+        return await _in_time(partial(self._find_named, rf"{RECOVERED}[0-9a-f]*\.json"), self.patience)
+
+    def _find_named(self, pattern: str) -> Sequence[Path]:
+        """The files with such a name, the best name first."""
         with _explained(self.folder):
-            names = sorted(_list_names(self.folder), key=lambda name: (len(name), name))
-        its_own = re.compile(rf"{re.escape(self._prefix)}_.*_{re.escape(token_id)}(?:-\d+)?\.json")
-        return _recall(place) or next((str(self.folder / name) for name in names if its_own.fullmatch(name)), None)
+            names = [name for name in _list_names(self.folder) if re.fullmatch(pattern, name)]
+        return [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
+
+    def tell_whereabouts(self, user: str) -> str:  # noqa: ARG002 - the protocol's signature
+        """The files of the folder."""
+        return f"a file in {tell_path(self.folder)} has its id in its name"
 
     async def retract(self, delivered: Delivered) -> None:
         """Remove the file."""
@@ -216,45 +271,51 @@ class FileDelivery:
             await _in_time(partial(_remove_file, delivered), self.patience)
 
     async def reserve(self) -> "ReservedFile":
-        """Create the file under a passing name and prove that there is room for the token."""
+        """Take each step that the delivery will take, with as many blanks as there is room needed for the token."""
         return await _in_time(self._reserve, self.patience, undo=ReservedFile.close)
 
     def _reserve(self) -> "ReservedFile":
-        with _explained(self.folder), ExitStack() as undo:
-            folder = open_private_folder(self.folder)
-            undo.callback(os.close, folder)
+        with _explained(self.folder), ExitStack() as unless_reserved:
+            folder = make_private_folder(self.folder)
+            unless_reserved.callback(os.close, folder)
             while True:
-                pending = PENDING + secrets.token_hex(8)
-                file = create_private_file(pending, folder)
-                undo.callback(discard, pending, folder)
-                undo.callback(os.close, file)
+                name = PENDING + secrets.token_hex(8)
+                # As long as any name that the file will have.
+                first = name.ljust(LONGEST_NAME, "-")
+                file = create_private_file(first, folder)
+                unless_reserved.callback(discard, first, folder)
+                unless_reserved.callback(os.close, file)
                 fcntl.flock(file, fcntl.LOCK_EX)
                 # A server that starts removes what nobody has a lock on, and may have come before the lock.
-                if is_in(file, pending, folder):
+                if is_in(file, first, folder):
                     break
             _overwrite(file, b" " * ROOM)
-            return ReservedFile(self, folder, file, pending, undo.pop_all())
+            unless_reserved.callback(discard, name, folder)
+            rename(first, name, folder)
+            flush(folder)
+            unless_reserved.pop_all()
+        return ReservedFile(self, folder, file, name)
 
     @property
     def _prefix(self) -> str:
         return f"{_UNSAFE.sub('_', self.qq.host[:_LONGEST_PART])}_{self.qq.port}"
 
     def name_files(self, user: Identity, token_id: str) -> Iterator[str]:
-        """How the file of a token can be called, the best name first; each is short enough for any file system."""
-        name = "_".join([self._prefix, *(_UNSAFE.sub("_", part) for part in (str(user)[:_LONGEST_PART], token_id))])
-        yield f"{name}.json"
-        yield from (f"{name}-{number}.json" for number in itertools.count(2))
+        """How the file of a token can be called, the best name first; none is longer than `LONGEST_NAME`."""
+        ending = f"_{_UNSAFE.sub('_', token_id)}"
+        whose = _UNSAFE.sub("_", str(user)[:_LONGEST_PART])
+        rests = itertools.chain([f"{ending}.json"], (f"{ending}-{number}.json" for number in itertools.count(2)))
+        return (f"{self._prefix}_{whose}"[: LONGEST_NAME - len(rest)] + rest for rest in rests)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReservedFile:
-    """A file that holds nothing but blanks yet; `undo` closes it and removes its passing name."""
+    """A file that holds nothing but blanks yet; `name` is what it is called by now."""
 
     delivery: FileDelivery
     folder: int
     file: int
-    pending: str
-    undo: ExitStack
+    name: str
 
     async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
         """Write, flush to the disk, and only then give the file its name."""
@@ -266,32 +327,59 @@ class ReservedFile:
 
     def close(self) -> None:
         """Remove the file, if that can be done."""
-        try:
-            self.undo.close()
-        except OSError as failure:
-            _LOG.warning("%s/%s could not be removed: %s", self.delivery.folder, self.pending, failure.strerror)
+        self._remove()
+        self._close()
+
+    @property
+    def _path(self) -> Path:
+        return self.delivery.folder / self.name
 
     def _keep(self, token: NewAccessToken, user: Identity) -> Delivered:
-        with _explained(self.delivery.folder), self.undo, ExitStack() as unless_kept:
-            # The name may be there to stay; the secret is not.
-            unless_kept.callback(_overwrite, self.file, b"")
-            _overwrite(self.file, write_store(token.bearer_token))
-            path = self.delivery.folder / self._publish(user, token.id)
-            unless_kept.pop_all()
+        try:
+            mode = self._write(token, user)
+        except OSError as failure:
+            raise DeliveryError(f"{_tell_failure(self.delivery.folder, failure)}{self._abandon()}") from failure
+        failed = self._close()
         return Delivered(
             token.id,
             take_fingerprint(token.bearer_token),
-            place=str(path),
+            place=str(self._path),
             is_store=True,
-            how_to_use=f"It is a credentials store of qq, mode 0600: {self.delivery.qq.who_am_i(path)}",
+            how_to_use=f"It is a credentials store of qq, mode {mode:04o}: {self.delivery.qq.who_am_i(self._path)}",
+            warning=f"{failed}. The bearer token was on the disk before that." if failed else None,
         )
 
-    def _publish(self, user: Identity, token_id: str) -> str:
-        for name in self.delivery.name_files(user, token_id):
+    def _write(self, token: NewAccessToken, user: Identity) -> int:
+        """The mode that the file has in the end."""
+        # Whoever finds it after a kill has to know whose it is.
+        self._rename(f"{self.name}_{token.id}")
+        _overwrite(self.file, write_store(token.bearer_token))
+        for name in self.delivery.name_files(user, token.id):
             with suppress(FileExistsError):
-                publish(self.pending, name, self.folder)
-                return name
+                self._rename(name)
+                return find_private_mode(self.file)
         raise AssertionError  # pragma: no cover - there is always another name
+
+    def _rename(self, name: str) -> None:
+        rename(self.name, name, self.folder)
+        self.name = name
+        flush(self.folder)
+
+    def _abandon(self) -> str:
+        """Leave nothing of a token that could not be kept, and tell where that failed."""
+        # A name may be there to stay; the secret is not.
+        is_full = attempt(f"{self._path} could not be emptied", partial(_overwrite, self.file, b""))
+        left = self._remove()
+        self._close()
+        return f" {left}; what is in it is of no use once the token is deleted." if is_full and left else ""
+
+    def _remove(self) -> str | None:
+        return attempt(f"{self._path} could not be removed", partial(discard, self.name, self.folder))
+
+    def _close(self) -> str | None:
+        """Give the lock and the descriptors back; nothing depends on that any more."""
+        failures = [_close(self._path, self.file), _close(self.delivery.folder, self.folder)]
+        return "; ".join(filter(None, failures)) or None
 
 
 @dataclass(frozen=True)
@@ -317,20 +405,37 @@ class KeyringDelivery:
 
     async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
         """Keep the token and read it back."""
-        account = f"{user} {token.id}"
-        store = partial(self._store, account, token.bearer_token.get_secret_value())
+        account = _name_account(str(user), token.id)
+        store = partial(self._keep, account, token.bearer_token.get_secret_value())
         await _in_time(store, self.patience, undo=lambda _: self._remove(account))
         return Delivered(
             token.id,
             take_fingerprint(token.bearer_token),
-            place=f"the system's keyring, service {self.service!r}, account {account!r}",
+            place=self._tell_place(account),
             account=account,
             how_to_use=f"To read it on this machine: keyring get {shlex.quote(self.service)} {shlex.quote(account)}",
         )
 
-    async def find(self, token_id: str, place: str | None) -> str | None:  # noqa: ARG002 - the protocol's signature
-        """Where it went."""
-        return await _in_time(partial(_recall, place), self.patience)
+    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:
+        """The account that it has in the keyring, or else the other place where it went."""
+        accounts = [_name_account(user, token_id) for user in users]
+        return await _in_time(partial(self._find, accounts, place), self.patience)
+
+    def _find(self, accounts: Sequence[str], place: str | None) -> str | None:
+        places = {self._tell_place(account): account for account in accounts}
+        found = next((told for told, account in places.items() if self._is_kept(account)), None)
+        return found or (None if place in places else _recall(place))
+
+    async def find_nameless(self) -> Sequence[Path]:
+        """There are none: each account has the id in its name."""
+        return ()
+
+    def tell_whereabouts(self, user: str) -> str:
+        """The account that it would have."""
+        return f"it is in {self._tell_place(_name_account(user, 'ID'))}, with its id for ID"
+
+    def _tell_place(self, account: str) -> str:
+        return f"the system's keyring, service {self.service!r}, account {account!r}"
 
     async def drop(self) -> None:
         """Nothing to give up: the proof was removed at once."""
@@ -341,43 +446,69 @@ class KeyringDelivery:
 
     def _prove(self) -> None:
         probe = f"probe {secrets.token_hex(8)}"
-        self._store(probe, probe)
+        with ExitStack() as unless_kept:
+            unless_kept.callback(self._clean_up, probe)
+            self._store(probe, probe)
+            unless_kept.pop_all()
         self._remove(probe)
+
+    def _keep(self, account: str, secret: str) -> None:
+        try:
+            self._store(account, secret)
+        except DeliveryError as failure:
+            raise DeliveryError(f"{failure}{self._clean_up(account)}") from None
+
+    def _is_kept(self, account: str) -> bool:
+        with _keyring_explained() as keyring:
+            return keyring.get_password(self.service, account) is not None
 
     def _remove(self, account: str) -> None:
         with _keyring_explained() as keyring:
             keyring.delete_password(self.service, account)
 
     def _store(self, account: str, secret: str) -> None:
-        with _keyring_explained() as keyring, ExitStack() as unless_kept:
-            unless_kept.callback(self._remove_if_there, account)
+        with _keyring_explained() as keyring:
             keyring.set_password(self.service, account, secret)
             if keyring.get_password(self.service, account) != secret:
                 raise DeliveryError("The system's keyring did not keep what it was given.")
-            unless_kept.pop_all()
 
-    def _remove_if_there(self, account: str) -> None:
+    def _clean_up(self, account: str) -> str:
+        """Leave nothing of what could not be kept, and tell where that failed."""
         with suppress(DeliveryError):
             self._remove(account)
+            return ""
+        try:
+            is_left = self._is_kept(account)
+        except DeliveryError:
+            return f" Whether something of it is left there, as account {account!r}, is not known."
+        return f" Something of it is left there, as account {account!r}, and is of no use." if is_left else ""
+
+
+def _name_account(user: str, token_id: str) -> str:
+    return f"{user} {token_id}"
 
 
 @contextmanager
 def _keyring_explained() -> Generator[ModuleType]:
+    try:
+        yield _load_keyring()
+    except DeliveryError:
+        raise
+    except BaseException as failure:  # noqa: BLE001 - a plug-in raises what it likes, an exit too, and may quote secrets
+        raise DeliveryError(
+            f"The system's keyring cannot be used ({type(failure).__name__}): it is locked, or this system has none. "
+            "Unlock it, or set QUMULO_DELIVERY=file."
+        ) from None
+
+
+def _load_keyring() -> ModuleType:
     try:
         import keyring  # noqa: PLC0415 - an extra, and slow to load for those who do not use it
     except ImportError:
         raise DeliveryError(
             "QUMULO_DELIVERY=keyring needs the keyring library: install qumulo-token-tools[keyring]."
         ) from None
-    try:
-        yield keyring
-    except DeliveryError:
-        raise
-    except Exception as failure:  # noqa: BLE001 - a backend is a plug-in that raises what it likes, and may quote secrets
-        raise DeliveryError(
-            f"The system's keyring cannot be used ({type(failure).__name__}): it is locked, or this system has none. "
-            "Unlock it, or set QUMULO_DELIVERY=file."
-        ) from None
+    return keyring
 
 
 async def _in_time(
@@ -438,8 +569,9 @@ def _rescue(name: str, folder: int) -> str | None:
         if not holds_bearer(os.read(file, _LARGEST_STORE)):
             discard(name, folder)
             return None
-        rescued = f"recovered-{name.removeprefix(PENDING)}.json"
-        publish(name, rescued, folder)
+        rescued = f"{RECOVERED}{name.removeprefix(PENDING)}.json"
+        rename(name, rescued, folder)
+        flush(folder)
         return rescued
 
 
@@ -456,7 +588,11 @@ def _overwrite(file: int, content: bytes) -> None:
     with open(file, "wb", closefd=False) as stream:
         stream.write(content)
         stream.truncate()
-    os.fsync(file)
+    flush(file)
+
+
+def _close(path: Path, descriptor: int) -> str | None:
+    return attempt(f"{path} could not be closed", partial(os.close, descriptor))
 
 
 @contextmanager
@@ -464,7 +600,11 @@ def _explained(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as failure:
-        raise DeliveryError(
-            f"A new bearer token cannot be kept in {folder}: {failure.strerror}. "
-            "QUMULO_DELIVERY_DIR names the folder; it must be the server's own, with mode 0700 and room on its disk."
-        ) from failure
+        raise DeliveryError(_tell_failure(folder, failure)) from failure
+
+
+def _tell_failure(folder: Path, failure: OSError) -> str:
+    return (
+        f"A new bearer token cannot be kept in {tell_path(folder)}: {failure.strerror}. "
+        "QUMULO_DELIVERY_DIR names the folder; it must be the server's own, with mode 0700 and room on its disk."
+    )

@@ -50,7 +50,11 @@ _PREFIX_OF: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
     "POSIX_GROUP": "ldap_group",
 }
 _DOMAIN_OF: Final = {domain.lower(): domain for domain in _PREFIX_OF} | {p: d for d, p in _PREFIX_OF.items()}
-_PLAIN: Final = re.compile(r"(?!\d+$|self$|s(?:-\d+)+$)[\w.@\\$+=,&-]+", re.IGNORECASE)
+FORMULA: Final = "=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212\ufb29"
+"""What a spreadsheet takes for the beginning of a formula, in each of its forms."""
+
+_PLAIN: Final = re.compile(rf"(?!\d+$|self$|s(?:-\d+)+$|.*(?<!\w)[{re.escape(FORMULA)}])[\w.@\\$+=,&-]+", re.IGNORECASE)
+"""Names that need no quotes: nothing in them looks like another form of a user, or anywhere begins like a formula."""
 _NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
 

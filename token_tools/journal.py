@@ -4,30 +4,44 @@ An intent is written before the cluster is asked to change anything, its outcome
 when the call returns. So a process that is killed leaves at worst an intent without an outcome, and the next one can
 say so: whoever works on an intent holds a lock on a file of its own, which the system takes from the dead. Several
 processes may write at once. The journal is bounded: what is old is dropped, except for open intents.
+
+Whoever could write in it could send people anywhere: it is only believed where nobody else can, and a line that is
+none of ours, or no longer whole, is passed over.
 """
 
 import errno
 import fcntl
 import logging
 import os
+import shlex
 import stat
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Annotated, Final, Literal
 
 import anyio
 import anyio.to_thread
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from token_tools.errors import JournalError
+from token_tools.models import TokenId
+from token_tools.private import attempt, flush, make_private_folder, tell_path
 from token_tools.times import Clock
 
 LARGEST: Final = 1 << 20
 """Bytes after which the journal is moved aside; one such part is kept, so there are never more than about two."""
+
+MOST_READ: Final = 16 << 20
+"""Bytes in one part above which it is not read; what is open stays in the journal, so it can grow larger."""
+
+LONGEST_LINE: Final = 16 << 10
+"""Bytes; the longest that is written has a path and a name in it."""
 
 ROTATIONS: Final = 200
 """How many rotations are remembered longer than that."""
@@ -38,8 +52,25 @@ Outcome = Literal["made", "not made", "deleted again", "stranded", "done", "not 
 came. Of an update or a delete: `done` or not, or `unknown`."""
 
 _LOG: Final = logging.getLogger(__name__)
+_PRIVATE: Final = 0o600
 _MARKS: Final[AbstractSet[str]] = {"reported", "mentioned"}
 _MAKING: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
+
+
+def _in_calendar(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is not in the calendar") from None
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has something unprintable in it")
+    return text
+
+
+_Words = Annotated[str, AfterValidator(_printable)]
 
 
 class Entry(BaseModel):
@@ -51,31 +82,33 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    time: AwareDatetime
-    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
+    time: Annotated[AwareDatetime, AfterValidator(_in_calendar)]
+    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
     operation: Operation = "create"
-    cluster: str
-    user: str
+    cluster: _Words
+    user: _Words
     result: Outcome | Literal["intended", "reported", "mentioned"]
-    token_id: str | None = None
-    replaces: str | None = None
-    change: str | None = None
-    place: str | None = None
+    token_id: TokenId | None = None
+    replaces: TokenId | None = None
+    change: _Words | None = None
+    place: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
 
 
 class Journal:
     """The journal of one user, as one server on one cluster writes it.
 
-    It waits `patience` seconds for other processes that write.
+    It waits `patience` seconds for other processes that write. Calls of this process wait for each other as long as it
+    takes, in the order in which they came.
     """
 
     def __init__(self, folder: Path, *, cluster: str, clock: Clock, patience: float = 5) -> None:
-        self._folder = folder
+        self.folder = folder
         self._path = folder / "journal.jsonl"
         self._older = folder / "journal.1.jsonl"
         self._cluster = cluster
         self._clock = clock
         self._patience = patience
+        self._queue = anyio.Lock()
 
     @asynccontextmanager
     async def intend(
@@ -151,6 +184,15 @@ class Journal:
             await anyio.to_thread.run_sync(self._write, self._mark(unreported, "reported"))
         return unreported
 
+    async def count_unreadable(self) -> int:
+        """How many lines are none of ours, or no longer whole.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        async with self._locked():
+            return await anyio.to_thread.run_sync(lambda: sum(entry is None for entry in self._read()))
+
     async def find_open(self, user: str) -> list[Entry]:
         """The intents to make a token for one user of this cluster of which nobody knows the end, not mentioned yet.
 
@@ -204,23 +246,28 @@ class Journal:
     @asynccontextmanager
     async def _locked(self) -> AsyncGenerator[None]:
         """Alone with the journal, among all processes of this user; what fails within is told as our error."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = _open(self._folder / "journal.lock", os.O_RDWR | os.O_CREAT)
+        async with self._queue:
             try:
-                with anyio.fail_after(self._patience):
-                    while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
-                        await anyio.sleep(0.02)
-                yield
-            finally:
-                os.close(lock)
-        except TimeoutError:
-            raise JournalError(f"The journal {self._path} is held by another process.") from None
-        except OSError as failure:
-            raise JournalError(
-                f"The journal {self._path} cannot be written: {failure.strerror}. It has to be, so that no token is "
-                "ever lost sight of; free space, or let the server write to its state directory."
-            ) from failure
+                lock = await anyio.to_thread.run_sync(self._open_lock)
+                try:
+                    with anyio.fail_after(self._patience):
+                        while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
+                            await anyio.sleep(0.02)
+                    yield
+                finally:
+                    _unlock(lock)
+            except TimeoutError:
+                raise JournalError(f"The journal {tell_path(self._path)} is held by another process.") from None
+            except OSError as failure:
+                raise JournalError(
+                    f"The journal {tell_path(self._path)} cannot be written: {failure.strerror}. Nothing is changed "
+                    "without one, so that no token is ever lost sight of: free space, or let the server write to its "
+                    "state directory (QUMULO_STATE_DIR)."
+                ) from failure
+
+    def _open_lock(self) -> int:
+        os.close(make_private_folder(self.folder))
+        return _open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT)
 
     def _write(self, entries: list[Entry]) -> None:
         if self._path.exists() and self._path.stat().st_size > LARGEST:
@@ -244,15 +291,14 @@ class Journal:
     def _read_attempts(self) -> Iterable["Attempt"]:
         """In the order of their beginnings."""
         by_attempt: dict[str, dict[Entry, None]] = {}
-        for entry in self._read():
+        for entry in filter(None, self._read()):
             by_attempt.setdefault(entry.attempt, {})[entry] = None
         return [Attempt(tuple(entries)) for entries in by_attempt.values()]
 
-    def _read(self) -> Iterable[Entry]:
+    def _read(self) -> Iterator[Entry | None]:
+        """Each line, None for one that cannot be read: half a line is what a killed process leaves."""
         for path in (self._older, self._path):
-            for line in _read_lines(path):
-                with suppress(ValidationError):  # half a line is all that a killed process can leave
-                    yield Entry.model_validate_json(line)
+            yield from map(_read_entry, _read_lines(path))
 
     def _hold(self, intent: Entry, held: ExitStack) -> None:
         path = self._lock_of(intent)
@@ -264,11 +310,11 @@ class Journal:
         return not _is_free(self._lock_of(intent))
 
     def _lock_of(self, intent: Entry) -> Path:
-        return self._folder / f"journal.{intent.attempt}.lock"
+        return self.folder / f"journal.{intent.attempt}.lock"
 
     def _sweep(self) -> None:
         """Remove the locks of the dead; new ones are only made by who is alone with the journal, as we are now."""
-        for path in self._folder.glob("journal.*.lock"):
+        for path in self.folder.glob("journal.*.lock"):
             if path.is_file() and not path.is_symlink() and _is_free(path):
                 path.unlink(missing_ok=True)
 
@@ -313,14 +359,24 @@ def _append_lines(path: Path, entries: Iterable[Entry]) -> None:
     lines = b"".join(entry.model_dump_json(exclude_none=True).encode() + b"\n" for entry in entries)
     journal = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
-        os.fchmod(journal, 0o600)
         size = os.fstat(journal).st_size
         is_torn = size > 0 and os.pread(journal, 1, size - 1) != b"\n"
         with open(journal, "ab", closefd=False) as stream:
             stream.write(b"\n" + lines if is_torn else lines)
-        os.fsync(journal)
+        flush(journal)
+        if not size:
+            _flush_folder(path.parent)
     finally:
-        os.close(journal)
+        _close(journal)
+
+
+def _flush_folder(path: Path) -> None:
+    """A new file is only there for good when its name is."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        flush(folder)
+    finally:
+        _close(folder)
 
 
 def _read_lines(path: Path) -> Sequence[bytes]:
@@ -328,17 +384,61 @@ def _read_lines(path: Path) -> Sequence[bytes]:
         journal = _open(path, os.O_RDONLY)
     except FileNotFoundError:
         return []
-    with os.fdopen(journal, "rb") as stream:
-        return stream.read().splitlines()
+    try:
+        with open(journal, "rb", closefd=False) as stream:
+            content = stream.read(MOST_READ + 1)
+    finally:
+        _close(journal)
+    if len(content) > MOST_READ:
+        raise OSError(errno.EFBIG, f"{path.name} is too large to be read; move it away, once it has been looked at")
+    return [line for line in content.splitlines() if line]
+
+
+def _read_entry(line: bytes) -> Entry | None:
+    if len(line) > LONGEST_LINE:
+        return None
+    try:
+        return Entry.model_validate_json(line)
+    except ValidationError:
+        return None
 
 
 def _open(path: Path, flags: int) -> int:
-    """A descriptor of an ordinary file; of what else may be in its place, a pipe would be waited for without an end."""
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(errno.EINVAL, f"{path.name} is no ordinary file")
+    """A descriptor of an ordinary file that only we can write; a pipe in its place would be waited for without an end.
+
+    What is written is for nobody else to read either.
+    """
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, _PRIVATE)
+    with ExitStack() as unless_ours:
+        unless_ours.callback(os.close, file)
+        status = os.fstat(file)
+        _check_ours(path, status)
+        if flags & os.O_CREAT and stat.S_IMODE(status.st_mode) != _PRIVATE:
+            os.fchmod(file, _PRIVATE)
+        unless_ours.pop_all()
     return file
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    where = shlex.quote(str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, f"{path.name} is no ordinary file")
+    if status.st_uid != os.geteuid():
+        raise PermissionError(
+            errno.EPERM,
+            f"{path.name} belongs to another user (uid {status.st_uid}), so what is in it is not believed. "
+            f"Look through it, then chown {os.geteuid()} {where}, or move it away",
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(
+            errno.EPERM,
+            f"others can write in {path.name} (mode {stat.S_IMODE(status.st_mode):04o}), so what is in it is not "
+            f"believed. Look through it, then chmod 600 {where}, or move it away",
+        )
+
+
+def _close(file: int) -> None:
+    attempt("A file of the journal could not be closed", partial(os.close, file))
 
 
 def _try_lock(lock: int) -> bool:
@@ -351,9 +451,13 @@ def _try_lock(lock: int) -> bool:
 
 def _release(lock: int, path: Path) -> None:
     # One that stays is swept away by the next start; what was done must not look failed for it.
-    with suppress(OSError):
-        path.unlink()
-    os.close(lock)
+    attempt(f"{path} could not be removed", partial(path.unlink, missing_ok=True))
+    _unlock(lock)
+
+
+def _unlock(lock: int) -> None:
+    attempt("A lock of the journal could not be given back", partial(fcntl.flock, lock, fcntl.LOCK_UN))
+    _close(lock)
 
 
 def _is_free(path: Path) -> bool:
@@ -365,4 +469,4 @@ def _is_free(path: Path) -> bool:
     try:
         return _try_lock(lock)
     finally:
-        os.close(lock)
+        _close(lock)

@@ -8,25 +8,28 @@ import csv
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, Literal
 
 from token_tools.audit import Finding, UserKey, key_of
 from token_tools.errors import DeliveryError
+from token_tools.identity import FORMULA
 from token_tools.models import AccessToken
-from token_tools.private import create_private_file, discard, open_private_folder, publish
+from token_tools.private import attempt, create_private_file, discard, flush, make_private_folder, rename, tell_path
 
 Format = Literal["csv", "json"]
 
 COLUMNS: Final = ("id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings")
 
-_FORMULA: Final = ("=", "+", "-", "@")
-"""What a cell must not begin with, or a spreadsheet takes it for more than text."""
+_FORMULA: Final = re.compile(rf"(?<!\w)[{re.escape(FORMULA)}]")
+"""What a spreadsheet takes for more than text where a cell begins: for some, that is after a semicolon or a space."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,19 @@ class Report:
             DeliveryError: If it could not be written; nothing is left of it then.
         """
         pending = f".{secrets.token_hex(8)}"
-        with _explained(self.folder), ExitStack() as undo:
-            folder = open_private_folder(self.folder)
-            undo.callback(os.close, folder)
+        with _explained(self.folder), ExitStack() as closing, ExitStack() as unless_finished:
+            folder = make_private_folder(self.folder)
+            closing.callback(_close, self.folder, folder)
             file = create_private_file(pending, folder)
-            undo.callback(discard, pending, folder)
-            with os.fdopen(file, "w", encoding="utf-8", newline="") as stream:
+            closing.callback(_close, self.folder / pending, file)
+            unless_finished.callback(discard, pending, folder)
+            with open(file, "w", encoding="utf-8", newline="", closefd=False) as stream:
                 _WRITERS[self.format](stream, self._read_rows(judge))
-                stream.flush()
-                os.fsync(stream.fileno())
-            publish(pending, self.name, folder)
+            flush(file)
+            rename(pending, self.name, folder)
+            unless_finished.callback(discard, self.name, folder)
+            flush(folder)
+            unless_finished.pop_all()
         return self.folder / self.name
 
     def _read_rows(self, judge: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Iterator[dict[str, Any]]:
@@ -83,8 +89,9 @@ def open_report(folder: Path, name: str, file_format: Format) -> Generator[Repor
     """
     with ExitStack() as ending:
         with _explained(folder):
-            os.close(open_private_folder(folder))
-            rows = ending.enter_context(TemporaryFile("w+", encoding="utf-8", dir=folder))
+            os.close(make_private_folder(folder))
+            rows = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115 - closed below, where nothing depends on it any more
+            ending.callback(attempt, f"A file in {folder} could not be closed", rows.close)
         yield Report(folder, f"{name}.{file_format}", file_format, rows)
 
 
@@ -110,8 +117,12 @@ def _write_csv(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _defuse(cell: str) -> str:
-    """A user spelled `=x` is the same as `name:=x`; nothing else that is told begins so."""
-    return f"name:{cell}" if cell.startswith(_FORMULA) else cell
+    """Only a name between JSON's quotes has any of it, where an escape stands for the same."""
+    return _FORMULA.sub(lambda found: f"\\u{ord(found[0]):04x}", cell)
+
+
+def _close(path: Path, descriptor: int) -> None:
+    attempt(f"{path} could not be closed", partial(os.close, descriptor))
 
 
 def _write_json(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
@@ -130,8 +141,8 @@ def _explained(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as failure:
-        reason = os.strerror(failure.errno or errno.EIO)
+        reason = failure.strerror or os.strerror(failure.errno or errno.EIO)
         raise DeliveryError(
-            f"The report cannot be written to {folder}: {reason}. QUMULO_DELIVERY_DIR names the folder; without "
-            "`report`, the audit needs none."
+            f"The report cannot be written to {tell_path(folder)}: {reason}. QUMULO_DELIVERY_DIR names the folder; "
+            "without `report`, the audit needs none."
         ) from failure

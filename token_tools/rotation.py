@@ -20,6 +20,7 @@ from token_tools.summary import tell_state, tell_steps
 from token_tools.times import Clock, tell_time
 
 _WITHDRAWN: Final = {"stranded", "deleted again"}
+_NOWHERE: Final = "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now."
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,13 @@ class Surveyor:
                 f"at that time, its bearer token is lost. {_tell_retirement(new.id)}"
             )
         made = f"The new token is {new.id}; {state}"
-        place = await self.delivery.find(new.id, rotation.place)
+        place = await self.delivery.find(new.id, rotation.place, [rotation.user])
         if not new.is_live(now=now):
             return f"{made}. It does not work like that: {_tell_deletion(new.id)}."
         if place is None:
             return (
-                f"{made}, but its bearer token is no longer in {rotation.place}. Unless that was moved to where it is "
-                f"used: {_tell_deletion(new.id)}."
+                f"{made}, but its bearer token is no longer in {rotation.place}.{await self._tell_nameless()} Unless "
+                f"that was moved to where it is used: {_tell_deletion(new.id)}."
             )
         return f"{made}, and its bearer token is in {place}. {tell_steps(old.id)}"
 
@@ -150,19 +151,36 @@ class Surveyor:
     async def _tell_other(self, old: AccessToken, token: AccessToken, open_intents: Sequence[Entry]) -> str:
         expires = "never expires" if token.expires is None else f"expires {tell_time(token.expires)}"
         other = f"The other is {token.id}, made {tell_time(token.created)}, which {expires}."
-        begun = [intent for intent in open_intents if intent.time <= token.created + TOLERANCE]
+        begun = [intent for intent in open_intents if intent.time - token.created <= TOLERANCE]
         if not begun:
             return f"{other} {_tell_retirement(token.id)}"
-        place = await self.delivery.find(token.id, None)
+        place = await self.delivery.find(token.id, None, {intent.user for intent in begun})
         attempt = (
             f"{other} An attempt that was begun at {tell_time(begun[-1].time)} and never finished may have made it;"
         )
         if place is None:
-            return f"{attempt} then nobody has its bearer token. {_tell_retirement(token.id)}"
+            return f"{attempt} {await self._tell_lost()} {_tell_retirement(token.id)}"
         goes_on = f" To go on with it: {tell_steps(old.id)}" if begun[-1].replaces == old.id else ""
         return (
             f"{attempt} its bearer token is in {place}, not proved to work yet.{goes_on} {_tell_retirement(token.id)}"
         )
+
+    async def _tell_lost(self) -> str:
+        """What is known of a bearer token that nothing tells the place of."""
+        nameless = await self._tell_nameless()
+        return f"where its bearer token is, nothing tells for sure.{nameless}" if nameless else _NOWHERE
+
+    async def _tell_nameless(self) -> str:
+        """Where it may be all the same."""
+        paths = await self.delivery.find_nameless()
+        if not paths:
+            return ""
+        told = (
+            f"{paths[0]}"
+            if len(paths) == 1
+            else f"one of the {len(paths)} files {paths[0].with_name('recovered-*.json')}"
+        )
+        return f" It may be in {told}, which a killed server left and which does not tell whose it is."
 
 
 def _tell_deletion(token_id: str) -> str:

@@ -13,13 +13,14 @@ from mcp.server.mcpserver import MCPServer
 from token_tools import __version__, prompts
 from token_tools.client import connect
 from token_tools.clock import ClusterClock
-from token_tools.delivery import Delivery, FileDelivery, choose_delivery
+from token_tools.delivery import Delivery, choose_delivery
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.journal import Entry, Journal
 from token_tools.minting import Mint
 from token_tools.policy import choose_policy
 from token_tools.qq import Qq
 from token_tools.settings import Settings
+from token_tools.summary import count
 from token_tools.times import Clock, tell_time, utc_now
 from token_tools.tools import READING, WRITING
 from token_tools.workflows import Workflows
@@ -90,6 +91,13 @@ def create_server(
 async def _report_open_intents(journal: Journal, delivery: Delivery) -> None:
     """Tell the operator, once, of what a server began and did not live to finish."""
     try:
+        if unreadable := await journal.count_unreadable():
+            _LOG.warning(
+                "%s of the journal in %s cannot be read and %s passed over: not whole, or not written by this program",
+                count(unreadable, "line"),
+                journal.folder,
+                "is" if unreadable == 1 else "are",
+            )
         for intent in await journal.report_open():
             _LOG.warning(
                 "The %s of an access token for %s on %s at %s was begun and has no outcome: %s",
@@ -107,8 +115,8 @@ async def _report_open_intents(journal: Journal, delivery: Delivery) -> None:
 def _tell_risk(intent: Entry, delivery: Delivery) -> str:
     if intent.token_id is not None:
         return f"look at token {intent.token_id}"
-    kept = f", unless a file in {delivery.folder} has its id in its name" if isinstance(delivery, FileDelivery) else ""
-    return f"a token whose bearer token nobody has may be among theirs{kept}"
+    place = delivery.tell_whereabouts(intent.user)
+    return f"a token whose bearer token nobody has may be among theirs{f', unless {place}' if place else ''}"
 
 
 async def _report_recovered(delivery: Delivery) -> None:

@@ -140,18 +140,18 @@ class Summary:
         """The fields that have a value, as JSON knows them."""
         return self.fields.model_dump(mode="json", exclude_none=True)
 
-    def cut(self) -> "Summary":
-        """The same, within bounds in both channels; it says so where something is cut."""
-        return Summary(cut(self.text), self.fields.model_copy(update=_cut_fields(self.structured)))
+    def cut(self) -> tuple[str, dict[str, Any]]:
+        """The text and the fields, both within bounds; it says so where something is cut."""
+        return cut(self.text), _cut_fields(self.structured)
 
 
 def _cut_fields(structured: dict[str, Any]) -> dict[str, Any]:
-    """What has to become of the longest fields for all to be within bounds."""
-    changed: dict[str, Any] = {}
-    while len(json.dumps(structured | changed)) >= LONGEST:
-        name, value = max((structured | changed).items(), key=lambda field: len(json.dumps(field[1])))
-        changed[name] = f"{value[: len(value) // 2]}{CUT}" if isinstance(value, str) else value[: len(value) // 2]
-    return changed
+    """The fields, of which the longest are halved until all are within bounds."""
+    while len(json.dumps(structured)) >= LONGEST:
+        name, value = max(structured.items(), key=lambda field: len(json.dumps(field[1])))
+        shorter = value[: len(value) // 2]
+        structured = structured | {name: f"{shorter}{CUT}" if isinstance(value, str) else shorter}
+    return structured
 
 
 def summarize_listing(listing: Listing, *, address: str) -> Summary:
@@ -448,6 +448,8 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
         yield f"Beware: the cluster did not take the expiry as asked; there, the token {_tell_made(plan, minted)}."
+    if minted.delivered.warning:
+        yield minted.delivered.warning
     if minted.unwritten:
         yield minted.unwritten
     if plan.order.open_intents:

@@ -277,8 +277,8 @@ async def rotate_access_token(
 
 
 def _answer(summary: Summary) -> CallToolResult:
-    told = summary.cut()
-    return CallToolResult(content=[TextContent(type="text", text=told.text)], structured_content=told.structured)
+    text, structured = summary.cut()
+    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured)
 
 
 _READS: Final = ToolAnnotations(
