@@ -20,7 +20,7 @@ from token_tools.credentials import write_store
 from token_tools.ending import make_loop
 from token_tools.errors import SettingsError
 from token_tools.server import NAME, create_server
-from token_tools.settings import HIGHEST_PORT, SECRET, Settings, find_unknown_variables, load_settings, variable
+from token_tools.settings import HIGHEST_PORT, SECRET, Settings, load_settings, variable
 from token_tools.stdio import serve
 from token_tools.times import utc_now
 
@@ -147,8 +147,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: dict[str, Any]) -> int:
-    for name, nearest in find_unknown_variables().items():
-        _LOG.warning("%s is no setting and is ignored; nearest is %s", name, nearest)
     if options.pop("demo"):
         # What is tried out leaves no trace among what is real.
         with TemporaryDirectory(prefix=f"{NAME}-demo-") as folder:
