@@ -244,6 +244,22 @@ def test_what_leaves_is_redacted_line_by_line() -> None:
     assert redaction.redact("y" * 10_000) == "y" * 10_000
 
 
+def test_what_else_a_line_says_is_not_lost_with_the_sentence_that_is_withheld() -> None:
+    secret = base64.b64encode(bytes(range(90, 154))).decode()
+    redaction.hold(SecretStr(secret))
+
+    assert redaction.redact(f"Token 7 may live. It said {secret[5:30]} then. Look at it.") == (
+        "Token 7 may live. [withheld: it repeats something of a secret] Look at it."
+    )
+    assert secret[:4] not in redaction.redact(f"One. {secret[:4]}. {secret[4:8]}. {secret[8:12]}. Two.")
+
+
+def test_a_secret_that_is_words_in_disguise_withholds_no_sentence() -> None:
+    redaction.hold(SecretStr(base64.b64encode(b"the secret of the cluster is no secret").decode()))
+
+    assert redaction.redact("the secret of the cluster") == "the secret of the cluster"
+
+
 def test_a_text_that_is_too_long_to_be_searched_counts_as_a_secret() -> None:
     assert redaction.repeats_secret("y" * 4097)
 

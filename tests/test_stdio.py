@@ -343,11 +343,11 @@ def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str]
 
 
 def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
-    ended = run("--demo", env={"QUMULO_READONLY": "true"})
+    ended = run("--demo", env={"QUMULO_PORTS": "1"})
 
     assert (ended.returncode, ended.stdout) == (0, "")
     assert ended.stderr.count("\n") == 1
-    assert "QUMULO_READONLY is no setting and is ignored; nearest is QUMULO_READ_ONLY" in ended.stderr
+    assert "QUMULO_PORTS is no setting and is ignored; nearest is QUMULO_PORT" in ended.stderr
 
 
 def test_unverified_tls_is_said_at_the_start() -> None:

@@ -19,8 +19,11 @@ from token_tools import __version__
 from token_tools.credentials import write_store
 from token_tools.ending import make_loop
 from token_tools.errors import SettingsError
+from token_tools.given import LONGEST_SHOWN, find_secret
+from token_tools.quotation import is_visible, quote
+from token_tools.redacted import redact_stderr
 from token_tools.server import NAME, create_server
-from token_tools.settings import HIGHEST_PORT, SECRET, Settings, find_unknown_variables, load_settings, variable
+from token_tools.settings import HIGHEST_PORT, SECRET, Settings, load_settings, variable
 from token_tools.stdio import serve
 from token_tools.times import utc_now
 
@@ -34,11 +37,17 @@ Command = Callable[[dict[str, Any]], int]
 """What a command does with its options; gives the exit status."""
 
 
+class _Unstarted(SettingsError):
+    """What a server was to start with is missing or wrong."""
+
+
 def run_command(words: Sequence[str]) -> int:
     """Do what the words of a command line ask for, and give the exit status.
 
     It is 0 when all went well, 1 when the demo did not or nobody reads what is printed, 2 when a setting is wrong.
     """
+    redact_stderr()
+    _refuse_secrets(words)
     options = vars(_make_parser().parse_args(words))
     # To stderr, and before the SDK configures it otherwise: stdout belongs to the protocol.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -47,6 +56,10 @@ def run_command(words: Sequence[str]) -> int:
     commands = {"serve": _serve, "demo": _play_demo, "sandbox": _run_sandbox}
     try:
         return _run_with_streams(commands[options.pop("command")], options)
+    except* _Unstarted as failures:
+        # Some client's log blanks the word after `token-tools:`, which would be the name of the setting.
+        sys.stderr.write(f"{NAME} could not start: {failures.exceptions[0]}\n")
+        status = 2
     except* SettingsError as failures:
         sys.stderr.write(f"{NAME}: {failures.exceptions[0]}\n")
         status = 2
@@ -77,7 +90,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with the one line and status 2."""
-        self.exit(2, f"{NAME}: {self._tell_unknown() or message}\n")
+        told = self._tell_unknown() or message
+        self.exit(2, f"{NAME}: {told if is_visible(told) else quote(told, longest=LONGEST_SHOWN)}\n")
 
     def _tell_unknown(self) -> str | None:
         given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
@@ -92,6 +106,16 @@ class _Parser(argparse.ArgumentParser):
             )
         [nearest] = difflib.get_close_matches(unknown, self.known, n=1, cutoff=0)
         return f"there is no option {unknown}; nearest is {nearest}."
+
+
+def _refuse_secrets(words: Sequence[str]) -> None:
+    secret = next(filter(None, map(find_secret, words)), None)
+    if secret is not None:
+        sys.stderr.write(
+            f"{NAME}: an argument is wrong: {secret}. Every user of this machine can read arguments; a secret is "
+            "only an environment variable, QUMULO_BEARER_TOKEN.\n"
+        )
+        raise SystemExit(2)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -147,15 +171,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: dict[str, Any]) -> int:
-    for name, nearest in find_unknown_variables().items():
-        _LOG.warning("%s is no setting and is ignored; nearest is %s", name, nearest)
     if options.pop("demo"):
         # What is tried out leaves no trace among what is real.
         with TemporaryDirectory(prefix=f"{NAME}-demo-") as folder:
             _serve_cluster(*_embed_cluster(options, Path(folder)))
     else:
-        _serve_cluster(load_settings(options))
+        _serve_cluster(_load(options))
     return 0
+
+
+def _load(options: Mapping[str, Any]) -> Settings:
+    try:
+        return load_settings(options)
+    except SettingsError as failure:
+        raise _Unstarted(str(failure)) from None
 
 
 def _serve_cluster(settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -185,7 +214,7 @@ def _embed_cluster(options: Mapping[str, Any], folder: Path) -> tuple[Settings, 
         "ca_file": None,
         "verify_tls": True,
     }
-    return load_settings({**chosen, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
+    return _load({**chosen, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
 
 
 def _play_demo(_options: dict[str, Any]) -> int:

@@ -160,8 +160,8 @@ def _make_tls_context(settings: Settings) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
         return context
     context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if settings.ca_file is not None:
-        context.load_verify_locations(settings.ca_file)
+    if (certificates := settings.read_certificates()) is not None:
+        context.load_verify_locations(cadata=certificates)
     return context
 
 

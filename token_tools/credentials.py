@@ -4,26 +4,56 @@ Source: `qumulo.lib.auth` 7.10: `{"bearer_token": …, "version": 1}`, mode 0600
 """
 
 import json
+import os
+import re
+import shlex
+import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
-from token_tools.redaction import hold
+from token_tools.files import READ_TIMEOUT, decode, find_mode, opened, read_whole
+from token_tools.given import check_expanded, clean, show
+from token_tools.redaction import MAX_SEARCHED, hold, looks_secret
+
+LARGEST: Final = 64 << 10
+"""Bytes of a store; a token has about a hundred."""
+
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
+_B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/:-]+=*")
+"""What stands in an Authorization header, and a colon, which Qumulo's have. Source: RFC 6750, section 2.1."""
 
 
 def _check_bearer(bearer_token: SecretStr) -> SecretStr:
-    stripped = bearer_token.get_secret_value().strip()
-    if not (stripped.isascii() and stripped.isprintable() and stripped and " " not in stripped):
-        raise ValueError("is not a bearer token: one word of ASCII characters, such as access-v1:…")
-    bearer = SecretStr(stripped)
-    hold(bearer)
-    return bearer
+    text = clean(bearer_token.get_secret_value())
+    _check_word(text)
+    secret = SecretStr(text)
+    hold(secret)
+    return secret
+
+
+def _check_word(text: str) -> None:
+    if len(text) > MAX_SEARCHED:
+        raise ValueError(f"is longer than {MAX_SEARCHED} characters, which no token is")
+    if text.startswith(("{", "[")) and not text.startswith("{{"):
+        raise ValueError("is the content of a credentials file: QUMULO_CREDENTIALS_FILE takes its path")
+    check_expanded(text)
+    if text.lower().startswith("bearer "):
+        raise ValueError('has the word "Bearer" in front, which belongs to the header and not to the token')
+    if "://" in text:
+        raise ValueError("is a reference to a secret and not the secret: nobody has resolved it")
+    if text.startswith(("/", "~", ".")):
+        raise ValueError("is a path: QUMULO_CREDENTIALS_FILE takes one")
+    if not _B64TOKEN.fullmatch(text):
+        raise ValueError("is not a token: one word of letters, digits and a few signs, as the cluster gave it")
 
 
 BearerToken = Annotated[SecretStr, AfterValidator(_check_bearer)]
-"""A secret that fits into an Authorization header."""
+"""A secret that fits into an Authorization header. From its validation on, no text that leaves repeats it."""
 
 
 class StoredCredentials(BaseModel):
@@ -34,22 +64,88 @@ class StoredCredentials(BaseModel):
 
 
 def read_bearer(store: Path) -> SecretStr:
-    """The bearer token in a store.
+    """The bearer token in a store that is a file.
 
     Raises:
-        SettingsError: If the file cannot be read or is not in qq's format; the text quotes nothing of it.
+        SettingsError: If the file cannot be read, is open to others or is not in qq's format; the text quotes nothing
+            of it.
     """
+    return _read_store(store, stat.S_IFREG)
+
+
+def read_bearer_once(store: Path, *, timeout: float = READ_TIMEOUT) -> SecretStr:
+    """The bearer token that comes out of a pipe within `timeout` seconds; it never comes again.
+
+    Raises:
+        SettingsError: As for a file.
+    """
+    return _read_store(store, stat.S_IFIFO, timeout=timeout)
+
+
+def _read_store(store: Path, kind: int, *, timeout: float = READ_TIMEOUT) -> SecretStr:
     try:
-        content = store.read_bytes()
-    except OSError as failure:
-        raise SettingsError(f"QUMULO_CREDENTIALS_FILE: {store} cannot be read: {failure.strerror}.") from None
+        with opened(store, kind=kind) as file:
+            _check_owner(store, os.fstat(file))
+            _check_own_input(os.fstat(file))
+            content = read_whole(file, max_bytes=LARGEST, timeout=timeout)
+        return _parse_store(content)
+    except ValueError as reason:
+        raise SettingsError(f"QUMULO_CREDENTIALS_FILE names {show(str(store))}, which {reason}.") from None
+
+
+def _check_owner(store: Path, status: os.stat_result) -> None:
+    path = shlex.quote(str(store))
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise ValueError(
+            "belongs to another user, who can put another credential in there: "
+            f"`chown {os.geteuid()} {path}` mends that"
+        )
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        raise ValueError(f"other users can put another credential into: `chmod 600 {path}` mends that")
+
+
+def _check_own_input(status: os.stat_result) -> None:
+    with suppress(OSError):  # then it is closed, and no pipe either
+        if os.path.samestat(status, os.fstat(0)):
+            raise ValueError("is stdin: there the client talks to the server")
+
+
+def _parse_store(content: bytes) -> SecretStr:
+    text = clean(decode(content))
     try:
-        return StoredCredentials.model_validate_json(content).bearer_token
-    except ValidationError:
-        raise SettingsError(
-            f"QUMULO_CREDENTIALS_FILE: {store} is not in the format of qq's credentials store. "
-            "`qq login` and `qq auth_create_access_token --file` write it."
-        ) from None
+        return StoredCredentials.model_validate_json(text).bearer_token
+    except ValidationError as invalid:
+        reasons = {str(mistake["loc"][0]): mistake for mistake in invalid.errors() if mistake["loc"]}
+        raise ValueError(_tell_flaw(text, reasons)) from None
+
+
+def _tell_flaw(text: str, reasons: dict[str, Any]) -> str:
+    match reasons:
+        case _ if not text:
+            return "is empty"
+        case _ if _is_bare(text):
+            return (
+                'holds a bare token: put it in as {"bearer_token": …, "version": 1}, or set QUMULO_BEARER_TOKEN instead'
+            )
+        case {"bearer_token": {"ctx": {"error": error}}}:
+            return f"holds a bearer_token that {error}"
+        case {"version": {"type": "literal_error"}}:
+            return "is in another version of the format of qq's credentials store: only version 1 is known"
+        case _:
+            return (
+                "is not JSON in the format of qq's credentials store: "
+                "`qq login` and `qq auth_create_access_token --file` write it"
+            )
+
+
+def _is_bare(text: str) -> bool:
+    word = text.strip("\"'")
+    return looks_secret(word) and _B64TOKEN.fullmatch(word) is not None
+
+
+def is_readable_by_others(store: Path) -> bool:
+    """Whether other users of this machine are known to be able to read the bearer token in a file."""
+    return bool(find_mode(store) & _READABLE_BY_OTHERS)
 
 
 def holds_bearer(content: bytes) -> bool:
@@ -66,7 +162,12 @@ def write_store(bearer_token: SecretStr) -> bytes:
     return json.dumps({"bearer_token": bearer_token.get_secret_value(), "version": 1}).encode()
 
 
-def default_store(host: str, port: int, *, config_home: Path, home: Path) -> Path | None:
-    """The store that `qq` itself would use for a cluster, or None if there is none."""
-    candidates = (config_home / "qumulo" / "credentials" / f"{host.lower()}_{port}", home / ".qfsd_cred")
-    return next((store for store in candidates if store.is_file()), None)
+def default_store(host: str, port: int, *, config_home: Path | None, home: Path | None) -> Path | None:
+    """The store that `qq` itself would use for a cluster, or None if there is none.
+
+    A folder that is None is not known.
+    """
+    name = f"{host.lower()}_{port}"
+    candidates = [config_home and config_home / "qumulo" / "credentials" / name, home and home / ".qfsd_cred"]
+    # Unlike pathlib's, this does not fail where a folder on the way cannot be entered.
+    return next((store for store in candidates if store and os.path.isfile(store)), None)  # noqa: PTH113

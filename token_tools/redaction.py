@@ -41,6 +41,7 @@ _DISTINCT: Final = 5
 
 _TOKEN: Final = re.compile(r"\b((?:access|session)-v\d{1,3})\s{0,3}:\s{0,3}[A-Za-z0-9+/=_-]*", re.IGNORECASE)
 _AFTER_BEARER: Final = re.compile(r"\b(bearer)\s{1,9}\S+", re.IGNORECASE)
+_SENTENCE_END: Final = re.compile(r"((?<=[.:;!?])\s+|[\r\n]+)")
 _WORD: Final = re.compile(r"[A-Za-z0-9+]{20,}")
 _LEAST_OF_EACH: Final = {str.isdecimal: 2, str.isupper: 4, str.islower: 4}
 """How many digits, capitals and small letters a long word has that was not written by a person."""
@@ -112,8 +113,14 @@ def _redact_line(line: str) -> str:
     # What is longer is searched in parts that overlap by what could be cut through.
     step = MAX_SEARCHED // 2
     if any(_repeats(line[start : start + MAX_SEARCHED]) for start in range(0, len(line), step)):
-        return WITHHELD + line[len(line.rstrip("\r\n")) :]
+        return _redact_sentences(line)
     return _mask_tokens(line)
+
+
+def _redact_sentences(line: str) -> str:
+    """The line without the sentences that repeat a secret, so that what else it says is not lost."""
+    told = "".join(WITHHELD if repeats_secret(part) else part for part in _SENTENCE_END.split(line))
+    return _mask_tokens(told) if not repeats_secret(told) else WITHHELD + line[len(line.rstrip("\r\n")) :]
 
 
 def _is_random(word: str) -> bool:
@@ -127,7 +134,8 @@ def _repeats(text: str) -> bool:
 
 def _hash_secret(secret: str) -> frozenset[int]:
     own = secret.rpartition(":")[2]
-    forms = [own, *(decoded.decode("latin-1") for decoded in _decode_base64(own))]
+    # What is plain words when it is decoded would be found in every sentence.
+    forms = [own, *(decoded.decode("latin-1") for decoded in _decode_base64(own) if not decoded.isascii())]
     return frozenset(hashed for form in forms for hashed in _hash_runs(form))
 
 

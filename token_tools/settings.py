@@ -5,22 +5,25 @@ never a command-line option, where every user of the machine could read it.
 """
 
 import difflib
+import logging
 import os
 import re
-import ssl
+import shlex
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
-import platformdirs
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -28,15 +31,45 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from token_tools.credentials import BearerToken, default_store, read_bearer
+from token_tools.credentials import (
+    BearerToken,
+    default_store,
+    is_readable_by_others,
+    read_bearer,
+    read_bearer_once,
+)
 from token_tools.errors import SettingsError
+from token_tools.files import find_mode, read_certificates
+from token_tools.given import check_ordinary, clean, show, show_refused
+from token_tools.places import Place, check_place, find_config_home, find_home, find_state_dir
 from token_tools.times import parse_duration, parse_lifetime
 
 PREFIX: Final = "QUMULO_"
 SECRET: Final = frozenset({"bearer_token"})
 """The settings that are secrets."""
+RESTRICTING: Final = frozenset(
+    {
+        "QUMULO_CONFIRM",
+        "QUMULO_DEFAULT_LIFETIME",
+        "QUMULO_DELIVERY",
+        "QUMULO_MAX_LIFETIME",
+        "QUMULO_READ_ONLY",
+        "QUMULO_VERIFY_TLS",
+    }
+)
+"""The settings of which a misspelt one would leave open what the operator meant to close."""
 HIGHEST_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
+_LONGEST_NAME: Final = 253
+_LONGEST_LABEL: Final = 63
+"""Characters of a name in the DNS, and of what stands between its dots. Source: RFC 1035, section 2.3.4."""
+_WORD: Final = re.compile("[a-z0-9]+")
+_NEAR: Final = 0.8
+"""How much of two names is the same where one may be meant by the other."""
+_SHORTEST_BEGINNING: Final = 4
+_SHORTEST_WORD: Final = 6
+"""Letters by which the beginning of a setting's name, or one word of it, tells which is meant."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 def _read_duration(value: object) -> object:
@@ -47,15 +80,6 @@ def _read_lifetime(value: object) -> object:
     return parse_lifetime(value) if isinstance(value, str) else value
 
 
-def _find_place(path: Path) -> Path:
-    """Wherever the server is started from, it is the same."""
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError:
-        raise ValueError(f"names {path}, and there is no such user") from None
-
-
-Place = Annotated[Path, AfterValidator(_find_place)]
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
 Lifetime = Annotated[timedelta | None, BeforeValidator(_read_lifetime)]
 Confirm = Literal["all", "risky", "none"]
@@ -76,7 +100,7 @@ class Settings(BaseSettings):
     credentials_file: Place | None = Field(
         default=None,
         description="File in the format of qq's credentials store, instead of the bearer token; "
-        "read again when the cluster answers 401",
+        "read again when the cluster answers 401, a pipe only once",
     )
     ca_file: Place | None = Field(
         default=None, description="PEM file of certificates to trust besides the system's trust store"
@@ -90,11 +114,12 @@ class Settings(BaseSettings):
         "and so to the model",
     )
     state_dir: Place = Field(
-        default_factory=lambda: platformdirs.user_state_path("qumulo-token-tools"),
+        default_factory=find_state_dir,
         description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
     )
     delivery_dir: Place = Field(
-        default_factory=lambda given: given["state_dir"] / "tokens", description="Folder for new bearer tokens"
+        default_factory=lambda given: given["state_dir"] / "tokens",
+        description="Folder for new bearer tokens",
     )
     default_lifetime: Lifetime = Field(
         default=timedelta(days=90),
@@ -110,25 +135,37 @@ class Settings(BaseSettings):
         "looked up)",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, given: dict[str, object]) -> dict[str, object]:
+        cleaned = {name: clean(value) if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in cleaned.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_ordinary(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and info.field_name not in SECRET:
+            check_ordinary(value)
+        return value
+
     @field_validator("host")
     @classmethod
     def _check_host(cls, host: str) -> str:
         host = host.strip("[]")
         if not _NAME_OR_IPV4.fullmatch(host):
-            try:
-                IPv6Address(host)
-            except ValueError:
-                raise ValueError("must be a name or an address alone; a port goes into QUMULO_PORT") from None
+            _check_ipv6(host)
+        elif len(host) > _LONGEST_NAME or not all(0 < len(label) <= _LONGEST_LABEL for label in host.split(".")):
+            raise ValueError(
+                f"must be a name that can exist: at most {_LONGEST_NAME} characters, and 1 to {_LONGEST_LABEL} "
+                "between its dots"
+            )
         return host
 
     @field_validator("ca_file")
     @classmethod
     def _check_ca_file(cls, ca_file: Path | None) -> Path | None:
         if ca_file is not None:
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
-            except OSError:
-                raise ValueError(f"names {ca_file}, which holds no readable PEM certificate") from None
+            _read_certificates(ca_file)
         return ca_file
 
     @model_validator(mode="after")
@@ -158,9 +195,34 @@ class Settings(BaseSettings):
         if self.credentials_file is not None:
             return read_bearer(self.credentials_file)
         raise SettingsError(
-            "No credential: set QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE, "
-            f"or log in with `qq --host {self.host} login`."
+            "QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE has to be set, "
+            f"or a login of qq be there: `qq --host {self.host} login`."
         )
+
+    def read_certificates(self) -> str | None:
+        """The certificates to trust besides the system's, as text in PEM, as they are now; None if there are none.
+
+        Raises:
+            SettingsError: If their file is unusable.
+        """
+        try:
+            return None if self.ca_file is None else _read_certificates(self.ca_file)
+        except ValueError as reason:
+            raise SettingsError(f"QUMULO_CA_FILE {reason}.") from None
+
+
+def _check_ipv6(host: str) -> None:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        raise ValueError("must be a name or an address alone; a port goes into QUMULO_PORT") from None
+
+
+def _read_certificates(ca_file: Path) -> str:
+    try:
+        return read_certificates(ca_file)
+    except ValueError as reason:
+        raise ValueError(f"names {show(str(ca_file))}, which {reason}") from None
 
 
 def variable(field: str) -> str:
@@ -174,6 +236,8 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: One line that names each variable which is missing, contradictory or unusable.
     """
+    _check_variables()
+    _check_options(options)
     try:
         settings = Settings(**options)
     except ValidationError as invalid:
@@ -182,14 +246,41 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
         raise SettingsError("; ".join(map(_tell_mistake, mistakes))) from None
     if settings.bearer_token is None and settings.credentials_file is None:
         settings = settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
+    return _try_credential(settings)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    # An empty variable is none, but whoever writes an option means one.
+    for name, value in options.items():
+        if isinstance(value, str) and not clean(value):
+            raise SettingsError(f"{variable(name)} is given as an option, and without a value.")
+
+
+def _try_credential(settings: Settings) -> Settings:
+    """The settings, if their credential can be read, with what a pipe gave, which gives it once."""
+    store = settings.credentials_file
+    if store is not None and stat.S_ISFIFO(find_mode(store)):
+        return settings.model_copy(update={"bearer_token": read_bearer_once(store)})
     settings.read_bearer()
+    if store is not None and is_readable_by_others(store):
+        _LOG.warning(
+            "QUMULO_CREDENTIALS_FILE: other users of this machine can read %s; `chmod 600 %s` by its owner mends that",
+            store,
+            shlex.quote(str(store)),
+        )
     return settings
 
 
 def _find_qq_store(settings: Settings) -> Path | None:
-    # qq reads XDG_CONFIG_HOME on every system, where platformdirs would answer with macOS's own folder.
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return default_store(settings.host, settings.port, config_home=config_home, home=Path.home())
+    folders: dict[str, Path | None] = {"config_home": None, "home": None}
+    with suppress(ValueError):
+        folders["config_home"] = find_config_home()
+        folders["home"] = find_home()
+    store = default_store(settings.host, settings.port, **folders)
+    try:
+        return store and check_place(store)
+    except ValueError as reason:
+        raise SettingsError(f"QUMULO_CREDENTIALS_FILE is not set, and the path of qq's own {reason}.") from None
 
 
 def _tell_mistake(mistake: ErrorDetails) -> str:
@@ -198,9 +289,16 @@ def _tell_mistake(mistake: ErrorDetails) -> str:
         case {"type": "missing"}:
             return f"{name} is not set: name the cluster, or start with --demo to try without one"
         case {"type": "value_error", "ctx": {"error": error}}:
-            return f"{name} {error}".strip()
+            told = f"{name} {error}".strip()
         case _:
-            return f"{name} must be {_tell_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+            told = f"{name} must be {_tell_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+    return told + _show_given(mistake, told)
+
+
+def _show_given(mistake: ErrorDetails, told: str) -> str:
+    given = mistake["input"]
+    is_told = not isinstance(given, str) or given in told or {*mistake["loc"]} & SECRET
+    return "" if is_told else show_refused(given)
 
 
 def _tell_expected(field: FieldInfo) -> str:
@@ -212,8 +310,57 @@ def _tell_expected(field: FieldInfo) -> str:
     return f"{', '.join(others)} or {last}"
 
 
+def _check_variables() -> None:
+    """Warn of variables that are no settings, and refuse those by which somebody meant to restrict something.
+
+    Raises:
+        SettingsError: Of the first of the latter.
+    """
+    unknown = find_unknown_variables()
+    for name, nearest in unknown.items():
+        if nearest in RESTRICTING and _is_meant(_find_words(name), nearest):
+            raise SettingsError(f"{show(name)} is no setting: {nearest} is meant? Rename or remove it.")
+    for name, nearest in unknown.items():
+        _LOG.warning("%s is no setting and is ignored; nearest is %s", show(name), nearest)
+
+
 def find_unknown_variables() -> dict[str, str]:
-    """The variables with our prefix in the environment that are no settings, each with the nearest that is one."""
+    """The variables in the environment that are meant for us and are no settings, each with the nearest that is one.
+
+    They have our prefix, or nearly that and nearly the name of a setting.
+    """
     real = [variable(name) for name in Settings.model_fields]
-    given = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in real)
-    return {name: difflib.get_close_matches(name.upper(), real, n=1, cutoff=0)[0] for name in given}
+    words = {name: _find_words(name) for name in sorted(os.environ) if name.upper() not in real}
+    nearest = {name: max(real, key=partial(_compare, given)) for name, given in words.items() if given}
+    return {
+        name: setting
+        for name, setting in nearest.items()
+        if name.upper().startswith(PREFIX) or _is_meant(words[name], setting)
+    }
+
+
+def _find_words(name: str) -> list[str]:
+    """The words of a variable's name after something like our prefix; none if it does not begin so."""
+    first, *rest = _WORD.findall(name.casefold()) or [""]
+    prefix = PREFIX.rstrip("_").casefold()
+    if first.startswith(prefix) or len(first) > len(prefix) + 1:
+        # Whoever forgets the underscore may have mistyped the rest as well.
+        first, rest = first[: len(prefix)], [first[len(prefix) :], *rest]
+    return [*filter(None, rest)] if _resemble(first, prefix) >= _NEAR else []
+
+
+def _is_meant(words: list[str], setting: str) -> bool:
+    given, name = "".join(words), "".join(_find_words(setting))
+    begins = given.startswith(name) or (len(given) >= _SHORTEST_BEGINNING and name.startswith(given))
+    shared = {*words} & {*_find_words(setting)}
+    return begins or any(len(word) >= _SHORTEST_WORD for word in shared) or _compare(words, setting) >= _NEAR
+
+
+def _compare(words: list[str], setting: str) -> float:
+    """How much of a name and a setting's is the same, from 0 to 1, in whatever order their words are."""
+    name = _find_words(setting)
+    return max(_resemble("".join(words), "".join(name)), _resemble("".join(sorted(words)), "".join(sorted(name))))
+
+
+def _resemble(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
