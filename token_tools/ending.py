@@ -99,8 +99,8 @@ class Ending:
 
 def _give_up(seconds: float) -> NoReturn:
     told = (
-        f"ERROR {__name__}: Something still hangs {seconds:g} s after the end was asked for, so it is given up. If a "
-        "change was under way, the journal has its beginning and no outcome, and the next start names it.\n"
+        f"ERROR {__name__}: Something still hangs {seconds:g} s after the end was asked for, and is given up. What was "
+        "begun is in the journal; the next start names what has no outcome there.\n"
     )
     with suppress(OSError, ValueError):
         # Whoever no longer reads stderr must not hold this up as well.
