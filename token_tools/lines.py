@@ -27,6 +27,7 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_NO_JSON: Final = "This line cannot be read as JSON, in UTF-8 and with whole characters only"
 _FORM: Final = (
     'This line is no JSON-RPC message as MCP has it: one object, with "jsonrpc": "2.0", in a request an "id" that is '
     'text or a whole number, a "method", and "params" that are an object or absent. Nothing was done.'
@@ -73,7 +74,7 @@ def _find_flaw(line: bytes) -> tuple[int, str] | None:
     except ValidationError as invalid:
         match invalid.errors(include_url=False, include_input=False):
             case [{"type": "json_invalid", "ctx": {"error": reason}}]:
-                return PARSE_ERROR, f"This line is no JSON that can be read: {reason}. Nothing was done."
+                return PARSE_ERROR, f"{_NO_JSON}: {reason}. Nothing was done."
             case _:
                 return INVALID_REQUEST, _FORM
     # With an id of the wrong kind it passes for a notification.
