@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 import anyio.to_thread
 from starlette.types import Receive, Scope, Send
@@ -34,6 +34,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 CREATE = "POST /v1/auth/access-tokens/"
 Before = Callable[[str], Awaitable[None]]
+Streams = Literal["pipes", "terminal", "terminal-and-pipe"]
+"""What stdin and stdout of the process are; the terminal is its own."""
 
 
 async def _at_once(_request: str) -> None:
@@ -156,6 +158,13 @@ class Life:
             return True
         return False
 
+    def read_warnings(self, *, until: str) -> None:
+        """Read its stderr up to this line."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.decode() == f"{until}\n":
+                return
+
     def end(self) -> tuple[int, str]:
         """Its status and what it said on stderr, but for the warning that each of these lives begins with."""
         status = self.process.wait(PATIENCE)
@@ -165,10 +174,10 @@ class Life:
 
 
 @contextmanager
-def living(stage: Stage, *, terminal: bool = False, wrapper: str = "", **settings: str) -> Generator[Life]:
-    """The command from its first answer on, over pipes or in a terminal of its own; `wrapper` starts it."""
-    ours, theirs = _open_terminal() if terminal else _open_pipes()
-    command = [*wrapper.split(), *([sys.executable, "-c", _WITH_TERMINAL] if terminal else []), COMMAND]
+def living(stage: Stage, *, over: Streams = "pipes", wrapper: str = "", **settings: str) -> Generator[Life]:
+    """The command from its first answer on; `wrapper` starts it."""
+    ours, theirs = _open_streams(over)
+    command = [*wrapper.split(), *([] if over == "pipes" else [sys.executable, "-c", _WITH_TERMINAL]), COMMAND]
     process = subprocess.Popen(
         command,
         stdin=theirs[0],
@@ -191,14 +200,15 @@ def living(stage: Stage, *, terminal: bool = False, wrapper: str = "", **setting
             pass
 
 
-def _open_pipes() -> tuple[tuple[int, int], tuple[int, int]]:
-    source, to = os.pipe()
+def _open_streams(over: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The client's ends, and the process's."""
+    if over == "pipes":
+        source, to = os.pipe()
+    else:
+        to, source = os.openpty()
+        # As it is, without echo.
+        tty.setraw(source)
+    if over == "terminal":
+        return (to, to), (source, source)
     back, sink = os.pipe()
     return (to, back), (source, sink)
-
-
-def _open_terminal() -> tuple[tuple[int, int], tuple[int, int]]:
-    client, server = os.openpty()
-    # As it is, without echo.
-    tty.setraw(server)
-    return (client, client), (server, server)

@@ -1,16 +1,19 @@
 """However the process ends, short of SIGKILL: what was begun is finished first, and within the bound that is told."""
 
+import fcntl
 import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import anyio
 import pytest
 
 from tests.bench import ADMIN, JANE, LDAP_BOB
-from tests.lives import CREATE, Life, Stage, living, staged
+from tests.lives import CREATE, Life, Stage, Streams, living, staged
 from tests.test_stdio import call
 from token_tools.ending import FOR_THE_DISK
 from token_tools.sandbox.faults import Endpoint, Fault
@@ -68,22 +71,23 @@ def closing_stdin_and_signalling(life: Life) -> None:
 
 
 ENDS: list[object] = [
-    *(pytest.param(sending(signum), False, id=name_of(signum)) for signum in ENDING),
-    pytest.param(sending(signal.SIGINT, signal.SIGTERM), False, id="SIGINT-SIGTERM"),
-    pytest.param(sending(signal.SIGTERM, signal.SIGTERM, signal.SIGTERM), False, id="SIGTERM-three-times"),
-    pytest.param(sending(signal.SIGHUP, signal.SIGCONT, signal.SIGQUIT), False, id="SIGHUP-SIGCONT-SIGQUIT"),
-    pytest.param(closing_stdin, False, id="end-of-stdin"),
-    pytest.param(closing_stdout, False, id="nobody-reads"),
-    pytest.param(dying, False, id="client-dies"),
-    pytest.param(closing_stdin_and_signalling, False, id="end-of-stdin-SIGTERM-SIGHUP"),
-    pytest.param(dying, True, id="terminal-closed"),
-    pytest.param(sending(signal.SIGINT, signal.SIGHUP), True, id="signals-in-a-terminal"),
+    *(pytest.param(sending(signum), "pipes", id=name_of(signum)) for signum in ENDING),
+    pytest.param(sending(signal.SIGINT, signal.SIGTERM), "pipes", id="SIGINT-SIGTERM"),
+    pytest.param(sending(signal.SIGTERM, signal.SIGTERM, signal.SIGTERM), "pipes", id="SIGTERM-three-times"),
+    pytest.param(sending(signal.SIGHUP, signal.SIGCONT, signal.SIGQUIT), "pipes", id="SIGHUP-SIGCONT-SIGQUIT"),
+    pytest.param(closing_stdin, "pipes", id="end-of-stdin"),
+    pytest.param(closing_stdout, "pipes", id="nobody-reads"),
+    pytest.param(dying, "pipes", id="client-dies"),
+    pytest.param(closing_stdin_and_signalling, "pipes", id="end-of-stdin-SIGTERM-SIGHUP"),
+    pytest.param(dying, "terminal", id="terminal-closed"),
+    pytest.param(closing_stdin, "terminal-and-pipe", id="terminal-of-stdin-closed"),
+    pytest.param(sending(signal.SIGINT, signal.SIGHUP), "terminal", id="signals-in-a-terminal"),
 ]
 
 
-@pytest.mark.parametrize(("end", "terminal"), ENDS)
-def test_a_change_that_was_begun_is_finished_before_the_end(end: End, terminal: bool, tmp_path: Path) -> None:
-    with staged(tmp_path) as stage, living(stage, terminal=terminal) as life:
+@pytest.mark.parametrize(("end", "over"), ENDS)
+def test_a_change_that_was_begun_is_finished_before_the_end(end: End, over: Streams, tmp_path: Path) -> None:
+    with staged(tmp_path) as stage, living(stage, over=over) as life:
         stage.before = stage.hold_creates
         life.send(call(2, "create_access_token", user="local:jane"))
         stage.wait_for(CREATE)
@@ -160,6 +164,24 @@ def assert_nothing_is_lost(stage: Stage, new: set[str]) -> None:
         assert [line for line in doubtful if line.get("token_id") in {None, token_id}], owner
 
 
+def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path: Path) -> None:
+    """Another process has the journal for longer than the requests may take."""
+    with staged(tmp_path) as stage, living(stage, QUMULO_TIMEOUT="1s") as life, ExitStack() as lock:
+        token = stage.cluster.create_token(JANE.auth_id, creator=ADMIN.auth_id)
+        held = lock.enter_context((stage.state / "journal.lock").open("w"))
+        fcntl.flock(held, fcntl.LOCK_EX)
+        life.send(call(2, "update_access_token", id=token.id, enabled=False))
+        stage.wait_for("GET /v1/session/who-am-i")
+        assert life.lives_on(1)
+        life.process.terminate()
+        assert life.lives_on(1.5)
+        lock.close()
+
+        assert life.end() == (0, "")
+        assert stage.outcomes() == ["intended", "not done"]
+        assert stage.cluster.tokens[token.id].enabled
+
+
 HANG = """
 import os, pathlib, threading
 really = os.{name}
@@ -181,10 +203,11 @@ def test_a_token_that_cannot_be_delivered_before_the_end_is_deleted_again_or_tol
     flag = tmp_path / "hang"
     (tmp_path / "path" / "keyring.py").write_text(
         f"""
-import pathlib, threading
+import pathlib, sys, threading
 kept = {{}}
 def set_password(service, name, secret):
     if pathlib.Path({str(flag)!r}).exists():
+        sys.stderr.write("hangs\\n")
         threading.Event().wait()
     kept[name] = secret
 get_password = lambda service, name: kept.get(name)
@@ -201,6 +224,7 @@ delete_password = lambda service, name: kept.pop(name)
         stage.wait_for(CREATE)
         flag.touch()
         stage.held.set()
+        life.read_warnings(until="hangs")
         life.process.terminate()
 
         assert life.end() == (0, "")
@@ -261,7 +285,8 @@ FAULTS: list[dict[Endpoint, Fault]] = [
 def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
     """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
     chance = random.Random(seed)  # noqa: S311 - the weather, not a secret
-    with staged(tmp_path) as stage, living(stage, terminal=chance.random() < 0.3, QUMULO_TIMEOUT="1s") as life:
+    over: Streams = chance.choice(get_args(Streams))
+    with staged(tmp_path) as stage, living(stage, over=over, QUMULO_TIMEOUT="1s") as life:
 
         async def dawdle(_request: str) -> None:
             await anyio.sleep(chance.random() * 0.05)
