@@ -35,7 +35,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 CREATE = "POST /v1/auth/access-tokens/"
 Before = Callable[[str], Awaitable[None]]
 Streams = Literal["pipes", "terminal", "terminal-and-pipe"]
-"""What stdin and stdout of the process are; the terminal is its own."""
+"""What stdin and stdout of the process are. Only where both are the terminal it is the one that it hangs on."""
 
 
 async def _at_once(_request: str) -> None:
@@ -177,7 +177,7 @@ class Life:
 def living(stage: Stage, *, over: Streams = "pipes", wrapper: str = "", **settings: str) -> Generator[Life]:
     """The command from its first answer on; `wrapper` starts it."""
     ours, theirs = _open_streams(over)
-    command = [*wrapper.split(), *([] if over == "pipes" else [sys.executable, "-c", _WITH_TERMINAL]), COMMAND]
+    command = [*wrapper.split(), *([sys.executable, "-c", _WITH_TERMINAL] if over == "terminal" else []), COMMAND]
     process = subprocess.Popen(
         command,
         stdin=theirs[0],

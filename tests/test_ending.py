@@ -101,9 +101,11 @@ def test_a_change_that_was_begun_is_finished_before_the_end(end: End, over: Stre
         assert stage.outcomes() == ["intended", "made"]
 
 
-def test_a_signal_that_was_ignored_from_the_start_still_is(tmp_path: Path) -> None:
-    with staged(tmp_path) as stage, living(stage, wrapper="nohup") as life:
-        life.process.send_signal(signal.SIGHUP)
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_that_was_ignored_from_the_start_still_is(signum: signal.Signals, tmp_path: Path) -> None:
+    wrapper = f"env --ignore-signal={signum.name.removeprefix('SIG')}"
+    with staged(tmp_path) as stage, living(stage, wrapper=wrapper) as life:
+        life.process.send_signal(signum)
         life.send({"jsonrpc": "2.0", "id": 2, "method": "ping"})
         assert b'"id":2' in life.read_line()
         life.process.send_signal(signal.SIGTERM)

@@ -191,6 +191,8 @@ NO_MESSAGES: dict[str, tuple[bytes, list[int | str | None], int]] = {
     "control-character": (asking(b'"user":"a\x00"'), [7], -32700),
     "too-deep": (asking(b'"user":' + b"[" * 3000 + b"]" * 3000), [7], -32700),
     "too-many-digits": (asking(b'"limit":' + b"9" * 5000), [7], -32700),
+    "too-many-digits-as-the-id": (asking(b"", b"9" * 5000), [None], -32700),
+    "control-character-in-the-id": (asking(b"", b'"a\x00"'), [None], -32700),
     "cut-off": (asking(b"", b'"a\\"b"')[:-1], ['a"b'], -32700),
     "cut-id": (b'{%b,"jsonrpc":"2.0","id":-7' % (LIST % rb'"id":"\ud83d","x":{"id":3}'), [None], -32700),
     "id-at-the-end": (b'{%b,"jsonrpc":"2.0","id":-7}' % (LIST % rb'"id":"\ud83d"'), [-7], -32700),
@@ -312,15 +314,25 @@ def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
     assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, None], ids=["SIGINT", "SIGTERM", "end-of-input"])
-def test_a_client_that_reads_nothing_does_not_hold_up_the_end(ending: signal.Signals | None) -> None:
+LISTS = [json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).encode()] * 30
+BAD_LINES = [b"no message"] * 5000
+
+
+@pytest.mark.parametrize(
+    ("ending", "asked"),
+    [(signal.SIGINT, LISTS), (signal.SIGTERM, LISTS), (None, LISTS), (signal.SIGTERM, BAD_LINES)],
+    ids=["SIGINT", "SIGTERM", "end-of-input", "bad-lines"],
+)
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
+    ending: signal.Signals | None, asked: list[bytes]
+) -> None:
     pipe = subprocess.PIPE
-    asked = [INITIALIZE, INITIALIZED, *[{"jsonrpc": "2.0", "id": 2, "method": "tools/list"}] * 30]
+    lines = [*(json.dumps(message).encode() for message in (INITIALIZE, INITIALIZED)), *asked]
     with subprocess.Popen([COMMAND, "--demo"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in asked))
+        process.stdin.write(b"".join(line + b"\n" for line in lines))
         process.stdin.flush()
         # From here on nothing is read, and the answers are more than a pipe takes.
         process.stdout.read(1)
@@ -354,6 +366,19 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "qumulo-token-tools: stdin or stdout is closed, and there is no other way to talk.\n"
+
+
+def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
+    """As that of a terminal is for a process in the background of a shell that is gone."""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"exec '{COMMAND}' --demo 0>/dev/null"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:

@@ -160,10 +160,10 @@ class ClusterClient:
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
         """One of the few calls at a time, and the time that it may take."""
+        if not self._ending.left():
+            raise Unsent(f"{self._address} was not asked: this server has to stop.")
         await self._wait_for_turn()
         try:
-            if not self._ending.left():
-                raise Unsent(f"{self._address} was not asked: this server has to stop.")
             with self._ending.limit_request(self._deadline.total_seconds()):
                 yield
         except TimeoutError:

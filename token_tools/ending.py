@@ -104,8 +104,8 @@ def _give_up(seconds: float) -> NoReturn:
     )
     with suppress(OSError, ValueError):
         # Whoever no longer reads stderr must not hold this up as well.
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, told.encode())
+        for stderr in select.select([], [2], [], 0)[1]:
+            os.write(stderr, told.encode())
     os._exit(1)
 
 
