@@ -16,6 +16,11 @@ settings.register_profile("long", max_examples=3_400)
 """For the fuzz run: `--hypothesis-profile=long`."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often a server is ended at random: `--storms=300`."""
+    parser.addoption("--storms", type=int, default=30)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The loop that the SDK serves on."""

@@ -223,6 +223,68 @@ async def test_no_more_than_eight_requests_are_on_their_way_at_once() -> None:
     assert (len(at_once), max(at_once)) == (30, 8)
 
 
+async def test_calls_have_their_turns_in_the_order_in_which_they_came() -> None:
+    keys: list[str] = []
+    go_on = anyio.Event()
+
+    class Queue(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            keys.append(request.url.params["after"])
+            if len(keys) == 8:
+                go_on.set()
+            await go_on.wait()
+            return httpx.Response(200, json=PAGE, request=request)
+
+    async with connected(Queue()) as cluster, anyio.create_task_group() as calls:
+        for number in range(30):
+            calls.start_soon(partial(cluster.list_tokens, after=str(number)))
+
+    assert keys == [str(number) for number in range(30)]
+
+
+async def test_waiting_for_a_turn_is_not_counted_as_the_time_of_a_request() -> None:
+    class Slowness(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await anyio.sleep(0.6)
+            return httpx.Response(200, json=PAGE, request=request)
+
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1))
+    async with connected(Slowness(), settings) as cluster, anyio.create_task_group() as calls:
+        for _ in range(16):
+            calls.start_soon(cluster.list_tokens)
+
+
+async def test_a_request_whose_turn_never_comes_is_told_as_never_sent() -> None:
+    sent = 0
+    failures: list[Unreachable] = []
+
+    class Silence(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal sent
+            sent += 1
+            await anyio.sleep_forever()
+            raise AssertionError(request)
+
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(milliseconds=100))
+    async with connected(Silence(), settings) as cluster, anyio.create_task_group() as calls:
+
+        async def create() -> None:
+            with pytest.raises(Unreachable) as failure:
+                await cluster.create_token(JANE, None)
+            failures.append(failure.value)
+
+        for _ in range(40):
+            calls.start_soon(create)
+
+    unsent = [str(failure) for failure in failures if isinstance(failure, Unsent)]
+    assert unsent
+    assert sent + len(unsent) == 40
+    assert {*unsent} == {
+        "c:8000 was not asked: 8 other requests of this server were not through within a moment "
+        "(QUMULO_TIMEOUT), and this one was never sent. Try again when less is asked at once."
+    }
+
+
 async def test_each_request_is_signed_and_says_who_asks() -> None:
     script = Script(page())
     async with connected(script) as cluster:

@@ -26,6 +26,7 @@ from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.sandbox.faults import Faults
 from token_tools.server import create_server
 from token_tools.settings import load_settings
+from token_tools.ending import Ending
 from token_tools.stdio import serve
 from token_tools.times import utc_now
 
@@ -64,7 +65,7 @@ settings = load_settings({
 })
 server = create_server(settings, transport=httpx.ASGITransport(Told(create_app(demo.cluster), {})))
 logging.getLogger().setLevel(logging.DEBUG)
-anyio.run(serve, server)
+anyio.run(serve, server, Ending(settings.timeout))
 """
 LEGACY: list[dict[str, Any]] = [
     {

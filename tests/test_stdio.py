@@ -169,6 +169,130 @@ async def test_the_end_of_input_ends_it_cleanly() -> None:
         assert await read_to_end(process.stderr) == b""
 
 
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+LIST = b'"method":"tools/call","params":{"name":"list_access_tokens","arguments":{%b}}'
+
+
+def asking(arguments: bytes, number: bytes = b"7") -> bytes:
+    return b'{"jsonrpc":"2.0","id":%b,%b}' % (number, LIST % arguments)
+
+
+NO_MESSAGES: dict[str, tuple[bytes, list[int | str | None], int]] = {
+    "half-a-character": (asking(rb'"user":"\ud83d"'), [7], -32700),
+    "half-a-character-and-more": (asking(rb'"user":"\ud83dx"'), [7], -32700),
+    "half-a-character-as-a-name": (asking(rb'"\ude00":"jane"'), [7], -32700),
+    "half-a-character-deep-inside": (asking(rb'"user":[{"a":[{"\ud83d":1}]}]'), [7], -32700),
+    "half-a-character-as-the-id": (asking(b"", rb'"\ud83d"'), ["\ud83d"], -32700),
+    "no-utf-8": (asking(b'"user":"\xff"'), [7], -32700),
+    "control-character": (asking(b'"user":"a\x00"'), [7], -32700),
+    "too-deep": (asking(b'"user":' + b"[" * 3000 + b"]" * 3000), [7], -32700),
+    "too-many-digits": (asking(b'"limit":' + b"9" * 5000), [7], -32700),
+    "too-many-digits-as-the-id": (asking(b"", b"9" * 5000), [None], -32700),
+    "control-character-in-the-id": (asking(b"", b'"a\x00"'), [None], -32700),
+    "cut-off": (asking(b"", b'"a\\"b"')[:-1], ['a"b'], -32700),
+    "cut-id": (b'{%b,"jsonrpc":"2.0","id":-7' % (LIST % rb'"id":"\ud83d","x":{"id":3}'), [None], -32700),
+    "id-at-the-end": (b'{%b,"jsonrpc":"2.0","id":-7}' % (LIST % rb'"id":"\ud83d"'), [-7], -32700),
+    "byte-order-mark": (b"\xef\xbb\xbf" + asking(b""), [7], -32700),
+    "other-protocol": (b"GET / HTTP/1.1", [None], -32700),
+    "id-is-a-fraction": (asking(b"", b"7.5"), [None], -32600),
+    "id-is-a-truth": (asking(b"", b"true"), [None], -32600),
+    "id-is-null": (asking(b"", b"null"), [None], -32600),
+    "no-version": (b'{"id":7,%b}' % (LIST % b""), [7], -32600),
+    "parameters-are-a-list": (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[1]}', [7], -32600),
+    "nothing-asked": (b'{"jsonrpc":"2.0","id":7}', [7], -32600),
+    "batch": (b"[%b,%b]" % (asking(b""), asking(b"", b"8")), [7, 8], -32600),
+    "empty-batch": (b"[]", [None], -32600),
+    "number": (b"7", [None], -32600),
+    "too-long": (asking(b'"user":"%b"' % (b"a" * 5_000_000)), [7], -32600),
+    "too-long-id-last": (b'{%b,"jsonrpc":"2.0","id":7}' % (LIST % (b'"user":"%b"' % (b"a" * 9_000_000))), [7], -32600),
+    "too-long-and-never-ending": (asking(b'"user":"' + rb"\"" * 3_000_000), [7], -32600),
+}
+"""The line, the ids that its errors have, and their code."""
+
+
+@pytest.mark.parametrize("meta", [{}, {"_meta": META}], ids=["2025-11-25", "2026-07-28"])
+def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict[str, object]) -> None:
+    """Even as the first line of all: which era the client is of is not told by it."""
+    pipe = subprocess.PIPE
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": meta} if meta else INITIALIZE
+    answers: dict[str, list[dict[str, Any]]] = {}
+    with subprocess.Popen([COMMAND, "--demo"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for name, (line, numbers, _) in NO_MESSAGES.items():
+            # A line without anything is no message either, but nobody can wait for its answer.
+            process.stdin.write(b"\n \r\n" + line + b"\n")
+            process.stdin.flush()
+            answers[name] = [json.loads(process.stdout.readline()) for _ in numbers]
+        # To JSON, a carriage return is a blank.
+        process.stdin.write(json.dumps(asked).encode().replace(b", ", b",\r") + b"\n")
+        process.stdin.flush()
+        served = json.loads(process.stdout.readline())
+        assert (served["id"], "result" in served) == (1, True)
+        process.stdin.close()
+
+        assert (process.wait(PATIENCE), process.stderr.read()) == (0, b"")
+    told = {
+        name: ([answer["id"] for answer in those], {answer["error"]["code"] for answer in those})
+        for name, those in answers.items()
+    }
+    assert told == {name: (numbers, {code}) for name, (_, numbers, code) in NO_MESSAGES.items()}
+    messages = [answer["error"]["message"] for those in answers.values() for answer in those]
+    assert all(message.endswith("Nothing was done.") and "ud83d" not in message for message in messages)
+
+
+async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None:
+    """Whoever waits for it is told at once, and not when a human would have had time enough."""
+    initialize = json.loads(json.dumps(INITIALIZE))
+    initialize["params"]["capabilities"] = {"elicitation": {"form": {}}}
+    async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with anyio.fail_after(PATIENCE):
+            await send(process, initialize, INITIALIZED)
+            await receive(process.stdout, 1)
+            await send(process, call(2, "create_access_token", user="local:metrics"))
+            [question] = await receive(process.stdout, 1)
+            assert question["method"] == "elicitation/create"
+            answer = (
+                b'{"jsonrpc":"2.0","id":%d,"result":{"action":"accept","content":{"agree":true,"why":"\\ud83d"}}}\n'
+            )
+            await process.stdin.send(answer % question["id"])
+            [told] = await receive(process.stdout, 1)
+
+            assert (told["id"], told["result"]["isError"]) == (2, True)
+            assert "could not put the question to a human" in told["result"]["content"][0]["text"]
+            await process.stdin.aclose()
+            assert await process.wait() == 0
+
+
+async def test_what_is_refused_never_stands_within_another_answer() -> None:
+    """Each line of what comes back is a message, whatever comes of both at once."""
+    count, received, refused = 40, b"", 0
+    async with serving("--demo") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked: list[Message] = [
+            {"jsonrpc": "2.0", "method": "tools/list", "id": number} for number in range(2, 2 + count)
+        ]
+        await send(process, *asked)
+        with anyio.fail_after(PATIENCE):
+            while received.count(b"\n") < count + refused:
+                if received.count(b"\n") < count:
+                    refused += 1
+                    await process.stdin.send(b"no message\n")
+                received += await process.stdout.receive(4096)
+
+    numbers = [json.loads(line)["id"] for line in received.splitlines()]
+    assert numbers.count(None) == refused
+    assert {*numbers} == {None, *range(2, 2 + count)}
+
+
 def deaf(options: str, *messages: Message) -> tuple[int, bytes]:
     """The status and the stderr of the command whose stdout is closed after its first line; stdin stays open."""
     pipe = subprocess.PIPE
@@ -190,15 +314,25 @@ def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
     assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, None], ids=["SIGINT", "SIGTERM", "end-of-input"])
-def test_a_client_that_reads_nothing_does_not_hold_up_the_end(ending: signal.Signals | None) -> None:
+LISTS = [json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).encode()] * 30
+BAD_LINES = [b"no message"] * 5000
+
+
+@pytest.mark.parametrize(
+    ("ending", "asked"),
+    [(signal.SIGINT, LISTS), (signal.SIGTERM, LISTS), (None, LISTS), (signal.SIGTERM, BAD_LINES)],
+    ids=["SIGINT", "SIGTERM", "end-of-input", "bad-lines"],
+)
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
+    ending: signal.Signals | None, asked: list[bytes]
+) -> None:
     pipe = subprocess.PIPE
-    asked = [INITIALIZE, INITIALIZED, *[{"jsonrpc": "2.0", "id": 2, "method": "tools/list"}] * 30]
+    lines = [*(json.dumps(message).encode() for message in (INITIALIZE, INITIALIZED)), *asked]
     with subprocess.Popen([COMMAND, "--demo"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in asked))
+        process.stdin.write(b"".join(line + b"\n" for line in lines))
         process.stdin.flush()
         # From here on nothing is read, and the answers are more than a pipe takes.
         process.stdout.read(1)
@@ -232,6 +366,19 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "qumulo-token-tools: stdin or stdout is closed, and there is no other way to talk.\n"
+
+
+def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
+    """As that of a terminal is for a process in the background of a shell that is gone."""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"exec '{COMMAND}' --demo 0>/dev/null"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """The cluster over HTTPS: one short coroutine an endpoint, and one way through which all of them go.
 
 Requests that only read are repeated when nothing came back or the cluster was busy, with growing, jittered waits;
-requests that write are sent once, whatever happens. Every call ends within its deadline, and at most eight are on
-their way at a time.
+requests that write are sent once, whatever happens. At most eight calls are on their way at a time, the others wait in
+the order in which they came; every call ends within its deadline from when it is its turn, and its turn comes within as
+much, or it is never sent. Once the end of the process is asked for, all of them end within one deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -17,7 +18,8 @@ import anyio
 from pydantic import SecretStr
 
 from token_tools import wire
-from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Untrusted
+from token_tools.ending import Ending
+from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.settings import Settings
@@ -52,12 +54,14 @@ class ClusterClient:
         *,
         address: str,
         deadline: timedelta,
-        hear_date: Callable[[datetime], object] = lambda _: None,
+        ending: Ending,
+        hear_date: Callable[[datetime], object],
     ) -> None:
         self._address = address
         self._hear_date = hear_date
         self._open_connection = open_connection
         self._deadline = deadline
+        self._ending = ending
         self._slots = anyio.CapacityLimiter(AT_ONCE)
 
     async def list_tokens(
@@ -140,21 +144,20 @@ class ClusterClient:
         attempts = stamina.retry_context(
             on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2, wait_jitter=0.2
         )
-        with self._within_deadline():
+        async with self._turn():
             async for attempt in attempts:
                 with attempt:
                     return decode(await self._exchange(request, reads=True, bearer_token=bearer_token))
         raise AssertionError  # pragma: no cover - stamina's last attempt returns or raises; types cannot say so
 
     async def _write(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
-        with self._within_deadline():
+        async with self._turn():
             return decode(await self._exchange(request, reads=False))
 
     async def _exchange(
         self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None
     ) -> wire.Answer:
-        async with self._slots:
-            answer = await self._http.send(request, reads=reads, bearer_token=bearer_token)
+        answer = await self._http.send(request, reads=reads, bearer_token=bearer_token)
         if answer.date is not None:
             self._hear_date(answer.date)
         return answer
@@ -170,15 +173,34 @@ class ClusterClient:
             case _:
                 return isinstance(failure, Unavailable) and failure.transient
 
-    @contextmanager
-    def _within_deadline(self) -> Generator[None]:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """One of the few calls at a time, and the time that it may take."""
+        if not self._ending.left():
+            raise Unsent(f"{self._address} was not asked: this server has to stop.")
+        await self._wait_for_turn()
         try:
-            with anyio.fail_after(self._deadline.total_seconds()):
+            with self._ending.limit_request(self._deadline.total_seconds()):
                 yield
         except TimeoutError:
-            raise Unreachable(
-                f"No whole answer from {self._address} within {tell_duration(self._deadline)} (QUMULO_TIMEOUT)."
+            raise Unreachable(f"No whole answer from {self._address} {self._tell_limit()}.") from None
+        finally:
+            self._slots.release()
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            with self._ending.limit_request(self._deadline.total_seconds()):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Unsent(
+                f"{self._address} was not asked: {AT_ONCE} other requests of this server were not through "
+                f"{self._tell_limit()}, and this one was never sent. Try again when less is asked at once."
             ) from None
+
+    def _tell_limit(self) -> str:
+        if self._ending.is_asked:
+            return "before this server had to stop"
+        return f"within {tell_duration(self._deadline)} (QUMULO_TIMEOUT)"
 
 
 def _check_id(token: AccessToken, token_id: str) -> AccessToken:
@@ -204,13 +226,13 @@ async def connect(
     settings: Settings,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
+    ending: Ending | None = None,
     hear_date: Callable[[datetime], object] = lambda _: None,
 ) -> AsyncGenerator[ClusterClient]:
     """A client of the cluster that the settings name, over `transport` instead of the network if one is given.
 
-    `hear_date` is called with the date of each answer that has one.
-
-    Nothing but the credential is read, and nothing opened, before the first request.
+    Its requests take no longer than `ending` allows, and `hear_date` is called with the date of each answer that has
+    one. Nothing but the credential is read, and nothing opened, before the first request.
     """
     bearer = settings.read_bearer()
     async with AsyncExitStack() as stack:
@@ -223,4 +245,10 @@ async def connect(
             stack.push_async_callback(connection.aclose)
             return connection
 
-        yield ClusterClient(open_connection, address=settings.address, deadline=settings.timeout, hear_date=hear_date)
+        yield ClusterClient(
+            open_connection,
+            address=settings.address,
+            deadline=settings.timeout,
+            ending=ending or Ending(settings.timeout),
+            hear_date=hear_date,
+        )

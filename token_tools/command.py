@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from token_tools import __version__
 from token_tools.credentials import write_store
-from token_tools.ending import make_loop
+from token_tools.ending import Ending, make_loop
 from token_tools.errors import SettingsError
 from token_tools.given import LONGEST_SHOWN, find_secret
 from token_tools.quotation import is_visible, quote
@@ -193,7 +193,9 @@ def _serve_cluster(settings: Settings, transport: httpx.AsyncBaseTransport | Non
             "QUMULO_VERIFY_TLS=false: the certificate of %s is not verified; anyone on the way can read the credential",
             settings.address,
         )
-    anyio.run(serve, create_server(settings, transport=transport), backend_options={"loop_factory": make_loop})
+    ending = Ending(settings.timeout)
+    server = create_server(settings, transport=transport, ending=ending)
+    anyio.run(serve, server, ending, backend_options={"loop_factory": make_loop})
 
 
 def _embed_cluster(options: Mapping[str, Any], folder: Path) -> tuple[Settings, httpx.AsyncBaseTransport]:

@@ -15,7 +15,7 @@ import shlex
 import stat
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -73,6 +73,8 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
 
 
 Some = TypeVar("Some")
+Within = Callable[[float], AbstractContextManager[object]]
+"""A block that may take so many seconds, and raises `TimeoutError` if it takes longer."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,11 @@ class Delivery(Protocol):
         ...
 
 
-def choose_delivery(settings: Settings, qq: Qq) -> Delivery:
-    """The way that the operator chose with `QUMULO_DELIVERY`."""
+def choose_delivery(settings: Settings, qq: Qq, *, within: Within = anyio.fail_after) -> Delivery:
+    """The way that the operator chose with `QUMULO_DELIVERY`; what must not stop half way is timed by `within`."""
     ways: dict[str, Delivery] = {
-        "file": FileDelivery(settings.delivery_dir, qq),
-        "keyring": KeyringDelivery(settings.address),
+        "file": FileDelivery(settings.delivery_dir, qq, within=within),
+        "keyring": KeyringDelivery(settings.address, within=within),
         "inline": InlineDelivery(),
     }
     return ways[settings.delivery]
@@ -224,6 +226,7 @@ class FileDelivery:
     folder: Path
     qq: Qq
     patience: timedelta = PATIENCE
+    within: Within = anyio.fail_after
 
     async def recover(self) -> Sequence[Path]:
         """Give the name that it lacks to each whole file that no living process holds."""
@@ -268,7 +271,7 @@ class FileDelivery:
     async def retract(self, delivered: Delivered) -> None:
         """Remove the file."""
         with _explained(self.folder):
-            await _in_time(partial(_remove_file, delivered), self.patience)
+            await _in_time(partial(_remove_file, delivered), self.patience, within=self.within)
 
     async def reserve(self) -> "ReservedFile":
         """Take each step that the delivery will take, with as many blanks as there is room needed for the token."""
@@ -319,7 +322,8 @@ class ReservedFile:
 
     async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
         """Write, flush to the disk, and only then give the file its name."""
-        return await _in_time(partial(self._keep, token, user), self.delivery.patience, undo=_remove_file)
+        keep = partial(self._keep, token, user)
+        return await _in_time(keep, self.delivery.patience, undo=_remove_file, within=self.delivery.within)
 
     async def drop(self) -> None:
         """Remove the file."""
@@ -388,6 +392,7 @@ class KeyringDelivery:
 
     address: str
     patience: timedelta = PATIENCE
+    within: Within = anyio.fail_after
 
     async def recover(self) -> Sequence[Path]:
         """Nothing is ever left: the keyring takes a token whole or not at all."""
@@ -407,7 +412,7 @@ class KeyringDelivery:
         """Keep the token and read it back."""
         account = _name_account(str(user), token.id)
         store = partial(self._keep, account, token.bearer_token.get_secret_value())
-        await _in_time(store, self.patience, undo=lambda _: self._remove(account))
+        await _in_time(store, self.patience, undo=lambda _: self._remove(account), within=self.within)
         return Delivered(
             token.id,
             take_fingerprint(token.bearer_token),
@@ -442,7 +447,7 @@ class KeyringDelivery:
 
     async def retract(self, delivered: Delivered) -> None:
         """Remove the token from the keyring."""
-        await _in_time(partial(self._remove, delivered.account), self.patience)
+        await _in_time(partial(self._remove, delivered.account), self.patience, within=self.within)
 
     def _prove(self) -> None:
         probe = f"probe {secrets.token_hex(8)}"
@@ -512,7 +517,11 @@ def _load_keyring() -> ModuleType:
 
 
 async def _in_time(
-    work: Callable[[], Some], patience: timedelta, *, undo: Callable[[Some], object] = lambda _: None
+    work: Callable[[], Some],
+    patience: timedelta,
+    *,
+    undo: Callable[[Some], object] = lambda _: None,
+    within: Within = anyio.fail_after,
 ) -> Some:
     """What is done in a thread, which is left alone if it hangs; what comes of it too late is undone there."""
     too_late = threading.Event()
@@ -524,12 +533,12 @@ async def _in_time(
         return done
 
     try:
-        with anyio.fail_after(patience.total_seconds()):
+        with within(patience.total_seconds()):
             return await anyio.to_thread.run_sync(work_or_undo, abandon_on_cancel=True)
     except TimeoutError:
         raise DeliveryError(
-            f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}: "
-            "something waits to be unlocked there, or hangs."
+            f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}, "
+            "or before this server had to stop: something waits to be unlocked there, or hangs."
         ) from None
     finally:
         too_late.set()

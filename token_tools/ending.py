@@ -1,20 +1,112 @@
-"""The end of the process, which no thread that hangs can hold up.
+"""The end of the process: within one bound, whatever was begun, and whatever hangs.
 
-A keyring may wait for a human, a name server for ever; the calls that do are given up, but not the threads that they
-are made in. Python joins those at its end, and asyncio already at that of its loop.
+What was begun is finished first, so everything that takes time asks here how much of it is left. A keyring may wait for
+a human, a name server for ever; the calls that do are given up, but not the threads that they are made in. Python joins
+those at its end, and asyncio already at that of its loop.
 """
 
 import asyncio
 import logging
+import math
 import os
+import select
 import sys
 import threading
 import time
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import timedelta
+from functools import partial
 from typing import Final, NoReturn
+
+import anyio
 
 GRACE: Final = 0.3
 """Seconds that a thread has to end by itself, as one does that has nothing to do."""
+
+FOR_THE_DISK: Final = timedelta(seconds=5)
+"""How much longer than the requests everything else may take, once the end was asked for."""
+
+
+class Ending:
+    """When the process has to end: never, until somebody asks for it.
+
+    From then on, requests to the cluster may take `patience` altogether. A process that is still there `FOR_THE_DISK`
+    later says so on stderr and is gone at once, with status 1.
+    """
+
+    def __init__(self, patience: timedelta) -> None:
+        self._patience = patience.total_seconds()
+        self._asked_at = math.inf
+        self._limits: set[Callable[[], object]] = set()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody has asked for the end."""
+        return self._asked_at < math.inf
+
+    def ask(self) -> None:
+        """Ask for the end, from any thread; the first time counts."""
+        if self.is_asked:
+            return
+        self._asked_at = time.monotonic()
+        bound = self._patience + FOR_THE_DISK.total_seconds()
+        watchdog = threading.Timer(bound, _give_up, [bound])
+        watchdog.daemon = True
+        watchdog.start()
+        for shorten in tuple(self._limits):
+            shorten()
+
+    def left(self) -> float:
+        """Seconds that requests may still take; without an end as many as you like."""
+        return max(self._asked_at + self._patience - time.monotonic(), 0)
+
+    def limit_request(self, seconds: float) -> AbstractContextManager[None]:
+        """Like `anyio.fail_after`, for what is asked of the cluster; once the end is asked for, what is left counts.
+
+        Raises:
+            TimeoutError: If the block took longer.
+        """
+        return self._limit(seconds, self.left)
+
+    def limit_delivery(self, seconds: float) -> AbstractContextManager[None]:
+        """The same for a delivery: half of what is left, since a token that is not delivered has to be deleted again.
+
+        Raises:
+            TimeoutError: If the block took longer.
+        """
+        return self._limit(seconds, lambda: max(self.left(), FOR_THE_DISK.total_seconds()) / 2)
+
+    @contextmanager
+    def _limit(self, seconds: float, left: Callable[[], float]) -> Generator[None]:
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(seconds) as scope:
+
+            def shorten() -> None:
+                if self.is_asked:
+                    scope.deadline = min(scope.deadline, loop.time() + left())
+
+            limit = partial(loop.call_soon_threadsafe, shorten)
+            # In this order: an end that is asked for in between is noticed twice, and not never.
+            self._limits.add(limit)
+            shorten()
+            try:
+                yield
+            finally:
+                self._limits.remove(limit)
+
+
+def _give_up(seconds: float) -> NoReturn:
+    told = (
+        f"ERROR {__name__}: Something still hangs {seconds:g} s after the end was asked for, and is given up. What was "
+        "begun is in the journal; the next start names what has no outcome there.\n"
+    )
+    with suppress(OSError, ValueError):
+        # Whoever no longer reads stderr must not hold this up as well.
+        for stderr in select.select([], [2], [], 0)[1]:
+            os.write(stderr, told.encode())
+    os._exit(1)
 
 
 class _Abandoning(ThreadPoolExecutor):
@@ -34,7 +126,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
 def leave(status: int) -> NoReturn:
     """End the process with this status, whatever its threads are waiting for."""
     latest = time.monotonic() + GRACE
-    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
     for thread in others:
         thread.join(max(latest - time.monotonic(), 0))
     if any(thread.is_alive() for thread in others):

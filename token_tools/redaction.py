@@ -14,10 +14,10 @@ import re
 import sys
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import Final
+from typing import AnyStr, Final
 from urllib.parse import unquote
 
 from pydantic import SecretStr
@@ -135,53 +135,61 @@ def _repeats(text: str) -> bool:
 def _hash_secret(secret: str) -> frozenset[int]:
     own = secret.rpartition(":")[2]
     # What is plain words when it is decoded would be found in every sentence.
-    forms = [own, *(decoded.decode("latin-1") for decoded in _decode_base64(own) if not decoded.isascii())]
-    return frozenset(hashed for form in forms for hashed in _hash_runs(form))
+    decoded = [whole for whole in _decode_base64(own) if not whole.isascii()]
+    return frozenset(_hash_runs(own)) | {hash(run) for whole in decoded for run in _cut(whole)}
 
 
-def _hash_runs(text: str) -> set[int]:
-    """The runs of a text as it is and without punctuation, in small letters."""
-    plain = (text if text.isascii() else _drop_what_has_no_ink(text)).casefold()
-    return {hash(run) for form in {plain, "".join(filter(str.isalnum, plain))} for run in _cut(form)}
+def _hash_runs(form: str | bytes) -> set[int]:
+    """The runs of bytes as they are, and of a text also in small letters, with its punctuation and without."""
+    if isinstance(form, bytes):
+        return {hash(run) for run in _cut(form)}
+    plain = (form if form.isascii() else _drop_what_has_no_ink(form)).casefold()
+    texts = {hash(run) for text in {plain, "".join(filter(str.isalnum, plain))} for run in _cut(text)}
+    return texts | _hash_runs(form.encode("latin-1", errors="replace")) | _hash_runs(form.encode(errors="replace"))
 
 
 def _drop_what_has_no_ink(text: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in _NO_INK)
 
 
-def _cut(text: str) -> Iterator[str]:
+def _cut(text: AnyStr) -> Iterator[AnyStr]:
     runs = (text[start : start + RUN] for start in range(len(text) - RUN + 1))
     return (run for run in runs if len(set(run)) >= _DISTINCT)
 
 
-def _read_in_every_way(text: str) -> Iterator[str]:
+def _read_in_every_way(text: str) -> Iterator[str | bytes]:
     """The text, and what it is the escaped or encoded form of, layer by layer."""
-    seen = {text: None}
-    layer = [text]
+    seen: dict[str | bytes, None] = {text: None}
+    layer: list[str | bytes] = [text]
     for _ in range(_LAYERS):
         yield from layer
-        following = [form for known in layer for form in _decode(known) if len(form) >= RUN]
+        following = [form for known in layer if isinstance(known, str) for form in _decode(known) if len(form) >= RUN]
         layer = [*dict.fromkeys(form for form in following if form not in seen)][: max(_FORMS - len(seen), 0)]
         seen |= dict.fromkeys(layer)
     yield from layer
     yield from (codecs.encode(text, "rot13"), text[::-1])
 
 
-def _decode(text: str) -> Iterable[str]:
+def _decode(text: str) -> Iterator[str | bytes]:
     plain = _OCTAL.sub(lambda match: chr(int(match[1], base=8)), html.unescape(unquote(text)))
     yield _ESCAPE.sub(lambda match: _read_code(next(filter(None, match.groups())), base=16), plain)
-    for word in _BASE64.findall(text):
-        for start in range(4):
-            yield from (decoded.decode("latin-1") for decoded in _decode_base64(word[start:]))
-    for word in _BASE32.findall(text):
-        yield from (decoded.decode("latin-1") for decoded in _decode_base32(word))
-    for digits in _HEX.findall(text):
-        pairs = re.sub(r"0x|[^0-9a-f]", "", digits, flags=re.IGNORECASE)
-        yield bytes.fromhex(pairs[: len(pairs) // 2 * 2]).decode("latin-1")
     for codes in _CODES.findall(text):
         yield "".join(_read_code(code, base=10) for code in re.findall(r"\d+", codes))
     for bits in _BITS.findall(text):
         yield "".join(_read_code(code, base=2) for code in re.findall(r"[01]{8}", bits))
+    # Only what is text may be encoded once more.
+    yield from (decoded.decode() if decoded.isascii() else decoded for decoded in _decode_words(text))
+
+
+def _decode_words(text: str) -> Iterator[bytes]:
+    for word in _BASE64.findall(text):
+        for start in range(4):
+            yield from _decode_base64(word[start:])
+    for word in _BASE32.findall(text):
+        yield from _decode_base32(word)
+    for digits in _HEX.findall(text):
+        pairs = re.sub(r"0x|[^0-9a-f]", "", digits, flags=re.IGNORECASE)
+        yield bytes.fromhex(pairs[: len(pairs) // 2 * 2])
 
 
 def _read_code(digits: str, *, base: int) -> str:

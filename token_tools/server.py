@@ -14,6 +14,7 @@ from token_tools import __version__, prompts
 from token_tools.client import connect
 from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery, choose_delivery
+from token_tools.ending import Ending
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.journal import Entry, Journal
 from token_tools.minting import Mint
@@ -39,23 +40,26 @@ def create_server(
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
     patience: timedelta = timedelta(minutes=5),
+    ending: Ending | None = None,
 ) -> MCPServer[Workflows]:
     """An MCP server for the cluster that the settings name.
 
     It connects when it starts to serve, over `transport` instead of the network if one is given. A call that waits for
-    a human's answer gives up after `patience`.
+    a human's answer gives up after `patience`. What was begun is finished within what `ending` allows.
     """
+    ending = ending or Ending(settings.timeout)
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Workflows]) -> AsyncGenerator[Workflows]:
         journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
         qq = Qq(settings.host, settings.port)
-        delivery = choose_delivery(settings, qq)
+        delivery = choose_delivery(settings, qq, within=ending.limit_delivery)
         if not settings.read_only:
             await _report_open_intents(journal, delivery)
             await _report_recovered(delivery)
         cluster_clock = ClusterClock(clock)
-        async with connect(settings, transport=transport, hear_date=cluster_clock.hear_date) as cluster:
+        hear_date = cluster_clock.hear_date
+        async with connect(settings, transport=transport, ending=ending, hear_date=hear_date) as cluster:
             yield Workflows(
                 address=settings.address,
                 cluster=cluster,

@@ -18,7 +18,8 @@ from typing import cast
 def main() -> None:
     """Run the command line, and exit with its status."""
     # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     with importing():
         from token_tools.command import run_command  # noqa: PLC0415 - what makes it fast comes first
         from token_tools.ending import leave  # noqa: PLC0415 - the same
