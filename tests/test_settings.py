@@ -313,6 +313,13 @@ def test_a_value_that_was_not_expanded_is_refused_with_what_was_given(
     assert str(failure.value).endswith(f" (given: {json.dumps(value)})")
 
 
+@pytest.mark.parametrize("token", ["access-v1://abc+/==", "session-v1://AB", "1://x", "access-v1:~/.", "plain.word"])
+def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    set_all(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": token})
+
+    assert load_settings({}).read_bearer().get_secret_value() == token
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [

@@ -131,8 +131,8 @@ class Settings(BaseSettings):
     confirm: Confirm = Field(
         default="risky",
         description="Which writes ask the human first: all, none, or the risky ones (to delete or stop a token, to let "
-        "one live longer or for ever, and a new one for the built-in administrator or for a name that could not be "
-        "looked up)",
+        "one live longer or for ever, and a new one for the built-in administrator or for whom the cluster did not "
+        "identify)",
     )
 
     @model_validator(mode="before")
