@@ -183,7 +183,9 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Be
 
     told = await bench.call("create_access_token", {"user": "local:jane"})
 
+    [other] = bench.tokens_of(JANE)
     assert "No token was made for local:jane" in told.text
+    assert f"none of theirs is new but {other.id}, which the cluster says somebody else made." in told.text
 
 
 Ending = Literal["done", "nothing", "unsaid"]

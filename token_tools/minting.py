@@ -255,7 +255,7 @@ class Mint:
     async def _find_out(self, order: Order, intent: Entry, failure: ClusterError) -> UnknownOutcome:
         """What became of a POST without a clear answer, told by the tokens that the user has now."""
         try:
-            new = await self._find_new(order)
+            new, others = await self._find_new(order)
             made, is_being_made = await self.journal.find_rivals(str(order.user), besides=intent)
         except (ClusterError, JournalError) as second:
             await self.journal.conclude(intent, "unknown")
@@ -268,9 +268,10 @@ class Mint:
         suspects = [token for token in suspects if token.created > intent.time - TOLERANCE] or suspects
         if not suspects:
             await self.journal.conclude(intent, "unknown")
+            besides = f" but {tell_some(others)}, which the cluster says somebody else made" if others else ""
             return UnknownOutcome(
-                f"{failure} No token was made for {order.user}: so far, none of theirs is new. The cluster may still "
-                "be at it, so list the user's tokens again before creating another."
+                f"{failure} No token was made for {order.user}: so far, none of theirs is new{besides}. The cluster "
+                "may still be at it, so list the user's tokens again before creating another."
             )
         is_clear = len(suspects) == 1 and not is_being_made
         await self.journal.conclude(intent, "unknown", suspects[0].id if is_clear else None)
@@ -282,18 +283,15 @@ class Mint:
             f"touched. {' '.join(self._tell_deletion(token.id) for token in suspects[:FEW])}"
         )
 
-    async def _find_new(self, order: Order) -> list[AccessToken]:
-        """The user's tokens that were not there before, made by ourselves as far as is known."""
+    async def _find_new(self, order: Order) -> tuple[list[AccessToken], list[str]]:
+        """The user's tokens that were not there before and may be ours, and the ids of those that others made."""
         if order.present is None:
             raise BadAnswer("their tokens were not known before.")
-        before = {token.id for token in order.present}
         me = await self.cluster.who_am_i()
-        return [
-            token
-            for token in await read_user(self.cluster, order.user)
-            if token.id not in before | {me.access_token_id}
-            and (token.creator is None or me.identity.covers(token.creator))
-        ]
+        before = {token.id for token in order.present} | {me.access_token_id}
+        new = [token for token in await read_user(self.cluster, order.user) if token.id not in before]
+        ours = [token for token in new if token.creator is None or me.identity.covers(token.creator)]
+        return ours, [token.id for token in new if token not in ours]
 
     async def _withdraw(self, order: Order, token_id: str, intent: Entry) -> str:
         """Delete a token whose secret nobody has, and tell what came of that."""
