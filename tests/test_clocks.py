@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
-from tests.bench import JANE, NOW, PATH, Bench
+from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human
 from token_tools.clock import ClusterClock
 
 pytestmark = pytest.mark.anyio
@@ -118,6 +118,45 @@ async def test_the_longest_lifetime_counts_by_the_cluster_s_clock(bench: Bench) 
     assert not second.is_error
     [token] = bench.tokens_of(JANE)
     assert token.expiration_time == NOW - YEARS + timedelta(days=90)
+
+
+@pytest.mark.parametrize("expiration_time", ["90d", None])
+async def test_a_token_that_lives_for_years_instead_of_days_is_not_kept_either(
+    bench: Bench, expiration_time: str | None
+) -> None:
+    set_cluster(bench, -YEARS)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+
+    assert "it would live 3743 days instead of 90 days." in told
+    assert bench.tokens_of(JANE) == []
+
+
+async def test_until_when_is_asked_for_is_kept_however_the_clocks_differ(bench: Bench) -> None:
+    set_cluster(bench, -YEARS)
+
+    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "2027-01-31T17:00:00Z"})
+
+    assert not told.is_error
+    assert "3653 days behind this machine's" in told.fields["warning"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [("update_access_token", {"expiration_time": "30d"}), ("delete_access_token", {})],
+)
+async def test_a_change_and_its_question_tell_by_whose_clock(
+    bench: Bench, tool: str, arguments: dict[str, str]
+) -> None:
+    set_cluster(bench, 2 * HOUR, tells=True)
+    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 100 * HOUR)
+    human = Human([AGREES])
+
+    told = await bench.call(tool, {"id": token.id, **arguments}, human=human, confirm="all")
+
+    clock = "Times are by the cluster's clock, which is 2 hours ahead of this machine's."
+    assert clock in human.asked[0]
+    assert clock in told.fields["warning"]
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token", "update_access_token"])

@@ -60,3 +60,9 @@ def tell_difference(ahead: timedelta) -> str | None:
         return None
     where = "ahead of" if ahead > timedelta() else "behind"
     return f"the cluster's clock, which is {tell_duration(ahead)} {where} this machine's"
+
+
+def tell_clock(ahead: timedelta) -> str | None:
+    """By whose clock times are told, None if that is the same for all."""
+    difference = tell_difference(ahead)
+    return f"Times are by {difference}." if difference else None

@@ -27,13 +27,14 @@ class Plan:
     """What a request would do, as the server found things at `time`.
 
     `reasons` say why a human has to agree first, and `number` tells that question from every other; there are no
-    reasons where nobody has to be asked.
+    reasons where nobody has to be asked. `time` is the cluster's, whose clock is known to be `ahead` of ours.
     """
 
     request: Hashable
     time: datetime
     reasons: Sequence[str]
     number: str = field(default_factory=number_question)
+    ahead: timedelta = timedelta()
 
 
 Some = TypeVar("Some", bound=Plan)

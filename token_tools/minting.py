@@ -39,7 +39,7 @@ from token_tools.listing import read_user
 from token_tools.models import AccessToken, NewAccessToken
 from token_tools.qq import Qq
 from token_tools.quotation import FEW, tell_some
-from token_tools.times import tell_time
+from token_tools.times import tell_duration, tell_time
 
 _LOG: Final = logging.getLogger(__name__)
 SLOTS: Final = 2
@@ -53,14 +53,18 @@ SLACK: Final = timedelta(minutes=5)
 """By how much a token may live longer than is allowed: a cluster rounds, and its clock may be behind ours."""
 
 
+MUCH: Final = timedelta(days=1)
+"""By how much a token may outlive what was asked for where nobody limits it: the difference of the clocks is told."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What is to be made: a token for `user` that expires at `expires`, or never.
 
     `present` are the user's tokens just before, None if they could not be read. `open_intents` are earlier attempts for
     the same user of which the journal knows no outcome; the answer will mention them. `replaces` is the token that the
-    new one is to replace; the new one then has to prove itself. `max_lifetime` is the longest life that the operator
-    allows, None if any is.
+    new one is to replace; the new one then has to prove itself. `lifetime` is how long it is to live, if that was asked
+    for and not until when; `max_lifetime` is the longest life that the operator allows, None if any is.
     """
 
     user: Identity
@@ -68,6 +72,7 @@ class Order:
     present: Sequence[AccessToken] | None
     open_intents: Sequence[Entry] = ()
     replaces: AccessToken | None = None
+    lifetime: timedelta | None = None
     max_lifetime: timedelta | None = None
 
     def was_there(self, token_id: str) -> bool:
@@ -214,11 +219,13 @@ class Mint:
         if found.expires is not None and found.expires <= found.created:
             expired = tell_time(found.expires)
             return f"it had expired at {expired}, before it was made at {tell_time(found.created)}{whose}."
-        if order.max_lifetime is None or _lives_within(found, order.max_lifetime):
-            return None
-        expires = "never expires" if found.expires is None else f"expires only {tell_time(found.expires)}"
-        made = f", made at {tell_time(found.created)}{whose}" if difference else ""
-        return f"it {expires}{made}, whatever it was asked for, and QUMULO_MAX_LIFETIME does not allow that."
+        if order.max_lifetime is not None and not _lives_within(found, order.max_lifetime):
+            expires = "never expires" if found.expires is None else f"expires only {tell_time(found.expires)}"
+            made = f", made at {tell_time(found.created)}{whose}" if difference else ""
+            return f"it {expires}{made}, whatever it was asked for, and QUMULO_MAX_LIFETIME does not allow that."
+        if order.lifetime is not None and found.expires == order.expires:
+            return _find_surplus(found, order.lifetime, whose)
+        return None
 
     async def _take_back(self, order: Order, delivered: Delivered, intent: Entry) -> str:
         """Delete a token that is no good, first on the cluster, then where it was delivered; tell what came of that."""
@@ -330,6 +337,14 @@ class Mint:
             _LOG.warning("%s", second)
         told = BadAnswer(f"The answer was about token {delivered.id}, which the cluster does not know. {failure}")
         return await self._find_out(order, intent, told)
+
+
+def _find_surplus(found: AccessToken, lifetime: timedelta, whose: str) -> str | None:
+    """Why a token that expires when it was asked to lives much longer than was meant; None if it does not."""
+    if found.expires is None or _lives_within(found, lifetime + MUCH):
+        return None
+    life = tell_duration(found.expires - found.created)
+    return f"made at {tell_time(found.created)}{whose}, it would live {life} instead of {tell_duration(lifetime)}."
 
 
 def _lives_within(found: AccessToken, longest: timedelta) -> bool:

@@ -3,6 +3,7 @@
 Everything in a question is as the server found it, nothing as a model said it.
 """
 
+from token_tools.clock import tell_clock
 from token_tools.consent import Plan
 from token_tools.identity import Identity, tell_name
 from token_tools.minting import SLOTS
@@ -24,7 +25,8 @@ def tell_question(plan: Plan, *, address: str) -> str:
             question = _tell_deletion(plan, address)
         case _:
             raise AssertionError  # pragma: no cover - there is no other kind of plan
-    return f"{question} Asked because {' and '.join(plan.reasons)}. [question {plan.number}]"
+    told = " ".join(filter(None, [question, tell_clock(plan.ahead)]))
+    return f"{told} Asked because {' and '.join(plan.reasons)}. [question {plan.number}]"
 
 
 def tell_by_hand(plan: Plan, qq: Qq) -> str:

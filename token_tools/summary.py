@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from token_tools.clock import MATTERS, tell_difference, tell_present
+from token_tools.clock import MATTERS, tell_clock, tell_present
 from token_tools.delivery import Delivered
 from token_tools.identity import Identity, tell_name, tell_sid
 from token_tools.minting import Minted
@@ -262,7 +262,7 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
     else:
         headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
     stopped = token.state.enabled and not wanted.enabled and not after.enabled
-    warnings = () if update.edited is None else update.edited.warnings
+    warnings = [*(update.edited.warnings if update.edited else ()), tell_clock(update.plan.ahead)]
     fields = ChangedToken(
         summary=headline,
         id=token.id,
@@ -294,7 +294,7 @@ def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
         {
             **_describe(token, now),
             "summary": headline,
-            "warning": _join_warnings(*deletion.edited.warnings),
+            "warning": _join_warnings(*deletion.edited.warnings, tell_clock(deletion.plan.ahead)),
             "next_step": f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
         }
     )
@@ -442,8 +442,8 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
     order, found = plan.order, minted.found
     if found is not None and order.user.completed_by(found.user) is None:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
-    if difference := tell_difference(minted.ahead):
-        yield f"Times are by {difference}."
+    if clock := tell_clock(minted.ahead):
+        yield clock
     if found is None and order.max_lifetime is not None:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:

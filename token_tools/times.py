@@ -158,6 +158,12 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
     return expiry.replace(microsecond=0)
 
 
+def names_lifetime(text: str) -> bool:
+    """Whether a valid expiry says how long something is to live, and not until when or for ever."""
+    stripped = text.strip()
+    return stripped.lower() != NEVER and not _INSTANT.fullmatch(stripped)
+
+
 def _refuse(why: str, now: datetime) -> Refusal:
     return Refusal(f"`expiration_time` {why}. {HOW_TO_WRITE_AN_EXPIRY}. It is now {tell_time(now)}.")
 

@@ -42,6 +42,7 @@ from token_tools.policy import Policy
 from token_tools.quotation import tell_some
 from token_tools.report import Format, open_report
 from token_tools.rotation import Surveyor
+from token_tools.times import names_lifetime
 from token_tools.wire import READ
 
 EVERYBODY: Final = " Without `user`, everybody's tokens are listed."
@@ -195,12 +196,14 @@ class Workflows:
         return CreationPlan(
             request=request,
             time=now,
+            ahead=self.clock.ahead,
             reasons=self.policy.find_reasons_to_make(who, expires, caveat=caveat),
             order=Order(
                 who,
                 expires,
                 present,
                 await self.journal.find_open(str(who)),
+                lifetime=_find_lifetime(expiration_time, expires, now),
                 max_lifetime=self.policy.max_lifetime,
             ),
             by_default=expiration_time is None,
@@ -240,6 +243,7 @@ class Workflows:
         return RotationPlan(
             request=request,
             time=now,
+            ahead=self.clock.ahead,
             reasons=self.policy.find_reasons_to_make(who, expires),
             order=Order(
                 who,
@@ -247,6 +251,7 @@ class Workflows:
                 beside.present,
                 beside.open_intents,
                 replaces=old,
+                lifetime=_find_lifetime(expiration_time, expires, now),
                 max_lifetime=self.policy.max_lifetime,
             ),
             by_default=expiration_time is None,
@@ -330,7 +335,9 @@ class Workflows:
         if _is_less(wanted, token.state):
             await self._refuse_lockout(token, "disable it or shorten its life")
         reasons = self.policy.find_reasons_to_modify(token, wanted, now=now)
-        return UpdatePlan(request=request, time=now, reasons=reasons, token=token, wanted=wanted)
+        return UpdatePlan(
+            request=request, time=now, ahead=self.clock.ahead, reasons=reasons, token=token, wanted=wanted
+        )
 
     def _choose_new_expiry(self, expiration_time: str | None) -> datetime | None:
         return None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=self.clock())
@@ -364,7 +371,11 @@ class Workflows:
         token = await self._get(token_id)
         await self._refuse_lockout(token, "delete it")
         return DeletionPlan(
-            request=request, time=self.clock(), reasons=self.policy.find_reasons_to_delete(), token=token
+            request=request,
+            time=self.clock(),
+            ahead=self.clock.ahead,
+            reasons=self.policy.find_reasons_to_delete(),
+            token=token,
         )
 
     async def delete_token(self, plan: DeletionPlan) -> Deletion:
@@ -525,6 +536,12 @@ class Workflows:
 def _name_owner(token: AccessToken, who: Identity) -> AccessToken:
     """The token with all that is known of its user: some clusters list no more of them than a key."""
     return token.model_copy(update={"user": token.user.completed_by(who) or token.user})
+
+
+def _find_lifetime(expiration_time: str | None, expires: datetime | None, now: datetime) -> timedelta | None:
+    """How long a token is to live, if that was asked for, and not until when."""
+    is_asked_for = expiration_time is None or names_lifetime(expiration_time)
+    return expires - now if expires is not None and is_asked_for else None
 
 
 def _is_less(wanted: State, present: State) -> bool:
