@@ -1,5 +1,6 @@
 """What was intended and what came of it, through crashes, rotations, torn lines and several processes at once."""
 
+import errno
 import json
 import os
 import stat
@@ -512,3 +513,15 @@ sys.stdin.read()
 
     assert told == f"The journal {folder / 'journal.jsonl'} is held by another process."
     assert caplog.messages == [told]
+
+
+async def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(_file: int) -> None:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(os, "fsync", give_up)
+
+    with pytest.raises(JournalError, match=r"cannot be written: Connection timed out\."):
+        await finish(journal_in(folder), "made")

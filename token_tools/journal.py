@@ -250,20 +250,24 @@ class Journal:
             try:
                 lock = await anyio.to_thread.run_sync(self._open_lock)
                 try:
-                    with anyio.fail_after(self._patience):
-                        while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
-                            await anyio.sleep(0.02)
+                    await self._wait_for(lock)
                     yield
                 finally:
                     _unlock(lock)
-            except TimeoutError:
-                raise JournalError(f"The journal {tell_path(self._path)} is held by another process.") from None
             except OSError as failure:
                 raise JournalError(
                     f"The journal {tell_path(self._path)} cannot be written: {failure.strerror}. Nothing is changed "
                     "without one, so that no token is ever lost sight of: free space, or let the server write to its "
                     "state directory (QUMULO_STATE_DIR)."
                 ) from failure
+
+    async def _wait_for(self, lock: int) -> None:
+        # Only here: a disk whose time is over raises a `TimeoutError` as well.
+        with anyio.move_on_after(self._patience):
+            while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
+                await anyio.sleep(0.02)
+            return
+        raise JournalError(f"The journal {tell_path(self._path)} is held by another process.")
 
     def _open_lock(self) -> int:
         os.close(make_private_folder(self.folder))
