@@ -17,7 +17,7 @@ import shlex
 import stat
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -136,7 +136,9 @@ class Journal:
             replaces=replaces,
             change=change,
         )
-        with ExitStack() as held:
+        async with AsyncExitStack() as ending:
+            held = ExitStack()
+            ending.push_async_callback(_give_back, held)
             try:
                 async with self._locked():
                     await anyio.to_thread.run_sync(self._hold, intent, held)
@@ -457,6 +459,12 @@ def _release(lock: int, path: Path) -> None:
     # One that stays is swept away by the next start; what was done must not look failed for it.
     attempt(f"{path} could not be removed", partial(path.unlink, missing_ok=True))
     _unlock(lock)
+
+
+async def _give_back(held: ExitStack) -> None:
+    """Close it in a thread: a disk that hangs must not hold up those who need none."""
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(held.close)
 
 
 def _unlock(lock: int) -> None:
