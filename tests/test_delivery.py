@@ -1,6 +1,7 @@
 """Where a new bearer token goes: proved before, private from the first byte, nothing left after a failure."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -8,7 +9,10 @@ import re
 import stat
 import subprocess
 import sys
+import time
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +27,7 @@ from tests.bench import JANE as ACCOUNT
 from tests.bench import PATH, Bench
 from tests.keychain import Keychain
 from token_tools.credentials import write_store
-from token_tools.delivery import Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
+from token_tools.delivery import Delivered, Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
 from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
@@ -416,6 +420,24 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
     assert await delivery.recover() == []
 
 
+async def test_what_a_killed_server_left_is_recovered_where_only_writers_can_lock(
+    delivery: Delivery, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over NFS."""
+    lock = fcntl.flock
+
+    def lock_for_writers(file: int, operation: int) -> None:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_for_writers)
+    await (await delivery.reserve()).drop()
+    (folder / ".pending-1").write_bytes(write_store(SecretStr(SECRET)))
+
+    assert await delivery.recover() == [folder / "recovered-1.json"]
+
+
 async def test_there_is_nothing_to_recover_where_there_is_no_folder_or_no_file(delivery: Delivery) -> None:
     for way in (delivery, KeyringDelivery("c:8000"), InlineDelivery()):
         assert list(await way.recover()) == []
@@ -557,6 +579,34 @@ async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwar
     with anyio.fail_after(5):
         await anyio.to_thread.run_sync(keychain.go_on.wait)
     assert keychain.secrets == {}
+
+
+async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_done(keychain: Keychain) -> None:
+    time_left = anyio.CancelScope()
+
+    @contextmanager
+    def within(_seconds: float) -> Generator[None]:
+        with time_left:
+            yield
+        if time_left.cancelled_caught:
+            raise TimeoutError
+
+    keychain.broken = "hang"
+    delivery = KeyringDelivery("c:8000", within=within)
+    delivered: list[Delivered] = []
+
+    async def keep() -> None:
+        delivered.append(await delivery.keep(NEW, JANE))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep)
+        await anyio.wait_all_tasks_blocked()
+        time_left.cancel()
+        keychain.go_on.set()
+        time.sleep(0.2)  # noqa: ASYNC251 - the thread comes to its end before the loop comes to anything
+
+    [kept] = delivered
+    assert [*keychain.secrets] == [(delivery.service, kept.account)]
 
 
 def test_without_the_keyring_library_the_extra_to_install_is_named() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tty
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -205,6 +206,9 @@ NO_MESSAGES: dict[str, tuple[bytes, list[int | str | None], int]] = {
     "parameters-are-a-list": (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[1]}', [7], -32600),
     "nothing-asked": (b'{"jsonrpc":"2.0","id":7}', [7], -32600),
     "batch": (b"[%b,%b]" % (asking(b""), asking(b"", b"8")), [7, 8], -32600),
+    "batch-of-many": (b"[%b]" % b",".join([b'{"id":7}'] * 100), [7] * 100, -32600),
+    "batch-of-too-many": (b"[%b]" % b",".join([b'{"id":7}'] * 101), [None], -32600),
+    "batch-of-very-many": (b"[%b]" % b",".join([b"{}"] * 1_000_000), [None], -32600),
     "empty-batch": (b"[]", [None], -32600),
     "number": (b"7", [None], -32600),
     "too-long": (asking(b'"user":"%b"' % (b"a" * 5_000_000)), [7], -32600),
@@ -312,6 +316,29 @@ def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
 
     assert deaf("--demo", INITIALIZE, INITIALIZED) == (0, b"")
     assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
+
+
+def test_each_answer_is_whole_although_the_terminal_takes_it_in_parts() -> None:
+    """Whoever gave it its stdout lets nothing wait there."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    os.set_blocking(theirs, False)
+    asked: list[Message] = [{"jsonrpc": "2.0", "id": number, "method": "tools/list"} for number in range(2, 12)]
+    with subprocess.Popen([COMMAND, "--demo"], stdin=subprocess.PIPE, stdout=theirs) as process, os.fdopen(ours) as out:
+        os.close(theirs)
+        assert process.stdin is not None
+        for message in (INITIALIZE, INITIALIZED, *asked):
+            process.stdin.write(json.dumps(message).encode() + b"\n")
+        process.stdin.flush()
+        answers = [json.loads(out.readline())]
+        # Meanwhile there comes more than it takes.
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        answers += [json.loads(out.readline()) for _ in asked]
+        process.stdin.close()
+
+        assert process.wait(PATIENCE) == 0
+    assert {answer["id"] for answer in answers} == {*range(1, 12)}
 
 
 LISTS = [json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).encode()] * 30

@@ -524,24 +524,29 @@ async def _in_time(
     within: Within = anyio.fail_after,
 ) -> Some:
     """What is done in a thread, which is left alone if it hangs; what comes of it too late is undone there."""
-    too_late = threading.Event()
+    outcome: list[Some] = []
+    # Taken by what comes first, the end of the work or of the time: in between, one would undo what the other tells.
+    decided = threading.Lock()
 
-    def work_or_undo() -> Some:
-        done = work()
-        if too_late.is_set():
-            undo(done)
-        return done
+    def work_or_undo() -> None:
+        outcome.append(work())
+        if not decided.acquire(blocking=False):
+            undo(outcome[0])
 
     try:
         with within(patience.total_seconds()):
-            return await anyio.to_thread.run_sync(work_or_undo, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(work_or_undo, abandon_on_cancel=True)
     except TimeoutError:
-        raise DeliveryError(
-            f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}, "
-            "or before this server had to stop: something waits to be unlocked there, or hangs."
-        ) from None
-    finally:
-        too_late.set()
+        if decided.acquire(blocking=False):
+            raise DeliveryError(
+                f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}, "
+                "or before this server had to stop: something waits to be unlocked there, or hangs."
+            ) from None
+    except anyio.get_cancelled_exc_class():
+        if not decided.acquire(blocking=False):
+            undo(outcome[0])
+        raise
+    return outcome[0]
 
 
 def _recall(place: str | None) -> str | None:
@@ -569,7 +574,8 @@ def _rescue(name: str, folder: int) -> str | None:
     """The new name of an abandoned file that holds a token; one without a token is removed, anything else let be."""
     with ExitStack() as ending:
         try:
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            # NFS gives a lock for writing to nobody who only reads.
+            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         except OSError:
             return None
         ending.callback(os.close, file)

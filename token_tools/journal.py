@@ -17,7 +17,7 @@ import shlex
 import stat
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -136,7 +136,9 @@ class Journal:
             replaces=replaces,
             change=change,
         )
-        with ExitStack() as held:
+        async with AsyncExitStack() as ending:
+            held = ExitStack()
+            ending.push_async_callback(_give_back, held)
             try:
                 async with self._locked():
                     await anyio.to_thread.run_sync(self._hold, intent, held)
@@ -250,20 +252,24 @@ class Journal:
             try:
                 lock = await anyio.to_thread.run_sync(self._open_lock)
                 try:
-                    with anyio.fail_after(self._patience):
-                        while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
-                            await anyio.sleep(0.02)
+                    await self._wait_for(lock)
                     yield
                 finally:
                     _unlock(lock)
-            except TimeoutError:
-                raise JournalError(f"The journal {tell_path(self._path)} is held by another process.") from None
             except OSError as failure:
                 raise JournalError(
                     f"The journal {tell_path(self._path)} cannot be written: {failure.strerror}. Nothing is changed "
                     "without one, so that no token is ever lost sight of: free space, or let the server write to its "
                     "state directory (QUMULO_STATE_DIR)."
                 ) from failure
+
+    async def _wait_for(self, lock: int) -> None:
+        # Only here: a disk whose time is over raises a `TimeoutError` as well.
+        with anyio.move_on_after(self._patience):
+            while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
+                await anyio.sleep(0.02)
+            return
+        raise JournalError(f"The journal {tell_path(self._path)} is held by another process.")
 
     def _open_lock(self) -> int:
         os.close(make_private_folder(self.folder))
@@ -453,6 +459,12 @@ def _release(lock: int, path: Path) -> None:
     # One that stays is swept away by the next start; what was done must not look failed for it.
     attempt(f"{path} could not be removed", partial(path.unlink, missing_ok=True))
     _unlock(lock)
+
+
+async def _give_back(held: ExitStack) -> None:
+    """Close it in a thread: a disk that hangs must not hold up those who need none."""
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(held.close)
 
 
 def _unlock(lock: int) -> None:

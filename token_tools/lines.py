@@ -18,6 +18,9 @@ LONGEST: Final = 4 << 20
 _END: Final = 1 << 10
 """Bytes that are kept of the end of a longer line: some clients write the id last."""
 
+MOST_BATCHED: Final = 100
+"""Messages of a batch that are answered each; with more, one answer is for all."""
+
 _TOKEN: Final = re.compile(
     rb"""
     (?P<name>"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))           # unterminated, it takes the rest
@@ -83,7 +86,10 @@ def _find_flaw(line: bytes) -> tuple[int, str] | None:
 
 
 def _skim(line: bytes) -> list[Member]:
-    """The members of the message, or of each in a batch, as far as they can be told in what may be no JSON."""
+    """The members of the message, or of each in a batch, as far as they can be told in what may be no JSON.
+
+    Of a batch of very many there are none.
+    """
     level = 2 if line.lstrip().startswith(b"[") else 1
     depth, messages = 0, list[Member]()
     for token in _TOKEN.finditer(line):
@@ -91,6 +97,8 @@ def _skim(line: bytes) -> list[Member]:
             depth += 1
             if depth == level:
                 messages.append({})
+            if len(messages) > MOST_BATCHED:
+                return []
         elif token["closing"]:
             depth -= 1
         elif depth == level and messages and token["value"] is not None:

@@ -184,10 +184,13 @@ class _OutputRelay:
         # The end of `written` tells the writer that nobody reads any more.
         with self.written, self.refused, suppress(OSError):
             for chunk in self._receive():
+                # A terminal, or a socket that does not block, may take a part of it.
+                left = memoryview(chunk)
                 # After the end was asked for, the first of them no longer waits.
-                if self.wire not in _tell(news) and not room.poll(GRACE):
+                while left and (self.wire in _tell(news) or room.poll(GRACE)):
+                    left = left[os.write(self.wire, left) :]
+                if left:
                     break
-                os.write(self.wire, chunk)
             while self.written.recv(_CHUNK):
                 pass
         self.end()
