@@ -498,6 +498,37 @@ def test_a_place_that_would_not_be_where_somebody_means_is_refused(name: str, gi
     assert str(failure.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "ClientProjectsQumuloTokens2026",
+        "archive-v0/Xk3Jq0ZbT2mLw9RrYt5Vd/lib",
+        "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG",
+    ],
+)
+def test_a_folder_may_be_called_by_a_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str) -> None:
+    set_all(monkeypatch, NEEDED | {"QUMULO_STATE_DIR": str(tmp_path / folder)})
+
+    assert load_settings({}).state_dir == tmp_path / folder
+
+
+def test_a_secret_that_begins_with_a_slash_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, NEEDED | {"QUMULO_STATE_DIR": "/Xk3Jq0ZbT2mLw9/RrYt5VdQmYwAPJzv5CZsnA625s3X"})
+
+    with pytest.raises(SettingsError, match="this is a token, or looks like one"):
+        load_settings({})
+
+
+@pytest.mark.parametrize("given", ["aelh4J/kmamhiPnZWqbI3hMGOFheSX", ".".join("aelh4JkmamhiPnZWqbI3hMGOFheSX")])
+def test_a_piece_of_a_secret_in_the_wrong_setting_is_not_repeated(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    set_all(monkeypatch, NEEDED | {"QUMULO_PORT": given})
+
+    with pytest.raises(SettingsError) as failure:
+        load_settings({})
+
+    assert given not in str(failure.value)
+
+
 def test_a_place_may_have_an_apostrophe_and_a_percent_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/o'brien")
 

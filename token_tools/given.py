@@ -4,12 +4,13 @@ A secret sits in the wrong place one day, a client hands on `${NAME}` instead of
 leaves a character that nobody sees. Each of these is told as what it is, and a secret is not repeated.
 """
 
+import os
 import re
 import unicodedata
 from typing import Final
 
 from token_tools.quotation import is_secret, is_visible, quote
-from token_tools.redaction import MAX_SEARCHED
+from token_tools.redaction import MAX_SEARCHED, looks_secret, repeats_secret
 
 LONGEST_SHOWN: Final = 200
 """Characters of a given text that an error shows."""
@@ -35,9 +36,15 @@ def find_secret(text: str) -> str | None:
         return "this is the content of a PEM file: QUMULO_CA_FILE takes its path"
     if _STORE.search(text):
         return "this is the content of a credentials file: QUMULO_CREDENTIALS_FILE takes its path"
-    if is_secret(text):
+    if repeats_secret(text) or (looks_secret(text) and not _is_path(text)):
         return "this is a token, or looks like one: it belongs in QUMULO_BEARER_TOKEN"
     return None
+
+
+def _is_path(text: str) -> bool:
+    """Whether this leads into a folder that is there; tools call folders by hashes and random words."""
+    first, slash, _ = text.removeprefix("/").partition("/")
+    return bool(slash) and (first == "~" or (text.startswith(f"/{first}/") and os.path.isdir(f"/{first}")))  # noqa: PTH112
 
 
 def check_ordinary(text: str) -> None:
@@ -74,4 +81,6 @@ def show_refused(text: str) -> str:
     """What was given, for the end of an error; nothing where it may have a secret in it."""
     # Before an @ stands a user, and with them a password.
     may_be_told = len(text) <= MAX_SEARCHED and "@" not in text and find_secret(text) is None
+    # A secret with something between its characters is told apart from a word by the rest of them alone.
+    may_be_told = may_be_told and not looks_secret("".join(filter(str.isalnum, text)))
     return f" (given: {quote(text, longest=LONGEST_SHOWN)})" if may_be_told else ""

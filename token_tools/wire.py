@@ -26,7 +26,7 @@ from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rej
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.quotation import is_secret, quote
-from token_tools.redaction import WITHHELD, repeats_secret
+from token_tools.redaction import WITHHELD, WITHHELD_TOO, repeats_secret
 from token_tools.times import tell_duration
 
 LONGEST_DESCRIPTION: Final = 240
@@ -245,6 +245,8 @@ def _tell_envelope(answer: Answer) -> str:
     words = quote(envelope.description, longest=LONGEST_DESCRIPTION)
     if WITHHELD in words:
         words = "its words are withheld, since they repeat something of a credential"
+    elif WITHHELD_TOO in words:
+        words = "its words are withheld, since something in them looks like a credential"
     return f"{_tell_class(answer)[:-1]}: {words})"
 
 
