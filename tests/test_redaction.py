@@ -5,6 +5,7 @@ import codecs
 import hashlib
 import html
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -405,3 +406,24 @@ async def test_a_name_that_could_be_mistaken_is_quoted_in_answers_and_questions(
 
     assert f" of {spelled} on" in told.fields["summary"]
     assert f" of the user {spelled} (" in human.asked[0]
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
+async def test_no_class_of_an_error_spells_the_new_bearer_token(bench: Bench, status: int) -> None:
+    said = ""
+
+    async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal said
+        if request.method == "POST" and request.url.path == PATH:
+            letters = re.sub(r"[^a-z0-9]", "", body(response.json()["bearer_token"]).lower())
+            said = "_".join(re.findall(r"[a-z]{6,24}[0-9]{0,2}", letters)[:8]) + "_error"
+            return refusal(status, error_class=said)
+        return response
+
+    bench.recorder.on_served = betray
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert said
+    assert said not in told
+    assert f"({status})" in told

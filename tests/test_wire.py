@@ -434,8 +434,16 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(
 def test_where_the_cluster_knows_a_secret_that_nobody_else_does_yet_only_the_class_is_told(
     read: Callable[[wire.Answer], object],
 ) -> None:
-    with pytest.raises(Rejected, match=r"The cluster declined \(400 a_b_error\)\.$"):
-        read(answer(400, {"error_class": "a_b_error", "description": "any sentence"}))
+    with pytest.raises(Rejected, match=r"The cluster declined \(400 cred_invalid_sid_error\)\.$"):
+        read(answer(400, {"error_class": "cred_invalid_sid_error", "description": "any sentence"}))
+
+
+@pytest.mark.parametrize("read", [wire.read_new_token, wire.read_proof], ids=lambda read: read.__name__)
+def test_there_no_class_is_told_whose_words_could_be_parts_of_the_secret(
+    read: Callable[[wire.Answer], object],
+) -> None:
+    with pytest.raises(Rejected, match=r"The cluster declined \(400\)\.$"):
+        read(answer(400, {"error_class": "gpnusqcxakb6_worftxttsfyj0_error", "description": "any sentence"}))
 
 
 @pytest.mark.parametrize(
