@@ -197,6 +197,11 @@ def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monk
         ("QUMULO_DEFAULT_LIFE", "QUMULO_DEFAULT_LIFETIME"),
         ("QUMULO_DELIVER", "QUMULO_DELIVERY"),
         ("QUMULO_VERIFY_SSL", "QUMULO_VERIFY_TLS"),
+        ("QUMULO_TOKEN_TOOLS_READ_ONLY", "QUMULO_READ_ONLY"),
+        ("QUMULO_RO", "QUMULO_READ_ONLY"),
+        ("QUMULO_MAX_TTL", "QUMULO_MAX_LIFETIME"),
+        ("QUMULO_MAXIMUM_EXPIRATION", "QUMULO_MAX_LIFETIME"),
+        ("QUMULO_DEFAULT_EXPIRY", "QUMULO_DEFAULT_LIFETIME"),
     ],
 )
 def test_a_variable_that_nearly_restricts_something_is_refused(
@@ -216,6 +221,7 @@ def test_a_variable_that_nearly_restricts_something_is_refused(
     [
         *("QUMULO_CONFIG", "QUMULO_PASSWORD", "QUMULO_CLUSTER", "QUMULO_USER", "QUMULO_API_TOKEN", "QUMULO_LOG_LEVEL"),
         *("QUMULO_DELIVERYDIR", "QUMULO_TLS", "QUMULO_MODE"),
+        *("QUMULO_DEFAULT_USER", "QUMULO_DEFAULT_HOST", "QUMULO_DEFAULT_EXPORT", "QUMULO_READ_TIMEOUT"),
     ],
 )
 def test_a_variable_that_restricts_nothing_is_only_warned_of(
@@ -299,7 +305,9 @@ def test_a_password_in_an_address_is_not_repeated(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("value", ["$NAME", "${input:value}", "$(cat x)", "%NAME%", "{{ value }}", '"x"', "'x'"])
+@pytest.mark.parametrize(
+    "value", ["$NAME", "${input:value}", "$(cat x)", "%NAME%", "{{ value }}", "{env:NAME}", "{file:x}", '"x"', "'x'"]
+)
 def test_a_value_that_was_not_expanded_is_refused_with_what_was_given(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
@@ -327,6 +335,7 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
         pytest.param("$TOKEN", "the client did not expand it", id="shell"),
         pytest.param("%TOKEN%", "the client did not expand it", id="windows"),
         pytest.param("{{token}}", "the client did not expand it", id="template"),
+        pytest.param("{env:TOKEN}", "the client did not expand it", id="template-of-an-agent"),
         pytest.param(f'"{SECRET}"', "has its quotes in it", id="quotes"),
         pytest.param("/run/secrets/SECRET", "is a path: QUMULO_CREDENTIALS_FILE takes one", id="path"),
         pytest.param("~/SECRET", "is a path", id="path-in-home"),

@@ -1,6 +1,7 @@
 """Bytes to models and statuses to errors: whatever comes back ends in a value or in one of our errors."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -526,3 +527,14 @@ def test_the_date_of_an_answer_is_one_or_is_not_told(date: str, at: datetime | N
 
 def test_the_representation_of_an_answer_tells_no_secret() -> None:
     assert "SECRET" not in repr(wire.Answer(200, {"x-echo": "SECRET"}, b'{"bearer_token": "SECRET"}'))
+
+
+@pytest.mark.parametrize("entry", [b"[]", b"{}", b"1"])
+def test_of_a_page_that_is_none_the_first_entry_is_enough(entry: bytes) -> None:
+    page = wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 1_000_000) + b"]}")
+
+    before = time.perf_counter()
+    with pytest.raises(BadAnswer, match=r"it does not fit at \"entries\.0"):
+        wire.read_page(page)
+
+    assert time.perf_counter() - before < 2

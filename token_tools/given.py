@@ -10,14 +10,18 @@ import unicodedata
 from typing import Final
 
 from token_tools.quotation import is_secret, is_visible, quote
-from token_tools.redaction import MAX_SEARCHED, looks_secret, repeats_secret
+from token_tools.redaction import MAX_SEARCHED, looks_secret, names_token, repeats_secret
 
 LONGEST_SHOWN: Final = 200
 """Characters of a given text that an error shows."""
 
+_LONGEST_HASH: Final = 64
+"""Characters of a folder's name; the part of a bearer token that is its own has more."""
+
 _QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
-_STORE: Final = re.compile(r"bearer_token\\*[\"']|^\s*\{(?!\{)")
-_UNEXPANDED: Final = re.compile(r"\$[A-Za-z_{(]|%[A-Za-z_][\w()]*%|\{\{|\}\}")
+_STORE: Final = re.compile(r"bearer_token\\*[\"']|^\s*\{(?!\{|[a-z]+:)")
+_UNEXPANDED: Final = re.compile(r"\$[A-Za-z_{(]|%[A-Za-z_][\w()]*%|\{\{|\}\}|\{(?:env|file|input|secret|cmd):")
+"""Shells, Windows, editors, templates, and `{env:NAME}` of opencode."""
 
 
 def clean(text: str) -> str:
@@ -43,8 +47,10 @@ def find_secret(text: str) -> str | None:
 
 def _is_path(text: str) -> bool:
     """Whether this leads into a folder that is there; tools call folders by hashes and random words."""
-    first, slash, _ = text.removeprefix("/").partition("/")
-    return bool(slash) and (first == "~" or (text.startswith(f"/{first}/") and os.path.isdir(f"/{first}")))  # noqa: PTH112
+    first, *others = text.removeprefix("/").split("/")
+    if not others or names_token(text) or "+" in text or max(map(len, others)) > _LONGEST_HASH:
+        return False
+    return first == "~" or (text.startswith(f"/{first}/") and os.path.isdir(f"/{first}"))  # noqa: PTH112
 
 
 def check_ordinary(text: str) -> None:

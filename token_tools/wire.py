@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, FailFast, Field, SecretStr, ValidationError
 
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.identity import Identity
@@ -131,7 +131,8 @@ class _Linked(BaseModel):
 
 
 class _TokenList(_Linked):
-    entries: tuple[AccessToken, ...]
+    # Of millions that are none, the first is enough.
+    entries: Annotated[tuple[AccessToken, ...], FailFast()]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -243,7 +244,7 @@ def read_identity(answer: Answer) -> Identity:
 
 
 def _tell_known_class(answer: Answer) -> str:
-    """As `_tell_class`; where a word of the class could be a part of a secret that nobody else knows, only the status."""
+    """As `_tell_class`; only the status where a word of the class could be a part of a new secret."""
     envelope = _read_envelope(answer)
     words = envelope.shown_class.split("_") if envelope and envelope.shown_class else ["?"]
     return _tell_class(answer) if _WORDS.issuperset(words) else f" ({answer.status})"
