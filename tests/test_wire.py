@@ -538,3 +538,10 @@ def test_of_a_page_that_is_none_the_first_entry_is_enough(entry: bytes) -> None:
         wire.read_page(page)
 
     assert time.perf_counter() - before < 2
+
+
+def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
+    entry = rb'{"id":"1","user":null,"creation\u005ftime":"2026-01-01T00:00:00Z"}'
+
+    with pytest.raises(BadAnswer, match='it does not fit at "entries"'):
+        wire.read_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))

@@ -34,7 +34,7 @@ LONGEST_COMPARED: Final = 200
 LONGEST_ARGUMENT: Final = 4_096
 """Characters of an argument; no pattern sees a longer one."""
 
-MOST_ARGUMENTS: Final = 100
+MOST_ARGUMENTS: Final = 1_000
 """Arguments of one call that are looked at."""
 
 MOST_MISTAKES: Final = 8

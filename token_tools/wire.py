@@ -132,7 +132,7 @@ class _Linked(BaseModel):
 
 class _TokenList(_Linked):
     # Of millions that are none, the first is enough.
-    entries: Annotated[tuple[AccessToken, ...], FailFast()]
+    entries: Annotated[tuple[AccessToken, ...], FailFast(), Field(max_length=MOST_TOKENS)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
