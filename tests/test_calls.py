@@ -35,6 +35,12 @@ async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     assert r"self, local:NAME, ad:DOMAIN\NAME" in told
 
 
+async def test_a_flood_of_arguments_is_refused_in_one_sentence(bench: Bench) -> None:
+    told = await bench.refused("list_access_tokens", {f"a{number}": 1 for number in range(2_000)})
+
+    assert told == "These are 2,000 arguments. list_access_tokens takes user, after, limit."
+
+
 @pytest.mark.parametrize("arguments", [{"limit": True}, {"limit": False}], ids=["true", "false"])
 async def test_a_truth_value_is_no_number(bench: Bench, arguments: dict[str, Any]) -> None:
     told = await bench.refused("list_access_tokens", arguments)

@@ -197,3 +197,18 @@ def test_no_line_on_stderr_repeats_a_secret(ends: str) -> None:
     assert told.count("[withheld: it repeats something of a secret]") == (5 if ends == "half" else 6)
     assert find_secrets(told.encode(), [SECRET]) == []
     assert ("Traceback (most recent call last):" in lines[-6:]) is (ends == "traceback")
+
+
+@pytest.mark.parametrize(
+    "words", [(BODY[:12],), (".".join(BODY),), (BODY[:15], BODY[15:30]), ("sandbox", "--port", BODY[:12])]
+)
+def test_a_piece_of_a_secret_among_the_arguments_is_not_repeated(words: Sequence[str]) -> None:
+    told = refusal(COMMAND, *words, env=NEEDED, beginning="qumulo-token-tools: ")
+
+    assert all(word not in told for word in words if word.startswith(BODY[:2]))
+
+
+def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> None:
+    told = refusal(COMMAND, "serve-it", beginning="qumulo-token-tools: ")
+
+    assert told == "there is no such command; there are demo and sandbox."

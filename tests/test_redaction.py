@@ -2,14 +2,18 @@
 
 import base64
 import codecs
+import hashlib
 import html
 import json
+import re
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
+from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
 from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human, refusal
@@ -254,6 +258,72 @@ def test_what_else_a_line_says_is_not_lost_with_the_sentence_that_is_withheld() 
     assert secret[:4] not in redaction.redact(f"One. {secret[:4]}. {secret[4:8]}. {secret[8:12]}. Two.")
 
 
+@pytest.mark.parametrize("length", [40, 60, 88])
+def test_what_looks_like_a_secret_is_told_from_words_written_together(length: int) -> None:
+    digests = [hashlib.sha512(f"{number}".encode()).digest() + b"xy" for number in range(200)]
+    texts = [base64.b64encode(digest).decode()[:length] for digest in digests]
+
+    assert sum(map(redaction.looks_secret, texts)) > 190
+
+
+@pytest.mark.parametrize("text", ["Bearer authentication is required.", "Bearer Service", "no bearer token"])
+def test_a_plain_word_after_bearer_is_no_secret(text: str) -> None:
+    assert redaction.mask_bearers(text) == text
+
+
+async def test_a_name_that_only_looks_like_a_secret_is_not_said_to_repeat_one(bench: Bench) -> None:
+    told = await bench.refused("list_access_tokens", {"Zq4Tn8Lw2XcR7vBk5MdJ9sHy": "x"})
+
+    assert 'no argument "[withheld: it looks like a secret]"' in told
+
+
+async def test_nothing_that_does_not_exist_is_named_by_a_secret(bench: Bench) -> None:
+    async with bench.connected() as client:
+        for name in (own(bench), body(own(bench))[10:40], "Zq4Tn8Lw2XcR7vBk5MdJ9sHy"):
+            for ask in (
+                client.call_tool(name, {}),
+                client.get_prompt(name, {}),
+                client.read_resource(f"file:///{name}"),
+            ):
+                with pytest.raises(MCPError) as failure:
+                    await ask
+                assert name not in f"{failure.value} {failure.value.data}"
+                assert not is_told(str(failure.value), own(bench))
+
+
+async def test_a_name_that_is_too_long_is_not_repeated(bench: Bench) -> None:
+    async with bench.connected() as client:
+        with pytest.raises(MCPError, match="too long, or looks like a secret"):
+            await client.call_tool("x" * 30_000, {})
+
+
+async def test_the_server_s_own_credential_is_never_forgotten(bench: Bench) -> None:
+    async with bench.connected() as client:
+        for number in range(redaction.MAX_HELD + 1):
+            redaction.hold(SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode()))
+        with pytest.raises(MCPError, match="or looks like a secret"):
+            await client.call_tool(body(own(bench)), {})
+
+
+@pytest.mark.parametrize("unit", ["\\", "a", "\ufdfa", "AbCdEf12/", "&#65;", "\\u0041", "41 "])
+def test_hundreds_of_long_names_are_quoted_at_once(unit: str) -> None:
+    names = [f"{number} {unit * 4096}"[:4096] for number in range(200)]
+
+    before = time.perf_counter()
+    for name in names:
+        quoted(name, longest=96)
+
+    assert time.perf_counter() - before < 2
+
+
+def test_a_secret_that_is_withheld_is_looked_for_in_all_that_is_shown() -> None:
+    secret = base64.b64encode(bytes(range(33, 97))).decode()
+    redaction.hold(SecretStr(secret))
+
+    assert quoted("Bearer " + "1" * 70 + " " + "x" * 40 + secret[20:28], longest=96) == f'"{redaction.WITHHELD}"'
+    assert secret[20:28] not in quoted("Bearer " + "1" * 185 + " " + secret[20:28], longest=96)
+
+
 def test_a_secret_that_is_words_in_disguise_withholds_no_sentence() -> None:
     redaction.hold(SecretStr(base64.b64encode(b"the secret of the cluster is no secret").decode()))
 
@@ -276,7 +346,11 @@ def test_the_secrets_that_are_remembered_do_not_grow_without_end() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["svc-backup", r"CORP\jane.doe", "snapshot-mover-2024", "Jürgen", "日本語", "BackupServiceAccount", "0" * 9],
+    [
+        *("svc-backup", r"CORP\jane.doe", "snapshot-mover-2024", "Jürgen", "日本語", "BackupServiceAccount", "0" * 9),
+        *("ProductionBackupServiceAccount01", "SvcQumuloSnapshotMover01", "SQLServerAgentProdCluster01"),
+        *(r"CORP\SvcSQLBackupProdEU01", "ESXiHostVMwareBackup70u3", "CN=SvcQumuloBackupProd01,OU=Services,DC=corp"),
+    ],
 )
 def test_an_ordinary_name_is_no_secret(name: str) -> None:
     assert not redaction.looks_secret(name)
@@ -332,3 +406,24 @@ async def test_a_name_that_could_be_mistaken_is_quoted_in_answers_and_questions(
 
     assert f" of {spelled} on" in told.fields["summary"]
     assert f" of the user {spelled} (" in human.asked[0]
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
+async def test_no_class_of_an_error_spells_the_new_bearer_token(bench: Bench, status: int) -> None:
+    said = ""
+
+    async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal said
+        if request.method == "POST" and request.url.path == PATH:
+            letters = re.sub(r"[^a-z0-9]", "", body(response.json()["bearer_token"]).lower())
+            said = "_".join(re.findall(r"[a-z]{6,24}[0-9]{0,2}", letters)[:8]) + "_error"
+            return refusal(status, error_class=said)
+        return response
+
+    bench.recorder.on_served = betray
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert said
+    assert said not in told
+    assert f"({status})" in told

@@ -197,6 +197,11 @@ def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monk
         ("QUMULO_DEFAULT_LIFE", "QUMULO_DEFAULT_LIFETIME"),
         ("QUMULO_DELIVER", "QUMULO_DELIVERY"),
         ("QUMULO_VERIFY_SSL", "QUMULO_VERIFY_TLS"),
+        ("QUMULO_TOKEN_TOOLS_READ_ONLY", "QUMULO_READ_ONLY"),
+        ("QUMULO_RO", "QUMULO_READ_ONLY"),
+        ("QUMULO_MAX_TTL", "QUMULO_MAX_LIFETIME"),
+        ("QUMULO_MAXIMUM_EXPIRATION", "QUMULO_MAX_LIFETIME"),
+        ("QUMULO_DEFAULT_EXPIRY", "QUMULO_DEFAULT_LIFETIME"),
     ],
 )
 def test_a_variable_that_nearly_restricts_something_is_refused(
@@ -216,6 +221,7 @@ def test_a_variable_that_nearly_restricts_something_is_refused(
     [
         *("QUMULO_CONFIG", "QUMULO_PASSWORD", "QUMULO_CLUSTER", "QUMULO_USER", "QUMULO_API_TOKEN", "QUMULO_LOG_LEVEL"),
         *("QUMULO_DELIVERYDIR", "QUMULO_TLS", "QUMULO_MODE"),
+        *("QUMULO_DEFAULT_USER", "QUMULO_DEFAULT_HOST", "QUMULO_DEFAULT_EXPORT", "QUMULO_READ_TIMEOUT"),
     ],
 )
 def test_a_variable_that_restricts_nothing_is_only_warned_of(
@@ -299,7 +305,9 @@ def test_a_password_in_an_address_is_not_repeated(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("value", ["$NAME", "${input:value}", "$(cat x)", "%NAME%", "{{ value }}", '"x"', "'x'"])
+@pytest.mark.parametrize(
+    "value", ["$NAME", "${input:value}", "$(cat x)", "%NAME%", "{{ value }}", "{env:NAME}", "{file:x}", '"x"', "'x'"]
+)
 def test_a_value_that_was_not_expanded_is_refused_with_what_was_given(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
@@ -327,6 +335,7 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
         pytest.param("$TOKEN", "the client did not expand it", id="shell"),
         pytest.param("%TOKEN%", "the client did not expand it", id="windows"),
         pytest.param("{{token}}", "the client did not expand it", id="template"),
+        pytest.param("{env:TOKEN}", "the client did not expand it", id="template-of-an-agent"),
         pytest.param(f'"{SECRET}"', "has its quotes in it", id="quotes"),
         pytest.param("/run/secrets/SECRET", "is a path: QUMULO_CREDENTIALS_FILE takes one", id="path"),
         pytest.param("~/SECRET", "is a path", id="path-in-home"),
@@ -496,6 +505,37 @@ def test_a_place_that_would_not_be_where_somebody_means_is_refused(name: str, gi
     assert told in str(failure.value)
     assert f"(given: {quote(given, longest=100)})" in str(failure.value)
     assert str(failure.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "ClientProjectsQumuloTokens2026",
+        "archive-v0/Xk3Jq0ZbT2mLw9RrYt5Vd/lib",
+        "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG",
+    ],
+)
+def test_a_folder_may_be_called_by_a_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str) -> None:
+    set_all(monkeypatch, NEEDED | {"QUMULO_STATE_DIR": str(tmp_path / folder)})
+
+    assert load_settings({}).state_dir == tmp_path / folder
+
+
+def test_a_secret_that_begins_with_a_slash_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, NEEDED | {"QUMULO_STATE_DIR": "/Xk3Jq0ZbT2mLw9/RrYt5VdQmYwAPJzv5CZsnA625s3X"})
+
+    with pytest.raises(SettingsError, match="this is a token, or looks like one"):
+        load_settings({})
+
+
+@pytest.mark.parametrize("given", ["aelh4J/kmamhiPnZWqbI3hMGOFheSX", ".".join("aelh4JkmamhiPnZWqbI3hMGOFheSX")])
+def test_a_piece_of_a_secret_in_the_wrong_setting_is_not_repeated(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    set_all(monkeypatch, NEEDED | {"QUMULO_PORT": given})
+
+    with pytest.raises(SettingsError) as failure:
+        load_settings({})
+
+    assert given not in str(failure.value)
 
 
 def test_a_place_may_have_an_apostrophe_and_a_percent_sign(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Bytes to models and statuses to errors: whatever comes back ends in a value or in one of our errors."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -434,24 +435,33 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(
 def test_where_the_cluster_knows_a_secret_that_nobody_else_does_yet_only_the_class_is_told(
     read: Callable[[wire.Answer], object],
 ) -> None:
-    with pytest.raises(Rejected, match=r"The cluster declined \(400 a_b_error\)\.$"):
-        read(answer(400, {"error_class": "a_b_error", "description": "any sentence"}))
+    with pytest.raises(Rejected, match=r"The cluster declined \(400 cred_invalid_sid_error\)\.$"):
+        read(answer(400, {"error_class": "cred_invalid_sid_error", "description": "any sentence"}))
+
+
+@pytest.mark.parametrize("read", [wire.read_new_token, wire.read_proof], ids=lambda read: read.__name__)
+def test_there_no_class_is_told_whose_words_could_be_parts_of_the_secret(
+    read: Callable[[wire.Answer], object],
+) -> None:
+    with pytest.raises(Rejected, match=r"The cluster declined \(400\)\.$"):
+        read(answer(400, {"error_class": "gpnusqcxakb6_worftxttsfyj0_error", "description": "any sentence"}))
 
 
 @pytest.mark.parametrize(
-    "description",
-    ["Bearer QUJDREVGR0hJSktM is wrong", "made AbCdEfGhIjKlMnOpQrStUvWxYz012345"],
+    ("description", "why"),
+    [
+        ("Bearer QUJDREVGR0hJSktM is wrong", "they repeat something of a credential"),
+        ("made AbCdEfGhIjKlMnOpQrStUvWxYz012345", "something in them looks like a credential"),
+    ],
     ids=["of-the-request", "of-its-look"],
 )
-def test_an_error_that_repeats_a_credential_is_told_without_its_words(description: str) -> None:
+def test_an_error_that_repeats_a_credential_is_told_without_its_words(description: str, why: str) -> None:
     hold(SecretStr("access-v1:QUJDREVGR0hJSktM"))
 
     with pytest.raises(Rejected) as failure:
         wire.read_page(answer(400, {"error_class": "a_b_error", "description": description}))
 
-    assert str(failure.value) == (
-        "The cluster declined (400 a_b_error: its words are withheld, since they repeat something of a credential)."
-    )
+    assert str(failure.value) == f"The cluster declined (400 a_b_error: its words are withheld, since {why})."
 
 
 def test_of_a_description_without_an_end_only_the_beginning_is_searched() -> None:
@@ -517,3 +527,21 @@ def test_the_date_of_an_answer_is_one_or_is_not_told(date: str, at: datetime | N
 
 def test_the_representation_of_an_answer_tells_no_secret() -> None:
     assert "SECRET" not in repr(wire.Answer(200, {"x-echo": "SECRET"}, b'{"bearer_token": "SECRET"}'))
+
+
+@pytest.mark.parametrize("entry", [b"[]", b"{}", b"1"])
+def test_of_a_page_that_is_none_the_first_entry_is_enough(entry: bytes) -> None:
+    page = wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 1_000_000) + b"]}")
+
+    before = time.perf_counter()
+    with pytest.raises(BadAnswer, match=r"it does not fit at \"entries\.0"):
+        wire.read_page(page)
+
+    assert time.perf_counter() - before < 2
+
+
+def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
+    entry = rb'{"id":"1","user":null,"creation\u005ftime":"2026-01-01T00:00:00Z"}'
+
+    with pytest.raises(BadAnswer, match='it does not fit at "entries"'):
+        wire.read_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))

@@ -13,17 +13,18 @@ from datetime import timedelta
 from typing import Any, Final, Self, cast
 
 import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
-from mcp.types import ToolAnnotations
+from mcp.types import INVALID_PARAMS, ToolAnnotations
 from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.errors import TokenToolsError
-from token_tools.quotation import cut, quote
+from token_tools.quotation import cut, is_secret, quote
 from token_tools.redaction import redact
 
 LONGEST_ARGUMENT_NAME: Final = 40
@@ -32,6 +33,9 @@ LONGEST_COMPARED: Final = 200
 
 LONGEST_ARGUMENT: Final = 4_096
 """Characters of an argument; no pattern sees a longer one."""
+
+MOST_ARGUMENTS: Final = 1_000
+"""Arguments of one call that are looked at."""
 
 MOST_MISTAKES: Final = 8
 """Mistakes in the arguments of one call that are told."""
@@ -134,6 +138,9 @@ class StrictTool(Tool):
         Raises:
             ToolError: With a text that says what to write instead, or what happened and what to do.
         """
+        if len(arguments) > MOST_ARGUMENTS:
+            properties: Mapping[str, Schema] = self.parameters["properties"]
+            raise ToolError(f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(properties)}.")
         try:
             self.fn_metadata.validate_arguments(arguments)
         except ValidationError as invalid:
@@ -178,6 +185,22 @@ class StrictTool(Tool):
             return f"{told}: call list_access_tokens with a user to find the id. It takes {', '.join(properties)}."
         description = f": {properties[nearest]['description']}" if is_near else "."
         return f"{told}; nearest is `{nearest}`{description} It takes {', '.join(properties)}."
+
+
+async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """The middleware that refuses what is named by a secret, since the SDK repeats the name of what it does not know.
+
+    Raises:
+        MCPError: With a text that repeats nothing.
+    """
+    params = ctx.params or {}
+    named = [name for name in (ctx.method, params.get("name"), params.get("uri")) if isinstance(name, str)]
+    if ctx.request_id is not None and any(map(is_secret, named)):
+        raise MCPError(
+            INVALID_PARAMS,
+            "There is no such thing here. Its name is not repeated: it is too long, or looks like a secret.",
+        )
+    return await call_next(ctx)
 
 
 def wait_for_answer(patience: timedelta) -> None:

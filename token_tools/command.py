@@ -23,7 +23,7 @@ from token_tools.given import LONGEST_SHOWN, find_secret
 from token_tools.quotation import is_visible, quote
 from token_tools.redacted import redact_stderr
 from token_tools.server import NAME, create_server
-from token_tools.settings import HIGHEST_PORT, SECRET, Settings, load_settings, variable
+from token_tools.settings import HIGHEST_PORT, SECRET, Settings, hold_given_secrets, load_settings, variable
 from token_tools.stdio import serve
 from token_tools.times import utc_now
 
@@ -47,6 +47,7 @@ def run_command(words: Sequence[str]) -> int:
     It is 0 when all went well, 1 when the demo did not or nobody reads what is printed, 2 when a setting is wrong.
     """
     redact_stderr()
+    hold_given_secrets()
     _refuse_secrets(words)
     options = vars(_make_parser().parse_args(words))
     # To stderr, and before the SDK configures it otherwise: stdout belongs to the protocol.
@@ -87,6 +88,11 @@ class _Parser(argparse.ArgumentParser):
         action = super().add_argument(*names, **details)
         self.known.update(action.option_strings)
         return action
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - argparse's own signature
+        # What is no command may be anything, so it is not repeated.
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(None, f"there is no such command; there are {' and '.join(action.choices)}.")
 
     def error(self, message: str) -> NoReturn:
         """End with the one line and status 2."""

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from token_tools import __version__
 from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unreachable, Unsent, Untrusted
+from token_tools.redaction import hold_for_good
 from token_tools.settings import Settings
 from token_tools.wire import Answer
 
@@ -116,6 +117,7 @@ class BearerAuth(httpx.Auth):
     def __init__(self, settings: Settings, bearer: SecretStr) -> None:
         self._settings = settings
         self._bearer = bearer
+        hold_for_good(bearer)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Sign, and sign again after a 401 if the credential is another one by now."""
@@ -133,6 +135,7 @@ class BearerAuth(httpx.Auth):
     def _renew(self) -> None:
         try:
             self._bearer = self._settings.read_bearer()
+            hold_for_good(self._bearer)
         except SettingsError as failure:
             _LOG.warning("The credential could not be read again: %s", failure)
 

@@ -41,7 +41,7 @@ def _check_bearer(bearer_token: SecretStr) -> SecretStr:
 def _check_word(text: str) -> None:
     if len(text) > MAX_SEARCHED:
         raise ValueError(f"is longer than {MAX_SEARCHED} characters, which no token is")
-    if text.startswith(("{", "[")) and not text.startswith("{{"):
+    if text.startswith(("{", "[")) and not text.startswith(("{{", "{env:", "{file:")):
         raise ValueError("is the content of a credentials file: QUMULO_CREDENTIALS_FILE takes its path")
     check_expanded(text)
     if text.lower().startswith("bearer "):

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from token_tools.redaction import MAX_SEARCHED, WITHHELD, looks_secret, mask_bearers, repeats_secret
+from token_tools.redaction import MAX_SEARCHED, WITHHELD, WITHHELD_TOO, looks_secret, mask_bearers, repeats_secret
 
 LONGEST: Final = 25_000
 """Characters that no text that leaves may reach; hosts cut or refuse what is longer."""
@@ -35,10 +35,14 @@ def quote(text: str, *, longest: int) -> str:
 
     `json.loads` gives the text back if it was not cut, and had nothing of a secret in it or of what looks like one.
     """
-    known = mask_bearers(text[:MAX_SEARCHED])
-    if repeats_secret(text[:MAX_SEARCHED]) or looks_secret(known):
+    # What is not shown need not be searched: a list may have hundreds of long names.
+    head = text[: min(2 * longest, MAX_SEARCHED)]
+    known = mask_bearers(head)
+    if repeats_secret(head):
         return f'"{WITHHELD}"'
-    shown = known if len(known) <= longest else f"{known[: longest - 1]}…"
+    if looks_secret(known):
+        return f'"{WITHHELD_TOO}"'
+    shown = known if len(known) <= longest and len(head) == len(text) else f"{known[: longest - 1]}…"
     quoted = json.dumps(shown, ensure_ascii=False)
     return quoted if quoted.isascii() and quoted.isprintable() else _show_invisible(quoted)
 

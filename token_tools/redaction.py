@@ -32,6 +32,7 @@ MAX_HELD: Final = 256
 """Secrets that are remembered; the one that was used least recently is forgotten first."""
 
 WITHHELD: Final = "[withheld: it repeats something of a secret]"
+WITHHELD_TOO: Final = "[withheld: it looks like a secret]"
 
 _LAYERS: Final = 3
 _FORMS: Final = 200
@@ -40,14 +41,21 @@ _DISTINCT: Final = 5
 """Different characters among eight; `00000000` tells nothing."""
 
 _TOKEN: Final = re.compile(r"\b((?:access|session)-v\d{1,3})\s{0,3}:\s{0,3}[A-Za-z0-9+/=_-]*", re.IGNORECASE)
-_AFTER_BEARER: Final = re.compile(r"\b(bearer)\s{1,9}\S+", re.IGNORECASE)
+_AFTER_BEARER: Final = re.compile(r"\b((?i:bearer))\s{1,9}(?![A-Za-z]?[a-z]{0,20}[.,;:!?)]{0,3}(?:\s|\Z))\S+")
+"""Not what is followed by a plain word, as in `Bearer authentication is required`."""
 _SENTENCE_END: Final = re.compile(r"((?<=[.:;!?])\s+|[\r\n]+)")
-_WORD: Final = re.compile(r"[A-Za-z0-9+]{20,}")
+_WORD: Final = re.compile(r"[A-Za-z0-9+/]{20,}")
+_SHORTEST_RANDOM: Final = 20
 _LEAST_OF_EACH: Final = {str.isdecimal: 2, str.isupper: 4, str.islower: 4}
 """How many digits, capitals and small letters a long word has that was not written by a person."""
+_OF_A_KIND: Final = re.compile(r"[a-z]+|[A-Z]+|[0-9]+")
+_SPOKEN: Final = re.compile(r"[a-z]{3,}")
+_LEAST_SPOKEN: Final = 0.35
+_MOST_CHANGES: Final = 0.5
+"""How much of `BackupServiceAccountEU01` is small letters in a row, and how often, for its length, the kind changes."""
 
 _ESCAPE: Final = re.compile(
-    r"\\+(?:x([0-9a-f]{2})|u\{?([0-9a-f]{4,6})\}?|U([0-9a-f]{8}))|=([0-9a-f]{2})|%u([0-9a-f]{4})|U\+([0-9a-f]{4,6})",
+    r"(?<!\\)\\++(?:x([0-9a-f]{2})|u\{?([0-9a-f]{4,6})\}?|U([0-9a-f]{8}))|=([0-9a-f]{2})|%u([0-9a-f]{4})|U\+([0-9a-f]{4,6})",
     re.IGNORECASE,
 )
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -56,15 +64,23 @@ _BASE32: Final = re.compile(r"[A-Z2-7]{16,}", re.IGNORECASE)
 _HEX: Final = re.compile(r"[0-9a-f]{2}(?:[^0-9a-z]{0,2}(?:0x)?[0-9a-f]{2}){7,}", re.IGNORECASE)
 _CODES: Final = re.compile(r"\d{2,3}(?:\D{1,3}\d{2,3}){7,}")
 _BITS: Final = re.compile(r"[01]{8}(?:[^01]{0,2}[01]{8}){7,}")
+_MOST_PARTS: Final = 4
+"""Characters that one stands for; some of Arabic stand for eighteen."""
 _NO_INK: Final = {"Cc", "Cf", "Cn", "Co", "Cs", "Me", "Mn", "Zl", "Zp"}
 
 
 class _Held:
-    """The hashes of what was held, the oldest secret first."""
+    """The hashes of what was held, the oldest secret first, and of what is held for good."""
 
     def __init__(self) -> None:
         self.runs: set[int] = set()
+        self._kept: set[int] = set()
         self._order: deque[frozenset[int]] = deque()
+
+    def keep(self, runs: frozenset[int]) -> None:
+        """Remember one secret for good."""
+        self._kept |= runs
+        self.add(runs)
 
     def add(self, runs: frozenset[int]) -> None:
         """Remember one secret; of equal ones the time of the last."""
@@ -73,7 +89,9 @@ class _Held:
         self._order.append(runs)
         self.runs |= runs
         if len(self._order) > MAX_HELD:
-            self.runs -= self._order.popleft()
+            self._order.popleft()
+            # Another may have a part of it too.
+            self.runs = self._kept.union(*self._order)
         _repeats.cache_clear()
 
 
@@ -85,6 +103,11 @@ def hold(secret: SecretStr) -> None:
     _HELD.add(_hash_secret(secret.get_secret_value()))
 
 
+def hold_for_good(secret: SecretStr) -> None:
+    """The same for what this process works with, however many others come after it."""
+    _HELD.keep(_hash_secret(secret.get_secret_value()))
+
+
 def repeats_secret(text: str) -> bool:
     """Whether a text has eight characters in a row of a secret that was held, in whatever way they are written."""
     return _repeats(text) if len(text) <= MAX_SEARCHED else True
@@ -92,7 +115,12 @@ def repeats_secret(text: str) -> bool:
 
 def looks_secret(text: str) -> bool:
     """Whether a text has something in it that looks like a bearer token, whoever's it is."""
-    return bool(_TOKEN.search(text)) or any(map(_is_random, _WORD.findall(text)))
+    return names_token(text) or any(map(_is_random, _split_words(text)))
+
+
+def names_token(text: str) -> bool:
+    """Whether a text has something in it that says itself that it is a bearer token."""
+    return bool(_TOKEN.search(text))
 
 
 def mask_bearers(text: str) -> str:
@@ -123,8 +151,21 @@ def _redact_sentences(line: str) -> str:
     return _mask_tokens(told) if not repeats_secret(told) else WITHHELD + line[len(line.rstrip("\r\n")) :]
 
 
+def _split_words(text: str) -> Iterator[str]:
+    """What may be in base64, and its parts between slashes, which may be folders as well."""
+    for word in _WORD.findall(text):
+        yield from {word, *word.split("/")}
+
+
 def _is_random(word: str) -> bool:
-    return all(sum(map(kind, word)) >= least for kind, least in _LEAST_OF_EACH.items())
+    is_mixed = all(sum(map(kind, word)) >= least for kind, least in _LEAST_OF_EACH.items())
+    return is_mixed and len(word) >= _SHORTEST_RANDOM and not _is_written_together(word)
+
+
+def _is_written_together(word: str) -> bool:
+    """Whether it is words without blanks between them, such as people call service accounts and folders."""
+    spoken = sum(map(len, _SPOKEN.findall(word)))
+    return spoken >= _LEAST_SPOKEN * len(word) and len(_OF_A_KIND.findall(word)) <= _MOST_CHANGES * len(word)
 
 
 @lru_cache(maxsize=4096)
@@ -143,13 +184,16 @@ def _hash_runs(form: str | bytes) -> set[int]:
     """The runs of bytes as they are, and of a text also in small letters, with its punctuation and without."""
     if isinstance(form, bytes):
         return {hash(run) for run in _cut(form)}
-    plain = (form if form.isascii() else _drop_what_has_no_ink(form)).casefold()
+    plain = (form if form.isascii() else "".join(map(_simplify, form))).casefold()
     texts = {hash(run) for text in {plain, "".join(filter(str.isalnum, plain))} for run in _cut(text)}
-    return texts | _hash_runs(form.encode("latin-1", errors="replace")) | _hash_runs(form.encode(errors="replace"))
+    return texts.union(*map(_hash_runs, {form.encode(encoding, errors="replace") for encoding in ("latin-1", "utf-8")}))
 
 
-def _drop_what_has_no_ink(text: str) -> str:
-    return "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in _NO_INK)
+@lru_cache(maxsize=4096)
+def _simplify(char: str) -> str:
+    """What a character stands for, without what has no ink; nothing where that is a phrase of another script."""
+    parts = unicodedata.normalize("NFKD", char)
+    return "" if len(parts) > _MOST_PARTS else "".join(p for p in parts if unicodedata.category(p) not in _NO_INK)
 
 
 def _cut(text: AnyStr) -> Iterator[AnyStr]:

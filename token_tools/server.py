@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
+from token_tools.calls import refuse_secret_names
 from token_tools.client import connect
 from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery, choose_delivery
@@ -86,6 +87,7 @@ def create_server(
         lifespan=lifespan,
         log_level="WARNING",
         subscriptions=False,
+        middleware=[refuse_secret_names],
     )
     for prompt in [*prompts.READING] if settings.read_only else [*prompts.READING, *prompts.WRITING]:
         server.add_prompt(prompt)

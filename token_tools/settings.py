@@ -42,6 +42,7 @@ from token_tools.errors import SettingsError
 from token_tools.files import find_mode, read_certificates
 from token_tools.given import check_ordinary, clean, show, show_refused
 from token_tools.places import Place, check_place, find_config_home, find_home, find_state_dir
+from token_tools.redaction import hold, looks_secret
 from token_tools.times import parse_duration, parse_lifetime
 
 PREFIX: Final = "QUMULO_"
@@ -69,6 +70,13 @@ _NEAR: Final = 0.8
 _SHORTEST_BEGINNING: Final = 4
 _SHORTEST_WORD: Final = 6
 """Letters by which the beginning of a setting's name, or one word of it, tells which is meant."""
+_OF_MANY: Final = {"default"}
+"""Long words that tell nothing alone: other tools of the vendor's have a QUMULO_DEFAULT_USER."""
+_SYNONYMS: Final[dict[str, str]] = dict.fromkeys(["ttl", "expiry", "expiration"], "lifetime") | {
+    "maximum": "max",
+    "nowrite": "readonly",
+    "ro": "readonly",
+}
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -230,6 +238,13 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
+def hold_given_secrets() -> None:
+    """Let no text repeat a secret that was given, from before anything else is read on."""
+    for name, value in os.environ.items():
+        if name.upper() in map(variable, SECRET) and looks_secret(value):
+            hold(SecretStr(clean(value)))
+
+
 def load_settings(options: Mapping[str, Any]) -> Settings:
     """The settings from the environment, with `options` (of the command line) before it.
 
@@ -346,14 +361,17 @@ def _find_words(name: str) -> list[str]:
     if first.startswith(prefix) or len(first) > len(prefix) + 1:
         # Whoever forgets the underscore may have mistyped the rest as well.
         first, rest = first[: len(prefix)], [first[len(prefix) :], *rest]
-    return [*filter(None, rest)] if _resemble(first, prefix) >= _NEAR else []
+    if _resemble(first, prefix) < _NEAR:
+        return []
+    return [str(_SYNONYMS.get(word, word)) for word in rest if word]
 
 
 def _is_meant(words: list[str], setting: str) -> bool:
     given, name = "".join(words), "".join(_find_words(setting))
     begins = given.startswith(name) or (len(given) >= _SHORTEST_BEGINNING and name.startswith(given))
     shared = {*words} & {*_find_words(setting)}
-    return begins or any(len(word) >= _SHORTEST_WORD for word in shared) or _compare(words, setting) >= _NEAR
+    is_named = shared == {*_find_words(setting)} or any(len(word) >= _SHORTEST_WORD for word in shared - _OF_MANY)
+    return begins or is_named or _compare(words, setting) >= _NEAR
 
 
 def _compare(words: list[str], setting: str) -> float:

@@ -20,13 +20,13 @@ from http import HTTPStatus
 from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, FailFast, Field, SecretStr, ValidationError
 
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.identity import Identity
 from token_tools.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.quotation import is_secret, quote
-from token_tools.redaction import WITHHELD, repeats_secret
+from token_tools.redaction import WITHHELD, WITHHELD_TOO, repeats_secret
 from token_tools.times import tell_duration
 
 LONGEST_DESCRIPTION: Final = 240
@@ -60,7 +60,19 @@ LONGEST_WAIT: Final = timedelta(days=365)
 """What a Retry-After is taken for that asks for more."""
 
 _ERROR_CLASS: Final = re.compile(r"(?:[a-z]{1,24}[0-9]{0,2}_){1,9}error")
-"""As all that are known of the vendor's. Nothing else is shown: after a create it could be a part of a secret."""
+"""As all that are known of the vendor's. Nothing else is shown."""
+_VOCABULARY: Final = """
+access account ad allowed already api argument auth authenticated authorized bad busy cannot conflict
+connection create cred credential credentials database denied directory disabled do does domain duplicate
+enabled entity entry error exceeded exist exists expiration expired failed feature field for forbidden found
+fs group http id identity in internal invalid is key ldap limit local many max maximum method missing name no
+not of only operation out parameter past permission posix privilege quota range reached read remote request
+required resource s3 server service set sid smb some such support supported system time timeout to token
+tokens too unauthorized unavailable unknown unsupported user users value version with write
+"""
+"""What the classes are made of that are known, and others of the vendor's API."""
+_WORDS: Final = frozenset(_VOCABULARY.split())
+"""The words of a class that is shown where others could be a part of a secret."""
 _NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
 _TRANSIENT: Final = {
@@ -119,7 +131,8 @@ class _Linked(BaseModel):
 
 
 class _TokenList(_Linked):
-    entries: tuple[AccessToken, ...]
+    # Of millions that are none, the first is enough.
+    entries: Annotated[tuple[AccessToken, ...], FailFast(), Field(max_length=MOST_TOKENS)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -186,7 +199,7 @@ def read_new_token(answer: Answer) -> NewAccessToken:
         ClusterError: As `check_write`, or `BadAnswer`. Its text quotes no sentence of the answer, which knows a secret
             that nobody else does yet.
     """
-    check_write(answer, tell=_tell_class)
+    check_write(answer, tell=_tell_known_class)
     return _decode(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
 
 
@@ -217,7 +230,7 @@ def read_proof(answer: Answer) -> Caller:
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`. Its text quotes no sentence of the answer.
     """
-    check_status(answer, privilege=_WHO_AM_I, tell=_tell_class)
+    check_status(answer, privilege=_WHO_AM_I, tell=_tell_known_class)
     return _decode_caller(answer)
 
 
@@ -228,6 +241,13 @@ def read_identity(answer: Answer) -> Identity:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
     return _read(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+
+
+def _tell_known_class(answer: Answer) -> str:
+    """As `_tell_class`; only the status where a word of the class could be a part of a new secret."""
+    envelope = _read_envelope(answer)
+    words = envelope.shown_class.split("_") if envelope and envelope.shown_class else ["?"]
+    return _tell_class(answer) if _WORDS.issuperset(words) else f" ({answer.status})"
 
 
 def _tell_class(answer: Answer) -> str:
@@ -245,6 +265,8 @@ def _tell_envelope(answer: Answer) -> str:
     words = quote(envelope.description, longest=LONGEST_DESCRIPTION)
     if WITHHELD in words:
         words = "its words are withheld, since they repeat something of a credential"
+    elif WITHHELD_TOO in words:
+        words = "its words are withheld, since something in them looks like a credential"
     return f"{_tell_class(answer)[:-1]}: {words})"
 
 
