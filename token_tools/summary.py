@@ -389,8 +389,7 @@ def _tell_expiry(token: AccessToken, now: datetime) -> str:
 def tell_life(token: AccessToken, now: datetime) -> str:
     """`enabled, made 30 days ago by local:admin, expires 2027-01-31 17:00 UTC (in 60 days)`."""
     creator = f" by {token.creator}" if token.creator else ""
-    age = tell_duration(now - token.created)
-    return f"{tell_state(token.state, now)}; made {age} ago{creator}"
+    return f"{tell_state(token.state, now)}; made {tell_distance(token.created, now=now)}{creator}"
 
 
 def tell_state(state: State, now: datetime) -> str:
