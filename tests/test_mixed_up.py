@@ -108,6 +108,14 @@ async def test_no_token_is_said_to_be_left_of_an_answer_about_nobody_s_that_coul
     assert "o token is left" not in told
 
 
+async def test_of_a_token_that_cannot_be_read_back_it_is_said_that_nobody_looked_at_it(bench: Bench) -> None:
+    break_at(bench, {"get": "page-404"})
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "It could not be read back" in told.fields["warning"]
+
+
 async def test_the_server_s_own_credential_is_no_new_bearer_token(bench: Bench) -> None:
     [own] = bench.tokens_of(ADMIN)
     change(bench, "POST", PATH, lambda told: told | {"bearer_token": own.bearer_token})

@@ -443,6 +443,8 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
     if difference := tell_difference(minted.ahead):
         yield f"Times are by {difference}."
+    if found is None:
+        yield "It could not be read back, so whose it is and until when it lives is as asked for, not as looked at."
     if found is None and order.max_lifetime is not None:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
