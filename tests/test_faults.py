@@ -185,7 +185,7 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Be
 
     [other] = bench.tokens_of(JANE)
     assert "No token was made for local:jane" in told.text
-    assert f"none of theirs is new but {other.id}, which the cluster says somebody else made." in told.text
+    assert f"new are only {other.id} (made 2026-11-24 09:00 UTC by ad:CORP\\jane)." in told.text
 
 
 Ending = Literal["done", "nothing", "unsaid"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -41,8 +42,8 @@ Result = TypeVar("Result")
 class ClusterClient:
     """The endpoints that this project needs.
 
-    `open_connection` is called once, when there is something to send, and `hear_date` with the date of each answer that
-    has one.
+    `open_connection` is called once, when there is something to send, and `hear_date` with the date of each answer of
+    the cluster that has one.
 
     Every method raises `ClusterError`s, or a `Refusal` of what no request can carry. `Unreachable` and `BadAnswer` from
     a method that writes mean that it is not known whether the write happened.
@@ -147,20 +148,25 @@ class ClusterClient:
         async with self._turn():
             async for attempt in attempts:
                 with attempt:
-                    return decode(await self._exchange(request, reads=True, bearer_token=bearer_token))
+                    return self._understand(
+                        decode, await self._http.send(request, reads=True, bearer_token=bearer_token)
+                    )
         raise AssertionError  # pragma: no cover - stamina's last attempt returns or raises; types cannot say so
 
     async def _write(self, decode: Callable[[wire.Answer], Result], request: httpx.Request) -> Result:
         async with self._turn():
-            return decode(await self._exchange(request, reads=False))
+            return self._understand(decode, await self._http.send(request, reads=False))
 
-    async def _exchange(
-        self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None
-    ) -> wire.Answer:
-        answer = await self._http.send(request, reads=reads, bearer_token=bearer_token)
-        if answer.date is not None:
-            self._hear_date(answer.date)
-        return answer
+    def _understand(self, decode: Callable[[wire.Answer], Result], answer: wire.Answer) -> Result:
+        """What an answer says; its date counts if it is the cluster's own."""
+        try:
+            return decode(answer)
+        except (BadAnswer, Unavailable):
+            answer = replace(answer, headers={})
+            raise
+        finally:
+            if answer.date is not None:
+                self._hear_date(answer.date)
 
     def _wait_before_retry(self, failure: Exception) -> bool | timedelta:
         match failure:

@@ -25,7 +25,7 @@ from token_tools.errors import (
     Unsent,
 )
 from token_tools.identity import Identity
-from token_tools.journal import Entry, Journal, Operation
+from token_tools.journal import Entry, Journal, Operation, Outcome
 from token_tools.listing import read_user
 from token_tools.models import AccessToken, State
 from token_tools.times import format_instant
@@ -73,7 +73,11 @@ class Editor:
             except ClusterError:
                 await self.journal.conclude(intent, "not done")
                 raise
-            return Edited(after, _only([await self.journal.conclude(intent, "done")]))
+            if after.state != wanted:
+                # An answer may be one from before.
+                after = await self._look(token, intent, "The cluster's answer tells another state than was asked for.")
+            outcome: Outcome = "not done" if after.state == token.state else "done"
+            return Edited(after, _only([await self.journal.conclude(intent, outcome)]))
 
     async def delete(self, token: AccessToken) -> Edited:
         """Nothing is left of the token: it was looked for. Cancellation waits until this is over.
@@ -107,14 +111,7 @@ class Editor:
         if isinstance(failure, Unsent):
             await self.journal.conclude(intent, "not done")
             raise failure
-        try:
-            after = await self.cluster.get_token(token.id)
-        except ClusterError as second:
-            await self.journal.conclude(intent, "unknown")
-            raise UnknownOutcome(
-                f"{failure} It could not be found out whether token {token.id} was changed: {second} "
-                "Look at it with get_access_token before you try again."
-            ) from failure
+        after = await self._look(token, intent, str(failure))
         if after.state != wanted:
             await self.journal.conclude(intent, "unknown")
             raise UnknownOutcome(
@@ -122,6 +119,17 @@ class Editor:
                 "Look at it with get_access_token before you try again."
             ) from failure
         return after
+
+    async def _look(self, token: AccessToken, intent: Entry, said: str) -> AccessToken:
+        """The token as it is after a change; `said` is what the cluster said to that."""
+        try:
+            return await self.cluster.get_token(token.id)
+        except ClusterError as failure:
+            await self.journal.conclude(intent, "unknown")
+            raise UnknownOutcome(
+                f"{said} It could not be found out whether token {token.id} was changed: {failure} "
+                "Look at it with get_access_token before you try again."
+            ) from failure
 
 
 @contextmanager

@@ -210,6 +210,10 @@ class Identity(BaseModel):
             return None
         return Identity.model_validate(mine | theirs)
 
+    def shares_key(self, found: "Identity") -> bool:
+        """Whether a look-up repeats anything of this by which somebody can be told from all others."""
+        return bool(self.known().keys() & found.known().keys() - {"domain"})
+
     def known(self) -> dict[str, str | int]:
         """The fields that have a value."""
         return self.model_dump(exclude_none=True)

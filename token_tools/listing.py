@@ -63,8 +63,9 @@ async def read_part(
     while not page.entries and page.after not in seen | {None} and len(seen) < EMPTY_PAGES:
         seen.add(key := page.after)
         page = await cluster.list_tokens(user=query, after=key, limit=asked_limit)
+    _check_whose(page.entries, user)
     rest = page.entries[skip:]
-    shown = rest[:limit]
+    shown = [*{token.id: token for token in reversed(rest[:limit])}.values()][::-1]
     tokens = [token for token in shown if user is None or user.covers(token.user)]
     if len(rest) > limit:
         following: str | None = _write_place(key, skip + limit)
@@ -74,6 +75,16 @@ async def read_part(
     else:
         following = _write_place(page.after, 0)
     return Part(tokens, following, foreign=len(shown) - len(tokens))
+
+
+def _check_whose(tokens: Sequence[AccessToken], user: Identity | None) -> None:
+    """Nothing unless these are all of one other user, whom the request that is answered was not about."""
+    keys = {token.user.auth_id for token in tokens}
+    if user is not None and user.auth_id is not None and len(keys) == 1 and keys.isdisjoint({user.auth_id, None}):
+        raise BadAnswer(
+            f"The answer lists the tokens of another user than {user}: something in front of the cluster, such as a "
+            "cache, mixes up answers."
+        )
 
 
 def _write_place(key: str | None, skip: int) -> str:
@@ -97,6 +108,7 @@ async def read_user(cluster: ClusterClient, user: Identity) -> list[AccessToken]
         page = await walk.step()
         if page is None:
             return tokens
+        _check_whose(page, user)
         tokens += [token for token in page if user.completed_by(token.user) is not None]
     raise BadAnswer(f"The cluster lists tokens of {user} without an end.")
 

@@ -75,6 +75,10 @@ class Order:
     lifetime: timedelta | None = None
     max_lifetime: timedelta | None = None
 
+    def is_for(self, token: AccessToken) -> bool:
+        """Whether a token can be of the user whom it is to be made for."""
+        return self.user.as_key().completed_by(token.user) is not None
+
     def was_there(self, token_id: str) -> bool:
         """Whether a token is known to have been there before."""
         before = {token.id for token in [*(self.present or ()), *([self.replaces] if self.replaces else [])]}
@@ -146,10 +150,10 @@ class Mint:
                 told = "The new bearer token could not be delivered: this server stumbled."
                 raise DeliveryError(f"{told} {await self._withdraw(order, new.id, intent)}") from None
             try:
-                found = await self._read_back(new.id)
-            except NotFound as failure:
+                found = await self._read_back(order, new.id)
+            except _Stray as failure:
                 raise await self._disown(order, delivered, intent, failure) from failure
-            if found is not None and order.present is not None:
+            if found is not None and order.present is not None and order.is_for(found):
                 self.clock.hear_creation(found.created)
             flaw = self._find_flaw(order, found) or await self._find_failing(order, new)
             if flaw is not None:
@@ -231,6 +235,8 @@ class Mint:
         """Delete a token that is no good, first on the cluster, then where it was delivered; tell what came of that."""
         try:
             await self._delete_new(order, delivered.id)
+        except _Stray as stray:
+            return str(await self._disown(order, delivered, intent, stray))
         except ClusterError as second:
             await self.journal.conclude(intent, "stranded", delivered.id, place=delivered.place)
             return f"{tell_undeleted('it', second)} It is in {delivered.place}. {self._tell_deletion(delivered.id)}"
@@ -244,25 +250,25 @@ class Mint:
         return f"It was deleted again. {left}"
 
     async def _delete_new(self, order: Order, token_id: str) -> None:
-        """Delete a token that was made just now, and look whether it is gone.
+        """Delete a token that was made just now, once it is known to be that, and look whether it is gone.
 
         Raises:
+            _Stray: If it is not what was made.
             ClusterError: If it may still be there, also because it is not known to be new.
         """
-        if order.present is None and not await self._is_new(token_id):
+        found = await self._look_for(order, token_id)
+        if not order.is_for(found):
+            raise Unproved(f"the cluster says that it is of {found.user}, so it was not touched.")
+        if order.present is None and not self._is_recent(found):
             raise Unproved(
                 f"which tokens {order.user} had before is not known, so it could be one of those, and was not touched."
             )
         await delete_once(self.cluster, token_id, order.user)
 
-    async def _is_new(self, token_id: str) -> bool:
-        found = await self.cluster.get_token(token_id)
-        return abs(found.created - self.clock()) < TOLERANCE
-
     async def _find_out(self, order: Order, intent: Entry, failure: ClusterError) -> UnknownOutcome:
         """What became of a POST without a clear answer, told by the tokens that the user has now."""
         try:
-            new, others = await self._find_new(order)
+            new, me = await self._find_new(order)
             made, is_being_made = await self.journal.find_rivals(str(order.user), besides=intent)
         except (ClusterError, JournalError) as second:
             await self.journal.conclude(intent, "unknown")
@@ -270,40 +276,54 @@ class Mint:
                 f"{failure} It could not be found out whether a token was made for {order.user}: {second} "
                 "Its bearer token would be lost. List the user's tokens before creating again."
             )
-        suspects = [token for token in new if token.id not in made]
+        new = [token for token in new if token.id not in made]
+        suspects = [token for token in new if token.creator is None or me.covers(token.creator)]
         # The cluster's clock is not ours, so a creation time only counts where it leaves somebody to suspect.
-        suspects = [token for token in suspects if token.created > intent.time - TOLERANCE] or suspects
+        begun = intent.time + self.clock.ahead - TOLERANCE
+        recent = [token for token in suspects if token.created > begun]
+        suspects = recent or suspects
         if not suspects:
             await self.journal.conclude(intent, "unknown")
-            besides = f" but {tell_some(others)}, which the cluster says somebody else made" if others else ""
+            others = [f"{token.id} (made {tell_time(token.created)} by {token.creator})" for token in new]
+            seen = (
+                f" by this server, as far as can be seen: new are only {tell_some(others)}."
+                if others
+                else ": so far, none of theirs is new."
+            )
             return UnknownOutcome(
-                f"{failure} No token was made for {order.user}: so far, none of theirs is new{besides}. The cluster "
-                "may still be at it, so list the user's tokens again before creating another."
+                f"{failure} No token was made for {order.user}{seen} The cluster may still "
+                "be at it, so list the user's tokens again before creating another."
             )
         is_clear = len(suspects) == 1 and not is_being_made
         await self.journal.conclude(intent, "unknown", suspects[0].id if is_clear else None)
         told = tell_some([f"{token.id} (made {tell_time(token.created)})" for token in suspects])
         rival = " Another call is making one for the same user just now; that may be it." if is_being_made else ""
+        older = (
+            " By its time it is older than what was asked for: unless the clocks differ, it was there before and may "
+            "be in use."
+            if not recent
+            else ""
+        )
         return UnknownOutcome(
-            f"{failure} The cluster seems to have made a token all the same: {told} is new for {order.user}.{rival} "
-            "Unless somebody else made it just now, its bearer token is lost and nobody can use it. It was not "
-            f"touched. {' '.join(self._tell_deletion(token.id) for token in suspects[:FEW])}"
+            f"{failure} The cluster seems to have made a token all the same: {told} is new for {order.user}."
+            f"{rival}{older} Unless somebody else made it just now, its bearer token is lost and nobody can use it. "
+            f"It was not touched. {' '.join(self._tell_deletion(token.id) for token in suspects[:FEW])}"
         )
 
-    async def _find_new(self, order: Order) -> tuple[list[AccessToken], list[str]]:
-        """The user's tokens that were not there before and may be ours, and the ids of those that others made."""
+    async def _find_new(self, order: Order) -> tuple[list[AccessToken], Identity]:
+        """The user's tokens that were not there before, and who we are."""
         if order.present is None:
             raise BadAnswer("their tokens were not known before.")
         me = await self.cluster.who_am_i()
-        before = {token.id for token in order.present} | {me.access_token_id}
-        new = [token for token in await read_user(self.cluster, order.user) if token.id not in before]
-        ours = [token for token in new if token.creator is None or me.identity.covers(token.creator)]
-        return ours, [token.id for token in new if token not in ours]
+        now = await read_user(self.cluster, order.user)
+        return [t for t in now if not order.was_there(t.id) and t.id != me.access_token_id], me.identity
 
     async def _withdraw(self, order: Order, token_id: str, intent: Entry) -> str:
         """Delete a token whose secret nobody has, and tell what came of that."""
         try:
             await self._delete_new(order, token_id)
+        except _Stray as stray:
+            return str(await self._find_out(order, intent, stray))
         except ClusterError as second:
             await self.journal.conclude(intent, "stranded", token_id)
             return (
@@ -316,27 +336,63 @@ class Mint:
     def _tell_deletion(self, token_id: str) -> str:
         return f'To delete it: delete_access_token(id="{token_id}"), or by hand {self.qq.delete_token(token_id)}'
 
-    async def _read_back(self, token_id: str) -> AccessToken | None:
+    async def _read_new(self, order: Order, token_id: str) -> AccessToken:
+        """The token that the answer to a create told of.
+
+        Raises:
+            _Stray: If the cluster does not know it, or knows it as an older one of somebody else.
+            ClusterError: If it cannot be read now.
+        """
+        try:
+            found = await self.cluster.get_token(token_id)
+        except NotFound as failure:
+            raise _Stray(f"The answer was about token {token_id}, which the cluster does not know. {failure}") from None
+        if not order.is_for(found) and not self._is_recent(found):
+            raise _Stray(
+                f"The answer was about token {token_id} of {found.user}, made {tell_time(found.created)}, which was "
+                "not asked for and was not touched: something in front of the cluster mixes up answers."
+            )
+        return found
+
+    def _is_recent(self, token: AccessToken) -> bool:
+        return abs(token.created - self.clock()) < TOLERANCE
+
+    async def _look_for(self, order: Order, token_id: str) -> AccessToken:
+        """The same, by the list of the user's tokens where it cannot be read by itself."""
+        try:
+            return await self._read_new(order, token_id)
+        except _Stray:
+            raise
+        except ClusterError as failure:
+            for token in await read_user(self.cluster, order.user):
+                if token.id == token_id:
+                    return token
+            raise Unproved(f"{failure} It is not known to be new, and was not touched.") from failure
+
+    async def _read_back(self, order: Order, token_id: str) -> AccessToken | None:
         """The new token, to see whether the cluster did what was asked; None if it cannot be read now.
 
         Raises:
-            NotFound: If the cluster does not know it.
+            _Stray: As `_read_new`.
         """
         try:
-            return await self.cluster.get_token(token_id)
-        except NotFound:
+            return await self._read_new(order, token_id)
+        except _Stray:
             raise
         except ClusterError:
             return None
 
-    async def _disown(self, order: Order, delivered: Delivered, intent: Entry, failure: NotFound) -> UnknownOutcome:
-        """What became of a POST that was answered with somebody else's token, or with one that is gone again."""
+    async def _disown(self, order: Order, delivered: Delivered, intent: Entry, stray: "_Stray") -> UnknownOutcome:
+        """What became of a POST that was answered with another token, or with one that is gone again."""
         try:
             await self.delivery.retract(delivered)
         except DeliveryError as second:
             _LOG.warning("%s", second)
-        told = BadAnswer(f"The answer was about token {delivered.id}, which the cluster does not know. {failure}")
-        return await self._find_out(order, intent, told)
+        return await self._find_out(order, intent, stray)
+
+
+class _Stray(BadAnswer):
+    """The answer to a create is not about the token that was made."""
 
 
 def _find_surplus(found: AccessToken, lifetime: timedelta, whose: str) -> str | None:

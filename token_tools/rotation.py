@@ -64,7 +64,8 @@ class Surveyor:
             present = None
         others = [token for token in present or () if token.id != old.id]
         if old.id not in {token.id for token in present or ()}:
-            # A list that does not have this token may lack its successors too.
+            # A list that does not have this token may lack its successors too, and tells nothing of what is new.
+            present = None
             others += await self._find_made(earlier, known={token.id for token in others})
         await self._refuse_repetition(old, others, earlier)
         beside = Beside(present, others, await self.journal.find_open(str(who)), earlier)

@@ -389,8 +389,7 @@ def _tell_expiry(token: AccessToken, now: datetime) -> str:
 def tell_life(token: AccessToken, now: datetime) -> str:
     """`enabled, made 30 days ago by local:admin, expires 2027-01-31 17:00 UTC (in 60 days)`."""
     creator = f" by {token.creator}" if token.creator else ""
-    age = tell_duration(now - token.created)
-    return f"{tell_state(token.state, now)}; made {age} ago{creator}"
+    return f"{tell_state(token.state, now)}; made {tell_distance(token.created, now=now)}{creator}"
 
 
 def tell_state(state: State, now: datetime) -> str:
@@ -444,6 +443,8 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
     if clock := tell_clock(minted.ahead):
         yield clock
+    if found is None:
+        yield "It could not be read back, so whose it is and until when it lives is as asked for, not as looked at."
     if found is None and order.max_lifetime is not None:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:

@@ -101,8 +101,8 @@ class Answer:
 
     @property
     def date(self) -> datetime | None:
-        """When it was given, by the clock of whoever gave it; None if it does not tell."""
-        return _read_date(self.headers.get("date", ""))
+        """When it was given, by the clock of whoever gave it; None if it does not tell, or a cache kept it."""
+        return None if "age" in self.headers else _read_date(self.headers.get("date", ""))
 
 
 class _Envelope(BaseModel):
@@ -200,7 +200,10 @@ def read_new_token(answer: Answer) -> NewAccessToken:
             that nobody else does yet.
     """
     check_write(answer, tell=_tell_known_class)
-    return _decode(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
+    new = _decode(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
+    if new.bearer_token.get_secret_value() == answer.credential.get_secret_value():
+        raise BadAnswer("The answer has this server's own credential in it, and not a new bearer token.")
+    return new
 
 
 def read_deletion(answer: Answer) -> None:
@@ -240,7 +243,10 @@ def read_identity(answer: Answer) -> Identity:
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    return _read(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+    found = _read(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+    if not found.is_somebody:
+        raise BadAnswer("The answer is not an identity: it tells nothing of anybody.")
+    return found
 
 
 def _tell_known_class(answer: Answer) -> str:

@@ -19,7 +19,7 @@ from token_tools.client import ClusterClient
 from token_tools.clock import ClusterClock
 from token_tools.consent import OpenQuestions, Plan
 from token_tools.editing import Editor, explain_absence
-from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected
+from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Refusal, Rejected
 from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity, bare_name, tell_name
 from token_tools.journal import Journal
 from token_tools.listing import Part, read_all, read_part, read_user
@@ -65,16 +65,16 @@ class UpdateRequest(NamedTuple):
 class Own(NamedTuple):
     """What a server runs on: the id of its access token, None if it has none or that is not known.
 
-    `doubts` say what is not known.
+    `is_token` is None where nothing of it is known, and `doubts` say what is not.
     """
 
     token_id: str | None
-    is_token: bool
+    is_token: bool | None
     doubts: Sequence[str]
 
     def may_be_all(self, audit: Audit) -> bool:
         """Whether what an audit saw can be all tokens of the cluster: those have the server's own among them."""
-        return audit.has_own if self.token_id is not None else audit.total > 0 or not self.is_token
+        return audit.has_own if self.token_id is not None else audit.total > 0 or self.is_token is False
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Workflows:
             present = None
         except (NotFound, Rejected) as failure:
             # The filter takes less than a create does, names without their domain for one; but two noes are one.
-            if doubt is not None and not isinstance(doubt, Forbidden):
+            if isinstance(doubt, NotFound | Rejected):
                 raise _tell_nobody(who, doubt) from failure
             present = None
         # What was read by now may have told the cluster's time.
@@ -423,7 +423,7 @@ class Workflows:
         is_whole = own.may_be_all(audit)
         doubts = [
             *own.doubts,
-            *([] if is_whole else [_NOT_WHOLE]),
+            *([] if is_whole or own.is_token is None else [_NOT_WHOLE]),
             *([f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."] if unsettled else []),
         ]
         return Review(
@@ -441,7 +441,7 @@ class Workflows:
         try:
             me = await self.cluster.who_am_i()
         except ClusterError as failure:
-            return Own(None, is_token=False, doubts=[f"Which token this server runs on is not known: {failure}"])
+            return Own(None, is_token=None, doubts=[f"Which token this server runs on is not known: {failure}"])
         doubts: list[str] = []
         if me.privileges is not None and READ not in me.privileges:
             doubts.append(
@@ -464,6 +464,8 @@ class Workflows:
             except ClusterError:
                 break
             else:
+                if who.as_key().completed_by(found) is None:
+                    break
                 (named if found.name else gone).append(user)
         return gone, named
 
@@ -528,6 +530,9 @@ class Workflows:
         except (Forbidden, NotFound, Rejected) as doubt:
             return asked, doubt
         who = asked.completed_by(found)
+        if who is not None and not asked.shares_key(found):
+            # Nothing of it says that it is the answer to what was asked.
+            return asked, BadAnswer("The cluster's answer has nothing in common with what was asked for.")
         if who is None:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
         return who, None
