@@ -609,6 +609,20 @@ async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_don
     assert [*keychain.secrets] == [(delivery.service, kept.account)]
 
 
+async def test_what_is_done_just_when_the_call_is_cancelled_is_undone(keychain: Keychain) -> None:
+    keychain.broken = "hang"
+    delivery = KeyringDelivery("c:8000")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(delivery.keep, NEW, JANE)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+        keychain.go_on.set()
+        time.sleep(0.2)  # noqa: ASYNC251 - the thread comes to its end before the loop comes to anything
+
+    assert keychain.secrets == {}
+
+
 def test_without_the_keyring_library_the_extra_to_install_is_named() -> None:
     script = """
 import sys, anyio

@@ -311,3 +311,82 @@ async def test_an_audit_of_nothing_by_who_knows_not_on_what_it_runs_does_not_fin
     audited = await bench.call("audit_access_tokens")
 
     assert "Nothing found." not in audited.text
+
+
+async def test_a_flawed_token_that_is_gone_when_it_is_to_be_taken_back_is_not_said_to_be_deleted(bench: Bench) -> None:
+    seen = 0
+
+    async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal seen
+        if request.method != "GET" or request.url.path in {PATH, WHO_AM_I}:
+            return response
+        seen += 1
+        return httpx.Response(200, json=response.json() | {"expiration_time": None}) if seen == 1 else refusal(404)
+
+    bench.recorder.on_served = serve
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=MONTH)
+
+    [orphan] = bench.tokens_of(JANE)
+    assert f'delete_access_token(id="{orphan.id}")' in told
+    assert "deleted again" not in told
+
+
+async def test_a_fresh_token_of_somebody_else_is_not_taken_back_either(bench: Bench) -> None:
+    made: list[Token] = []
+
+    async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if (request.method, request.url.path) != ("POST", PATH):
+            return response
+        made.append(bench.cluster.create_token(LDAP_BOB.auth_id, creator="500"))
+        return httpx.Response(200, json=response.json() | {"id": made[0].id})
+
+    bench.recorder.on_served = serve
+    lose_the_folder(bench)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert "the cluster says that it is of ldap_user:bob, so it was not touched" in told
+    assert bench.tokens_of(LDAP_BOB) == made
+
+
+@pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "nowhere"])
+async def test_a_new_token_that_cannot_be_read_is_only_taken_back_if_the_list_has_it(
+    bench: Bench, is_listed: bool
+) -> None:
+    old = token_of_jane(bench)
+    lose_the_folder(bench)
+    before = bench.recorder.on_served
+    is_over = False
+
+    async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal is_over
+        is_over = is_over or request.method == "POST"
+        if is_over and request.method == "GET" and request.url.path not in {PATH, WHO_AM_I}:
+            return response if response.status_code == 404 else httpx.Response(405)
+        if is_over and request.url.path == PATH and request.method == "GET" and not is_listed:
+            entries = [entry for entry in response.json()["entries"] if entry["id"] == old.id]
+            return httpx.Response(200, json={"entries": entries})
+        return await before(request, response)
+
+    bench.recorder.on_served = serve
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert (bench.tokens_of(JANE) == [old]) is is_listed
+    assert ("It is not known to be new, and was not touched." in told) is not is_listed
+
+
+async def test_an_audit_believes_no_look_up_that_is_about_somebody_else(bench: Bench) -> None:
+    for key in ("2001", "2002"):
+        bench.cluster.create_token(key, creator="500", expiration_time=NOW + MONTH)
+
+    async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(200, json=JANE.identity()) if request.url.path == FIND else response
+
+    bench.recorder.on_served = serve
+
+    told = await bench.call("audit_access_tokens")
+
+    assert not told.is_error
+    assert any(finding["finding"] == "user_has_no_name" for finding in told.fields["findings"])

@@ -33,19 +33,20 @@ class ClusterClock:
         """By how much the cluster's clock is ahead of ours, zero if that does not matter; negative if it is behind."""
         return self._ahead if abs(self._ahead) >= MATTERS else timedelta()
 
-    def hear_creation(self, created: datetime) -> None:
-        """Take note of when the cluster says that it made a token, which it has just made."""
-        self._creation_heard = self._clock()
-        self._note(created)
+    def hear_creation(self, created: datetime, *, begun: datetime) -> None:
+        """Take note of when the cluster says that it made a token, which it has made since `begun`, by our clock."""
+        self._creation_heard = now = self._clock()
+        # Made in between is as it should be, however long that took.
+        self._note(created - min(max(created, begun), now))
 
     def hear_date(self, date: datetime) -> None:
         """Take note of the date of an answer; what is in front of a cluster may have written it."""
         if self._creation_heard is None or abs(self._clock() - self._creation_heard) > KNOWN_FOR:
-            self._note(date)
+            self._note(date - self._clock())
 
-    def _note(self, there: datetime) -> None:
+    def _note(self, ahead: timedelta) -> None:
         # A clock that is a lifetime off is no clock, and would leave the calendar some day.
-        self._ahead = min(max(there - self._clock(), -LONGEST), LONGEST)
+        self._ahead = min(max(ahead, -LONGEST), LONGEST)
 
 
 def tell_present(now: datetime, ahead: timedelta) -> str:

@@ -154,7 +154,7 @@ class Mint:
             except _Stray as failure:
                 raise await self._disown(order, delivered, intent, failure) from failure
             if found is not None and order.present is not None and order.is_for(found):
-                self.clock.hear_creation(found.created)
+                self.clock.hear_creation(found.created, begun=intent.time)
             flaw = self._find_flaw(order, found) or await self._find_failing(order, new)
             if flaw is not None:
                 told = f"The new token {new.id} was made and delivered, but {flaw}"
