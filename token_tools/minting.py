@@ -346,7 +346,11 @@ class Mint:
         try:
             found = await self.cluster.get_token(token_id)
         except NotFound as failure:
-            raise _Stray(f"The answer was about token {token_id}, which the cluster does not know. {failure}") from None
+            listed = await self._find_listed(order, token_id)
+            if listed is None:
+                told = f"The answer was about token {token_id}, which the cluster does not know."
+                raise _Stray(f"{told} {failure}") from None
+            found = listed
         if not order.is_for(found) and not self._is_recent(found):
             raise _Stray(
                 f"The answer was about token {token_id} of {found.user}, made {tell_time(found.created)}, which was "
@@ -364,10 +368,18 @@ class Mint:
         except _Stray:
             raise
         except ClusterError as failure:
-            for token in await read_user(self.cluster, order.user):
-                if token.id == token_id:
-                    return token
-            raise Unproved(f"{failure} It is not known to be new, and was not touched.") from failure
+            listed = await self._find_listed(order, token_id)
+            if listed is None:
+                raise Unproved(f"{failure} It is not known to be new, and was not touched.") from failure
+            return listed
+
+    async def _find_listed(self, order: Order, token_id: str) -> AccessToken | None:
+        """A token in the list of the user's; None if it is not there, or if there is no list."""
+        try:
+            tokens = await read_user(self.cluster, order.user)
+        except ClusterError:
+            return None
+        return next((token for token in tokens if token.id == token_id), None)
 
     async def _read_back(self, order: Order, token_id: str) -> AccessToken | None:
         """The new token, to see whether the cluster did what was asked; None if it cannot be read now.

@@ -188,6 +188,8 @@ class Workflows:
             if isinstance(doubt, NotFound | Rejected):
                 raise _tell_nobody(who, doubt) from failure
             present = None
+        if user == SELF:
+            await self._check_self(who, present)
         # What was read by now may have told the cluster's time.
         now = self.clock()
         _check_slots(who, present, now)
@@ -208,6 +210,15 @@ class Workflows:
             ),
             by_default=expiration_time is None,
         )
+
+    async def _check_self(self, who: Identity, present: Sequence[AccessToken] | None) -> None:
+        """Whoever this server is has the token that it runs on."""
+        own_id = (await self.cluster.who_am_i()).access_token_id
+        if present is not None and own_id is not None and own_id not in {token.id for token in present}:
+            raise BadAnswer(
+                f"Who-am-i tells that this server is {who}, and among their tokens is not the one that it runs on. "
+                "Nothing was done: one of the two answers is about somebody else."
+            )
 
     async def create_token(self, plan: CreationPlan) -> Creation:
         """A new token as planned, its secret delivered. A plan that a human agreed to is carried out once.
