@@ -17,7 +17,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
-from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human, refusal
+from tests.bench import AGREES, JANE, NOW, PATH, PATIENCE, Bench, Human, refusal
 from token_tools import redaction
 from token_tools.quotation import quote as quoted
 
@@ -314,7 +314,7 @@ def test_hundreds_of_long_names_are_quoted_at_once(unit: str) -> None:
     for name in names:
         quoted(name, longest=96)
 
-    assert time.perf_counter() - before < 2
+    assert time.perf_counter() - before < PATIENCE  # what a call may take; it once took minutes
 
 
 def test_a_secret_that_is_withheld_is_looked_for_in_all_that_is_shown() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from tests.bench import PATIENCE
 from token_tools import wire
 from token_tools.errors import (
     BadAnswer,
@@ -537,7 +538,7 @@ def test_of_a_page_that_is_none_the_first_entry_is_enough(entry: bytes) -> None:
     with pytest.raises(BadAnswer, match=r"it does not fit at \"entries\.0"):
         wire.read_page(page)
 
-    assert time.perf_counter() - before < 2
+    assert time.perf_counter() - before < PATIENCE  # what a call may take; it once took minutes
 
 
 def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
