@@ -165,6 +165,19 @@ def test_what_cannot_be_done_is_found_out_before_the_request_and_leaves_nothing(
 
 
 @needs_strace
+def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(tmp_path: Path) -> None:
+    state = tmp_path / "qumulo-token-tools"
+    state.mkdir(mode=0o700)
+    journal = state / "journal.jsonl"
+    journal.touch(mode=0o600)
+
+    created = create(tmp_path, f"--trace-path={journal}", "--inject=fsync:error=ETIMEDOUT")
+
+    assert (created.fields, created.posts, created.tokens) == (None, 0, 0)
+    assert f"The journal {journal} cannot be written: {os.strerror(errno.ETIMEDOUT)}." in created.told
+
+
+@needs_strace
 @pytest.mark.parametrize(
     "name", ["state/tokens", "qumulo-token-tools/journal.lock", "qumulo-token-tools/journal.jsonl"]
 )

@@ -1,12 +1,10 @@
 """What was intended and what came of it, through crashes, rotations, torn lines and several processes at once."""
 
-import errno
 import json
 import os
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from tests.bench import JANE, PATH, Bench, Told
@@ -517,34 +514,37 @@ sys.stdin.read()
     assert caplog.messages == [told]
 
 
-async def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def give_up(_file: int) -> None:
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+def test_a_disk_that_hangs_at_the_end_holds_up_nobody_who_needs_none(folder: Path) -> None:
+    script = f"""
+import sys, threading, anyio, anyio.to_thread
+from pathlib import Path
+from token_tools.journal import Journal
+from token_tools.times import utc_now
 
-    monkeypatch.setattr(os, "fsync", give_up)
+hangs, goes_on = threading.Event(), threading.Event()
 
-    with pytest.raises(JournalError, match=r"cannot be written: Connection timed out\."):
-        await finish(journal_in(folder), "made")
-
-
-async def test_a_disk_that_hangs_at_the_end_holds_up_nobody_who_needs_none(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hangs, goes_on = threading.Event(), threading.Event()
-    unlink = Path.unlink
-
-    def hang(path: Path, *, missing_ok: bool) -> None:
+def hang(event, args):
+    if event == "os.remove":
         hangs.set()
         assert goes_on.wait(5)
-        unlink(path, missing_ok=missing_ok)
 
-    monkeypatch.setattr(Path, "unlink", hang)
+sys.addaudithook(hang)
+
+async def finish():
+    journal = Journal(Path({str(folder)!r}), cluster="c", clock=utc_now)
+    async with journal.intend("local:jane") as intent:
+        await journal.conclude(intent, "made")
+
+async def main():
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finish, journal_in(folder), "made")
-        assert await anyio.to_thread.run_sync(hangs.wait, PATIENCE)
-        # If this is reached, others have their turn.
+        tasks.start_soon(finish)
+        assert await anyio.to_thread.run_sync(hangs.wait, {PATIENCE})
+        print("others have their turn")
         goes_on.set()
 
+anyio.run(main)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+
+    assert told.stdout == "others have their turn\n"
     assert [*folder.glob("journal.*.lock")] == []
