@@ -1,5 +1,6 @@
 """What a human is asked before a token is made, and what each kind of answer leads to: the same in both eras."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -12,12 +13,18 @@ from mcp.client import Client, ClientRequestContext
 from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, ErrorData, InputRequiredResult
 
 from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, Told, make_bench, refusal
-from token_tools.consent import OPEN_FOR, OpenQuestions, Plan
+from token_tools.consent import MOST_COUNTED, OPEN_FOR, OpenQuestions, Plan
 from token_tools.errors import Refusal
 
 pytestmark = pytest.mark.anyio
 
 FOR_EVER = {"user": "local:jane", "expiration_time": "never"}
+DECLINED = "was answered with no, by a person or by the client itself."
+DISMISSED = "was not answered (dismissed by a person or by the client)."
+UNTICKED = "The form was sent without its tick"
+BLANK = "The client sent no answer to `agree`"
+HELPS_NOT = "asking again will not help in this client."
+BY_HAND = "It is not for you to run, but a person can do it by hand: "
 
 
 async def test_a_risky_token_is_made_once_a_human_agrees(bench: Bench) -> None:
@@ -128,32 +135,81 @@ async def test_nobody_is_asked_where_the_operator_wants_it_so(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        pytest.param(ElicitResult(action="decline"), "The human did not agree", id="declined"),
-        pytest.param(ElicitResult(action="cancel"), "The human did not agree", id="cancelled"),
-        pytest.param(ElicitResult(action="accept", content={"agree": False}), "The human did not agree", id="no"),
-        pytest.param(ElicitResult(action="accept", content={}), "The human did not agree", id="not-ticked"),
-        pytest.param(ElicitResult(action="accept", content={"agree": "x"}), "made no sense", id="malformed"),
-        pytest.param(ElicitResult(action="accept"), "made no sense", id="empty"),
+        pytest.param(ElicitResult(action="decline"), DECLINED, id="declined"),
+        pytest.param(ElicitResult(action="cancel"), DISMISSED, id="cancelled"),
+        pytest.param(ElicitResult(action="accept", content={"agree": False}), UNTICKED, id="not-ticked"),
+        pytest.param(ElicitResult(action="accept", content={}), BLANK, id="no-fields"),
+        pytest.param(ElicitResult(action="accept"), BLANK, id="no-content"),
+        pytest.param(ElicitResult(action="accept", content={"sure": True}), BLANK, id="other-field"),
+        pytest.param(ElicitResult(action="accept", content={"agree": None}), BLANK, id="null"),
+        pytest.param(ElicitResult(action="accept", content={"agree": "x"}), BLANK, id="text"),
+        pytest.param(ElicitResult(action="accept", content={"agree": "true"}), BLANK, id="yes-as-text"),
+        pytest.param(ElicitResult(action="accept", content={"agree": 1}), BLANK, id="number"),
+        pytest.param(ElicitResult(action="accept", content={"agree": ["true"]}), BLANK, id="list"),
     ],
 )
-async def test_without_a_clear_yes_nothing_is_done(bench: Bench, answer: ElicitResult, said: str) -> None:
+async def test_each_answer_but_a_clear_yes_does_nothing_and_is_told_as_what_it_is(
+    bench: Bench, answer: ElicitResult, said: str
+) -> None:
     told = await bench.refused("create_access_token", FOR_EVER, human=Human([answer]))
 
-    assert said in told
-    assert "nothing was done" in told
+    assert [words for words in (DECLINED, DISMISSED, UNTICKED, BLANK) if words in told] == [said]
+    assert "It is asked because it would never expire." in told
+    assert BY_HAND in told
     assert bench.tokens_of(JANE) == []
     assert not bench.settings.delivery_dir.exists()
 
 
-async def test_a_client_that_cannot_ask_is_told_how_to_do_it_by_hand_and_what_relaxes_it(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ElicitResult(action="decline"),
+        ElicitResult(action="cancel"),
+        ElicitResult(action="accept", content={"agree": False}),
+        ElicitResult(action="accept"),
+    ],
+    ids=["declined", "cancelled", "not-ticked", "no-content"],
+)
+async def test_a_question_that_brings_no_yes_is_not_advised_for_ever(bench: Bench, answer: ElicitResult) -> None:
+    async with bench.connected(human=Human([answer, answer, answer, AGREES, answer])) as client:
+        told = [Told.of(await client.call_tool("create_access_token", FOR_EVER)) for _ in range(5)]
+
+    assert [HELPS_NOT in one.text for one in told] == [False, True, True, False, False]
+    assert "call again" in told[0].text.lower()
+    assert not any("call again" in one.text.lower() for one in told[1:3])
+    assert "asked 3 times now" in told[2].text
+    assert len(bench.tokens_of(JANE)) == 1
+
+
+async def test_what_was_asked_in_vain_does_not_count_for_another_call(bench: Bench) -> None:
+    async with bench.connected(human=Human([ElicitResult(action="cancel")])) as client:
+        for user in ("local:jane", "auth_id:1001"):
+            told = Told.of(await client.call_tool("create_access_token", FOR_EVER | {"user": user}))
+
+            assert HELPS_NOT not in told.text
+
+
+def test_only_the_latest_requests_that_were_asked_in_vain_are_counted() -> None:
+    questions = OpenQuestions()
+    plans = [Plan(request=number, time=NOW, reasons=["it is a risk"]) for number in range(MOST_COUNTED + 1)]
+
+    assert {questions.count_no_yes(plan) for plan in plans} == {1}
+    assert [questions.count_no_yes(plan) for plan in (plans[-1], plans[0])] == [2, 1]
+
+
+async def test_a_client_that_cannot_ask_is_told_how_a_person_does_it_and_not_what_relaxes_the_rule(
+    bench: Bench,
+) -> None:
     told = await bench.refused("create_access_token", {"user": "local:admin", "expiration_time": "30d"})
 
-    assert (
-        "qq --host c.example.com --port 8000 auth_create_access_token auth_id:500 "
-        "--expiration-time 2026-12-24T09:00:00Z" in told
+    assert re.search(
+        r"a person can do it by hand: \(umask 077; set -C; : > (~/access-token-\w{8}) && \{ "
+        r"qq --host c\.example\.com --port 8000 auth_create_access_token auth_id:500 "
+        r"--expiration-time 2026-12-24T09:00:00Z --file \1 > /dev/null \|\| \{ rm \1; exit 1; \}; \}\)$",
+        told,
     )
     assert "Nothing was done" in told
-    assert "QUMULO_CONFIRM=none" in told
+    assert "QUMULO_" not in told
     assert len(bench.tokens_of(ADMIN)) == 1
 
 
@@ -181,7 +237,8 @@ async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp
 
     told = await bench.refused("create_access_token", FOR_EVER, human=never_answer)
 
-    assert told == "Nobody answered the question in time, so nothing was done. Call again to ask again."
+    assert "Nobody answered the question in time. It is asked because it would never expire. Call again when " in told
+    assert BY_HAND in told
     assert bench.tokens_of(JANE) == []
 
 
@@ -291,7 +348,8 @@ async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path
 
     told = await bench.refused("create_access_token", FOR_EVER, human=fail)
 
-    assert told == "The client could not put the question to a human, so nothing was done. Call again to ask again."
+    assert "The question came back with an error or with what cannot be read" in told
+    assert BY_HAND in told
     assert bench.tokens_of(JANE) == []
 
 

@@ -22,6 +22,9 @@ WHO_AM_I = "/v1/session/who-am-i"
 Answers = Callable[[httpx.Request, httpx.Response], Awaitable[httpx.Response]]
 DECLINES = ElicitResult(action="decline")
 
+REVIVED = "it was disabled, and only people know why"
+EXPIRED = {"expiration_time": NOW - timedelta(days=1)}
+
 
 def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `create_token` takes them
     """A token made 40 days ago that expires in 50, unless it is special."""
@@ -254,6 +257,16 @@ async def test_update_keeps_to_the_longest_lifetime(bench: Bench) -> None:
         pytest.param({}, {"expiration_time": "1d"}, "it would stop working sooner", id="sooner"),
         pytest.param({"expiration_time": None}, {"expiration_time": "1d"}, "it would stop working sooner", id="set"),
         pytest.param({}, {"enabled": False}, "whoever works with it would be stopped", id="disabled"),
+        pytest.param({"enabled": False}, {"enabled": True}, REVIVED, id="enabled-again"),
+        pytest.param(EXPIRED | {"enabled": False}, {"enabled": True}, REVIVED, id="enabled-again-though-expired"),
+        pytest.param(
+            {"enabled": False},
+            {"enabled": True, "expiration_time": "1d"},
+            REVIVED,
+            id="enabled-again-for-a-day",
+        ),
+        pytest.param(EXPIRED, {"expiration_time": "1d"}, "it has expired and would live on", id="expired"),
+        pytest.param(EXPIRED, {"expiration_time": "never"}, "it would never expire", id="expired-and-cleared"),
     ],
 )
 async def test_a_human_is_asked_about_a_risky_change(
@@ -266,9 +279,10 @@ async def test_a_human_is_asked_about_a_risky_change(
 
     assert not told.is_error
     [question] = human.asked
+    life = f"{'enabled' if token.enabled else 'disabled'}, "
     assert question.startswith(
         f"Change the access token {token.id} of the user local:jane (auth_id 1001), LOCAL, on the cluster "
-        "c.example.com:8000? It is enabled, "
+        f"c.example.com:8000? It is {life}"
     )
     assert f"Asked because {reason}. [question " in question
     assert len(changes_sent(bench, token)) == 1
@@ -277,7 +291,6 @@ async def test_a_human_is_asked_about_a_risky_change(
 @pytest.mark.parametrize(
     ("special", "arguments"),
     [
-        pytest.param({"enabled": False}, {"enabled": True}, id="enabled-again"),
         pytest.param({"enabled": False}, {"expiration_time": "1d"}, id="sooner-but-disabled"),
     ],
 )
@@ -297,18 +310,18 @@ async def test_a_token_of_the_administrator_is_enabled_only_with_consent(bench: 
 
     told = await bench.refused("update_access_token", {"id": token.id, "enabled": True})
 
-    assert "A human has to agree to this first (it is for the built-in administrator)" in told
-    assert f"qq --host c.example.com --port 8000 auth_modify_access_token {token.id} --enable ;" in told
+    assert f"(it is for the built-in administrator and {REVIVED})" in told
+    assert told.endswith(f"qq --host c.example.com --port 8000 auth_modify_access_token {token.id} --enable")
     assert changes_sent(bench, token) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "by_hand"),
     [
-        pytest.param({"enabled": False}, "auth_modify_access_token {id} --disable ;", id="disable"),
+        pytest.param({"enabled": False}, "auth_modify_access_token {id} --disable", id="disable"),
         pytest.param(
             {"expiration_time": "90d"},
-            "auth_modify_access_token {id} --expiration-time 2027-02-22T09:00:00Z ;",
+            "auth_modify_access_token {id} --expiration-time 2027-02-22T09:00:00Z",
             id="later",
         ),
         pytest.param({"expiration_time": "never"}, "qq cannot clear an expiry", id="cleared"),
@@ -461,7 +474,7 @@ async def test_a_deletion_that_is_turned_down_is_none(bench: Bench) -> None:
 
     told = await bench.refused("delete_access_token", {"id": token.id}, human=Human([DECLINES]))
 
-    assert told.startswith("The human did not agree, so nothing was done.")
+    assert "The question was answered with no, by a person or by the client itself." in told
     assert token.id in bench.cluster.tokens
     assert not (bench.settings.state_dir / "journal.jsonl").exists()
 
@@ -471,7 +484,7 @@ async def test_a_client_that_cannot_ask_is_told_how_to_delete_by_hand(bench: Ben
 
     told = await bench.refused("delete_access_token", {"id": token.id})
 
-    assert f"qq --host c.example.com --port 8000 auth_delete_access_token {token.id} ;" in told
+    assert told.endswith(f"by hand: qq --host c.example.com --port 8000 auth_delete_access_token {token.id}")
     assert token.id in bench.cluster.tokens
 
 

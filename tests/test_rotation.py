@@ -560,5 +560,5 @@ async def test_what_neither_a_form_nor_qq_can_do_is_told_in_a_sentence(bench: Be
     told = await bench.refused("update_access_token", {"id": make(bench).id, "expiration_time": "never"})
 
     assert told.endswith(
-        "Nothing was done. qq cannot clear an expiry either, but the operator can set QUMULO_CONFIRM=none."
+        "Nothing was done. qq cannot clear an expiry, so it takes a client that shows a person this server's questions."
     )

@@ -270,9 +270,50 @@ async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None
             [told] = await receive(process.stdout, 1)
 
             assert (told["id"], told["result"]["isError"]) == (2, True)
-            assert "could not put the question to a human" in told["result"]["content"][0]["text"]
+            assert "with an error or with what cannot be read" in told["result"]["content"][0]["text"]
             await process.stdin.aclose()
             assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
+async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothing_else(era: str) -> None:
+    """A strict client answers that the human put the form away, if there is anything more in it."""
+    forms: Message = {"elicitation": {"form": {}}}
+    async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        wanted = json.loads(json.dumps(call(2, "create_access_token", user="local:metrics")))
+        with anyio.fail_after(PATIENCE):
+            if era == "2026-07-28":
+                wanted["params"]["_meta"] = META | {"io.modelcontextprotocol/clientCapabilities": forms}
+                await send(process, wanted)
+                [told] = await receive(process.stdout, 1)
+                [asked] = told["result"]["inputRequests"].values()
+            else:
+                initialize = json.loads(json.dumps(INITIALIZE))
+                initialize["params"]["capabilities"] = forms
+                await send(process, initialize, INITIALIZED)
+                await receive(process.stdout, 1)
+                await send(process, wanted)
+                [asked] = await receive(process.stdout, 1)
+            await process.stdin.aclose()
+            await process.wait()
+
+    assert asked["method"] == "elicitation/create"
+    form = asked["params"]["requestedSchema"]
+    form.pop("$schema", None)
+    assert form == {
+        "type": "object",
+        "properties": {
+            "agree": {
+                "type": "boolean",
+                "title": "Yes, do this",
+                "description": "Set this tick to agree; accepting without it does nothing.",
+                "default": False,
+            }
+        },
+        "required": ["agree"],
+    }
 
 
 async def test_what_is_refused_never_stands_within_another_answer() -> None:

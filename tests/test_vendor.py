@@ -150,6 +150,74 @@ def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no
     sandbox.sdk(f"tokens.delete({made!r})")
 
 
+@pytest.fixture
+async def by_hand(sandbox: Sandbox, tmp_path: Path) -> str:
+    """The command that a client gets which cannot ask: to be run in a shell of an operator who has logged in."""
+    with anyio.fail_after(PATIENCE):
+        async with Client(create_server(settings_for(sandbox, tmp_path))) as client:
+            told = await client.call_tool(
+                "create_access_token", {"user": r"ad:CORP\tom.meyer", "expiration_time": "never"}
+            )
+    [text] = told.content
+    assert isinstance(text, TextContent)
+    command = re.search(r"by hand: (.*)$", text.text)
+    assert command is not None
+    return command[1].replace("qq ", f"{BIN / 'qq'} --credentials-store {sandbox.settings['store']} ", 1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+async def test_a_creation_by_hand_makes_a_private_file_and_shows_no_secret(
+    sandbox: Sandbox, tmp_path: Path, by_hand: str, shell: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+
+    told = run("env", f"HOME={home}", shell, "-c", f"umask 000; {by_hand}")
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    [store] = home.iterdir()
+    assert stat.S_IMODE(store.stat().st_mode) == 0o600
+    me = who_am_i(sandbox, store)
+    assert me["name"] == "CORP\\tom.meyer"
+    sandbox.sdk(f"tokens.delete({me['access_token_id']!r})")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+async def test_a_creation_by_hand_makes_no_token_where_the_file_exists_and_leaves_that(
+    sandbox: Sandbox, tmp_path: Path, by_hand: str, shell: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    [name] = set(re.findall(r"access-token-\w+", by_hand))
+    home.joinpath(name).write_text("somebody's")
+    before = sandbox.sdk("[e.id for page in tokens.list() for e in page.entries]")
+
+    told = run("env", f"HOME={home}", shell, "-c", by_hand)
+
+    assert told.returncode != 0
+    assert told.stdout == ""
+    assert "exist" in told.stderr
+    assert home.joinpath(name).read_text() == "somebody's"
+    assert sandbox.sdk("[e.id for page in tokens.list() for e in page.entries]") == before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+async def test_a_creation_by_hand_that_the_cluster_declines_says_so_and_leaves_no_file(
+    tmp_path: Path, by_hand: str, shell: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+
+    told = run("env", f"HOME={home}", shell, "-c", re.sub(r"(create_access_token) \S+", r"\1 auth_id:1", by_hand))
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "Error 404" in told.stderr
+    assert [*home.iterdir()] == []
+
+
 def test_qq_tells_the_version(sandbox: Sandbox) -> None:
     assert "Qumulo Core 7.9.2.1" in sandbox.qq("version").stdout
 

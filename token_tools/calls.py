@@ -23,7 +23,8 @@ from mcp.types import INVALID_PARAMS, ToolAnnotations
 from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from token_tools.errors import TokenToolsError
+from token_tools.consent import NoYes
+from token_tools.errors import Refusal, TokenToolsError
 from token_tools.quotation import cut, is_secret, quote
 from token_tools.redaction import redact
 
@@ -47,6 +48,7 @@ Schema = dict[str, Any]
 """A JSON schema."""
 
 _PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
+_EXPLAIN: Final[ContextVar[Callable[[NoYes], str]]] = ContextVar("explain")
 _NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
 _MEANT: Final = {
     "id": ["token_id", "token", "key_id", "access_token_id"],
@@ -156,10 +158,8 @@ class StrictTool(Tool):
                 raise _retell(failure) from failure.__cause__
             except MCPError:
                 # The only thing that a client is asked for in a call is a human's answer.
-                raise ToolError(
-                    "The client could not put the question to a human, so nothing was done. Call again to ask again."
-                ) from None
-        raise ToolError("Nobody answered the question in time, so nothing was done. Call again to ask again.")
+                raise _retell_question("failed") from None
+        raise _retell_question("late")
 
     def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:
         schema = self.parameters["properties"].get(name, {})
@@ -203,9 +203,13 @@ async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: Ca
     return await call_next(ctx)
 
 
-def wait_for_answer(patience: timedelta) -> None:
-    """From now on, the call that this is called in ends after `patience`; for a question that is about to be asked."""
+def wait_for_answer(patience: timedelta, explain: Callable[[NoYes], str]) -> None:
+    """From now on, the call that this is called in ends after `patience`; for a question that is about to be asked.
+
+    `explain` tells what it means if no answer comes of it.
+    """
     _PATIENCE.get().deadline = anyio.current_time() + patience.total_seconds()
+    _EXPLAIN.set(explain)
 
 
 def stop_waiting() -> None:
@@ -216,12 +220,20 @@ def stop_waiting() -> None:
 def _retell(failure: ToolError) -> ToolError:
     match failure.__cause__:
         case TokenToolsError() as cause:
-            return ToolError(redact(cut(str(cause))))
+            return _retell_ours(cause)
         case ToolError():
-            # Only the SDK raises these, about an answer that does not fit the question.
-            return ToolError("The answer to the question made no sense, so nothing was done. Call again to ask again.")
+            # Only the SDK raises these, about an answer without what was asked for.
+            return _retell_question("blank")
         case _:
             return failure
+
+
+def _retell_ours(failure: TokenToolsError) -> ToolError:
+    return ToolError(redact(cut(str(failure))))
+
+
+def _retell_question(no_yes: NoYes) -> ToolError:
+    return _retell_ours(Refusal(_EXPLAIN.get()(no_yes)))
 
 
 def find_nearest(name: str, accepted: list[str]) -> tuple[str, bool]:

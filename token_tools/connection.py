@@ -175,11 +175,7 @@ def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreacha
             # What Python raises has the code; what the trust stores of other systems raise may not.
             why = getattr(cause, "verify_message", None) or "it was not verified"
             mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
-            return Untrusted(
-                f"The certificate of {address} is not trusted ({why}). Nothing was sent. "
-                f"{mending}; QUMULO_VERIFY_TLS=false turns verification off, which lets anyone on the way read the "
-                "credential."
-            )
+            return Untrusted(f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.")
     # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
     reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
     reason = reasons[-1] if reasons else "the connection broke"

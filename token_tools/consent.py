@@ -9,12 +9,18 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from secrets import token_hex
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from token_tools.errors import Refusal
 
 OPEN_FOR: Final = timedelta(minutes=10)
 """How long a question can be answered; the state that the SDK seals for it lives as long."""
+
+MOST_COUNTED: Final = 256
+"""Requests of which it is counted how often they were asked about in vain; the oldest are forgotten."""
+
+NoYes = Literal["declined", "dismissed", "unticked", "blank", "failed", "late"]
+"""What comes instead of a yes: a no, a form put away, one without its tick or without its field, an error, nothing."""
 
 
 def number_question() -> str:
@@ -45,6 +51,7 @@ class OpenQuestions:
 
     def __init__(self) -> None:
         self._plans: dict[Hashable, Plan] = {}
+        self._without_yes: dict[Hashable, int] = {}
 
     def recall(self, kind: type[Some], request: Hashable, *, now: datetime) -> Some | None:
         """The plan that already waits for this request, if its question is still open."""
@@ -61,7 +68,7 @@ class OpenQuestions:
         return waiting
 
     def close(self, plan: Plan) -> None:
-        """Take a plan away that had something to ask: it is about to be carried out, or was turned down.
+        """Take a plan away that had something to ask: it is about to be carried out, or was not agreed to.
 
         Raises:
             Refusal: If that has happened before.
@@ -71,3 +78,15 @@ class OpenQuestions:
         if self._plans.get(plan.request) is not plan:
             raise Refusal("This question was answered before, and its answer is used up. Nothing was done.")
         del self._plans[plan.request]
+
+    def count_no_yes(self, plan: Plan) -> int:
+        """How many times in a row the same request was asked about without a yes, this time included."""
+        times = self._without_yes.pop(plan.request, 0) + 1
+        self._without_yes[plan.request] = times
+        if len(self._without_yes) > MOST_COUNTED:
+            del self._without_yes[next(iter(self._without_yes))]
+        return times
+
+    def note_yes(self, plan: Plan) -> None:
+        """Begin to count anew: somebody agreed to this request, or nobody had to."""
+        self._without_yes.pop(plan.request, None)

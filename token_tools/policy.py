@@ -83,15 +83,18 @@ class Policy:
     def find_reasons_to_modify(self, token: AccessToken, wanted: State, *, now: datetime) -> Sequence[str]:
         """Why a human has to agree to such a change first; empty if nobody has to, as for one that changes nothing.
 
-        To let a token live longer is a risk; to let it live shorter, or to disable it, may stop whoever works with it.
+        To let a token live longer is a risk, and to revive one that was stopped, perhaps since it leaked; to let it
+        live shorter, or to disable it, may stop whoever works with it.
         """
         if wanted == token.state:
             return ()
         reasons = [_FOR_ADMIN] if is_admin(token.user) and wanted.enabled else []
+        if token.is_disabled and wanted.enabled:
+            reasons.append("it was disabled, and only people know why")
         if wanted.expires is None and token.expires is not None:
             reasons.append("it would never expire")
         elif _is_later(wanted.expires, token.expires):
-            reasons.append("it would live longer")
+            reasons.append("it has expired and would live on" if token.is_expired(now=now) else "it would live longer")
         elif wanted.expires != token.expires and token.is_live(now=now):
             reasons.append("it would stop working sooner")
         if not wanted.enabled and token.is_live(now=now):

@@ -24,11 +24,19 @@ class Qq:
         """Ask the cluster whom the token in a credentials store stands for."""
         return self._write("--credentials-store", str(store), "who_am_i")
 
-    def create_token(self, user: Identity, expires: datetime | None) -> str:
-        """Make a token; `qq` prints it."""
+    def create_token(self, user: Identity, expires: datetime | None, name: str) -> str:
+        """Make a token, its secret in a new private file of this name in the home folder, and nowhere else.
+
+        `name` has nothing that a shell would read. If there is such a file, nothing is done.
+        """
         # Without an offset qq takes a time for local, whatever its help says.
         until = [] if expires is None else ["--expiration-time", format_instant(expires)]
-        return self._write("auth_create_access_token", str(user.as_key()), *until)
+        create = self._write("auth_create_access_token", str(user.as_key()), *until)
+        # By itself qq would print the secret, and leave its file readable for others.
+        file = f"~/{name}"
+        return (
+            f"(umask 077; set -C; : > {file} && {{ {create} --file {file} > /dev/null || {{ rm {file}; exit 1; }}; }})"
+        )
 
     def modify_token(self, token_id: str, before: State, wanted: State) -> str | None:
         """Change a token; None where an expiry would have to be cleared, which `qq` cannot."""

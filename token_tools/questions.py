@@ -3,13 +3,52 @@
 Everything in a question is as the server found it, nothing as a model said it.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from token_tools.clock import tell_clock
-from token_tools.consent import Plan
+from token_tools.consent import NoYes, Plan
 from token_tools.identity import Identity, tell_name
 from token_tools.minting import SLOTS
 from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
 from token_tools.qq import Qq
 from token_tools.summary import ADVICE, tell_expiry, tell_intents, tell_life, tell_state
+
+MOST_ASKED: Final = 2
+"""How often the same is asked about without a yes until it is said that to ask does not help."""
+
+_NO_YES: Final[Mapping[NoYes, tuple[str, str]]] = {
+    "declined": (
+        "The question was answered with no, by a person or by the client itself.",
+        "Call again only if a person wants it all the same.",
+    ),
+    "dismissed": (
+        "The question was not answered (dismissed by a person or by the client).",
+        "Call again only if a person wants to be asked again.",
+    ),
+    "unticked": (
+        "The form was sent without its tick, and only the tick means yes.",
+        "Ask them, and call again if they meant yes.",
+    ),
+    "blank": (
+        "The client sent no answer to `agree`, which has to be true or false.",
+        "Ask them, and call again if they meant yes and this client showed them a tick to set.",
+    ),
+    "failed": (
+        "The question came back with an error or with what cannot be read: whether a person saw it is not known.",
+        "Call again only if a person wants to be asked again.",
+    ),
+    "late": ("Nobody answered the question in time.", "Call again when a person is there to answer."),
+}
+"""What happened, as far as it is known, and when it makes sense to ask again."""
+
+
+def tell_no_yes(plan: Plan, qq: Qq, no_yes: NoYes, *, times: int) -> str:
+    """Why a plan is not carried out that was asked about without a yes, so many times in a row, and what leads on."""
+    what, when = _NO_YES[no_yes]
+    if times >= MOST_ASKED:
+        when = f"The same was asked {times} times now without a yes: asking again will not help in this client."
+    return f"{what} It is asked because {' and '.join(plan.reasons)}. {when} {tell_by_hand(plan, qq)}"
 
 
 def tell_question(plan: Plan, *, address: str) -> str:
@@ -30,10 +69,10 @@ def tell_question(plan: Plan, *, address: str) -> str:
 
 
 def tell_by_hand(plan: Plan, qq: Qq) -> str:
-    """What leads on where no human can be asked: the command with which one does the same, or the operator."""
+    """What leads on where no human can be asked: the command with which one does the same, or another client."""
     match plan:
         case CreationPlan():
-            command: str | None = qq.create_token(plan.order.user, plan.order.expires)
+            command: str | None = qq.create_token(plan.order.user, plan.order.expires, f"access-token-{plan.number}")
         case UpdatePlan():
             command = qq.modify_token(plan.token.id, plan.token.state, plan.wanted)
         case DeletionPlan():
@@ -41,8 +80,8 @@ def tell_by_hand(plan: Plan, qq: Qq) -> str:
         case _:
             raise AssertionError  # pragma: no cover - the same
     if command is None:
-        return "qq cannot clear an expiry either, but the operator can set QUMULO_CONFIRM=none."
-    return f"A human can do it by hand: {command} ; or the operator can set QUMULO_CONFIRM=none."
+        return "qq cannot clear an expiry, so it takes a client that shows a person this server's questions."
+    return f"It is not for you to run, but a person can do it by hand: {command}"
 
 
 def _tell_creation(plan: CreationPlan, address: str, deed: str) -> str:

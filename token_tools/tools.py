@@ -4,19 +4,26 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
-from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
+from mcp.server.elicitation import (
+    AcceptedElicitation,
+    CancelledElicitation,
+    DeclinedElicitation,
+    ElicitationResult,
+)
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.types import CallToolResult, ClientCapabilities, TextContent, ToolAnnotations
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from token_tools.calls import StrictTool, stop_waiting, wait_for_answer
-from token_tools.consent import Plan
+from token_tools.consent import NoYes, Plan
 from token_tools.errors import Refusal
 from token_tools.findings import AuditReport, summarize_review
 from token_tools.identity import Identity, parse_user
 from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
-from token_tools.questions import tell_by_hand, tell_question
+from token_tools.questions import tell_by_hand, tell_no_yes, tell_question
 from token_tools.quotation import LONGEST, cut
 from token_tools.redaction import redact
 from token_tools.report import Format
@@ -131,9 +138,23 @@ async def audit_access_tokens(
 
 
 class Consent(BaseModel):
-    """What a human answers."""
+    """What a human answers; `agree` is None if the client sent neither true nor false."""
 
-    agree: bool = Field(default=False, description="Yes, do this")
+    agree: Annotated[bool | None, BeforeValidator(lambda given: given if isinstance(given, bool) else None)] = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The form: what the specification lists and nothing else, since some clients take no more.
+
+        Without the default, others show it with the tick set.
+        """
+        tick = {
+            "type": "boolean",
+            "title": "Yes, do this",
+            "description": "Set this tick to agree; accepting without it does nothing.",
+            "default": False,
+        }
+        return {"type": "object", "properties": {"agree": tick}, "required": ["agree"]}
 
 
 async def plan_creation(
@@ -178,7 +199,7 @@ def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
                 f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
                 f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)}"
             )
-        wait_for_answer(workflows.patience)
+        wait_for_answer(workflows.patience, lambda no_yes: _tell_no_yes(workflows, plan, no_yes))
         return Elicit(redact(cut(tell_question(plan, address=workflows.address))), Consent)
 
     return Resolve(ask_for_consent)
@@ -194,10 +215,28 @@ def _agreed(ctx: Context[Workflows], consent: ElicitationResult[Consent], plan: 
     """What carries the plan out, if a human agreed to it or nobody had to."""
     stop_waiting()
     workflows = ctx.request_context.lifespan_context
-    if not (isinstance(consent, AcceptedElicitation) and consent.data.agree):
+    if (no_yes := _read_no_yes(consent)) is not None:
         workflows.turn_down(plan)
-        raise Refusal("The human did not agree, so nothing was done. Do not ask for the same again unless they say so.")
+        raise Refusal(_tell_no_yes(workflows, plan, no_yes))
+    workflows.questions.note_yes(plan)
     return workflows
+
+
+def _read_no_yes(consent: ElicitationResult[Consent]) -> NoYes | None:
+    match consent:
+        case AcceptedElicitation(data=Consent(agree=None)):
+            return "blank"
+        case AcceptedElicitation(data=Consent(agree=agree)):
+            return None if agree else "unticked"
+        case DeclinedElicitation():
+            return "declined"
+        case CancelledElicitation():
+            return "dismissed"
+
+
+def _tell_no_yes(workflows: Workflows, plan: Plan, no_yes: NoYes) -> str:
+    times = workflows.questions.count_no_yes(plan)
+    return tell_no_yes(plan, workflows.mint.qq, no_yes, times=times)
 
 
 async def create_access_token(
