@@ -36,13 +36,9 @@ def run(
     return ended.returncode, ended.stderr.decode()
 
 
-def refusal(
-    *words: str,
-    env: Mapping[str, str] | None = None,
-    without: Sequence[str] = (),
-    beginning: str = "qumulo-token-tools could not start: ",
-) -> str:
+def refusal(*words: str, env: Mapping[str, str] | None = None, without: Sequence[str] = ()) -> str:
     """The one line in which a process says why it does not start, without its beginning."""
+    beginning = "qumulo-token-tools could not start: "
     status, told = run(*words, env=env, without=without)
     assert status == 2
     assert told.startswith(beginning)
@@ -88,25 +84,21 @@ def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mappin
     ],
 )
 def test_a_secret_among_the_arguments_is_told_and_not_repeated(words: Sequence[str]) -> None:
-    told = refusal(COMMAND, *words, env=NEEDED, beginning="qumulo-token-tools: ")
+    told = refusal(COMMAND, *words, env=NEEDED)
 
     assert told.startswith("an argument is wrong: this is ")
     assert told.endswith("a secret is only an environment variable, QUMULO_BEARER_TOKEN.")
 
 
 def test_an_option_for_a_secret_is_none_even_without_one() -> None:
-    told = refusal(COMMAND, "--bearer-token", "own", beginning="qumulo-token-tools: ")
+    told = refusal(COMMAND, "--bearer-token", "own")
 
     assert told.startswith("--bearer-token is no option, since every user of the machine could read it")
 
 
 def test_a_mistake_on_the_command_line_stays_one_line_whatever_is_in_it() -> None:
-    beginning = "qumulo-token-tools: "
-    assert refusal(COMMAND, "demo", "x\ny", beginning=beginning) == '"unrecognized arguments: x\\ny"'
-    assert (
-        refusal(COMMAND, "--ho\u200bst", "c", beginning=beginning)
-        == '"there is no option --ho\\u200bst; nearest is --host."'
-    )
+    assert refusal(COMMAND, "demo", "x\ny") == '"unrecognized arguments: x\\ny"'
+    assert refusal(COMMAND, "--ho\u200bst", "c") == '"there is no option --ho\\u200bst; nearest is --host."'
 
 
 def test_a_credential_out_of_a_shell_s_pipe_is_taken() -> None:
@@ -203,12 +195,12 @@ def test_no_line_on_stderr_repeats_a_secret(ends: str) -> None:
     "words", [(BODY[:12],), (".".join(BODY),), (BODY[:15], BODY[15:30]), ("sandbox", "--port", BODY[:12])]
 )
 def test_a_piece_of_a_secret_among_the_arguments_is_not_repeated(words: Sequence[str]) -> None:
-    told = refusal(COMMAND, *words, env=NEEDED, beginning="qumulo-token-tools: ")
+    told = refusal(COMMAND, *words, env=NEEDED)
 
     assert all(word not in told for word in words if word.startswith(BODY[:2]))
 
 
 def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> None:
-    told = refusal(COMMAND, "serve-it", beginning="qumulo-token-tools: ")
+    told = refusal(COMMAND, "serve-it")
 
     assert told == "there is no such command; there are demo and sandbox."

@@ -433,7 +433,10 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
     )
 
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "qumulo-token-tools: stdin or stdout is closed, and there is no other way to talk.\n"
+    assert (
+        ended.stderr
+        == "qumulo-token-tools could not start: stdin or stdout is closed, and there is no other way to talk.\n"
+    )
 
 
 def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:

@@ -292,7 +292,9 @@ def test_a_port_that_is_none_is_refused_in_one_line(port: str) -> None:
     told = run(str(BIN / "qumulo-token-tools"), "sandbox", f"--port={port}")
 
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == "qumulo-token-tools: argument --port: must be a whole number from 0 to 65535\n"
+    assert (
+        told.stderr == "qumulo-token-tools could not start: argument --port: must be a whole number from 0 to 65535\n"
+    )
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(sandbox: Sandbox) -> None:
@@ -301,7 +303,9 @@ def test_a_port_that_is_taken_is_told_in_one_line(sandbox: Sandbox) -> None:
     told = run(str(BIN / "qumulo-token-tools"), "sandbox", "--port", port)
 
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == f"qumulo-token-tools: --port {port} cannot be served: Address already in use.\n"
+    assert (
+        told.stderr == f"qumulo-token-tools could not start: --port {port} cannot be served: Address already in use.\n"
+    )
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

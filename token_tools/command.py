@@ -26,6 +26,7 @@ from token_tools.server import NAME, create_server
 from token_tools.settings import HIGHEST_PORT, SECRET, Settings, hold_given_secrets, load_settings, variable
 from token_tools.stdio import serve
 from token_tools.times import utc_now
+from token_tools.unstarted import answer_requests
 
 if TYPE_CHECKING:
     import httpx
@@ -37,10 +38,6 @@ Command = Callable[[dict[str, Any]], int]
 """What a command does with its options; gives the exit status."""
 
 
-class _Unstarted(SettingsError):
-    """What a server was to start with is missing or wrong."""
-
-
 def run_command(words: Sequence[str]) -> int:
     """Do what the words of a command line ask for, and give the exit status.
 
@@ -48,21 +45,17 @@ def run_command(words: Sequence[str]) -> int:
     """
     redact_stderr()
     hold_given_secrets()
-    _refuse_secrets(words)
-    options = vars(_make_parser().parse_args(words))
     # To stderr, and before the SDK configures it otherwise: stdout belongs to the protocol.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # A repeated request is no news; one that was given up is an answer.
     logging.getLogger("stamina").setLevel(logging.ERROR)
-    commands = {"serve": _serve, "demo": _play_demo, "sandbox": _run_sandbox}
     try:
-        return _run_with_streams(commands[options.pop("command")], options)
-    except* _Unstarted as failures:
-        # Some client's log blanks the word after `token-tools:`, which would be the name of the setting.
-        sys.stderr.write(f"{NAME} could not start: {failures.exceptions[0]}\n")
-        status = 2
+        return _run_words(words)
     except* SettingsError as failures:
-        sys.stderr.write(f"{NAME}: {failures.exceptions[0]}\n")
+        # Some client's log blanks the word after `token-tools:`, which would be the name of the setting.
+        told = f"{NAME} could not start: {failures.exceptions[0]}"
+        sys.stderr.write(f"{told}\n")
+        answer_requests(told)
         status = 2
     except* BrokenPipeError:
         # What could not be printed would otherwise be tried once more at the very end.
@@ -71,7 +64,11 @@ def run_command(words: Sequence[str]) -> int:
     return status
 
 
-def _run_with_streams(command: Command, options: dict[str, Any]) -> int:
+def _run_words(words: Sequence[str]) -> int:
+    _refuse_secrets(words)
+    options = vars(_make_parser().parse_args(words))
+    commands: Mapping[str, Command] = {"serve": _serve, "demo": _play_demo, "sandbox": _run_sandbox}
+    command = commands[options.pop("command")]
     if sys.stdout is None or (command is _serve and sys.stdin is None):
         raise SettingsError("stdin or stdout is closed, and there is no other way to talk.")
     return command(options)
@@ -95,9 +92,13 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"there is no such command; there are {' and '.join(action.choices)}.")
 
     def error(self, message: str) -> NoReturn:
-        """End with the one line and status 2."""
+        """Refuse to start, in one line.
+
+        Raises:
+            SettingsError: In any case.
+        """
         told = self._tell_unknown() or message
-        self.exit(2, f"{NAME}: {told if is_visible(told) else quote(told, longest=LONGEST_SHOWN)}\n")
+        raise SettingsError(told if is_visible(told) else quote(told, longest=LONGEST_SHOWN))
 
     def _tell_unknown(self) -> str | None:
         given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
@@ -117,11 +118,10 @@ class _Parser(argparse.ArgumentParser):
 def _refuse_secrets(words: Sequence[str]) -> None:
     secret = next(filter(None, map(find_secret, words)), None)
     if secret is not None:
-        sys.stderr.write(
-            f"{NAME}: an argument is wrong: {secret}. Every user of this machine can read arguments; a secret is "
-            "only an environment variable, QUMULO_BEARER_TOKEN.\n"
+        raise SettingsError(
+            f"an argument is wrong: {secret}. Every user of this machine can read arguments; a secret is only an "
+            "environment variable, QUMULO_BEARER_TOKEN."
         )
-        raise SystemExit(2)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -182,15 +182,8 @@ def _serve(options: dict[str, Any]) -> int:
         with TemporaryDirectory(prefix=f"{NAME}-demo-") as folder:
             _serve_cluster(*_embed_cluster(options, Path(folder)))
     else:
-        _serve_cluster(_load(options))
+        _serve_cluster(load_settings(options))
     return 0
-
-
-def _load(options: Mapping[str, Any]) -> Settings:
-    try:
-        return load_settings(options)
-    except SettingsError as failure:
-        raise _Unstarted(str(failure)) from None
 
 
 def _serve_cluster(settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -222,7 +215,7 @@ def _embed_cluster(options: Mapping[str, Any], folder: Path) -> tuple[Settings, 
         "ca_file": None,
         "verify_tls": True,
     }
-    return _load({**chosen, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
+    return load_settings({**chosen, **fixed}), httpx.ASGITransport(create_app(demo.cluster))
 
 
 def _play_demo(_options: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from mcp.types import INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, jsonrpc_message_adapter
+from mcp.types import INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
 from pydantic import ValidationError
 
 LONGEST: Final = 4 << 20
@@ -68,6 +68,17 @@ def sort_line(line: bytes) -> tuple[bytes, bytes]:
     return b"".join(answers), b"".join(requests)
 
 
+def find_request(line: bytes) -> int | str | None:
+    """The id of the request that a line is; None if it is none."""
+    if len(line) > LONGEST:
+        return None
+    try:
+        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValidationError:
+        return None
+    return message.id if isinstance(message, JSONRPCRequest) else None
+
+
 def _find_flaw(line: bytes) -> tuple[int, str] | None:
     """Why a line would never be answered, as a code and a text; None if it is a message."""
     if len(line) > LONGEST:
@@ -115,5 +126,10 @@ def _fail(message: Member, code: int, told: str) -> bytes:
         number = json.loads(message.get(b'"id"') or b"null")
     except ValueError:
         number = None
+    return write_error(number, code, told)
+
+
+def write_error(number: int | str | None, code: int, told: str) -> bytes:
+    """The line that answers the request of that id with an error."""
     error = {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": told}}
     return json.dumps(error).encode() + b"\n"
