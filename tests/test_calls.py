@@ -53,7 +53,7 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
     def switch(enabled: Annotated[bool, Field(description="On or off.")]) -> Switched:
         return Switched(enabled=enabled)
 
-    tool = StrictTool.publish(switch, title="Switch", annotations=ToolAnnotations())
+    tool = StrictTool.publish(switch, title="Switch", description="Switch.", annotations=ToolAnnotations())
     with anyio.fail_after(PATIENCE):
         async with Client(MCPServer("switches", tools=[tool])) as client:
             switched = Told.of(await client.call_tool("switch", {"enabled": True}))

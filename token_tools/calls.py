@@ -5,7 +5,6 @@ publishes schemas with `$ref` and `anyOf`, on which several hosts fail. A `Stric
 """
 
 import difflib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -120,9 +119,12 @@ class StrictTool(Tool):
     """A tool that takes exactly its own arguments and whose errors are this project's own words."""
 
     @classmethod
-    def publish(cls, fn: Callable[..., Any], *, title: str, annotations: ToolAnnotations) -> Self:
-        """The tool that a function is: its name, docstring, parameters and result, as a client should see them."""
-        tool = cls.from_function(fn, title=title, annotations=annotations, description=inspect.getdoc(fn))
+    def publish(cls, fn: Callable[..., Any], *, title: str, description: str, annotations: ToolAnnotations) -> Self:
+        """The tool that a function is: its name, parameters and result, as a client should see them.
+
+        The description is no docstring, which Python can be told to leave out.
+        """
+        tool = cls.from_function(fn, title=title, annotations=annotations, description=description)
         loose = tool.fn_metadata
         arguments = create_model(loose.arg_model.__name__, __base__=(loose.arg_model, StrictArguments))
         # The schema is the same but for one word; to make it anew for each tool is a hundredth of a server's start.
@@ -168,7 +170,7 @@ class StrictTool(Tool):
 
     def _refuse(self, told: str) -> ToolError:
         """The error of a call that changed nothing; where it could have, the first words say so."""
-        return ToolError(told if self._only_reads else f"Nothing was done. {told}")
+        return ToolError(f"Nothing was done. {told}" if self._changes_tokens else told)
 
     def _refuse_unanswered(self, no_yes: NoYes) -> ToolError:
         return self._refuse(redact(cut(_EXPLAIN.get()(no_yes))))
@@ -183,11 +185,11 @@ class StrictTool(Tool):
                 return self._refuse_unanswered("blank")
             case _:
                 # The SDK logs what caused an error of this kind.
-                return type(failure)(_STUMBLED if self._only_reads else f"{_STUMBLED} {_NOT_KNOWN}")
+                return type(failure)(f"{_STUMBLED} {_NOT_KNOWN}" if self._changes_tokens else _STUMBLED)
 
     @property
-    def _only_reads(self) -> bool:
-        return self.annotations is not None and self.annotations.read_only_hint is True
+    def _changes_tokens(self) -> bool:
+        return self.annotations is not None and self.annotations.destructive_hint is True
 
     def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:
         schema = self.parameters["properties"].get(name, {})

@@ -15,7 +15,7 @@ LONGEST_ARGUMENT: Final = 200
 def review_tokens(
     expiring_within: Annotated[str, Field(description="How soon is soon to expire, such as 30d")] = SOON,
 ) -> str:
-    """Look for access tokens that are a risk, and decide together what to do."""
+    """What a person says who wants to look through all tokens."""
     soon = quote(expiring_within or SOON, longest=LONGEST_ARGUMENT)
     return (
         f"Review the access tokens of the cluster. Call audit_access_tokens with expiring_within {soon}. Tell me first "
@@ -28,7 +28,7 @@ def review_tokens(
 def rotate_token(
     token: Annotated[str, Field(description="Id of the token, or the user whose token it is, such as local:jane")],
 ) -> str:
-    """Replace an access token by a new one without an outage."""
+    """What a person says who wants to replace a token."""
     return (
         f"Rotate an access token: {quote(token, longest=LONGEST_ARGUMENT)}. If that is not an id, find the user's "
         "tokens with list_access_tokens, and ask me which one if there are two. Look at it with get_access_token, and "
@@ -39,5 +39,18 @@ def rotate_token(
     )
 
 
-READING: Final = (Prompt.from_function(review_tokens, title="Review access tokens"),)
-WRITING: Final = (Prompt.from_function(rotate_token, title="Rotate an access token"),)
+# No docstrings, which Python can be told to leave out.
+READING: Final = (
+    Prompt.from_function(
+        review_tokens,
+        title="Review access tokens",
+        description="Look for access tokens that are a risk, and decide together what to do.",
+    ),
+)
+WRITING: Final = (
+    Prompt.from_function(
+        rotate_token,
+        title="Rotate an access token",
+        description="Replace an access token by a new one without an outage.",
+    ),
+)

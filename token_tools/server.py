@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from mcp.server import CacheHint
+from mcp.server.caching import CacheableMethod
 from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
@@ -33,6 +35,16 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 NAME: Final = "qumulo-token-tools"
 TITLE: Final = "Qumulo access tokens"
+_HOUR: Final = 3_600_000
+"""In milliseconds."""
+_UNCHANGING: Final[Sequence[CacheableMethod]] = (
+    "server/discover",
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+)
+"""What a server answers in the same way as long as it lives; another server has other settings."""
 
 
 def create_server(
@@ -87,6 +99,7 @@ def create_server(
         lifespan=lifespan,
         log_level="WARNING",
         subscriptions=False,
+        cache_hints=dict.fromkeys(_UNCHANGING, CacheHint(ttl_ms=_HOUR, scope="private")),
         middleware=[refuse_secret_names],
     )
     for prompt in [*prompts.READING] if settings.read_only else [*prompts.READING, *prompts.WRITING]:

@@ -45,8 +45,8 @@ class TokenEntry(BaseModel):
     creator: str | None = None
     creation_time: str
     expiration_time: str | None = Field(None, description="Absent: never")
-    expired: bool | None = None
-    enabled: bool | None = Field(None, description="Absent: true")
+    expired: bool | None = Field(None, description="Absent: false", json_schema_extra={"default": False})
+    enabled: bool | None = Field(None, description="Absent: true", json_schema_extra={"default": True})
 
 
 class TokenList(BaseModel):

@@ -1,4 +1,8 @@
-"""The tools, in a model's words. A docstring here has one reader: the model that decides whether to call the tool."""
+"""The tools, in a model's words: what is described here has one reader, the model that decides whether to call one.
+
+A description has a line for each sentence, and says what is returned and what changes. That of an argument says in
+words what its schema says besides, since some hosts hand on no defaults and no bounds.
+"""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -47,6 +51,7 @@ from token_tools.workflows import Workflows
 
 PAGE: Final = 50
 LONGEST_PAGE: Final = 200
+SOON: Final = "30d"
 _TOKEN_ID: Final = re.compile(r"[0-9]{21,}")
 """Longer than every number of a user."""
 
@@ -73,7 +78,10 @@ def _read_word(word: object) -> object:
 User = Annotated[Identity | Literal["self"], BeforeValidator(_read_user), WithJsonSchema({"type": "string"})]
 TokenId = Annotated[
     str,
-    Field(pattern=r"^[0-9]{1,64}$", description="The token's digits as text, as list_access_tokens tells them."),
+    Field(
+        pattern=r"^[0-9]{1,64}$",
+        description="The token's digits as text, 1 to 64 of them, as list_access_tokens tells them.",
+    ),
     BeforeValidator(_read_id),
 ]
 
@@ -84,16 +92,17 @@ async def list_access_tokens(
         User | None,
         Field(
             description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
-            "sid:S-1-… or NAME. All users if absent."
+            "sid:S-1-... or NAME. All users if absent."
         ),
     ] = None,
-    after: Annotated[str | None, Field(description="Key of the next page, from the previous answer.")] = None,
-    limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE, description="Most tokens to return.")] = PAGE,
+    after: Annotated[
+        str | None, Field(description="Key of the next page, from the previous answer. The first page if absent.")
+    ] = None,
+    limit: Annotated[
+        int, Field(ge=1, le=LONGEST_PAGE, description=f"Most tokens to return: 1 to {LONGEST_PAGE}, {PAGE} if absent.")
+    ] = PAGE,
 ) -> Annotated[CallToolResult, TokenList]:
-    """List the cluster's access tokens: id, user, expiry, creator and whether disabled.
-
-    A page at a time; bearer tokens are never shown.
-    """
+    """A page of tokens, or fewer where they would be too much to read."""
     workflows = ctx.request_context.lifespan_context
     listing = await workflows.list_tokens(user, after=after or None, limit=limit)
     summary = summarize_listing(listing, address=workflows.address)
@@ -106,7 +115,7 @@ async def list_access_tokens(
 
 
 async def get_access_token(ctx: Context[Workflows], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
-    """Get one access token: all that is known, its user's other tokens, and whether this server runs on it."""
+    """One token and what is beside it."""
     workflows = ctx.request_context.lifespan_context
     return _answer(summarize_portrait(await workflows.get_token(id), address=workflows.address))
 
@@ -116,18 +125,15 @@ async def audit_access_tokens(
     expiring_within: Annotated[
         str,
         AfterValidator(_check_duration),
-        Field(description="How soon is soon to expire: a duration such as 30d or 2w."),
-    ] = "30d",
+        Field(description=f"How soon is soon to expire: a duration such as {SOON} or 2w; {SOON} if absent."),
+    ] = SOON,
     report: Annotated[
         Format | None,
-        Field(description="Also write a file of all tokens with their findings."),
+        Field(description="Also write a file of all tokens with their findings: csv or json; none if absent."),
         BeforeValidator(_read_word),
     ] = None,
 ) -> Annotated[CallToolResult, AuditReport]:
-    """Audit all access tokens of the cluster in one call: what is a risk, how many, the worst few, what mends it.
-
-    Finds those that never expire, expire soon, have expired, are disabled or old, or belong to admin or deleted users.
-    """
+    """What is a risk about all tokens; it tells its progress to a client that wants to know."""
     workflows = ctx.request_context.lifespan_context
 
     async def tell_progress(seen: int) -> None:
@@ -247,7 +253,7 @@ async def create_access_token(
         User,
         Field(
             description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
-            "auth_id:N, sid:S-1-… or NAME."
+            "auth_id:N, sid:S-1-... or NAME."
         ),
     ],
     expiration_time: Annotated[
@@ -258,11 +264,7 @@ async def create_access_token(
         ),
     ] = None,
 ) -> Annotated[CallToolResult, NewToken]:
-    """Create an access token for a user, so that a service can act as them over REST. Not for groups.
-
-    The bearer token goes where the operator configured; the answer tells the place. Each call makes another token, and
-    a user can have two.
-    """
+    """A new token as planned, once it is agreed to."""
     workflows = _agreed(ctx, consent, plan)
     return _answer(summarize_creation(await workflows.create_token(plan), address=workflows.address))
 
@@ -273,14 +275,15 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     consent: Annotated[ElicitationResult[Consent], consent_to(plan_update)],
     id: TokenId,
     enabled: Annotated[
-        bool | None, Field(description="true to enable it, false to disable it; that can be undone.")
+        bool | None,
+        Field(description="true to enable it, false to disable it, which can be undone. Unchanged if absent."),
     ] = None,
     expiration_time: Annotated[
         str | None,
         Field(description="As in create_access_token: 90d, 2027-01-31T17:00:00Z, or never. Unchanged if absent."),
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
-    """Enable or disable an access token, or move its expiry."""
+    """The token as planned, once it is agreed to."""
     workflows = _agreed(ctx, consent, plan)
     update = await workflows.update_token(plan)
     return _answer(summarize_update(update, address=workflows.address, now=plan.time))
@@ -292,7 +295,7 @@ async def delete_access_token(
     consent: Annotated[ElicitationResult[Consent], consent_to(plan_deletion)],
     id: TokenId,
 ) -> Annotated[CallToolResult, DeletedToken]:
-    """Delete an access token for ever. To be able to go back, disable it with update_access_token first."""
+    """Nothing of the token, once that is agreed to."""
     workflows = _agreed(ctx, consent, plan)
     return _answer(summarize_deletion(await workflows.delete_token(plan), address=workflows.address))
 
@@ -306,10 +309,7 @@ async def rotate_access_token(
         str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
     ] = None,
 ) -> Annotated[CallToolResult, RotatedToken]:
-    """Rotate an access token: make a second one for the same user, deliver it, and prove that it works.
-
-    The old one stays alive; the answer tells how to retire it.
-    """
+    """A second token beside the old one, once it is agreed to."""
     workflows = _agreed(ctx, consent, plan)
     rotation = await workflows.rotate_token(plan)
     return _answer(summarize_rotation(rotation, address=workflows.address, credential=workflows.credential))
@@ -323,21 +323,87 @@ def _answer(summary: Summary) -> CallToolResult:
 _READS: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
-_MAKES: Final = ToolAnnotations(
+# A report is a new file at each call.
+_REPORTS: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
 )
+# Some hosts ask a person by this hint alone, and a new credential is no less than a change. What `90d` from now is
+# differs at each call.
 _CHANGES: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
+)
+_DELETES: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
 
 READING: Final = (
-    StrictTool.publish(list_access_tokens, title="List access tokens", annotations=_READS),
-    StrictTool.publish(get_access_token, title="Get an access token", annotations=_READS),
-    StrictTool.publish(audit_access_tokens, title="Audit access tokens", annotations=_READS),
+    StrictTool.publish(
+        list_access_tokens,
+        title="List access tokens",
+        description=(
+            "List the cluster's access tokens, a page at a time.\n"
+            "Returns the id, user, expiry and creator of each, and whether it is disabled; never a bearer token.\n"
+            "Changes nothing."
+        ),
+        annotations=_READS,
+    ),
+    StrictTool.publish(
+        get_access_token,
+        title="Get an access token",
+        description=(
+            "Get one access token: all that is known of it.\n"
+            "Returns its user's other tokens too, and whether this server runs on it.\n"
+            "Changes nothing."
+        ),
+        annotations=_READS,
+    ),
+    StrictTool.publish(
+        audit_access_tokens,
+        title="Audit access tokens",
+        description=(
+            "Audit all access tokens of the cluster in one call: what is a risk, and what mends it.\n"
+            "Returns how many never expire, expire soon, have expired, are disabled or old, or belong to admin or "
+            "deleted users, and the worst few.\n"
+            "Changes no token."
+        ),
+        annotations=_REPORTS,
+    ),
 )
 WRITING: Final = (
-    StrictTool.publish(create_access_token, title="Create an access token", annotations=_MAKES),
-    StrictTool.publish(update_access_token, title="Change an access token", annotations=_CHANGES),
-    StrictTool.publish(delete_access_token, title="Delete an access token", annotations=_CHANGES),
-    StrictTool.publish(rotate_access_token, title="Rotate an access token", annotations=_MAKES),
+    StrictTool.publish(
+        create_access_token,
+        title="Create an access token",
+        description=(
+            "Create an access token for a user, so that a service can act as them over REST; not for groups.\n"
+            "Each call makes another token, and a user can have two.\n"
+            "Returns its id, and the place that the operator configured for its bearer token."
+        ),
+        annotations=_CHANGES,
+    ),
+    StrictTool.publish(
+        update_access_token,
+        title="Change an access token",
+        description=("Enable or disable an access token, or move its expiry.\nReturns it before and after."),
+        annotations=_CHANGES,
+    ),
+    StrictTool.publish(
+        delete_access_token,
+        title="Delete an access token",
+        description=(
+            "Delete an access token for ever.\n"
+            "To be able to go back, disable it with update_access_token first.\n"
+            "Returns it as it was."
+        ),
+        annotations=_DELETES,
+    ),
+    StrictTool.publish(
+        rotate_access_token,
+        title="Rotate an access token",
+        description=(
+            "Rotate an access token: make a second one for the same user, deliver it, and prove that it works.\n"
+            "The old one stays alive.\n"
+            "Returns the id of the new one, the place of its bearer token, and how to retire the old one."
+        ),
+        annotations=_CHANGES,
+    ),
 )
