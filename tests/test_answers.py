@@ -501,5 +501,5 @@ async def test_the_own_token_is_safe_however_who_am_i_writes_its_id(
 
     told = await bench.refused(tool, {"id": own.id, **arguments})
 
-    assert "it could lock itself out" in told
+    assert told.endswith("it could lock itself out. A person can do it with qq.")
     assert bench.tokens_of(ADMIN) == [own]

@@ -502,7 +502,7 @@ def _keyring_explained() -> Generator[ModuleType]:
     except BaseException as failure:  # noqa: BLE001 - a plug-in raises what it likes, an exit too, and may quote secrets
         raise DeliveryError(
             f"The system's keyring cannot be used ({type(failure).__name__}): it is locked, or this system has none. "
-            "Unlock it, or set QUMULO_DELIVERY=file."
+            "The operator has to unlock it, or to choose another place (QUMULO_DELIVERY)."
         ) from None
 
 

@@ -27,7 +27,7 @@ HOUR: Final = timedelta(hours=1)
 LONGEST_DOUBT: Final = 200
 """Characters of each thing that is not known."""
 
-READ_ONLY: Final = "This server only reads: the calls that mend are for one that may write, or for qq."
+READ_ONLY: Final = "This server only reads: the calls that mend are for one that may write, or for a person with qq."
 NOT_KNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
 
 

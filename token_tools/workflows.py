@@ -517,7 +517,7 @@ class Workflows:
         if me.is_unnamed_token and me.is_user(token.user):
             raise Refusal(
                 f"This server runs on a token of {token.user}, and the cluster does not tell which, so it will not "
-                f"{deed}: it could lock itself out. qq can do it."
+                f"{deed}: it could lock itself out. A person can do it with qq."
             )
 
     async def _check_unchanged(self, token: AccessToken, plan: Plan) -> None:
