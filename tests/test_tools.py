@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,32 @@ from token_tools.server import create_server
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("creator", ["500", LDAP_BOB.auth_id], ids=["usual-creator", "other-creator"])
+@pytest.mark.parametrize("enabled", [True, False], ids=["enabled", "disabled"])
+@pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "delete_access_token"])
+async def test_each_cell_of_a_row_stands_below_its_heading(
+    bench: Bench, tool: str, enabled: bool, creator: str
+) -> None:
+    bench.cluster.create_token("500", creator="500")
+    token = bench.cluster.create_token(JANE.auth_id, creator=creator, creation_time=NOW, enabled=enabled)
+
+    told = await bench.call(tool, {} if tool.startswith("list") else {"id": token.id}, confirm="none")
+
+    [heading] = [line for line in told.text.splitlines() if line.startswith("id | ")]
+    [row] = [line for line in told.text.splitlines() if line.startswith(f"{token.id} | ")]
+    names = [name.partition(",")[0] for name in heading.split(" | ")]
+    cells = dict(zip_longest(names, row.split(" | "), fillvalue=""))
+    is_usual = tool == "list_access_tokens" and creator == "500"
+    assert cells == {
+        "id": token.id,
+        "user": "local:jane",
+        "expires (UTC)": "never",
+        "created (UTC)": "2026-11-24 09:00",
+        "state": "" if enabled else "disabled",
+        "creator": "" if is_usual else {"500": "local:admin", LDAP_BOB.auth_id: "ldap_user:bob"}[creator],
+    }
 
 
 async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> None:
@@ -52,13 +79,13 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> Non
     lines = told.text.splitlines()
     assert lines[:2] == [
         "3 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC.",
-        "id | user | expires (UTC) | created (UTC) | creator, where not local:admin",
+        "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator, where not local:admin",
     ]
     assert set(lines[2:]) == {
         f"{own.id} | local:admin | never | 2026-11-14 09:00",
         f"{jane.id} | local:jane | 2027-02-22 09:00 (in 90 days) | 2026-01-02 03:04",
-        f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 (expired 3 hours ago) | 2026-08-16 09:00 | ldap_user:bob | "
-        "disabled",
+        f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 (expired 3 hours ago) | 2026-08-16 09:00 | disabled | "
+        "ldap_user:bob",
     }
     assert told.fields["summary"] == lines[0]
     assert told.fields["usual_creator"] == "local:admin"
