@@ -5,6 +5,7 @@ Each test looks at both ends: what the cluster was sent and what the model was t
 
 import hashlib
 import json
+import re
 import shutil
 import ssl
 import stat
@@ -420,6 +421,87 @@ async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
     assert told in result.text
     assert "access-v1" not in result.text
     assert {url.host for url in asked} == {"c.example.com"}
+
+
+LATER = "Try again in a minute; if it is the same then, "
+
+
+@pytest.mark.parametrize(
+    ("failure", "advice"),
+    [
+        pytest.param(httpx.Response(500), "Try again in some minutes, once; if it is the same then, ", id="500"),
+        pytest.param(httpx.Response(501), "Trying the same again does not help: ", id="501"),
+        pytest.param(httpx.Response(502), LATER, id="502"),
+        pytest.param(httpx.Response(503), LATER, id="503"),
+        pytest.param(httpx.Response(504), LATER, id="504"),
+        pytest.param(httpx.Response(429), LATER, id="429"),
+        pytest.param(
+            httpx.Response(503, headers={"Retry-After": "7200"}), "Try again after that, and not before.", id="wait"
+        ),
+        pytest.param(httpx.ReadError("cut"), f"{LATER}the operator has to look at the cluster", id="cut"),
+        pytest.param(httpx.ConnectError("no"), f"{LATER}the operator has to look at both.", id="no-connection"),
+        pytest.param(None, f"{LATER}the operator has to look why, or to allow more time.", id="timeout"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
+async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_not(
+    bench: Bench, tool: str, failure: httpx.Response | httpx.TransportError | None, advice: str
+) -> None:
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path != PATH:
+            return response
+        if failure is None:
+            await anyio.sleep_forever()
+        if isinstance(failure, httpx.TransportError):
+            raise failure
+        return failure or response
+
+    bench.recorder.on_served = fail
+
+    arguments = {} if tool.startswith("list") else {"user": "local:jane"}
+    told = await bench.undone(tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10))
+
+    assert f" {advice}" in told
+    assert told.lower().count("try") == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(httpx.Response(503), id="503"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "7200"}), id="429"),
+        pytest.param(httpx.ReadError("cut"), id="cut"),
+        pytest.param(None, id="timeout"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["create_access_token", "update_access_token", "delete_access_token"])
+async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
+    bench: Bench, tool: str, failure: httpx.Response | httpx.TransportError | None
+) -> None:
+    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+    is_lost = False
+
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal is_lost
+        is_lost |= request.method in {"PATCH", "DELETE"} or (request.method == "POST" and request.url.path == PATH)
+        if not is_lost:
+            return response
+        if failure is None:
+            await anyio.sleep_forever()
+        if isinstance(failure, httpx.TransportError):
+            raise failure
+        return failure or response
+
+    bench.recorder.on_served = fail
+    arguments = {"user": "local:jane"} if tool.startswith("create") else {"id": token.id}
+    arguments |= {"expiration_time": "60d"} if tool.startswith("update") else {}
+
+    told = await bench.refused(
+        tool, arguments, confirm="none", timeout=timedelta(seconds=0.5 if failure is None else 10)
+    )
+
+    assert not re.search(r"(?<!before you )try(?:ing)? (?:the same )?again", told, re.IGNORECASE)
+    assert re.search(r"before you try again|before creating again", told)
 
 
 async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(bench: Bench) -> None:

@@ -540,7 +540,8 @@ async def _in_time(
         if decided.acquire(blocking=False):
             raise DeliveryError(
                 f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}, "
-                "or before this server had to stop: something waits to be unlocked there, or hangs."
+                "or before this server had to stop: something waits to be unlocked there, or hangs.",
+                advice="Try again once the operator has looked at that.",
             ) from None
     except anyio.get_cancelled_exc_class():
         if not decided.acquire(blocking=False):
