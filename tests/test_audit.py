@@ -631,7 +631,9 @@ async def test_the_whole_report_can_be_had_as_a_private_file(bench: Bench, file_
     assert path.name.startswith("audit_c.example.com_8000_20261124T090000Z_")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     if file_format == "csv":
-        rows = [row | {"findings": row["findings"].split()} for row in read_csv(path)]
+        rows = [
+            row | {"id": row["id"].removeprefix("id:"), "findings": row["findings"].split()} for row in read_csv(path)
+        ]
     else:
         rows = json.loads(path.read_text())
     assert {row["id"]: row["findings"] for row in rows if row["findings"]} == {
@@ -686,6 +688,43 @@ async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(bench: 
     assert not re.search(r"(?:^|\W)[-=+@\uff1d\uff20\u2212]", path.read_text())
     [row] = read_csv(path)
     assert [Identity.parse(row["user"]), Identity.parse(row["creator"])] == [user, user]
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"auth_id": "18446744073709551615"},
+        {"uid": 1001},
+        {"name": "184467440737095516150000"},
+        {"name": "1e5"},
+        {"name": "1-2"},
+        {"name": "12.5"},
+        {"name": "sept2"},
+        {"name": "0x1F"},
+        {"name": "TRUE"},
+        {"name": "$5"},
+        {"name": "CORP\\1"},
+        {"name": "1e5", "domain": "LOCAL"},
+    ],
+    ids=str,
+)
+async def test_a_spreadsheet_can_take_no_id_and_no_user_for_a_number_or_a_date(
+    bench: Bench, user: dict[str, str | int]
+) -> None:
+    entry = entry_of(make(bench)) | {"user": user, "creator": user}
+
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return repeat([entry], None) if request.url.path == PATH else response
+
+    bench.recorder.on_served = answer
+
+    told = await bench.call(AUDIT, {"report": "csv"})
+
+    [row] = read_csv(Path(told.fields["report"]))
+    assert row["id"] == f"id:{entry['id']}"
+    for name in ("user", "creator"):
+        assert re.match(r'[a-z_]+:|"', row[name])
+        assert Identity.parse(row[name]) == Identity.model_validate(user)
 
 
 async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(bench: Bench) -> None:

@@ -281,7 +281,10 @@ async def test_a_request_whose_turn_never_comes_is_told_as_never_sent() -> None:
     assert sent + len(unsent) == 40
     assert {*unsent} == {
         "c:8000 was not asked: 8 other requests of this server were not through within a moment "
-        "(QUMULO_TIMEOUT), and this one was never sent. Try again when less is asked at once."
+        "(QUMULO_TIMEOUT), and this one was never sent."
+    }
+    assert {failure.advice for failure in failures if isinstance(failure, Unsent)} == {
+        "Try again when less is asked at once."
     }
 
 

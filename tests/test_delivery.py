@@ -20,10 +20,12 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
 from pydantic import SecretStr
 
 from tests.bench import JANE as ACCOUNT
-from tests.bench import PATH, Bench
+from tests.bench import PATH, Bench, Told
 from tests.keychain import Keychain
 from token_tools.credentials import write_store
 from token_tools.delivery import Delivered, Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
@@ -486,11 +488,64 @@ async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) ->
     assert delivered.place == (
         f"the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane {NEW.id}'"
     )
-    assert delivered.how_to_use.endswith(f"keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}'")
+    assert f" -P -m keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}' > " in delivered.how_to_use
     assert delivered.fingerprint == hashlib.sha256(SECRET.encode()).hexdigest()
     assert SECRET not in repr(delivered)
     await KeyringDelivery("c:8000").retract(delivered)
     assert keychain.secrets == {}
+
+
+FILE_KEYRING = """
+import json, os, pathlib
+from keyring.backend import KeyringBackend
+
+class FileKeyring(KeyringBackend):
+    priority = 1
+    path = pathlib.Path(os.environ["FILE_KEYRING"])
+
+    def read(self):
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def get_password(self, service, username):
+        return self.read().get(f"{service}/{username}")
+
+    def set_password(self, service, username, password):
+        self.path.write_text(json.dumps(self.read() | {f"{service}/{username}": password}))
+
+    def delete_password(self, service, username):
+        kept = self.read()
+        del kept[f"{service}/{username}"]
+        self.path.write_text(json.dumps(kept))
+"""
+
+
+@pytest.mark.parametrize("user", [r"ad:CORP\svc-splunk", "local:metrics"], ids=["backslash", "plain"])
+async def test_the_command_for_a_token_in_the_keyring_works_as_printed_and_shows_nothing(
+    tmp_path: Path, user: str
+) -> None:
+    (tmp_path / "file_keyring.py").write_text(FILE_KEYRING)
+    env = {
+        "HOME": str(tmp_path),
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(tmp_path),
+        "PYTHON_KEYRING_BACKEND": "file_keyring.FileKeyring",
+        "FILE_KEYRING": str(tmp_path / "keyring.json"),
+    }
+    words = ["-m", "token_tools", "--demo", "--delivery", "keyring", "--confirm", "none"]
+    server = StdioServerParameters(command=sys.executable, args=words, env=env)
+
+    with anyio.fail_after(60):
+        async with Client(server) as client:
+            told = Told.of(await client.call_tool("create_access_token", {"user": user}))
+    command = told.fields["next_step"].partition(": ")[2]
+    with anyio.fail_after(60):
+        ended = await anyio.run_process(["/bin/sh", "-c", command], env=env, check=False)
+
+    assert f"account '{user} {told.fields['id']}'" in told.text
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+    [file] = [path for path in tmp_path.iterdir() if told.fields["id"] in path.name]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert hashlib.sha256(file.read_text().strip().encode()).hexdigest() == told.fields["fingerprint"]
 
 
 async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:

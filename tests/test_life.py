@@ -95,7 +95,7 @@ async def test_get_tells_everything_in_both_channels(bench: Bench) -> None:
         "creator_name": "admin",
         "is_own": False,
         "other_tokens": [
-            f"{other.id} | ldap_user:bob | never | 2026-10-15 09:00 | local:admin | disabled",
+            f"{other.id} | ldap_user:bob | never | 2026-10-15 09:00 | disabled | local:admin",
         ],
     }
     for fact in (token.id, "S-1-5-88-1-1000", "1000", "S-1-5-21-1-2-3-500", other.id, "disabled"):

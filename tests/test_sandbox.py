@@ -70,6 +70,21 @@ def test_the_demo_has_users_of_each_kind_and_tokens_of_each_state(cluster: Clust
     assert len(tokens_of(cluster, BACKUP)) == 2
 
 
+def test_the_demo_s_first_tokens_have_the_same_ids_each_time_and_other_secrets() -> None:
+    later = NOW + timedelta(days=3)
+    first, second = (create_demo_cluster(clock).cluster.tokens for clock in (lambda: NOW, lambda: later))
+
+    assert {token.id: token.user for token in first.values()} == {token.id: token.user for token in second.values()}
+    assert {t.bearer_token for t in first.values()}.isdisjoint(t.bearer_token for t in second.values())
+    assert {second[t.id].creation_time - t.creation_time for t in first.values()} == {timedelta(days=3)}
+
+
+def test_a_new_token_of_the_demo_has_an_id_that_nobody_can_tell_before() -> None:
+    ids = {create_demo_cluster(lambda: NOW).cluster.create_token("1001", creator="500").id for _ in range(2)}
+
+    assert len(ids) == 2
+
+
 def test_a_token_s_secret_is_not_in_its_repr(cluster: Cluster) -> None:
     assert all(token.bearer_token not in repr(token) for token in cluster.tokens.values())
 

@@ -110,6 +110,20 @@ async def test_a_client_of_either_era_lists_and_creates_over_stdio(
     assert Path(created.structured_content["bearer_token_in"]).parent == tmp_path / "tokens"
 
 
+async def test_a_client_that_starts_a_process_for_each_call_finds_what_it_saw_before() -> None:
+    seen: list[dict[str, str]] = []
+
+    with anyio.fail_after(PATIENCE):
+        for step in ("list", "get", "get"):
+            async with Client(StdioServerParameters(command=COMMAND, args=["--demo"])) as client:
+                arguments = {} if step == "list" else {"id": seen[0]["id"]}
+                told = await client.call_tool("list_access_tokens" if step == "list" else "get_access_token", arguments)
+                assert told.structured_content is not None
+                seen += told.structured_content["tokens"] if step == "list" else [told.structured_content]
+
+    assert [token["user"] for token in seen[-2:]] == [seen[0]["user"]] * 2
+
+
 @pytest.mark.parametrize("command", [["demo"], ["--demo"]], ids=["demo", "--demo"])
 async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: Path) -> None:
     folders = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "QUMULO_DELIVERY_DIR": tmp_path / "tokens"}

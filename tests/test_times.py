@@ -1,5 +1,6 @@
 """Times and durations: what is understood, what is refused because it is in doubt, and the words for them."""
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -175,8 +176,22 @@ def test_any_text_is_an_expiry_in_the_future_or_refused(text: str) -> None:
         (timedelta(days=90), "in 90 days"),
         (timedelta(days=800), "in 800 days"),
         (timedelta(days=89, hours=23, minutes=59, seconds=50), "in 90 days"),
-        (timedelta(hours=36), "in a day"),
+        (timedelta(days=2, minutes=-2), "in 2 days"),
+        (timedelta(days=10.4), "in 10 days"),
+        (timedelta(days=10.9), "in 10 days and 21 hours"),
+        (timedelta(days=1133.6), "in 1133 days"),
+        (timedelta(days=7, hours=10), "in 7 days and 10 hours"),
+        (timedelta(hours=45.6), "in 1 day and 21 hours"),
+        (timedelta(hours=36), "in 1 day and 12 hours"),
+        (timedelta(hours=24), "in a day"),
+        (timedelta(hours=23.6), "in 23 hours"),
         (timedelta(hours=5), "in 5 hours"),
+        (timedelta(minutes=89), "in 1 hour and 29 minutes"),
+        (timedelta(seconds=59.6), "in a minute"),
+        (timedelta(seconds=57.6), "in 57 seconds"),
+        (timedelta(minutes=59.5), "in an hour"),
+        (timedelta(minutes=58), "in 58 minutes"),
+        (timedelta(seconds=1), "in a second"),
         (timedelta(), "a moment ago"),
         (-timedelta(minutes=5), "5 minutes ago"),
         (-timedelta(days=30), "30 days ago"),
@@ -184,6 +199,14 @@ def test_any_text_is_an_expiry_in_the_future_or_refused(text: str) -> None:
 )
 def test_a_distance_is_told_in_days_hours_or_minutes(distance: timedelta, words: str) -> None:
     assert tell_distance(NOW + distance, now=NOW) == words
+
+
+@given(st.timedeltas(timedelta(seconds=1), timedelta(days=36_525)))
+def test_a_duration_is_told_a_twentieth_off_at_most(duration: timedelta) -> None:
+    units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+    told = re.findall(r"([\d.]+|an?) ([a-z]+?)s?(?: and |$)", tell_duration(duration))
+    seconds = sum(float(number if number[0].isdigit() else 1) * units[unit] for number, unit in told)
+    assert seconds == pytest.approx(duration.total_seconds(), rel=0.05)
 
 
 def test_a_duration_and_a_time_are_told_for_reading() -> None:

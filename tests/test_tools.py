@@ -5,6 +5,7 @@ Each test looks at both ends: what the cluster was sent and what the model was t
 
 import hashlib
 import json
+import re
 import shutil
 import ssl
 import stat
@@ -12,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,32 @@ from token_tools.server import create_server
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("creator", ["500", LDAP_BOB.auth_id], ids=["usual-creator", "other-creator"])
+@pytest.mark.parametrize("enabled", [True, False], ids=["enabled", "disabled"])
+@pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "delete_access_token"])
+async def test_each_cell_of_a_row_stands_below_its_heading(
+    bench: Bench, tool: str, enabled: bool, creator: str
+) -> None:
+    bench.cluster.create_token("500", creator="500")
+    token = bench.cluster.create_token(JANE.auth_id, creator=creator, creation_time=NOW, enabled=enabled)
+
+    told = await bench.call(tool, {} if tool.startswith("list") else {"id": token.id}, confirm="none")
+
+    [heading] = [line for line in told.text.splitlines() if line.startswith("id | ")]
+    [row] = [line for line in told.text.splitlines() if line.startswith(f"{token.id} | ")]
+    names = [name.partition(",")[0] for name in heading.split(" | ")]
+    cells = dict(zip_longest(names, row.split(" | "), fillvalue=""))
+    is_usual = tool == "list_access_tokens" and creator == "500"
+    assert cells == {
+        "id": token.id,
+        "user": "local:jane",
+        "expires (UTC)": "never",
+        "created (UTC)": "2026-11-24 09:00",
+        "state": "" if enabled else "disabled",
+        "creator": "" if is_usual else {"500": "local:admin", LDAP_BOB.auth_id: "ldap_user:bob"}[creator],
+    }
 
 
 async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> None:
@@ -52,13 +80,13 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> Non
     lines = told.text.splitlines()
     assert lines[:2] == [
         "3 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC.",
-        "id | user | expires (UTC) | created (UTC) | creator, where not local:admin",
+        "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator, where not local:admin",
     ]
     assert set(lines[2:]) == {
         f"{own.id} | local:admin | never | 2026-11-14 09:00",
         f"{jane.id} | local:jane | 2027-02-22 09:00 (in 90 days) | 2026-01-02 03:04",
-        f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 (expired 3 hours ago) | 2026-08-16 09:00 | ldap_user:bob | "
-        "disabled",
+        f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 (expired 3 hours ago) | 2026-08-16 09:00 | disabled | "
+        "ldap_user:bob",
     }
     assert told.fields["summary"] == lines[0]
     assert told.fields["usual_creator"] == "local:admin"
@@ -393,6 +421,87 @@ async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
     assert told in result.text
     assert "access-v1" not in result.text
     assert {url.host for url in asked} == {"c.example.com"}
+
+
+LATER = "Try again in a minute; if it is the same then, "
+
+
+@pytest.mark.parametrize(
+    ("failure", "advice"),
+    [
+        pytest.param(httpx.Response(500), "Try again in some minutes, once; if it is the same then, ", id="500"),
+        pytest.param(httpx.Response(501), "Trying the same again does not help: ", id="501"),
+        pytest.param(httpx.Response(502), LATER, id="502"),
+        pytest.param(httpx.Response(503), LATER, id="503"),
+        pytest.param(httpx.Response(504), LATER, id="504"),
+        pytest.param(httpx.Response(429), LATER, id="429"),
+        pytest.param(
+            httpx.Response(503, headers={"Retry-After": "7200"}), "Try again after that, and not before.", id="wait"
+        ),
+        pytest.param(httpx.ReadError("cut"), f"{LATER}the operator has to look at the cluster", id="cut"),
+        pytest.param(httpx.ConnectError("no"), f"{LATER}the operator has to look at both.", id="no-connection"),
+        pytest.param(None, f"{LATER}the operator has to look why, or to allow more time.", id="timeout"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
+async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_not(
+    bench: Bench, tool: str, failure: httpx.Response | httpx.TransportError | None, advice: str
+) -> None:
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path != PATH:
+            return response
+        if failure is None:
+            await anyio.sleep_forever()
+        if isinstance(failure, httpx.TransportError):
+            raise failure
+        return failure or response
+
+    bench.recorder.on_served = fail
+
+    arguments = {} if tool.startswith("list") else {"user": "local:jane"}
+    told = await bench.undone(tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10))
+
+    assert f" {advice}" in told
+    assert told.lower().count("try") == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(httpx.Response(503), id="503"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "7200"}), id="429"),
+        pytest.param(httpx.ReadError("cut"), id="cut"),
+        pytest.param(None, id="timeout"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["create_access_token", "update_access_token", "delete_access_token"])
+async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
+    bench: Bench, tool: str, failure: httpx.Response | httpx.TransportError | None
+) -> None:
+    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+    is_lost = False
+
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal is_lost
+        is_lost |= request.method in {"PATCH", "DELETE"} or (request.method == "POST" and request.url.path == PATH)
+        if not is_lost:
+            return response
+        if failure is None:
+            await anyio.sleep_forever()
+        if isinstance(failure, httpx.TransportError):
+            raise failure
+        return failure or response
+
+    bench.recorder.on_served = fail
+    arguments = {"user": "local:jane"} if tool.startswith("create") else {"id": token.id}
+    arguments |= {"expiration_time": "60d"} if tool.startswith("update") else {}
+
+    told = await bench.refused(
+        tool, arguments, confirm="none", timeout=timedelta(seconds=0.5 if failure is None else 10)
+    )
+
+    assert not re.search(r"(?<!before you )try(?:ing)? (?:the same )?again", told, re.IGNORECASE)
+    assert re.search(r"before you try again|before creating again", told)
 
 
 async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(bench: Bench) -> None:

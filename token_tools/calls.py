@@ -178,7 +178,7 @@ class StrictTool(Tool):
     def _retell(self, failure: ToolError) -> ToolError:
         match failure.__cause__:
             case TokenToolsError() as cause:
-                told = redact(cut(str(cause)))
+                told = redact(cut(" ".join(filter(None, [str(cause), cause.advice]))))
                 return ToolError(told) if cause.has_begun else self._refuse(told)
             case ToolError():
                 # Only the SDK raises these, about an answer without what was asked for.

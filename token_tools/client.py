@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 8
 ATTEMPTS: Final = 4
+_RESTARTED: Final = "Try again once this server has been started again."
+_SLOW: Final = "Try again in a minute; if it is the same then, the operator has to look why, or to allow more time."
 TOKENS: Final = "/v1/auth/access-tokens/"
 WHO_AM_I: Final = "/v1/session/who-am-i"
 
@@ -183,13 +185,16 @@ class ClusterClient:
     async def _turn(self) -> AsyncGenerator[None]:
         """One of the few calls at a time, and the time that it may take."""
         if not self._ending.left():
-            raise Unsent(f"{self._address} was not asked: this server has to stop.")
+            raise Unsent(f"{self._address} was not asked: this server has to stop.", advice=_RESTARTED)
         await self._wait_for_turn()
         try:
             with self._ending.limit_request(self._deadline.total_seconds()):
                 yield
         except TimeoutError:
-            raise Unreachable(f"No whole answer from {self._address} {self._tell_limit()}.") from None
+            raise Unreachable(
+                f"No whole answer from {self._address} {self._tell_limit()}.",
+                advice=_RESTARTED if self._ending.is_asked else _SLOW,
+            ) from None
         finally:
             self._slots.release()
 
@@ -200,7 +205,8 @@ class ClusterClient:
         except TimeoutError:
             raise Unsent(
                 f"{self._address} was not asked: {AT_ONCE} other requests of this server were not through "
-                f"{self._tell_limit()}, and this one was never sent. Try again when less is asked at once."
+                f"{self._tell_limit()}, and this one was never sent.",
+                advice=_RESTARTED if self._ending.is_asked else "Try again when less is asked at once.",
             ) from None
 
     def _tell_limit(self) -> str:

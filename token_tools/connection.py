@@ -39,6 +39,9 @@ _IDENTITY: Final = "identity"
 _READS: Final = "token_tools.reads"
 """The extension of a request that tells whether it changes nothing; its verb does not."""
 
+_NOT_BEFORE: Final = "Trying again does not help before the operator has mended that."
+_SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -175,18 +178,27 @@ def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreacha
             # What Python raises has the code; what the trust stores of other systems raise may not.
             why = getattr(cause, "verify_message", None) or "it was not verified"
             mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
-            return Untrusted(f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.")
+            return Untrusted(
+                f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.",
+                advice=_NOT_BEFORE,
+            )
     # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
     reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
     reason = reasons[-1] if reasons else "the connection broke"
     if not isinstance(failure, httpx.ConnectError):
-        return Unreachable(f"No whole answer from {address}: {reason}.")
+        return Unreachable(
+            f"No whole answer from {address}: {reason}.",
+            advice=f"{_SOON} the cluster, and at what is on the way to it.",
+        )
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return Unsent(
             f"No connection to {address}: what answers there does not speak TLS as expected ({reason}). Is QUMULO_PORT "
-            "the port of the cluster's REST API, 8000 unless somebody changed it?"
+            "the port of the cluster's REST API, 8000 unless somebody changed it?",
+            advice=_NOT_BEFORE,
         )
-    return Unsent(f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?")
+    return Unsent(
+        f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?", advice=f"{_SOON} both."
+    )
 
 
 def _tell_reason(cause: BaseException) -> str | None:

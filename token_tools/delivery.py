@@ -13,6 +13,7 @@ import re
 import secrets
 import shlex
 import stat
+import sys
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -418,7 +419,7 @@ class KeyringDelivery:
             take_fingerprint(token.bearer_token),
             place=self._tell_place(account),
             account=account,
-            how_to_use=f"To read it on this machine: keyring get {shlex.quote(self.service)} {shlex.quote(account)}",
+            how_to_use=f"To have it in a private file on this machine: {self._write_command(account, token.id)}",
         )
 
     async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:
@@ -439,8 +440,13 @@ class KeyringDelivery:
         """The account that it would have."""
         return f"it is in {self._tell_place(_name_account(user, 'ID'))}, with its id for ID"
 
+    def _write_command(self, account: str, token_id: str) -> str:
+        """What a person gives a shell to have the token in a new file; nothing of it is shown, nor in a transcript."""
+        get = shlex.join([sys.executable, "-P", "-m", "keyring", "get", self.service, account])
+        return f"(umask 077; set -C; {get} > ~/{_UNSAFE.sub('_', f'bearer-token_{token_id}')})"
+
     def _tell_place(self, account: str) -> str:
-        return f"the system's keyring, service {self.service!r}, account {account!r}"
+        return f"the system's keyring, service '{self.service}', account '{account}'"
 
     async def drop(self) -> None:
         """Nothing to give up: the proof was removed at once."""
@@ -485,8 +491,8 @@ class KeyringDelivery:
         try:
             is_left = self._is_kept(account)
         except DeliveryError:
-            return f" Whether something of it is left there, as account {account!r}, is not known."
-        return f" Something of it is left there, as account {account!r}, and is of no use." if is_left else ""
+            return f" Whether something of it is left there, as account '{account}', is not known."
+        return f" Something of it is left there, as account '{account}', and is of no use." if is_left else ""
 
 
 def _name_account(user: str, token_id: str) -> str:
@@ -540,7 +546,8 @@ async def _in_time(
         if decided.acquire(blocking=False):
             raise DeliveryError(
                 f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}, "
-                "or before this server had to stop: something waits to be unlocked there, or hangs."
+                "or before this server had to stop: something waits to be unlocked there, or hangs.",
+                advice="Try again once the operator has looked at that.",
             ) from None
     except anyio.get_cancelled_exc_class():
         if not decided.acquire(blocking=False):

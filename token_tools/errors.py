@@ -22,7 +22,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
 
 The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
 answer of the cluster except as marked data, and never a secret. Only that nothing was done is said elsewhere, once for
-all whose `has_begun` is false.
+all whose `has_begun` is false; and so is the `advice`, where the call ends with this.
 """
 
 from datetime import timedelta
@@ -33,10 +33,15 @@ class TokenToolsError(Exception):
     """The root of all failures that are part of the product.
 
     `has_begun` is whether a change may have been under way, so that the text says what became of it; otherwise nothing
-    was done.
+    was done. `advice` says when the same may be tried again, and who has to act where that does not help; it is no part
+    of the text, since within another one, such as on a change that may have happened, it would be wrong.
     """
 
     has_begun: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class SettingsError(TokenToolsError):
@@ -87,8 +92,10 @@ class Unavailable(ClusterError):
     `retry_after` is the wait that it asked for, None if it named none.
     """
 
-    def __init__(self, message: str, *, transient: bool, retry_after: timedelta | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, transient: bool, retry_after: timedelta | None = None, advice: str = ""
+    ) -> None:
+        super().__init__(message, advice=advice)
         self.transient = transient
         self.retry_after = retry_after
 

@@ -266,7 +266,9 @@ class Journal:
             while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for is another process
                 await anyio.sleep(0.02)
             return
-        raise JournalError(f"The journal {tell_path(self._path)} is held by another process.")
+        raise JournalError(
+            f"The journal {tell_path(self._path)} is held by another process.", advice="Try again in a minute."
+        )
 
     def _open_lock(self) -> int:
         os.close(make_private_folder(self.folder))

@@ -2,6 +2,9 @@
 
 What is found about a token alone is known when it comes by, and goes into a file without a name; what only the whole
 list tells is added when that is copied, row by row, into the file that stays.
+
+A CSV file is opened in spreadsheets, which round a number to 15 digits and know no other way to be told that it is text
+than a letter in it: an id there is `id:184…`, as a key of a user is `auth_id:500`. In JSON each value is as it is.
 """
 
 import csv
@@ -112,8 +115,19 @@ def _write_csv(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for row in rows:
-        cells = row | {"enabled": str(row["enabled"]).lower(), "findings": " ".join(row["findings"])}
+        cells = row | {
+            "id": f"id:{row['id']}",
+            "user": _mark_text(row["user"]),
+            "creator": _mark_text(row["creator"]),
+            "enabled": str(row["enabled"]).lower(),
+            "findings": " ".join(row["findings"]),
+        }
         writer.writerow(_defuse(cells[column] or "") for column in COLUMNS)
+
+
+def _mark_text(user: str) -> str:
+    """The spelling of a user, which no spreadsheet takes for a number or a date as it does a bare `1e5` or `sept2`."""
+    return user if not user or ":" in user or user.startswith('"') else json.dumps(user)
 
 
 def _defuse(cell: str) -> str:

@@ -10,13 +10,15 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import cast
 
 
 def main() -> None:
-    """Run the command line, and exit with its status."""
+    """Run the command line, and exit with its status: 2, with one line on stderr, where this system is not enough."""
+    _refuse_windows()
     # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -24,6 +26,15 @@ def main() -> None:
         from token_tools.command import run_command  # noqa: PLC0415 - what makes it fast comes first
         from token_tools.ending import leave  # noqa: PLC0415 - the same
     leave(run_command(sys.argv[1:]))
+
+
+def _refuse_windows() -> None:
+    try:
+        # Locks, modes and owners of files keep a secret private: a system without them cannot.
+        import_module("fcntl")
+    except ImportError:
+        sys.stderr.write("qumulo-token-tools could not start: it needs Linux or macOS; on Windows use WSL.\n")
+        sys.exit(2)
 
 
 @contextmanager

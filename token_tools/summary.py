@@ -32,7 +32,7 @@ HAND_OVER: Final = "Put it where the old one is used"
 MOST_ROWS: Final = 20
 """How many of a user's other tokens are told; a user can have two."""
 
-COLUMNS: Final = "id | user | expires (UTC) | created (UTC) | creator"
+COLUMNS: Final = "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator"
 
 UNKNOWN: Final = "unknown"
 
@@ -311,12 +311,14 @@ def _tell_lifetime(token: AccessToken, now: datetime) -> str:
 
 
 def tell_token(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:
-    """A row of a table, as `COLUMNS` heads it: what is told of one token, without a creator that is the usual."""
+    """A row of a table, as `COLUMNS` heads it: what is told of one token, without a creator that is the usual.
+
+    A cell with nothing to tell is empty, and left out only where no other follows.
+    """
     expires = "never" if token.expires is None else f"{tell_minute(token.expires)} ({_tell_expiry(token, now)})"
-    cells = [token.id, str(token.user), expires, tell_minute(token.created)]
-    creator = _tell_creator(token)
-    cells += [] if creator == usual_creator else [creator]
-    return " | ".join([*cells, "disabled"] if token.is_disabled else cells)
+    state, creator = "disabled" if token.is_disabled else "", _tell_creator(token)
+    cells = [token.id, str(token.user), expires, tell_minute(token.created), state]
+    return " | ".join([*cells, "" if creator == usual_creator else creator]).rstrip(" |")
 
 
 def tell_intents(plan: CreationPlan) -> str:

@@ -6,6 +6,7 @@ There is no clock in here: what depends on the present takes it as `now`. Every 
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
 import humanize
@@ -36,6 +37,7 @@ _UNITS: Final = {
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
 }
+_TOLD: Final = (*reversed([_UNITS[unit] for unit in ("s", "min", "h", "d")]), timedelta(seconds=0.1))
 _DURATION: Final = re.compile(
     r"(\d{1,9}) ?(?:(s|sec|secs|seconds?)|(min|mins|minutes?)|(h|hrs?|hours?)|(d|days?)|(w|weeks?))",
     re.ASCII | re.IGNORECASE,
@@ -184,9 +186,26 @@ def tell_minute(instant: datetime) -> str:
 
 
 def tell_duration(duration: timedelta) -> str:
-    """Rounded for reading: `90 days`, `23 hours`, `5 minutes`."""
-    rounded = abs(duration) + timedelta(seconds=30)
-    return f"{rounded.days} days" if rounded.days > 1 else humanize.naturaldelta(abs(duration))
+    """For reading, at most a twentieth off: `90 days`, `1 day and 12 hours`, `5 minutes`; below a second `a moment`.
+
+    It is not told for longer than it is but by a hundredth of a unit: a moment later, 90 days are still that.
+    """
+    length = abs(duration)
+    for unit, smaller in pairwise(_TOLD):
+        if length >= unit * 0.99:
+            told = _round_down(length, unit)
+            return _tell_exactly(told if length - told <= length * 0.05 else _round_down(length, smaller))
+    return "a moment"
+
+
+def _round_down(length: timedelta, unit: timedelta) -> timedelta:
+    return int(length / unit + 0.01) * unit
+
+
+def _tell_exactly(length: timedelta) -> str:
+    if length in _TOLD:
+        return humanize.naturaldelta(length)
+    return humanize.precisedelta(length, suppress=("years", "months"), format="%.4g")
 
 
 def tell_distance(instant: datetime, *, now: datetime) -> str:

@@ -82,6 +82,14 @@ _TRANSIENT: Final = {
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
+_LASTING: Final = {
+    HTTPStatus.NOT_IMPLEMENTED,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+    HTTPStatus.LOOP_DETECTED,
+    HTTPStatus.NOT_EXTENDED,
+    HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
+}
+"""What the same request will be answered with again."""
 _PAGE: Final = "a list of access tokens"
 
 NONE: Final = SecretStr("")
@@ -346,7 +354,17 @@ def _tell_unavailable(answer: Answer, said: str) -> Unavailable:
         f"The cluster, or a gateway before it, cannot answer now{said}.{wait}",
         transient=answer.status in _TRANSIENT,
         retry_after=retry_after,
+        advice=_tell_when_to_retry(answer.status, retry_after),
     )
+
+
+def _tell_when_to_retry(status: int, retry_after: timedelta | None) -> str:
+    who = "whoever runs the cluster, or the gateway if there is one, has to look at it."
+    if retry_after is not None:
+        return "Try again after that, and not before."
+    if status in _LASTING:
+        return f"Trying the same again does not help: {who}"
+    return f"Try again in {'a minute' if status in _TRANSIENT else 'some minutes, once'}; if it is the same then, {who}"
 
 
 def _tell_stranger(status: int) -> str:

@@ -1,11 +1,12 @@
 """A believable cluster: some twenty tokens of every kind that an administrator meets. All of it is invented."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster
+from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster, Token
 from token_tools.times import Clock
 
 ADMIN: Final = "500"
@@ -90,12 +91,15 @@ class Demo:
 
 
 def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Demo:
-    """The same accounts and the same kinds of tokens each time; ids and secrets are new."""
+    """The same accounts and tokens each time, with the same ids; secrets are new, and times count from now.
+
+    A client that starts a process for each call finds in the second what it saw in the first.
+    """
     cluster = Cluster(clock=clock, behaviour=behaviour)
     for account in _ACCOUNTS:
         cluster.add_account(account)
     now = clock().replace(microsecond=0)
-    for user, age, rest, special in _TOKENS:
+    for number, (user, age, rest, special) in enumerate(_TOKENS):
         token = cluster.create_token(
             user,
             creator=str(special.get("creator", ADMIN)),
@@ -103,10 +107,22 @@ def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Dem
             expiration_time=None if rest is None else now + timedelta(days=rest),
             enabled=bool(special.get("enabled", True)),
         )
-        cluster.tokens[token.id] = replace(token, creation_nanoseconds=37 * age % 1000)
+        _give_id(cluster, replace(token, creation_nanoseconds=37 * age % 1000), number)
     own = cluster.create_token(
-        SERVICE, creator=ADMIN, creation_time=now - timedelta(days=20), expiration_time=now + timedelta(days=70)
+        SERVICE,
+        creator=ADMIN,
+        creation_time=now - timedelta(days=20),
+        expiration_time=now + timedelta(days=70),
     )
+    _give_id(cluster, own, len(_TOKENS))
     cluster.remove_account(GONE)
     admin = next(token for token in cluster.tokens.values() if token.user == ADMIN)
     return Demo(cluster, own.bearer_token, admin.bearer_token)
+
+
+def _give_id(cluster: Cluster, token: Token, number: int) -> None:
+    """Put a token back under an id that looks like any other, and is the same each time."""
+    del cluster.tokens[token.id]
+    key = int.from_bytes(hashlib.sha256(f"demo {number}".encode()).digest()[:8])
+    token_id = str((int(token.user) << 64) | key)
+    cluster.tokens[token_id] = replace(token, id=token_id)
