@@ -49,19 +49,15 @@ class Beside:
 class History:
     """What the journal knows of attempts to make tokens for a user.
 
-    `unfinished` is what is open, and `settled` are the intents of what need not be told of any more. `tokens` are those
-    that were looked at.
+    `unfinished` is what is open, and `tokens` are those that were looked at. `open_intents` are the intents to tell of:
+    of what is unfinished, and of what nobody was told yet; `settled` are those that need not be told again.
     """
 
     memory: Memory
     tokens: Sequence[AccessToken]
-    unfinished: Sequence[Unfinished] = ()
-    settled: Sequence[Entry] = ()
-
-    @property
-    def open_intents(self) -> Sequence[Entry]:
-        """The intents to tell of that nobody works on."""
-        return [each.attempt.intent for each in self.unfinished if not each.attempt.is_in_flight][::-1]
+    unfinished: Sequence[Unfinished]
+    open_intents: Sequence[Entry]
+    settled: Sequence[Entry]
 
 
 @dataclass(frozen=True)
@@ -85,15 +81,14 @@ class Surveyor:
             JournalError: If the journal cannot be read.
         """
         memory = Memory(await self.journal.recall())
-        theirs = [a for a in memory.open if a.is_making and denotes(a.intent.user, who)]
-        if present is None:
-            untold = [Unfinished(attempt, ()) for attempt in theirs if not attempt.is_settled]
-            return History(memory, (), untold, [each.attempt.intent for each in untold])
-        tokens = [name_owner(token, who) for token in present]
-        unfinished = await self.inquirer.look(memory, tokens, user=who)
-        told = {each.attempt.intent.attempt for each in unfinished}
-        settled = [a.intent for a in theirs if a.intent.attempt not in told and not a.is_in_flight and not a.is_settled]
-        return History(memory, tokens, [each for each in unfinished if each.attempt.is_making], settled)
+        theirs = [a for a in memory.open if a.is_making and not a.is_in_flight and denotes(a.intent.user, who)]
+        tokens = [name_owner(token, who) for token in present or ()]
+        found = await self.inquirer.look(memory, tokens, user=who)
+        unfinished = [each for each in found if each.attempt.is_making]
+        open_ids = {each.attempt.intent.attempt for each in unfinished}
+        told = [a.intent for a in reversed(theirs) if a.intent.attempt in open_ids or not a.is_settled]
+        settled = [intent for intent in told if intent.attempt not in open_ids]
+        return History(memory, tokens, unfinished, told, settled)
 
     async def check_slots(self, who: Identity, history: History) -> None:
         """Nothing if a user has a place for another token, as far as is known.
