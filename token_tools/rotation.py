@@ -83,7 +83,7 @@ class Surveyor:
         memory = Memory(await self.journal.recall())
         theirs = [a for a in memory.open if a.is_making and not a.is_in_flight and denotes(a.intent.user, who)]
         tokens = [name_owner(token, who) for token in present or ()]
-        found = await self.inquirer.look(memory, tokens, user=who)
+        found = await self.inquirer.look(memory, tokens)
         unfinished = [each for each in found if each.attempt.is_making]
         open_ids = {each.attempt.intent.attempt for each in unfinished}
         told = [a.intent for a in reversed(theirs) if a.intent.attempt in open_ids or not a.is_settled]
@@ -264,7 +264,7 @@ class Surveyor:
         other = f"The other is {token.id}, made {tell_time(token.created)}, which {expires}."
         begun = [
             each
-            for each in find_unfinished(history.memory, history.tokens, clock=self.clock)
+            for each in find_unfinished(history.memory, history.tokens, ahead=self.clock.ahead)
             if each.attempt.is_making and token.id in {suspect.id for suspect in each.suspects}
         ]
         if not begun:

@@ -286,12 +286,13 @@ def _tell_way_back(update: Update, after: State, now: datetime) -> str | None:
     is_shortened = after.expires is not None and (before.expires is None or after.expires < before.expires)
     if not is_stopped and not (is_shortened and update.plan.token.is_live(now=now)):
         return None
-    stays = _tell_lost_expiry(before, now, update.max_lifetime) if is_shortened else None
+    is_moved = before.expires != after.expires
+    stays = _tell_lost_expiry(before, now, update.max_lifetime) if is_moved else None
     expires = "never" if before.expires is None else format_instant(before.expires)
     back = [
         f'id="{token_id}"',
         *(["enabled=true"] if is_stopped else []),
-        *([f'expiration_time="{expires}"'] if before.expires != after.expires and stays is None else []),
+        *([f'expiration_time="{expires}"'] if is_moved and stays is None else []),
     ]
     undone = "this" if stays is None else "the disabling"
     undoing = f"update_access_token({', '.join(back)}) undoes {undone}" if len(back) > 1 else None

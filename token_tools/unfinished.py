@@ -138,13 +138,12 @@ def find_unfinished(
     memory: Memory,
     tokens: Sequence[AccessToken],
     *,
-    user: Identity | None = None,
     ours: Identity | None = None,
-    clock: ClusterClock,
+    ahead: timedelta,
 ) -> Sequence[Unfinished]:
-    """What is open about these tokens, and about this user although no token is to be seen yet; the latest first.
+    """What is open about these tokens, the latest first, by a cluster's clock that is so much ahead of ours.
 
-    `tokens` are all of the user's, if one is given. What `ours` made is suspected before what others did.
+    What `ours` made is suspected before what others did. Of what is about none of a user's tokens nothing is left.
     """
     found: list[Unfinished] = []
     for attempt in memory.open:
@@ -153,10 +152,8 @@ def find_unfinished(
         elif attempt.last.token_id is not None:
             suspects = [token for token in tokens if token.id == attempt.last.token_id]
         else:
-            suspects = _find_suspects(memory, attempt, tokens, ours, clock.ahead)
-        is_pending = attempt.is_making and attempt.last.token_id is None and user is not None
-        is_fresh = clock() - clock.ahead - attempt.last.time < TOLERANCE
-        if suspects or (is_pending and is_fresh and denotes(attempt.intent.user, user or Identity())):
+            suspects = _find_suspects(memory, attempt, tokens, ours, ahead)
+        if suspects:
             found.append(Unfinished(attempt, suspects))
     return found
 
@@ -221,15 +218,10 @@ class Inquirer:
             return Memory(doubt=f"What was begun and not finished is not known: {failure}")
 
     async def look(
-        self,
-        memory: Memory,
-        tokens: Sequence[AccessToken],
-        *,
-        user: Identity | None = None,
-        ours: Identity | None = None,
+        self, memory: Memory, tokens: Sequence[AccessToken], *, ours: Identity | None = None
     ) -> Sequence[Unfinished]:
         """As `find_unfinished`, with where the bearer tokens of a few are, and without what is settled by that."""
-        found = find_unfinished(memory, tokens, user=user, ours=ours, clock=self.clock)
+        found = find_unfinished(memory, tokens, ours=ours, ahead=self.clock.ahead)
         asked: dict[str, tuple[str | None, str | None]] = {}
         located: list[Unfinished] = []
         for each in found:
@@ -282,8 +274,8 @@ def _tell_group(group: Sequence[Unfinished], clock: ClusterClock) -> str:
 
 
 def _tell_pending(at_work: Unfinished) -> str:
-    ids = tell_some([token.id for token in at_work.suspects]) if at_work.suspects else ""
-    return f"It may have just made {ids}: leave that alone, and wait for its end." if ids else "Wait for its end."
+    ids = tell_some([token.id for token in at_work.suspects])
+    return f"It may have just made {ids}: leave that alone, and wait for its end."
 
 
 def _tell_change(unfinished: Unfinished, begun: str) -> str:
@@ -298,8 +290,6 @@ def _tell_change(unfinished: Unfinished, begun: str) -> str:
 
 def _tell_made(unfinished: Unfinished, clock: ClusterClock) -> str:
     suspects = unfinished.suspects
-    if not suspects:
-        return " has no known end. So far no token of theirs is of that time; the cluster may still be at it."
     told = tell_some([f"{token.id} (made {tell_time(token.created)})" for token in suspects])
     if len(suspects) > 1:
         return (

@@ -142,14 +142,14 @@ class Workflows:
             after=part.after,
             foreign=part.foreign,
             ahead=self.clock.ahead,
-            doubts=await self._tell_unfinished(tokens, who),
+            doubts=await self._tell_unfinished(tokens),
         )
 
-    async def _tell_unfinished(self, tokens: Sequence[AccessToken], user: Identity | None = None) -> Sequence[str]:
-        """What is unfinished about these tokens and this user, as far as the journal can be read."""
+    async def _tell_unfinished(self, tokens: Sequence[AccessToken]) -> Sequence[str]:
+        """What is unfinished about these tokens, as far as the journal can be read."""
         inquirer = self._surveyor.inquirer
         memory = await inquirer.recall()
-        unfinished = await inquirer.look(memory, tokens, user=user, ours=await self._find_ours(memory))
+        unfinished = await inquirer.look(memory, tokens, ours=await self._find_ours(memory))
         return [*tell_unfinished(unfinished, self.clock), *filter(None, [memory.doubt])]
 
     async def _find_ours(self, memory: Memory) -> Identity | None:
@@ -198,7 +198,7 @@ class Workflows:
         except (ClusterError, Refusal) as failure:
             doubts.append(f"The user's other tokens are not known: {failure}")
         theirs = [name_owner(each, token.user) for each in [token, *(others or ())]]
-        doubts += await self._tell_unfinished(theirs, None if others is None else token.user)
+        doubts += await self._tell_unfinished(theirs)
         return Portrait(token, self.clock(), is_own, others, doubts, self.clock.ahead)
 
     async def plan_creation(self, user: User, expiration_time: str | None) -> CreationPlan:
