@@ -1,7 +1,7 @@
 """An audit to the words that an assistant reads: what is a risk, how much of it, and what to do about it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -91,6 +91,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
     )
     unfinished = review.unfinished[: max(few, 1)]
     found: dict[Finding, Tally] = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
+    mends = _tell_mends(found, review)
     fields = AuditReport(
         summary=headline,
         total=audit.total,
@@ -102,7 +103,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
             FindingCount(
                 finding=finding,
                 count=tally.count,
-                mend=_tell_mend(finding, tally, review),
+                mend=mends[finding],
             )
             for finding, tally in found.items()
         ],
@@ -151,20 +152,34 @@ def _cut(doubt: str) -> str:
 
 
 class _Advice(NamedTuple):
-    """What to do about a token; `is_call` says that the text is a call, which whoever follows it can make."""
+    """What to do about a token; `token_id` says that the text is a call on that, which whoever follows it can make."""
 
     text: str
-    is_call: bool = False
+    token_id: str | None = None
 
 
-def _tell_mend(finding: Finding, tally: Tally, review: Review) -> str:
-    """What mends one of the worst of them: a call that stops nothing which works, or what a person has to decide."""
-    tokens = [example.token for example in tally.worst]
-    if not tokens:
+def _tell_mends(found: Mapping[Finding, Tally], review: Review) -> Mapping[Finding, str]:
+    """What mends each finding; each call is told once, so that all can be followed one after the other."""
+    mends: dict[Finding, str] = {}
+    told: dict[str, Finding] = {}
+    for finding, tally in found.items():
+        advice = _list_advice(finding, tally, review)
+        calls = [each for each in advice if each.token_id is not None]
+        new = next((each for each in calls if each.token_id not in told), None)
+        if new is not None and new.token_id is not None:
+            told[new.token_id] = finding
+        known = [f"{each.token_id}: see {told[each.token_id]}" for each in calls if each.token_id in told]
+        mends[finding] = new.text if new is not None else [*known, advice[0].text][0]
+    return mends
+
+
+def _list_advice(finding: Finding, tally: Tally, review: Review) -> Sequence[_Advice]:
+    """What to do about each of the worst of them; the one that the server runs on comes last."""
+    if not tally.worst:
         # Whoever has two tokens is known by number before their tokens are read, which may fail.
-        return f"Whose, list_access_tokens tells. {_DECIDE_WHICH}"
-    advice = [_advise(finding, token, review) for token in sorted(tokens, key=lambda t: t.id == review.audit.own_id)]
-    return next((each for each in advice if each.is_call), advice[0]).text
+        return [_Advice(f"Whose, list_access_tokens tells. {_DECIDE_WHICH}")]
+    tokens = sorted((example.token for example in tally.worst), key=lambda token: token.id == review.audit.own_id)
+    return [_advise(finding, token, review) for token in tokens]
 
 
 def _advise(finding: Finding, token: AccessToken, review: Review) -> _Advice:
@@ -218,7 +233,7 @@ def _tell_two(token: AccessToken, review: Review) -> str:
 
 def _call(tool: str, token: AccessToken, *arguments: str) -> _Advice:
     named = [f'id="{token.id}"', *arguments]
-    return _Advice(f"{tool}({', '.join(named)})", is_call=True)
+    return _Advice(f"{tool}({', '.join(named)})", token.id)
 
 
 _DECIDE_WHICH: Final = "A person decides which one stays"

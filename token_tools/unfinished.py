@@ -243,10 +243,8 @@ class Inquirer:
                     return place, None
             except DeliveryError as failure:
                 return None, str(failure)
-            return (
-                None,
-                f"its bearer token may be in {tell_some([*map(str, nameless)])}, which does not tell whose it is",
-            )
+            files = tell_some([*map(str, nameless)])
+            return None, f"it may be in {files}, left by a killed server, which does not tell whose it is"
         return None, "the place of bearer tokens does not answer"
 
 
@@ -302,7 +300,7 @@ def _tell_made(unfinished: Unfinished, clock: ClusterClock) -> str:
         return f" made {told}, which could not be deleted again: {flaw}. {_tell_retirement(token, clock)}"
     doubt = unfinished.doubts.get(token.id)
     where = f"Where its bearer token is, is not known: {doubt}" if doubt else _NOWHERE
-    return f" has no known end. {told} may be what it made. {where}. {_tell_retirement(token, clock)}"
+    return f" has no known end. Token {told} may be what it made. {where}. {_tell_retirement(token, clock)}"
 
 
 _NOWHERE: Final = "Its bearer token is nowhere that QUMULO_DELIVERY puts them now"
