@@ -101,7 +101,7 @@ class Surveyor:
         if len(live) >= SLOTS:
             raise Refusal(
                 f"{who} has {len(live):,} access tokens already, as many as a user can have: {self._tell_all(live)}. "
-                f"Nothing was done. {self._tell_way_out(live, history)}"
+                f"{self._tell_way_out(live, history)}"
             )
 
     async def explain_creation(self, who: Identity, failure: Rejected) -> Exception:
@@ -176,7 +176,7 @@ class Surveyor:
         if at_work:
             raise Refusal(
                 f"Token {old.id} is just being rotated by another server of this user, since "
-                f"{tell_time(at_work[-1].time)}. Nothing was done. Wait until that has ended, and look at the user's "
+                f"{tell_time(at_work[-1].time)}. Wait until that has ended, and look at the user's "
                 "tokens then: what is new among them is what it makes."
             )
 
@@ -194,7 +194,7 @@ class Surveyor:
             return failure
         return Rejected(
             f"{failure} {who} has {len(beside.others) + 1:,} access tokens already, and disabled and expired ones seem "
-            f"to count here. Nothing was done. {self._tell_others(beside)}"
+            f"to count here. {self._tell_others(beside)}"
         )
 
     def _tell_others(self, beside: Beside) -> str:
@@ -221,7 +221,7 @@ class Surveyor:
         for rotation in reversed(earlier):
             if rotation.token_id in made:
                 raise Refusal(
-                    f"Token {old.id} was rotated before, at {tell_time(rotation.time)}. Nothing was done now. "
+                    f"Token {old.id} was rotated before, at {tell_time(rotation.time)}. "
                     f"{await self._tell_made(old, rotation, made[rotation.token_id])}"
                 )
 
@@ -256,7 +256,7 @@ class Surveyor:
             told = [await self._tell_other(old, token, beside.history) for token in live[:FEW]]
             raise Refusal(
                 f"{who} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
-                f"for a new one. Nothing was done. {' '.join(told)}"
+                f"for a new one. {' '.join(told)}"
             )
 
     async def _tell_other(self, old: AccessToken, token: AccessToken, history: History) -> str:
