@@ -706,8 +706,9 @@ async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> 
 
     assert told.endswith(
         "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. "
-        f"The other is {other.id}, made 2026-10-15 09:00 UTC, disabled, expires 2027-01-13 09:00 UTC (in 50 days). If "
-        f'nobody wants it back: delete_access_token(id="{other.id}"), then rotate again.'
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, disabled, expires 2027-01-13 09:00 UTC (in 50 days). "
+        f"{other.id} is disabled (since when is not known here); once it is sure that nobody wants it back: "
+        f'delete_access_token(id="{other.id}").'
     )
     assert len(bench.tokens_of(JANE)) == 2
 

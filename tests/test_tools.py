@@ -648,7 +648,7 @@ async def test_a_third_token_is_refused_before_it_is_asked_for(bench: Bench) -> 
 
     assert bench.recorder.bodies("POST", PATH) == []
     assert all(token_id in told for token_id in two)
-    assert "One of them has to be deleted first" in told
+    assert "a person has to say which can go: better disable that one first" in told
 
 
 async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench: Bench) -> None:

@@ -6,7 +6,7 @@ each finding are kept whole.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -71,13 +71,17 @@ class Audit:
     `tallies` count each finding; `users_with_two_tokens` only after `settle_crowds`. A token is
     either `live`, `disabled` or `expired`, the last also where it is both. `nameless` are the tallies of the first few
     users without a name, `nameless_besides` counts the tokens of all further ones; `tells_names` says that the list has
-    a name for others. `users` counts the users who are known, and `crowded` are those with two tokens. `latest` is
-    when the youngest token was made.
+    a name for others. `disabled_since` tells of some tokens since when they are disabled, and `rotated` are those that
+    this server made in a rotate. Of the users, `identified` are some whom a look-up told more of than the list, and
+    `absent` are those whom the cluster does not know. `users` counts the users who are known, and `crowded` are those
+    with two tokens. `latest` is when the youngest token was made.
     """
 
     now: datetime
     within: timedelta
     own_id: str | None
+    disabled_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
+    rotated: Collection[str] = ()
     live: int = 0
     disabled: int = 0
     expired: int = 0
@@ -88,6 +92,8 @@ class Audit:
     users: int = 0
     crowded: Sequence[UserKey] = ()
     latest: datetime | None = None
+    identified: dict[UserKey, Identity] = field(default_factory=dict[UserKey, Identity])
+    absent: set[UserKey] = field(default_factory=set[UserKey])
     _named: set[UserKey] = field(default_factory=set[UserKey])
     _own: tuple[UserKey, Sequence[Finding]] | None = None
     _users: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -131,11 +137,24 @@ class Audit:
         """Count the users with two tokens, with a token each of a few of them."""
         self.tallies["users_with_two_tokens"] = Tally(len(self.crowded), [*examples])
 
+    def is_crowded(self, user: UserKey) -> bool:
+        """Whether a user has as many tokens as one can have."""
+        place = bisect_left(self.crowded, user)
+        return place < len(self.crowded) and self.crowded[place] == user
+
+    def identify(self, user: Identity) -> Identity:
+        """A user with what a look-up told of them, if there was one."""
+        return self.identified.get(key_of(user), user)
+
+    def list_unidentified(self) -> Mapping[UserKey, AccessToken]:
+        """A token each of the users who are told as examples, and of whom nothing is known but a key."""
+        examples = [example.token for tally in self.tallies.values() for example in tally.worst]
+        unknown = {key_of(token.user): token for token in examples if token.user.domain is None}
+        return {user: token for user, token in unknown.items() if user not in self.identified.keys() | self.absent}
+
     def judge(self, user: UserKey, found: Sequence[Finding]) -> Sequence[Finding]:
         """The findings about a token of that user, with what only the whole list tells."""
-        place = bisect_left(self.crowded, user)
-        is_crowded = place < len(self.crowded) and self.crowded[place] == user
-        told = {*found, "users_with_two_tokens"} if is_crowded else {*found}
+        told = {*found, "users_with_two_tokens"} if self.is_crowded(user) else {*found}
         if user in self._named:
             told.discard("user_has_no_name")
         return [finding for finding in FINDINGS if finding in told]
@@ -180,12 +199,13 @@ class Audit:
                 found.append(("expires_soon", expires))
             if is_built_in(user):
                 found.append(("built_in_user", created))
-            if token.creator is not None and not _is_same(user, token.creator):
+            if token.creator is not None and token.id not in self.rotated and not _is_same(user, token.creator):
                 found.append(("made_by_another", created))
             if created <= now - YEAR:
                 found.append(("older_than_a_year", created))
-        if token.is_disabled and created <= now - LONG:
-            found.append(("disabled_and_old", created))
+        since = self.disabled_since.get(token.id, created)
+        if token.is_disabled and since <= now - LONG:
+            found.append(("disabled_and_old", since))
         if user.name:
             self.tells_names = True
         else:

@@ -7,6 +7,7 @@ after a deletion it is looked for whatever the answer was.
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 
@@ -28,7 +29,7 @@ from token_tools.identity import Identity
 from token_tools.journal import Entry, Journal, Operation, Outcome
 from token_tools.listing import read_user
 from token_tools.models import AccessToken, State
-from token_tools.times import format_instant
+from token_tools.times import format_instant, tell_time
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Editor:
             UnknownOutcome: If the token may or may not have been changed.
         """
         changes = token.state.changes_to(wanted)
-        change = _tell_change(token.state, wanted)
+        change = tell_change(wanted, token.state)
         async with self._intended("update", token, change) as intent:
             try:
                 after = await self.cluster.modify_token(token.id, changes)
@@ -196,12 +197,10 @@ def tell_undeleted(token: str, failure: ClusterError) -> str:
     return f"{token[:1].upper()}{token[1:]} could not be deleted again: {failure}"
 
 
-def explain_absence(token_id: str, failure: NotFound) -> NotFound:
-    """What a cluster means that does not know a token, and where to look."""
-    return NotFound(
-        f"There is no access token {token_id}. {failure} It may have been deleted, or the id is mistyped: "
-        "list_access_tokens tells the ids."
-    )
+def explain_absence(token_id: str, failure: NotFound, deleted: datetime | None = None) -> NotFound:
+    """What a cluster means that does not know a token, and where to look; `deleted` is when this server did that."""
+    why = f"This server deleted it at {tell_time(deleted)};" if deleted else "If the id is mistyped:"
+    return NotFound(f"There is no access token {token_id}. {failure} {why} list_access_tokens tells the ids.")
 
 
 def _explain_refusal(failure: Rejected, changes: Mapping[str, bool | str | None]) -> Rejected:
@@ -214,8 +213,9 @@ def _only(warnings: Iterable[str | None]) -> Sequence[str]:
     return [warning for warning in warnings if warning]
 
 
-def _tell_change(before: State, wanted: State) -> str:
-    changes = before.changes_to(wanted)
+def tell_change(wanted: State, before: State | None = None) -> str:
+    """`enabled: false, expires: never`: what is wanted, as far as it is not so before."""
+    changes = {"enabled", "expiration_time"} if before is None else before.changes_to(wanted).keys()
     enabled = f"enabled: {str(wanted.enabled).lower()}" if "enabled" in changes else ""
     expires = "never" if wanted.expires is None else format_instant(wanted.expires)
     return ", ".join(filter(None, [enabled, f"expires: {expires}" if "expiration_time" in changes else ""]))

@@ -18,7 +18,7 @@ import stat
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ came. Of an update or a delete: `done` or not, or `unknown`."""
 _LOG: Final = logging.getLogger(__name__)
 _PRIVATE: Final = 0o600
 _MARKS: Final[AbstractSet[str]] = {"reported", "mentioned"}
+_OPEN: Final[AbstractSet[str]] = {"intended", "unknown", "stranded"}
 _MAKING: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
 
 
@@ -153,7 +154,7 @@ class Journal:
         place: str | None = None,
         mentioned: Iterable[Entry] = (),
     ) -> str | None:
-        """Write what came of it, and which earlier intents without an outcome the answer mentions.
+        """Write what came of it, and which earlier intents nobody has to be told of any more.
 
         What has happened has happened: a journal that cannot be written is only told about. Gives why it could not be,
         None if it was.
@@ -192,15 +193,25 @@ class Journal:
         async with self._locked():
             return await anyio.to_thread.run_sync(lambda: sum(entry is None for entry in self._read()))
 
-    async def find_open(self, user: str) -> list[Entry]:
-        """The intents to make a token for one user of this cluster of which nobody knows the end, not mentioned yet.
+    async def recall(self) -> list["Attempt"]:
+        """What is known of all attempts on this cluster, in the order of their beginnings; it waits for nobody.
 
         Raises:
             JournalError: If the journal cannot be read.
         """
-        async with self._locked():
-            unsettled = await anyio.to_thread.run_sync(self._find_unsettled)
-        return [attempt.intent for attempt in unsettled if self._is_making_for(user, attempt.intent)]
+        with anyio.move_on_after(self._patience):
+            try:
+                return await anyio.to_thread.run_sync(self._recall, abandon_on_cancel=True)
+            except OSError as failure:
+                raise JournalError(f"The journal {tell_path(self._path)} cannot be read: {failure.strerror}.") from None
+        raise JournalError(f"The journal {tell_path(self._path)} cannot be read: its disk does not answer.")
+
+    def _recall(self) -> list["Attempt"]:
+        return [
+            replace(attempt, is_in_flight=attempt.outcome == "intended" and self._is_in_flight(attempt.intent))
+            for attempt in self._read_attempts()
+            if attempt.intent.cluster == self._cluster
+        ]
 
     async def find_rivals(self, user: str, *, besides: Entry) -> tuple[set[str], bool]:
         """The ids of the tokens that are known to have been made for a user, and whether one is just being made.
@@ -326,9 +337,10 @@ class Journal:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the journal has of one attempt, in the order of writing, each line once."""
+    """What the journal has of one attempt, in the order of writing, each line once; whether somebody is still at it."""
 
     entries: Sequence[Entry]
+    is_in_flight: bool = False
 
     @property
     def intent(self) -> Entry:
@@ -351,13 +363,21 @@ class Attempt:
         return _MARKS & {entry.result for entry in self.entries}
 
     @property
-    def is_settled(self) -> bool:
-        """Whether nobody has to be told of it any more.
+    def is_making(self) -> bool:
+        """Whether it is to make a token."""
+        return self.intent.operation in _MAKING
 
-        A token that nobody could name has to be told of although its outcome was written.
-        """
-        is_open = self.outcome == "intended" or (self.outcome == "unknown" and self.last.token_id is None)
-        return not is_open or ("mentioned" if self.intent.operation in _MAKING else "reported") in self.marks
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody knows what came of it, or it left a token behind that is of no use."""
+        return self.outcome in _OPEN
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it can be forgotten: whatever may have been made is told of until it was looked for in vain."""
+        if self.is_making:
+            return not self.is_open or "mentioned" in self.marks
+        return self.outcome != "intended" or "reported" in self.marks
 
 
 def _append_lines(path: Path, entries: Iterable[Entry]) -> None:

@@ -100,6 +100,11 @@ def _read_place(after: str | None) -> tuple[str | None, int]:
     return (after, 0) if place is None else (unquote(place[2]) or None, int(place[1]))
 
 
+def name_owner(token: AccessToken, who: Identity) -> AccessToken:
+    """The token with all that is known of its user: some clusters list no more of them than a key."""
+    return token.model_copy(update={"user": token.user.completed_by(who) or token.user})
+
+
 async def read_user(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
     """All tokens that can be a user's: without those that are known to be somebody else's."""
     walk = Walk(cluster, user=user.as_query())

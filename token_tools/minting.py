@@ -25,7 +25,6 @@ from token_tools.errors import (
     DeliveryError,
     JournalError,
     NotFound,
-    Rejected,
     Unauthenticated,
     Unavailable,
     Undelivered,
@@ -63,15 +62,17 @@ class Order:
     """What is to be made: a token for `user` that expires at `expires`, or never.
 
     `present` are the user's tokens just before, None if they could not be read. `open_intents` are earlier attempts for
-    the same user of which the journal knows no outcome; the answer will mention them. `replaces` is the token that the
-    new one is to replace; the new one then has to prove itself. `lifetime` is how long it is to live, if that was asked
-    for and not until when; `max_lifetime` is the longest life that the operator allows, None if any is.
+    the same user of which nobody knows the end; the answer will mention them. `settled` are those that need not be
+    mentioned again. `replaces` is the token that the new one is to replace; the new one then has to prove itself.
+    `lifetime` is how long it is to live, if that was asked for and not until when; `max_lifetime` is the longest life
+    that the operator allows, None if any is.
     """
 
     user: Identity
     expires: datetime | None
     present: Sequence[AccessToken] | None
     open_intents: Sequence[Entry] = ()
+    settled: Sequence[Entry] = ()
     replaces: AccessToken | None = None
     lifetime: timedelta | None = None
     max_lifetime: timedelta | None = None
@@ -162,7 +163,7 @@ class Mint:
                 told = f"The new token {new.id} was made and delivered, but {flaw}"
                 raise Unproved(f"{told} {await self._take_back(order, delivered, intent)}")
             unwritten = await self.journal.conclude(
-                intent, "made", new.id, place=delivered.place, mentioned=order.open_intents
+                intent, "made", new.id, place=delivered.place, mentioned=order.settled
             )
             return intent, Minted(delivered, found, unwritten, self.clock.ahead)
 
@@ -179,9 +180,6 @@ class Mint:
                 await self.journal.conclude(intent, "not made")
                 raise
             raise await self._find_out(order, intent, failure) from failure
-        except Rejected as failure:
-            await self.journal.conclude(intent, "not made")
-            raise _blame_slots(order, failure) from failure
         except ClusterError:
             await self.journal.conclude(intent, "not made")
             raise
@@ -419,15 +417,3 @@ def _find_surplus(found: AccessToken, lifetime: timedelta, whose: str) -> str | 
 
 def _lives_within(found: AccessToken, longest: timedelta) -> bool:
     return found.expires is not None and found.expires - found.created <= longest + SLACK
-
-
-def _blame_slots(order: Order, failure: Rejected) -> Rejected:
-    """The cluster's refusal, with what it most likely means where the user's places are all taken."""
-    if order.replaces is not None or len(order.present or ()) < SLOTS:
-        # Which of them stands in the way of a rotate is told by who knows what it replaces.
-        return failure
-    ids = tell_some([token.id for token in order.present or ()])
-    return Rejected(
-        f"{failure} {order.user} has {ids} already, and a user can have {SLOTS} tokens, disabled and expired ones "
-        "included. Delete one of them first."
-    )

@@ -1,6 +1,7 @@
 """What a request would do and what came of it, as the server found things: the nouns of the workflows."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from token_tools.identity import Identity
 from token_tools.journal import Entry
 from token_tools.minting import Minted, Order
 from token_tools.models import AccessToken, State
+from token_tools.policy import Policy
+from token_tools.unfinished import Memory
 
 
 @dataclass(frozen=True)
@@ -102,33 +105,42 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Update:
-    """A plan for a change, carried out; `edited` is None where there was nothing to change."""
+    """A plan for a change, carried out; `edited` is None where there was nothing to change.
+
+    `max_lifetime` is the longest life that the operator allows.
+    """
 
     plan: UpdatePlan
     edited: Edited | None
+    max_lifetime: timedelta | None
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """A plan for a deletion, carried out."""
+    """A plan for a deletion, carried out; `max_lifetime` is as in `Update`."""
 
     plan: DeletionPlan
     edited: Edited
+    max_lifetime: timedelta | None
 
 
 @dataclass(frozen=True)
 class Review:
     """An audit that has seen every token.
 
-    `doubts` say what is not known, `report` is the file with all rows. What mends a finding has to keep to
-    `max_lifetime`, and is not for a server that is `read_only`. `is_whole` says whether what was listed can be all.
-    `ahead` is as in `Listing`.
+    `doubts` say what is not known, `report` is the file with all rows. What mends a finding has to keep to `policy` and
+    to what is in `memory`, and is not for a server that is `read_only`. `unfinished` tells what is, and of the `lost`
+    tokens nobody is known to have the bearer token. `is_whole` says whether what was listed can be all. `ahead` is as
+    in `Listing`.
     """
 
     audit: Audit
     doubts: Sequence[str]
     report: Path | None
-    max_lifetime: timedelta | None
+    policy: Policy
+    memory: Memory
+    unfinished: Sequence[str]
+    lost: AbstractSet[str]
     read_only: bool
     is_whole: bool = True
     ahead: timedelta = timedelta()

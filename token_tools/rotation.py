@@ -4,22 +4,29 @@ A rotate that is repeated goes on with what was begun, so whoever calls gets tol
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from token_tools.client import ClusterClient
+from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery
 from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenToolsError
 from token_tools.identity import Identity
 from token_tools.journal import Entry, Journal
-from token_tools.listing import read_user
-from token_tools.minting import SLOTS, TOLERANCE
+from token_tools.listing import name_owner, read_user
+from token_tools.minting import SLOTS
 from token_tools.models import AccessToken
-from token_tools.quotation import FEW
-from token_tools.summary import tell_state, tell_steps
-from token_tools.times import Clock, tell_time
+from token_tools.quotation import FEW, tell_some
+from token_tools.summary import tell_life, tell_state, tell_steps
+from token_tools.times import tell_time
+from token_tools.unfinished import Inquirer, Memory, Unfinished, denotes, find_unfinished, tell_unfinished
 
 _WITHDRAWN: Final = {"stranded", "deleted again"}
+A_PERSON: Final = (
+    "Each of them works as far as is known, so a person has to say which can go: better disable that one first, and "
+    "delete it once nothing breaks."
+)
 _NOWHERE: Final = "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now."
 
 
@@ -28,14 +35,29 @@ class Beside:
     """What there is besides a token that can be rotated.
 
     `present` are all of its user's tokens, None if they could not be read, and `others` those besides it, as far as is
-    known. `open_intents` are attempts for the same user of which the journal knows no outcome, and `earlier` is how the
-    rotates of this token before ended.
+    known. `history` is what is unfinished for the same user, and `earlier` is how the rotates of this token before
+    ended.
     """
 
     present: Sequence[AccessToken] | None
     others: Sequence[AccessToken]
-    open_intents: Sequence[Entry]
+    history: "History"
     earlier: Sequence[Entry]
+
+
+@dataclass(frozen=True)
+class History:
+    """What the journal knows of attempts to make tokens for a user.
+
+    `unfinished` is what is open, and `tokens` are those that were looked at. `open_intents` are the intents to tell of:
+    of what is unfinished, and of what nobody was told yet; `settled` are those that need not be told again.
+    """
+
+    memory: Memory
+    tokens: Sequence[AccessToken]
+    unfinished: Sequence[Unfinished]
+    open_intents: Sequence[Entry]
+    settled: Sequence[Entry]
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,76 @@ class Surveyor:
     cluster: ClusterClient
     delivery: Delivery
     journal: Journal
-    clock: Clock
+    clock: ClusterClock
+
+    @property
+    def inquirer(self) -> Inquirer:
+        """Where it is found out what is unfinished."""
+        return Inquirer(self.delivery, self.journal, self.clock)
+
+    async def recall(self, who: Identity, present: Sequence[AccessToken] | None) -> History:
+        """What is known of attempts for a user who has these tokens now, None if that is not known.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        memory = Memory(await self.journal.recall())
+        theirs = [a for a in memory.open if a.is_making and not a.is_in_flight and denotes(a.intent.user, who)]
+        tokens = [name_owner(token, who) for token in present or ()]
+        found = await self.inquirer.look(memory, tokens)
+        unfinished = [each for each in found if each.attempt.is_making]
+        open_ids = {each.attempt.intent.attempt for each in unfinished}
+        told = [a.intent for a in reversed(theirs) if a.intent.attempt in open_ids or not a.is_settled]
+        settled = [intent for intent in told if intent.attempt not in open_ids]
+        return History(memory, tokens, unfinished, told, settled)
+
+    async def check_slots(self, who: Identity, history: History) -> None:
+        """Nothing if a user has a place for another token, as far as is known.
+
+        Raises:
+            Refusal: If there is none: which tokens are there, what is the matter with each, and which of them can go.
+        """
+        # Whether disabled and expired tokens count is the cluster's to say.
+        live = [token for token in history.tokens if who.covers(token.user) and token.is_live(now=self.clock())]
+        if len(live) >= SLOTS:
+            raise Refusal(
+                f"{who} has {len(live):,} access tokens already, as many as a user can have: {self._tell_all(live)}. "
+                f"{self._tell_way_out(live, history)}"
+            )
+
+    async def explain_creation(self, who: Identity, failure: Rejected) -> Exception:
+        """What a cluster most likely means that declined to make a token for a user."""
+        try:
+            history = await self.recall(who, await read_user(self.cluster, who))
+            await self.check_slots(who, history)
+        except Refusal as refusal:
+            return refusal
+        except TokenToolsError:
+            return failure
+        if len(history.tokens) < SLOTS:
+            return failure
+        return Rejected(
+            f"{failure} {who} has {self._tell_all(history.tokens)} already, and a user can have {SLOTS} tokens, "
+            f"disabled and expired ones included. {self._tell_way_out(history.tokens, history)}"
+        )
+
+    def _tell_all(self, tokens: Sequence[AccessToken]) -> str:
+        return tell_some([f"{token.id} ({tell_life(token, self.clock())})" for token in tokens])
+
+    def _tell_way_out(self, tokens: Sequence[AccessToken], history: History) -> str:
+        """Which token can go, as far as is known: what nobody can use before what is dead, and never what works."""
+        if history.unfinished:
+            return " ".join(tell_unfinished(history.unfinished, self.clock))
+        dead = [token for token in tokens if not token.is_live(now=self.clock())]
+        return " ".join(self._tell_dead(token, history.memory) for token in dead[:FEW]) or A_PERSON
+
+    def _tell_dead(self, token: AccessToken, memory: Memory) -> str:
+        deletion = f'delete_access_token(id="{token.id}")'
+        if token.is_expired(now=self.clock()):
+            return f"{token.id} has expired; if nobody wants it back: {deletion}."
+        since = memory.disabled_since.get(token.id)
+        known = f"at {tell_time(since)} by this server" if since else "since when is not known here"
+        return f"{token.id} is disabled ({known}); once it is sure that nobody wants it back: {deletion}."
 
     async def survey(self, old: AccessToken, who: Identity) -> Beside:
         """What there is beside a token of this user.
@@ -56,6 +147,7 @@ class Surveyor:
             DeliveryError: If the place of bearer tokens cannot be looked through.
             JournalError: If the journal cannot be read.
         """
+        await self._refuse_rivalry(old)
         # The journal first: what it knows of by then is on the list, and what it does not will be seen as new.
         earlier = await self.journal.find_rotations(old.id)
         try:
@@ -68,9 +160,25 @@ class Surveyor:
             present = None
             others += await self._find_made(earlier, known={token.id for token in others})
         await self._refuse_repetition(old, others, earlier)
-        beside = Beside(present, others, await self.journal.find_open(str(who)), earlier)
+        beside = Beside(present, others, await self._recall_beside(old, who, present, others), earlier)
         await self._refuse_third(old, who, beside)
         return beside
+
+    async def _recall_beside(
+        self, old: AccessToken, who: Identity, present: Sequence[AccessToken] | None, others: Sequence[AccessToken]
+    ) -> History:
+        history = await self.recall(who, present)
+        return history if present is not None else replace(history, tokens=[old, *others])
+
+    async def _refuse_rivalry(self, old: AccessToken) -> None:
+        # Within one process, whoever rotates a token holds a lock.
+        at_work = [a.intent for a in await self.journal.recall() if a.is_in_flight and a.intent.replaces == old.id]
+        if at_work:
+            raise Refusal(
+                f"Token {old.id} is just being rotated by another server of this user, since "
+                f"{tell_time(at_work[-1].time)}. Wait until that has ended, and look at the user's "
+                "tokens then: what is new among them is what it makes."
+            )
 
     async def explain(self, old: AccessToken, who: Identity, failure: Rejected) -> Exception:
         """What a cluster most likely means that declined to make a second token."""
@@ -84,15 +192,17 @@ class Surveyor:
             return Rejected(f"{failure} The user's tokens cannot be listed; a user can have {SLOTS}.")
         if not beside.others:
             return failure
-        dead = " ".join(
-            f"The other is {token.id}, made {tell_time(token.created)}, {tell_state(token.state, self.clock())}. "
-            f"If nobody wants it back: {_tell_deletion(token.id)}."
-            for token in beside.others[:FEW]
-        )
         return Rejected(
             f"{failure} {who} has {len(beside.others) + 1:,} access tokens already, and disabled and expired ones seem "
-            f"to count here. {dead}"
+            f"to count here. {self._tell_others(beside)}"
         )
+
+    def _tell_others(self, beside: Beside) -> str:
+        others = [
+            f"The other is {token.id}, made {tell_time(token.created)}, {tell_state(token.state, self.clock())}."
+            for token in beside.others[:FEW]
+        ]
+        return " ".join([*others, self._tell_way_out(beside.others, beside.history)])
 
     async def _find_made(self, earlier: Sequence[Entry], *, known: set[str]) -> list[AccessToken]:
         """The tokens that earlier rotates made, each looked at by itself."""
@@ -143,25 +253,36 @@ class Surveyor:
         now = self.clock()
         live = [token for token in beside.others if who.covers(token.user) and token.is_live(now=now)]
         if live:
-            told = [await self._tell_other(old, token, beside.open_intents) for token in live[:FEW]]
+            told = [await self._tell_other(old, token, beside.history) for token in live[:FEW]]
             raise Refusal(
                 f"{who} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
                 f"for a new one. {' '.join(told)}"
             )
 
-    async def _tell_other(self, old: AccessToken, token: AccessToken, open_intents: Sequence[Entry]) -> str:
+    async def _tell_other(self, old: AccessToken, token: AccessToken, history: History) -> str:
         expires = "never expires" if token.expires is None else f"expires {tell_time(token.expires)}"
         other = f"The other is {token.id}, made {tell_time(token.created)}, which {expires}."
-        begun = [intent for intent in open_intents if intent.time - token.created <= TOLERANCE]
+        begun = [
+            each
+            for each in find_unfinished(history.memory, history.tokens, ahead=self.clock.ahead)
+            if each.attempt.is_making and token.id in {suspect.id for suspect in each.suspects}
+        ]
         if not begun:
-            return f"{other} {_tell_retirement(token.id)}"
-        place = await self.delivery.find(token.id, None, {intent.user for intent in begun})
-        attempt = (
-            f"{other} An attempt that was begun at {tell_time(begun[-1].time)} and never finished may have made it;"
-        )
+            besides = tell_unfinished(history.unfinished, self.clock)
+            return f"{other} {' '.join(besides) or _tell_retirement(token.id)}"
+        latest = begun[0]
+        if latest.attempt.is_in_flight or latest.attempt.outcome == "stranded":
+            return f"{other} {' '.join(tell_unfinished([latest], self.clock))}"
+        return f"{other} {await self._tell_suspect(old, token, latest)}"
+
+    async def _tell_suspect(self, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
+        """What is known of a token that an attempt may have made which never came to its end."""
+        intent = unfinished.attempt.intent
+        place = await self.delivery.find(token.id, None, {intent.user, str(token.user)})
+        attempt = f"An attempt that was begun at {tell_time(intent.time)} and never finished may have made it;"
         if place is None:
             return f"{attempt} {await self._tell_lost()} {_tell_retirement(token.id)}"
-        goes_on = f" To go on with it: {tell_steps(old.id)}" if begun[-1].replaces == old.id else ""
+        goes_on = f" To go on with it: {tell_steps(old.id)}" if intent.replaces == old.id else ""
         return (
             f"{attempt} its bearer token is in {place}, not proved to work yet.{goes_on} {_tell_retirement(token.id)}"
         )
@@ -182,6 +303,16 @@ class Surveyor:
             else f"one of the {len(paths)} files {paths[0].with_name('recovered-*.json')}"
         )
         return f" It may be in {told}, which a killed server left and which does not tell whose it is."
+
+
+def explain_lost_user(old: AccessToken, who: Identity, now: datetime) -> Refusal:
+    """Why a token whose user the cluster does not know cannot be rotated."""
+    rest = (
+        f'To let nobody use it: update_access_token(id="{old.id}", enabled=false).'
+        if old.is_live(now=now)
+        else "It does not work as it is."
+    )
+    return Refusal(f"The cluster does not know {who}, the user of token {old.id}: there is nothing to rotate. {rest}")
 
 
 def _tell_deletion(token_id: str) -> str:

@@ -82,6 +82,7 @@ def create_server(
                 journal=journal,
                 folder=settings.delivery_dir,
                 clock=cluster_clock,
+                read_bearer=settings.read_bearer,
                 read_only=settings.read_only,
                 patience=patience,
             )

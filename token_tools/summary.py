@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ ADVICE: Final = "Better disable a token first, watch whether anything breaks, an
 """What the vendor's guide says about retiring a token."""
 
 HAND_OVER: Final = "Put it where the old one is used"
+
+HOUR: Final = timedelta(hours=1)
 
 MOST_ROWS: Final = 20
 """How many of a user's other tokens are told; a user can have two."""
@@ -261,7 +263,6 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
         headline = f"Nothing changed: {whose} is {tell_state(after, now)}, though the cluster took the request."
     else:
         headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
-    stopped = token.state.enabled and not wanted.enabled and not after.enabled
     warnings = [*(update.edited.warnings if update.edited else ()), tell_clock(update.plan.ahead)]
     fields = ChangedToken(
         summary=headline,
@@ -273,20 +274,47 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
         expiration_time_before=token.expiration_time,
         expiration_time=None if after.expires is None else format_instant(after.expires),
         warning=_join_warnings(_tell_untaken(wanted, after, now), *warnings),
-        next_step=(
-            f'Watch whether anything breaks; update_access_token(id="{token.id}", enabled=true) undoes this, '
-            f'delete_access_token(id="{token.id}") makes it final.'
-            if stopped
-            else None
-        ),
+        next_step=_tell_way_back(update, after, now),
     )
     return Summary(_join([headline, fields.warning, fields.next_step]), fields)
+
+
+def _tell_way_back(update: Update, after: State, now: datetime) -> str | None:
+    """What undoes a change that may stop whoever works with a token, and what of it cannot be undone."""
+    before, token_id = update.plan.token.state, update.plan.token.id
+    is_stopped = before.enabled and not after.enabled
+    is_shortened = after.expires is not None and (before.expires is None or after.expires < before.expires)
+    if not is_stopped and not (is_shortened and update.plan.token.is_live(now=now)):
+        return None
+    is_moved = before.expires != after.expires
+    stays = _tell_lost_expiry(before, now, update.max_lifetime) if is_moved else None
+    expires = "never" if before.expires is None else format_instant(before.expires)
+    back = [
+        f'id="{token_id}"',
+        *(["enabled=true"] if is_stopped else []),
+        *([f'expiration_time="{expires}"'] if is_moved and stays is None else []),
+    ]
+    undone = "this" if stays is None else "the disabling"
+    undoing = f"update_access_token({', '.join(back)}) undoes {undone}" if len(back) > 1 else None
+    final = f'delete_access_token(id="{token_id}") makes it final' if is_stopped else None
+    told = "; ".join(filter(None, ["Watch whether anything breaks", ", ".join(filter(None, [undoing, final]))]))
+    return " ".join(filter(None, [f"{told}.", stays]))
+
+
+def _tell_lost_expiry(before: State, now: datetime, max_lifetime: timedelta | None) -> str | None:
+    """Why the expiry that a token had cannot be set again; None if it can."""
+    if before.expires is not None and before.expires <= now:
+        return "The expiry from before is over, and cannot be set again."
+    if max_lifetime is not None and (before.expires is None or before.expires > now + max_lifetime):
+        was = "that it never expired" if before.expires is None else f"the expiry of {tell_time(before.expires)}"
+        return f"The new expiry stays: QUMULO_MAX_LIFETIME does not allow {was} again."
+    return None
 
 
 def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
     """What is gone, fully enough to make it again."""
     token, now = deletion.plan.token, deletion.plan.time
-    again = _tell_lifetime(token, now)
+    again = _tell_lifetime(token, now, deletion.max_lifetime)
     headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {tell_life(token, now)}."
     advice = f" It still worked. {ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
@@ -301,13 +329,23 @@ def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
     return Summary(_join([headline, COLUMNS, tell_token(token, now), fields.warning, fields.next_step]), fields)
 
 
-def _tell_lifetime(token: AccessToken, now: datetime) -> str:
-    """What to ask for to get such an expiry again: the same time, or the same lifetime where that is over."""
+def _tell_lifetime(token: AccessToken, now: datetime, max_lifetime: timedelta | None) -> str:
+    """What to ask for to get such an expiry again: the same time, or the same lifetime where that is over.
+
+    It is the longest that the operator allows where the expiry from before is not allowed.
+    """
+    is_over = token.expires is not None and token.expires <= now
+    life = None if token.expires is None else token.expires - (token.created if is_over else now)
+    if max_lifetime is not None and (life is None or life > max_lifetime):
+        return write_duration(max_lifetime)
     if token.expires is None:
         return "never"
-    if token.expires > now:
-        return format_instant(token.expires)
-    return f"{max(1, (token.expires - token.created).days)}d"
+    return f"{max(1, (token.expires - token.created).days)}d" if is_over else format_instant(token.expires)
+
+
+def write_duration(duration: timedelta) -> str:
+    """A duration of whole hours as an argument: `90d`, `12h`."""
+    return f"{duration.days}d" if duration.days else f"{duration // HOUR}h"
 
 
 def tell_token(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import ExitStack
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,17 +14,27 @@ from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
+from pydantic import SecretStr
 
-from token_tools.audit import FEW, Audit, Example, UserKey, key_of
+from token_tools.audit import FEW, Audit, Example, Finding, UserKey, key_of
 from token_tools.client import ClusterClient
 from token_tools.clock import ClusterClock
 from token_tools.consent import OpenQuestions, Plan
 from token_tools.editing import Editor, explain_absence
-from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Refusal, Rejected
+from token_tools.errors import (
+    BadAnswer,
+    ClusterError,
+    Forbidden,
+    NotFound,
+    Refusal,
+    Rejected,
+    SettingsError,
+    Unauthenticated,
+)
 from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Identity, bare_name, tell_name
 from token_tools.journal import Journal
-from token_tools.listing import Part, read_all, read_part, read_user
-from token_tools.minting import SLOTS, Mint, Order
+from token_tools.listing import Part, name_owner, read_all, read_part, read_user
+from token_tools.minting import Mint, Order
 from token_tools.models import AccessToken, State
 from token_tools.plans import (
     Creation,
@@ -38,14 +49,17 @@ from token_tools.plans import (
     Update,
     UpdatePlan,
 )
-from token_tools.policy import Policy
-from token_tools.quotation import tell_some
+from token_tools.policy import Policy, is_built_in
 from token_tools.report import Format, open_report
-from token_tools.rotation import Surveyor
+from token_tools.rotation import Surveyor, explain_lost_user
 from token_tools.times import names_lifetime
+from token_tools.unfinished import Memory, Unfinished, list_lost, tell_unfinished
 from token_tools.wire import READ
 
 EVERYBODY: Final = " Without `user`, everybody's tokens are listed."
+
+MOST_CONCERNED: Final = 8
+"""How many users without a name are looked up for what is unfinished."""
 
 _NOT_WHOLE: Final = "The list is not whole: it lacks the access token that this server itself runs on."
 
@@ -81,7 +95,8 @@ class Own(NamedTuple):
 class Workflows:
     """Everything that one server works with.
 
-    `address` is the cluster's, for telling; `credential` tells where the server has its own bearer token from.
+    `address` is the cluster's, for telling; `credential` tells where the server has its own bearer token from, and
+    `read_bearer` gives it as it is there now.
     `patience` is how long a human has for an answer while a call waits for it. Reports go to `folder`. `rotating` has a
     lock for each token that is being rotated.
     """
@@ -94,6 +109,7 @@ class Workflows:
     journal: Journal
     folder: Path
     clock: ClusterClock
+    read_bearer: Callable[[], SecretStr]
     read_only: bool = False
     patience: timedelta = timedelta(minutes=5)
     questions: OpenQuestions = field(default_factory=OpenQuestions)
@@ -108,6 +124,7 @@ class Workflows:
         if user is None:
             part = await self._read_everybody(after, limit)
             doubts = await self._doubt_emptiness(part) if after is None else ()
+            doubts = [*doubts, *await self._tell_unfinished(part.tokens)]
             return Listing(part.tokens, self.clock(), after=part.after, ahead=self.clock.ahead, doubts=doubts)
         who, doubt = await self._identify(user)
         try:
@@ -117,8 +134,30 @@ class Workflows:
         if not part.tokens and isinstance(doubt, NotFound | Rejected):
             # The filter drops the domain, so what it finds may be a namesake: nobody is no user without tokens.
             raise _tell_nobody(who, doubt, EVERYBODY)
-        tokens = [_name_owner(token, who) for token in part.tokens]
-        return Listing(tokens, self.clock(), user=who, after=part.after, foreign=part.foreign, ahead=self.clock.ahead)
+        tokens = [name_owner(token, who) for token in part.tokens]
+        return Listing(
+            tokens,
+            self.clock(),
+            user=who,
+            after=part.after,
+            foreign=part.foreign,
+            ahead=self.clock.ahead,
+            doubts=await self._tell_unfinished(tokens),
+        )
+
+    async def _tell_unfinished(self, tokens: Sequence[AccessToken]) -> Sequence[str]:
+        """What is unfinished about these tokens, as far as the journal can be read."""
+        inquirer = self._surveyor.inquirer
+        memory = await inquirer.recall()
+        unfinished = await inquirer.look(memory, tokens, ours=await self._find_ours(memory))
+        return [*tell_unfinished(unfinished, self.clock), *filter(None, [memory.doubt])]
+
+    async def _find_ours(self, memory: Memory) -> Identity | None:
+        """Who this server is, None if that does not matter or is not known."""
+        try:
+            return (await self.cluster.who_am_i()).identity if memory.open else None
+        except ClusterError:
+            return None
 
     async def _doubt_emptiness(self, part: Part) -> Sequence[str]:
         """What there is to say about a list of everybody's tokens that has none although this server runs on one."""
@@ -158,6 +197,8 @@ class Workflows:
             others = [other for other in await read_user(self.cluster, token.user) if other.id != token.id]
         except (ClusterError, Refusal) as failure:
             doubts.append(f"The user's other tokens are not known: {failure}")
+        theirs = [name_owner(each, token.user) for each in [token, *(others or ())]]
+        doubts += await self._tell_unfinished(theirs)
         return Portrait(token, self.clock(), is_own, others, doubts, self.clock.ahead)
 
     async def plan_creation(self, user: User, expiration_time: str | None) -> CreationPlan:
@@ -192,7 +233,8 @@ class Workflows:
             await self._check_self(who, present)
         # What was read by now may have told the cluster's time.
         now = self.clock()
-        _check_slots(who, present, now)
+        history = await self._surveyor.recall(who, present)
+        await self._surveyor.check_slots(who, history)
         expires = self.policy.choose_expiry(expiration_time, now=now)
         caveat = None if user == SELF else _tell_caveat(user, who, doubt)
         return CreationPlan(
@@ -204,7 +246,8 @@ class Workflows:
                 who,
                 expires,
                 present,
-                await self.journal.find_open(str(who)),
+                history.open_intents,
+                history.settled,
                 lifetime=_find_lifetime(expiration_time, expires, now),
                 max_lifetime=self.policy.max_lifetime,
             ),
@@ -228,7 +271,11 @@ class Workflows:
             TokenToolsError: As `Mint.make`.
         """
         self.questions.close(plan)
-        return Creation(plan, await self.mint.make(await self._renew(plan)))
+        order = await self._renew(plan)
+        try:
+            return Creation(plan, await self.mint.make(order))
+        except Rejected as failure:
+            raise await self._surveyor.explain_creation(order.user, failure) from failure
 
     async def plan_rotation(self, token_id: str, expiration_time: str | None) -> RotationPlan:
         """What a rotate would do; as `plan_creation`.
@@ -246,7 +293,9 @@ class Workflows:
     async def _plan_rotation(self, request: Hashable, token_id: str, expiration_time: str | None) -> RotationPlan:
         self.policy.choose_expiry(expiration_time, now=self.clock())
         old = await self._get(token_id)
-        who, _ = await self._identify(old.user)
+        who, doubt = await self._identify(old.user)
+        if isinstance(doubt, NotFound) and not is_built_in(who):
+            raise explain_lost_user(old, who, self.clock())
         async with self._turn(old):
             beside = await self._surveyor.survey(old, who)
         now = self.clock()
@@ -260,7 +309,8 @@ class Workflows:
                 who,
                 expires,
                 beside.present,
-                beside.open_intents,
+                beside.history.open_intents,
+                beside.history.settled,
                 replaces=old,
                 lifetime=_find_lifetime(expiration_time, expires, now),
                 max_lifetime=self.policy.max_lifetime,
@@ -287,6 +337,8 @@ class Workflows:
                 return Rotation(plan, await self.mint.make(order))
             except Rejected as failure:
                 raise await self._surveyor.explain(plan.old, order.user, failure) from failure
+            except NotFound as failure:
+                raise explain_lost_user(plan.old, order.user, self.clock()) from failure
 
     def _turn(self, old: AccessToken) -> anyio.Lock:
         """Held while a token is rotated, so that nobody takes what is half made for somebody else's."""
@@ -310,7 +362,7 @@ class Workflows:
         order = plan.order
         if plan.reasons and order.present is not None:
             order = replace(order, present=await read_user(self.cluster, order.user))
-            _check_slots(order.user, order.present, self.clock())
+            await self._surveyor.check_slots(order.user, await self._surveyor.recall(order.user, order.present))
         return self._check_expiry(order)
 
     def _check_expiry(self, order: Order) -> Order:
@@ -362,11 +414,12 @@ class Workflows:
         """
         self.questions.close(plan)
         if plan.wanted == plan.token.state:
-            return Update(plan, None)
+            return Update(plan, None, self.policy.max_lifetime)
         await self._check_unchanged(plan.token, plan)
         if plan.reasons and _is_less(plan.wanted, plan.token.state):
             await self._refuse_lockout(plan.token, "disable it or shorten its life")
-        return Update(plan, await self._editor.modify(plan.token, plan.wanted))
+        edited = await self._editor.modify(plan.token, plan.wanted)
+        return Update(plan, edited, self.policy.max_lifetime)
 
     async def plan_deletion(self, token_id: str) -> DeletionPlan:
         """What a delete would do; as `plan_creation`.
@@ -400,7 +453,7 @@ class Workflows:
         await self._check_unchanged(plan.token, plan)
         if plan.reasons:
             await self._refuse_lockout(plan.token, "delete it")
-        return Deletion(plan, await self._editor.delete(plan.token))
+        return Deletion(plan, await self._editor.delete(plan.token), self.policy.max_lifetime)
 
     def turn_down(self, plan: Plan) -> None:
         """Forget a plan that nobody agreed to.
@@ -420,32 +473,66 @@ class Workflows:
             DeliveryError: If the report cannot be written.
         """
         own = await self._find_own()
-        audit = Audit(self.clock(), within, own.token_id)
+        memory = await self._surveyor.inquirer.recall()
+        audit = Audit(self.clock(), within, own.token_id, memory.disabled_since, memory.successions.keys())
+        concern = memory.may_concern(ahead=self.clock.ahead)
+
+        def digest(token: AccessToken) -> Sequence[Finding]:
+            concern.add(token)
+            return audit.add(token)
+
         with ExitStack() as ending:
             name = f"audit_{re.sub('[^A-Za-z0-9.-]+', '_', self.address)}_{self.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
             sheet = ending.enter_context(open_report(self.folder, name, report)) if report else None
-            async for found in read_all(self.cluster, audit.add):
+            async for found in read_all(self.cluster, digest):
                 if sheet is not None:
                     await anyio.to_thread.run_sync(sheet.add, found)
                 await tell_progress(audit.total)
             unsettled = audit.settle_names(*await self._look_up_nameless(audit))
-            audit.settle_crowds(await self._find_crowding(await anyio.to_thread.run_sync(audit.find_crowded)))
+            unfinished = await self._look_into(memory, concern.found)
+            crowded = await anyio.to_thread.run_sync(audit.find_crowded)
+            audit.settle_crowds(await self._find_crowding(crowded, {*list_lost(unfinished)}))
+            await self._identify_examples(audit)
             path = None if sheet is None else await anyio.to_thread.run_sync(sheet.finish, audit.judge)
         is_whole = own.may_be_all(audit)
         doubts = [
             *own.doubts,
             *([] if is_whole or own.is_token is None else [_NOT_WHOLE]),
             *([f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."] if unsettled else []),
+            *filter(None, [memory.doubt]),
         ]
         return Review(
             audit,
             doubts,
             path,
-            self.policy.max_lifetime,
+            self.policy,
+            memory,
+            tell_unfinished(unfinished, self.clock),
+            frozenset(list_lost(unfinished)),
             read_only=self.read_only,
             is_whole=is_whole,
             ahead=self.clock.ahead,
         )
+
+    async def _look_into(self, memory: Memory, concerned: Sequence[AccessToken]) -> Sequence[Unfinished]:
+        """What is unfinished about some tokens, of which a list may have told no more of their users than a key."""
+        named = [token for token in concerned if token.user.name]
+        for token in [token for token in concerned if not token.user.name][:MOST_CONCERNED]:
+            with suppress(ClusterError, Refusal):
+                named.append(name_owner(token, await self.cluster.find_identity(token.user.as_key())))
+        return await self._surveyor.inquirer.look(memory, named, ours=await self._find_ours(memory))
+
+    async def _identify_examples(self, audit: Audit) -> None:
+        """Look the users up of whom something will be advised, where the list tells no more than a key."""
+        for user, token in audit.list_unidentified().items():
+            try:
+                found = await self.cluster.find_identity(token.user.as_key())
+            except NotFound:
+                audit.absent.add(user)
+            except (ClusterError, Refusal):
+                continue
+            else:
+                audit.identified[user] = token.user.completed_by(found) or token.user
 
     async def _find_own(self) -> Own:
         """What the server runs on."""
@@ -470,18 +557,23 @@ class Workflows:
                 continue
             try:
                 found = await self.cluster.find_identity(who.as_key())
-            except (NotFound, Rejected):
+            except (NotFound, Rejected) as failure:
                 gone.append(user)
+                audit.absent |= {user} if isinstance(failure, NotFound) else set()
             except ClusterError:
                 break
             else:
                 if who.as_key().completed_by(found) is None:
                     break
+                audit.identified[user] = found
                 (named if found.name else gone).append(user)
         return gone, named
 
-    async def _find_crowding(self, crowded: Sequence[UserKey]) -> list[Example]:
-        """A token each of the first few users who have as many as one can have: the one that is most likely unused."""
+    async def _find_crowding(self, crowded: Sequence[UserKey], lost: AbstractSet[str]) -> list[Example]:
+        """A token each of the first few users who have as many as one can have: the one that is most likely unused.
+
+        That is one of the `lost`, of which nobody is known to have the bearer token, or else one that does not work.
+        """
         examples: list[Example] = []
         for user in crowded[:FEW]:
             try:
@@ -489,7 +581,7 @@ class Workflows:
             except ClusterError:
                 break
             now = self.clock()
-            tokens.sort(key=lambda token: (token.is_live(now=now), token.created))
+            tokens.sort(key=lambda token: (token.id not in lost, token.is_live(now=now), token.created))
             examples += [Example(token, token.created) for token in tokens[:1] if key_of(token.user) == user]
         return examples
 
@@ -500,7 +592,8 @@ class Workflows:
         try:
             return await self.cluster.get_token(token_id)
         except NotFound as failure:
-            raise explain_absence(token_id, failure) from failure
+            memory = await self._surveyor.inquirer.recall()
+            raise explain_absence(token_id, failure, memory.deleted.get(token_id)) from failure
 
     async def _is_own(self, token: AccessToken) -> bool | None:
         """Whether the server runs on it; None if it runs on a token and the cluster does not tell on which."""
@@ -512,13 +605,28 @@ class Workflows:
         if me.access_token_id == token.id:
             raise Refusal(
                 f"This server itself runs on token {token.id}, so it will not {deed}: it would lock itself out. "
-                "To replace it, call rotate_access_token and let the server run on the new one."
+                f"{await self._tell_replacement(token)}"
             )
         if me.is_unnamed_token and me.is_user(token.user):
             raise Refusal(
                 f"This server runs on a token of {token.user}, and the cluster does not tell which, so it will not "
                 f"{deed}: it could lock itself out. A person can do it with qq."
             )
+
+    async def _tell_replacement(self, own: AccessToken) -> str:
+        """How the server comes to run on another token than its own."""
+        try:
+            caller = await self.cluster.prove(await anyio.to_thread.run_sync(self.read_bearer))
+        except Unauthenticated:
+            return f"{self.credential} holds another bearer token by now, which the cluster does not take."
+        except (ClusterError, SettingsError):
+            caller = None
+        if caller is None or caller.access_token_id in {None, own.id}:
+            return "To replace it, call rotate_access_token and let the server run on the new one."
+        return (
+            f"{self.credential} holds token {caller.access_token_id} by now: start the server again, it still runs on "
+            "the old one."
+        )
 
     async def _check_unchanged(self, token: AccessToken, plan: Plan) -> None:
         """A human agreed to what they were told, and may have taken minutes for it."""
@@ -547,11 +655,6 @@ class Workflows:
         if who is None:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
         return who, None
-
-
-def _name_owner(token: AccessToken, who: Identity) -> AccessToken:
-    """The token with all that is known of its user: some clusters list no more of them than a key."""
-    return token.model_copy(update={"user": token.user.completed_by(who) or token.user})
 
 
 def _find_lifetime(expiration_time: str | None, expires: datetime | None, now: datetime) -> timedelta | None:
@@ -586,14 +689,3 @@ def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFo
         name = tell_name(who.name)
         better = rf"say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}"
     return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {better}.{besides}")
-
-
-def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: datetime) -> None:
-    # Whether disabled and expired tokens count is the cluster's to say.
-    live = [token for token in present or () if who.covers(token.user) and token.is_live(now=now)]
-    if len(live) >= SLOTS:
-        ids = tell_some([token.id for token in live])
-        raise Refusal(
-            f"{who} has {len(live):,} access tokens already, as many as a user can have: {ids}. "
-            "One of them has to be deleted first."
-        )
