@@ -143,8 +143,6 @@ EXPLAINED: Final = [
         id="id-for-a-user",
     ),
     pytest.param("list_access_tokens", {"user": 1001}, ["`user` must be text"], id="number-for-a-user"),
-    pytest.param("list_access_tokens", {"user": ""}, ["empty", *USERS], id="empty-user"),
-    pytest.param("list_access_tokens", {"user": "  "}, ["empty", *USERS], id="blank-user"),
     pytest.param(
         "list_access_tokens",
         {"user": "all"},
@@ -184,9 +182,6 @@ EXPLAINED: Final = [
         "list_access_tokens", {"limit": 1000}, ["`limit` must be a whole number from 1 to 200"], id="too-many"
     ),
     pytest.param("list_access_tokens", {"limit": 10.5}, ["`limit` must be a whole number from 1 to 200"], id="half"),
-    pytest.param(
-        "list_access_tokens", {"limit": ""}, ["`limit` must be a whole number from 1 to 200"], id="empty-number"
-    ),
     pytest.param(
         "list_access_tokens", {"limit": [10]}, ["`limit` must be a whole number from 1 to 200"], id="list-for-a-number"
     ),
@@ -263,8 +258,6 @@ EXPLAINED: Final = [
     pytest.param("get_access_token", {"id": "1.8465e22"}, [*NOT_AN_ID], id="id-as-a-rounded-number"),
     pytest.param("get_access_token", {"id": "jane"}, [*NOT_AN_ID], id="name-for-an-id"),
     pytest.param("get_access_token", {"id": "local:jane"}, [*NOT_AN_ID], id="user-for-an-id"),
-    pytest.param("get_access_token", {"id": ""}, [*NOT_AN_ID], id="empty-id"),
-    pytest.param("get_access_token", {"id": None}, ["`id` must be text"], id="null-id"),
     pytest.param("get_access_token", {"id": "access-v1:AAAA"}, [*NOT_AN_ID], id="bearer-for-an-id"),
     pytest.param("get_access_token", {"id": f'"{TOKEN}"'}, [*NOT_AN_ID], id="id-in-two-quotes"),
     pytest.param("get_access_token", {"id": f"id:{TOKEN}"}, [*NOT_AN_ID], id="id-with-a-prefix"),
@@ -282,7 +275,6 @@ EXPLAINED: Final = [
     pytest.param("audit_access_tokens", {"expiring_within": "one month"}, [*LENGTHS], id="month-in-words"),
     pytest.param("audit_access_tokens", {"expiring_within": "1 month"}, ["write days, such as 90d"], id="month"),
     pytest.param("audit_access_tokens", {"expiring_within": "1m"}, ["write days, such as 90d"], id="doubtful-unit"),
-    pytest.param("audit_access_tokens", {"expiring_within": ""}, [*LENGTHS], id="empty-duration"),
     pytest.param("audit_access_tokens", {"expiring_within": "2027-01-01"}, [*LENGTHS], id="instant-for-a-duration"),
     pytest.param(
         "audit_access_tokens",
@@ -320,22 +312,6 @@ EXPLAINED: Final = [
         {"output_file": "audit.csv"},
         ['has no argument "output_file"; nearest is `report`'],
         id="output-file",
-    ),
-    pytest.param(
-        "audit_access_tokens", {"report": "pdf"}, ["`report` must be csv or json, or absent"], id="other-format"
-    ),
-    pytest.param(
-        "audit_access_tokens", {"report": True}, ["`report` must be csv or json, or absent"], id="true-for-a-format"
-    ),
-    pytest.param("audit_access_tokens", {"report": ""}, ["`report` must be csv or json, or absent"], id="empty-format"),
-    pytest.param(
-        "audit_access_tokens",
-        {"report": "/reports/audit.csv"},
-        ["`report` must be csv or json, or absent"],
-        id="path-for-a-format",
-    ),
-    pytest.param(
-        "audit_access_tokens", {"report": ["csv"]}, ["`report` must be csv or json, or absent"], id="list-of-formats"
     ),
     pytest.param(
         "audit_access_tokens",
@@ -442,7 +418,6 @@ EXPLAINED: Final = [
         [*TIMES],
         id="tomorrow",
     ),
-    pytest.param("create_access_token", {"user": "bob", "expiration_time": ""}, [*TIMES], id="empty-expiry"),
     pytest.param("create_access_token", {"user": "bob", "expiration_time": "+90d"}, [*TIMES], id="plus"),
     pytest.param("create_access_token", {"user": "bob", "expiration_time": "in 90 days"}, [*TIMES], id="in"),
     pytest.param("create_access_token", {"user": "bob", "expiration_time": "none"}, [*TIMES], id="none"),
@@ -532,7 +507,6 @@ EXPLAINED: Final = [
     ),
     pytest.param("update_access_token", {"id": TOKEN, "enabled": "disabled"}, [*YES_OR_NO], id="word-for-false"),
     pytest.param("update_access_token", {"id": TOKEN, "enabled": 2}, [*YES_OR_NO], id="two-for-true"),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": ""}, [*YES_OR_NO], id="empty-truth"),
     pytest.param("update_access_token", {"id": TOKEN, "enabled": [True]}, [*YES_OR_NO], id="list-of-truths"),
     pytest.param(
         "update_access_token",
@@ -567,7 +541,6 @@ EXPLAINED: Final = [
     pytest.param(
         "update_access_token", {"id": TOKEN, "expires": "30d"}, ["nearest is `expiration_time`"], id="expires"
     ),
-    pytest.param("update_access_token", {"id": TOKEN, "expiration_time": ""}, [*TIMES], id="empty-new-expiry"),
     pytest.param("update_access_token", {"id": TOKEN, "expiration_time": "null"}, [*TIMES], id="null-as-text"),
     pytest.param(
         "update_access_token",

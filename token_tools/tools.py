@@ -19,7 +19,6 @@ from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePl
 from token_tools.questions import tell_by_hand, tell_question
 from token_tools.quotation import LONGEST, cut
 from token_tools.redaction import redact
-from token_tools.report import Format
 from token_tools.summary import (
     ChangedToken,
     DeletedToken,
@@ -112,10 +111,10 @@ async def audit_access_tokens(
         Field(description="How soon is soon to expire: a duration such as 30d or 2w."),
     ] = "30d",
     report: Annotated[
-        Format | None,
-        Field(description="Also write a file of all tokens with their findings."),
+        Literal["csv", "json", "none"],
+        Field(description="csv or json also writes a file of all tokens with their findings."),
         BeforeValidator(_read_word),
-    ] = None,
+    ] = "none",
 ) -> Annotated[CallToolResult, AuditReport]:
     """Audit all access tokens of the cluster in one call: what is a risk, how many, the worst few, what mends it.
 
@@ -126,7 +125,8 @@ async def audit_access_tokens(
     async def tell_progress(seen: int) -> None:
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
 
-    review = await workflows.audit_tokens(parse_duration(expiring_within), report=report, tell_progress=tell_progress)
+    chosen = None if report == "none" else report
+    review = await workflows.audit_tokens(parse_duration(expiring_within), report=chosen, tell_progress=tell_progress)
     return _answer(summarize_review(review, address=workflows.address))
 
 
@@ -234,7 +234,10 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     consent: Annotated[ElicitationResult[Consent], consent_to(plan_update)],
     id: TokenId,
     enabled: Annotated[
-        bool | None, Field(description="true to enable it, false to disable it; that can be undone.")
+        bool | None,
+        Field(
+            description="true to enable it, false to disable it; that can be undone. Unchanged if absent, or as it is."
+        ),
     ] = None,
     expiration_time: Annotated[
         str | None,
@@ -284,6 +287,9 @@ def _answer(summary: Summary) -> CallToolResult:
 _READS: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
+_MAY_WRITE_A_FILE: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+)
 _MAKES: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
 )
@@ -294,7 +300,7 @@ _CHANGES: Final = ToolAnnotations(
 READING: Final = (
     StrictTool.publish(list_access_tokens, title="List access tokens", annotations=_READS),
     StrictTool.publish(get_access_token, title="Get an access token", annotations=_READS),
-    StrictTool.publish(audit_access_tokens, title="Audit access tokens", annotations=_READS),
+    StrictTool.publish(audit_access_tokens, title="Audit access tokens", annotations=_MAY_WRITE_A_FILE),
 )
 WRITING: Final = (
     StrictTool.publish(create_access_token, title="Create an access token", annotations=_MAKES),
