@@ -28,7 +28,7 @@ class Switched(BaseModel):
 async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     bench: Bench, tool: str, user: object
 ) -> None:
-    told = await bench.refused(tool, {"user": user})
+    told = await bench.undone(tool, {"user": user})
 
     assert bench.recorder.requests == []
     assert told.startswith("`user` must be text. ")
@@ -82,4 +82,4 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
     ids=["number", "number-without-unit", "unknown"],
 )
 async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
-    assert await bench.refused("create_access_token", arguments) == told
+    assert await bench.undone("create_access_token", arguments) == told
