@@ -85,7 +85,7 @@ async def test_the_readme_lists_every_tool_with_its_first_sentence() -> None:
     for tool in tools:
         kind, sentence = rows[f"`{tool.name}`"]
         assert tool.annotations is not None
-        assert kind == ("write" if tool.annotations.destructive_hint else "read")
+        assert (kind == "read") == tool.annotations.read_only_hint
         assert (tool.description or "").startswith(f"{sentence}.")
 
 

@@ -147,6 +147,22 @@ async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: P
     assert {*tmp_path.rglob("*")} == {*folders.values()}
 
 
+async def test_what_a_host_adds_to_each_call_is_told_to_the_operator_once_without_its_value() -> None:
+    added = {"toolCallId": "call_secret", "wait_for_previous": True}
+    async with serving("--demo") as process:
+        assert process.stdin is not None
+        await send(process, *(call(number, "list_access_tokens", **added) for number in (2, 3)))
+        assert process.stdout is not None
+        answers = await receive(process.stdout, 2)
+        await process.stdin.aclose()
+        told = " ".join((await read_to_end(process.stderr)).decode().split())
+
+    assert [answer["result"]["isError"] for answer in answers] == [False, False]
+    assert told.count("argument toolCallId") == 1
+    assert told.count("argument wait_for_previous") == 1
+    assert "call_secret" not in told
+
+
 async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() -> None:
     async with serving("--demo") as process:
         assert process.stdout is not None

@@ -684,7 +684,6 @@ NOBODY = httpx.Response(200, json={"entries": []})
     [
         pytest.param(404, NOBODY, "The cluster knows no such thing (404 some_error).", id="not-found"),
         pytest.param(404, refusal(400), "The cluster knows no such thing (404 some_error).", id="neither"),
-        pytest.param(200, refusal(400), "The cluster declined (400 some_error).", id="not-listed"),
     ],
 )
 async def test_a_list_of_nobody_tells_what_the_cluster_said_first(
@@ -701,6 +700,44 @@ async def test_a_list_of_nobody_tells_what_the_cluster_said_first(
         f"The cluster does not find exactly one user local:jane. {said} Better {HOW_TO_WRITE_A_USER}. Without `user`, "
         "everybody's tokens are listed."
     )
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+async def test_a_user_who_was_found_is_not_doubted_where_their_list_is_refused(bench: Bench, status: int) -> None:
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal(status) if request.url.path == PATH else response
+
+    bench.recorder.on_served = answer
+
+    told = await bench.refused("list_access_tokens", {"user": "local:jane"})
+
+    assert told.startswith("The cluster found the user local:jane, but did not list their tokens. The cluster ")
+    assert f"({status} some_error)" in told
+    assert "exactly one user" not in told
+    assert "Better" not in told
+
+
+async def test_of_a_user_s_list_that_goes_on_the_key_is_doubted_too(bench: Bench) -> None:
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal(400) if request.url.path == PATH else response
+
+    bench.recorder.on_served = answer
+
+    told = await bench.refused("list_access_tokens", {"user": "local:jane", "after": "7"})
+
+    assert "`after` has to be as the answer before gave it" in told
+
+
+async def test_a_user_whom_nobody_may_look_up_is_not_said_to_be_found_or_not(bench: Bench) -> None:
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal(404) if request.url.path == PATH else refusal(403)
+
+    bench.recorder.on_served = answer
+
+    told = await bench.refused("list_access_tokens", {"user": "local:jane"})
+
+    assert told.startswith("The cluster did not list the tokens of local:jane. The cluster knows no such thing (404")
+    assert "Nor did it tell who that is." in told
 
 
 async def test_a_name_of_two_users_gets_no_token(bench: Bench) -> None:
@@ -893,9 +930,7 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
         pytest.param(
             "list_access_tokens",
             {"x\n" * 100: 1},
-            'list_access_tokens has no argument "'
-            + "x\\n" * 19
-            + 'x…"; nearest is `user`. It takes user, after, limit.',
+            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…": leave this out. It takes user, after, limit.',
             id="hostile-name",
         ),
         pytest.param(
@@ -938,7 +973,7 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
         pytest.param(
             "create_access_token",
             {"user": None, "ttl": 5},
-            "`user` must be text. Whom the token authenticates: self, local:NAME, ad:DOMAIN\\NAME, ldap_user:NAME, "
+            "`user` is missing. Whom the token authenticates: self, local:NAME, ad:DOMAIN\\NAME, ldap_user:NAME, "
             "uid:N, auth_id:N, sid:S-1-… or NAME.\n"
             'create_access_token has no argument "ttl"; nearest is `expiration_time`: '
             "Duration from now (90d, 12h, P90D), "
@@ -1021,7 +1056,11 @@ async def test_a_read_only_server_reads_and_does_not_know_how_to_write(bench: Be
         refused = Told.of(await client.call_tool("create_access_token", {"user": "self"}))
 
     assert not listed.is_error
-    assert (refused.is_error, refused.text) == (True, "Unknown tool: create_access_token")
+    assert (refused.is_error, refused.text) == (
+        True,
+        'There is no tool "create_access_token": this server only reads. '
+        "The tools are list_access_tokens, get_access_token, audit_access_tokens.",
+    )
     assert not bench.settings.state_dir.joinpath("journal.lock").exists()
 
 

@@ -4,11 +4,12 @@ The SDK drops unknown arguments in silence, quotes what was given in its errors,
 publishes schemas with `$ref` and `anyOf`, on which several hosts fail. A `StrictTool` does none of that.
 """
 
-import difflib
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import cache
 from typing import Any, Final, Self, cast
 
 import anyio
@@ -24,13 +25,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.consent import NoYes
 from token_tools.errors import TokenToolsError
-from token_tools.quotation import cut, is_secret, quote
+from token_tools.mistakes import tell_unknown_argument
+from token_tools.quotation import cut, is_secret
 from token_tools.redaction import redact
 
-LONGEST_ARGUMENT_NAME: Final = 40
-LONGEST_COMPARED: Final = 200
-"""Characters of a name that are compared with others."""
-
+_LOG: Final = logging.getLogger(__name__)
 LONGEST_ARGUMENT: Final = 4_096
 """Characters of an argument; no pattern sees a longer one."""
 
@@ -40,38 +39,28 @@ MOST_ARGUMENTS: Final = 1_000
 MOST_MISTAKES: Final = 8
 """Mistakes in the arguments of one call that are told."""
 
-LIKELY: Final = 0.6
-"""How alike two names are that mean the same, from 0 to 1."""
-
 Schema = dict[str, Any]
 """A JSON schema."""
 
 _PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
 _EXPLAIN: Final[ContextVar[Callable[[NoYes], str]]] = ContextVar("explain")
 _NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
-_MEANT: Final = {
-    "id": ["token_id", "token", "key_id", "access_token_id"],
-    "enabled": ["disabled", "active", "state", "status", "disable", "enable"],
-    "expiring_within": ["within", "days", "window", "expires_within"],
-    "report": ["format", "output", "file"],
-    "user": [
-        "username",
-        "user_name",
-        "owner",
-        "identity",
-        "account",
-        "name",
-        "for_user",
-        "auth_id",
-        "uid",
-        "sid",
-        "domain",
-    ],
-    "after": ["cursor", "page_token", "next", "offset", "page", "start_after", "next_page", "next_after", "key"],
-    "limit": ["page_size", "per_page", "max_results", "count", "size", "first", "max", "top"],
-    "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
+_ADDED_BY_HOSTS: Final = {
+    # n8n, to every tool of a workflow: n8n-io/n8n#21500, n8n-io/n8n#37308
+    "toolCallId",
+    "sessionId",
+    "action",
+    "chatInput",
+    "tool",
+    "wait_for_previous",  # Gemini CLI: google-gemini/gemini-cli#27403
+    "task_progress",  # Cline: cline/cline#9684, cline/cline#10426
+    "explanation",  # Amazon Q: Amazon-Q-Developer/language-servers#1717
+    "__tool_use_purpose",  # Kiro CLI writes it into the input of each tool; seen in what its hooks are given
+    # What several clients were seen to add: cyanheads/mcp-ts-core#453
+    "_meta",
+    "tool_call_description",
 }
-"""What models call an argument, by the name that it really has."""
+"""Arguments that no model wrote and no model can leave out."""
 _WITH_UNIT: Final = {"expiration_time", "expiring_within"}
 """The arguments for which a number lacks its unit."""
 
@@ -95,9 +84,26 @@ class StrictMetadata(FuncMetadata):
     """Arguments as they came: a user named `null` or `[1]` stays the text that it is."""
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The arguments without those that are null where they may be absent: models write both for the same."""
-        optional = {name for name, field in self.arg_model.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in data.items() if value is not None or name not in optional}
+        """The arguments that say something.
+
+        Models that have to write every argument write null or "" for those that they do not mean, and hosts add some of
+        their own.
+        """
+        added = _ADDED_BY_HOSTS.difference(self.arg_model.model_fields).intersection(data)
+        for name in sorted(added):
+            _report_added(name)
+        return {name: value for name, value in data.items() if name not in added and not is_empty(value)}
+
+
+@cache
+def _report_added(name: str) -> None:
+    """Tell the operator, once."""
+    _LOG.warning("The host adds an argument %s to the calls of tools; it is ignored", name)
+
+
+def is_empty(value: object) -> bool:
+    """Whether an argument is there and says nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 class StrictArguments(ArgModelBase):
@@ -150,17 +156,18 @@ class StrictTool(Tool):
         if len(arguments) > MOST_ARGUMENTS:
             properties: Mapping[str, Schema] = self.parameters["properties"]
             raise self._refuse(f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(properties)}.")
+        given = self.fn_metadata.pre_parse_json(arguments)
         try:
-            self.fn_metadata.validate_arguments(arguments)
+            self.fn_metadata.validate_arguments(given)
         except ValidationError as invalid:
             # A union reports once for each of its members: one line an argument is enough.
             mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
-            told = [self._tell_mistake(*mistake) for mistake in [*mistakes.items()][:MOST_MISTAKES]]
+            told = [self._tell_mistake(*mistake, given) for mistake in [*mistakes.items()][:MOST_MISTAKES]]
             raise self._refuse("\n".join(told)) from None
         with anyio.CancelScope() as patience:
             _PATIENCE.set(patience)
             try:
-                return await super().run(arguments, context, convert_result)
+                return await super().run(given, context, convert_result)
             except ToolError as failure:
                 raise self._retell(failure) from failure.__cause__
             except MCPError:
@@ -191,11 +198,11 @@ class StrictTool(Tool):
     def _changes_tokens(self) -> bool:
         return self.annotations is not None and self.annotations.destructive_hint is True
 
-    def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:
+    def _tell_mistake(self, name: str, mistake: ErrorDetails, given: Collection[str]) -> str:
         schema = self.parameters["properties"].get(name, {})
         match mistake:
             case {"type": "extra_forbidden"}:
-                return self._tell_unknown(name)
+                return tell_unknown_argument(self.name, name, self.parameters["properties"], given)
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
             case {"type": kind} if kind in _RULES:
@@ -206,15 +213,6 @@ class StrictTool(Tool):
                 return f"`{name}` {error}."
             case _:
                 return f"`{name}` must be {_tell_type(schema)}."
-
-    def _tell_unknown(self, name: str) -> str:
-        properties: Mapping[str, Schema] = self.parameters["properties"]
-        nearest, is_near = find_nearest(name[:LONGEST_COMPARED], [*properties])
-        told = f"{self.name} has no argument {quote(name, longest=LONGEST_ARGUMENT_NAME)}"
-        if "user" not in properties and name.lower() in {"user", *_MEANT["user"]}:
-            return f"{told}: call list_access_tokens with a user to find the id. It takes {', '.join(properties)}."
-        description = f": {properties[nearest]['description']}" if is_near else "."
-        return f"{told}; nearest is `{nearest}`{description} It takes {', '.join(properties)}."
 
 
 async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -245,13 +243,6 @@ def wait_for_answer(patience: timedelta, explain: Callable[[NoYes], str]) -> Non
 def stop_waiting() -> None:
     """The call may take its time again: the question is answered."""
     _PATIENCE.get().deadline = math.inf
-
-
-def find_nearest(name: str, accepted: list[str]) -> tuple[str, bool]:
-    """The one of the accepted names that was most likely meant, and whether that is likely at all."""
-    words = {word: real for real in accepted for word in [real, *_MEANT.get(real, [])]}
-    [word] = difflib.get_close_matches(name.lower(), words, n=1, cutoff=0)
-    return words[word], bool(difflib.get_close_matches(name.lower(), [word], cutoff=LIKELY))
 
 
 def flatten(schema: Schema) -> Schema:
@@ -301,7 +292,7 @@ def _tell_type(schema: Schema) -> str:
     match schema:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"
-        case {"enum": choices}:
-            return f"{' or '.join(choices)}, or absent"
+        case {"enum": [*others, last]}:
+            return f"{', '.join(others)} or {last}"
         case _:
             return "true or false, as JSON writes them"

@@ -14,6 +14,7 @@ from mcp.server.mcpserver import MCPServer
 
 from token_tools import __version__, prompts
 from token_tools.calls import refuse_secret_names
+from token_tools.catalogue import Catalogue
 from token_tools.client import connect
 from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery, choose_delivery
@@ -87,6 +88,11 @@ def create_server(
                 patience=patience,
             )
 
+    catalogue = (
+        Catalogue(READING, prompts.READING, withheld=[named.name for named in (*WRITING, *prompts.WRITING)])
+        if settings.read_only
+        else Catalogue((*READING, *WRITING), (*prompts.READING, *prompts.WRITING))
+    )
     server = MCPServer(
         NAME,
         title=TITLE,
@@ -96,14 +102,14 @@ def create_server(
             f"It serves the cluster {settings.address} and no other. "
             f"{_tell_secrecy(settings)}"
         ),
-        tools=[*READING] if settings.read_only else [*READING, *WRITING],
+        tools=[*catalogue.tools],
         lifespan=lifespan,
         log_level="WARNING",
         subscriptions=False,
         cache_hints=dict.fromkeys(_UNCHANGING, CacheHint(ttl_ms=_HOUR, scope="private")),
-        middleware=[refuse_secret_names],
+        middleware=[refuse_secret_names, catalogue],
     )
-    for prompt in [*prompts.READING] if settings.read_only else [*prompts.READING, *prompts.WRITING]:
+    for prompt in catalogue.prompts:
         server.add_prompt(prompt)
     return server
 

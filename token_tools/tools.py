@@ -30,7 +30,6 @@ from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePl
 from token_tools.questions import tell_by_hand, tell_no_yes, tell_question
 from token_tools.quotation import LONGEST, cut
 from token_tools.redaction import redact
-from token_tools.report import Format
 from token_tools.summary import (
     ChangedToken,
     DeletedToken,
@@ -128,10 +127,10 @@ async def audit_access_tokens(
         Field(description=f"How soon is soon to expire: a duration such as {SOON} or 2w; {SOON} if absent."),
     ] = SOON,
     report: Annotated[
-        Format | None,
-        Field(description="Also write a file of all tokens with their findings: csv or json; none if absent."),
+        Literal["csv", "json", "none"],
+        Field(description="csv or json also writes a file of all tokens with their findings; none if absent."),
         BeforeValidator(_read_word),
-    ] = None,
+    ] = "none",
 ) -> Annotated[CallToolResult, AuditReport]:
     """What is a risk about all tokens; it tells its progress to a client that wants to know."""
     workflows = ctx.request_context.lifespan_context
@@ -139,7 +138,8 @@ async def audit_access_tokens(
     async def tell_progress(seen: int) -> None:
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
 
-    review = await workflows.audit_tokens(parse_duration(expiring_within), report=report, tell_progress=tell_progress)
+    chosen = None if report == "none" else report
+    review = await workflows.audit_tokens(parse_duration(expiring_within), report=chosen, tell_progress=tell_progress)
     return _answer(summarize_review(review, address=workflows.address))
 
 

@@ -130,7 +130,9 @@ class Workflows:
         try:
             part = await read_part(self.cluster, user=who, after=after, limit=limit)
         except (NotFound, Rejected) as failure:
-            raise _tell_nobody(who, doubt or failure, EVERYBODY) from failure
+            if isinstance(doubt, NotFound | Rejected):
+                raise _tell_nobody(who, doubt, EVERYBODY) from failure
+            raise _tell_unlisted(who, doubt, failure, after) from failure
         if not part.tokens and isinstance(doubt, NotFound | Rejected):
             # The filter drops the domain, so what it finds may be a namesake: nobody is no user without tokens.
             raise _tell_nobody(who, doubt, EVERYBODY)
@@ -170,10 +172,7 @@ class Workflows:
         try:
             return await read_part(self.cluster, after=after, limit=limit)
         except Rejected as failure:
-            hint = (
-                "" if after is None else " `after` has to be as the answer before gave it; without it, all begins anew."
-            )
-            raise Rejected(f"{failure}{hint}") from failure
+            raise Rejected(f"{failure}{_tell_key(after)}") from failure
 
     async def get_token(self, token_id: str) -> Portrait:
         """One token, its user's others, and whether it is the server's own.
@@ -689,3 +688,19 @@ def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFo
         name = tell_name(who.name)
         better = rf"say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}"
     return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {better}.{besides}")
+
+
+def _tell_unlisted(
+    who: Identity, doubt: ClusterError | None, failure: NotFound | Rejected, after: str | None
+) -> ClusterError:
+    """That the list was refused; that nobody is meant is only said where the cluster said so."""
+    key = _tell_key(after) if isinstance(failure, Rejected) else ""
+    if doubt is None:
+        return type(failure)(f"The cluster found the user {who}, but did not list their tokens. {failure}{key}")
+    return type(failure)(
+        f"The cluster did not list the tokens of {who}. {failure}{key} Nor did it tell who that is. {doubt}"
+    )
+
+
+def _tell_key(after: str | None) -> str:
+    return "" if after is None else " `after` has to be as the answer before gave it; without it, all begins anew."
