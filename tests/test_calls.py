@@ -23,7 +23,7 @@ class Switched(BaseModel):
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
 @pytest.mark.parametrize(
-    "user", [{"oops": 1}, {"auth_id": "500"}, {}, True, ["jane"]], ids=["other", "identity", "empty", "truth", "list"]
+    "user", [{"oops": 1}, {}, True, ["jane"], 1e30], ids=["other", "empty", "truth", "list", "float"]
 )
 async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     bench: Bench, tool: str, user: object
@@ -68,10 +68,17 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
     [
         (
             {"user": 500},
-            '`user` must be text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number '
-            "may have lost digits on its way here.",
+            "`user` must be text. Write uid:500, auth_id:500 or name:500.",
         ),
-        ({"user": "jane", "expiration_time": 90}, '`expiration_time` must be text with a unit, such as "90d".'),
+        ({"user": {"auth_id": "500"}}, "`user` must be text. Write auth_id:500."),
+        (
+            {"user": "jane", "expiration_time": 90},
+            "`expiration_time` must be text with a unit: write 90d or 90h or 90s.",
+        ),
+        (
+            {"user": "jane", "expiration_time": 1801414800},
+            "`expiration_time` must be text with a unit: write 2027-01-31T17:00:00Z if it counts from 1970.",
+        ),
         (
             {"user": "jane", "ttl": "90d"},
             'create_access_token has no argument "ttl"; nearest is `expiration_time`: Duration from now (90d, 12h, '
@@ -79,7 +86,7 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             "It takes user, expiration_time.",
         ),
     ],
-    ids=["number", "number-without-unit", "unknown"],
+    ids=["number", "object", "number-without-unit", "number-of-seconds", "unknown"],
 )
 async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
     assert await bench.refused("create_access_token", arguments) == told

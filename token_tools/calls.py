@@ -24,8 +24,10 @@ from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, 
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.errors import TokenToolsError
+from token_tools.identity import propose_user
 from token_tools.quotation import cut, is_secret, quote
 from token_tools.redaction import redact
+from token_tools.times import propose_expiry, propose_units
 
 LONGEST_ARGUMENT_NAME: Final = 40
 LONGEST_COMPARED: Final = 200
@@ -71,9 +73,6 @@ _MEANT: Final = {
     "expiration_time": ["ttl", "expires", "expiry", "expires_at", "expires_in", "lifetime", "duration", "days"],
 }
 """What models call an argument, by the name that it really has."""
-_WITH_UNIT: Final = {"expiration_time", "expiring_within"}
-"""The arguments for which a number lacks its unit."""
-
 
 _RULES: Final = {
     "string_pattern_mismatch": (
@@ -262,16 +261,25 @@ def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 def _tell_text(name: str, given: object, schema: Schema) -> str:
     """What text to write instead of something else; only a number is probably the right thing in the wrong form."""
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        return f"text. {schema['description']}"
-    if name in _WITH_UNIT:
-        return 'text with a unit, such as "90d".'
-    if name == "user":
-        return (
-            'text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number may have lost '
-            "digits on its way here."
-        )
-    return "text in quotes: a JSON number may have lost digits on its way here."
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    match name:
+        case "expiration_time" if is_number:
+            told = f"text with a unit: write {propose_expiry(str(given))}."
+        case "expiring_within" if is_number:
+            told = f"text with a unit: write {propose_units(str(given))}."
+        case "user":
+            told = f"text. Write {propose_user(given)}."
+        case "id" if is_number:
+            told = (
+                "text: write its digits in quotes, as list_access_tokens tells them; long JSON numbers may be inexact."
+            )
+        case "id" if isinstance(given, list):
+            told = "text: the digits of one token. Make one call for each."
+        case "after":
+            told = "the `after` of the previous answer, as it stands there; leave it out for the first page."
+        case _:
+            told = f"text. {schema['description']}"
+    return told
 
 
 def _tell_type(schema: Schema) -> str:
