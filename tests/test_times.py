@@ -266,7 +266,7 @@ def test_an_expiry_in_doubt_is_refused_with_the_present_time(text: str, why: str
         parse_expiry(text, now=NOW)
 
 
-@pytest.mark.parametrize("form", ["2027-02-22T09:00:00Z", "90d", "12h", "P90D", "never"])
+@pytest.mark.parametrize("form", ["2027-02-22T09:00:00Z", "90d", "12h", "1d", "never"])
 def test_each_form_that_an_error_gives_can_be_copied(form: str) -> None:
     with pytest.raises(Refusal, match=form):
         parse_expiry("soon", now=NOW)

@@ -301,7 +301,7 @@ def _check_future(time: datetime, now: datetime) -> datetime:
 
 def _tell_forms(now: datetime) -> str:
     time = format_instant((now + EXAMPLE).replace(second=0, microsecond=0))
-    return f"Write a duration such as 90d, 12h or P90D, a time such as {time}, or {NEVER}, or leave it out"
+    return f"Write a duration such as 1d, 12h or 90d, a time such as {time}, or {NEVER}, or leave it out"
 
 
 def names_lifetime(text: str) -> bool:
