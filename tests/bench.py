@@ -22,6 +22,8 @@ from token_tools.settings import Settings
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 PATIENCE = 10
+NOTHING = "Nothing was done. "
+WRITING = {"create_access_token", "update_access_token", "delete_access_token", "rotate_access_token"}
 PATH = "/v1/auth/access-tokens/"
 ADMIN = Account(
     auth_id="500",
@@ -121,6 +123,19 @@ class Bench:
         assert told.is_error
         assert told.fields is None
         return told.text
+
+    async def undone(
+        self,
+        tool: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        human: ElicitationFnT | None = None,
+        **changes: object,
+    ) -> str:
+        """The same of a call that changed nothing, without the words that say so where it could have."""
+        told = await self.refused(tool, arguments, human=human, **changes)
+        assert told.startswith(NOTHING) is (tool in WRITING)
+        return told.removeprefix(NOTHING)
 
     def at(self, setting: str, folder: Path) -> "Bench":
         """The same with another folder for what this setting is about."""

@@ -137,10 +137,9 @@ async def test_nobody_is_asked_where_the_operator_wants_it_so(
     ],
 )
 async def test_without_a_clear_yes_nothing_is_done(bench: Bench, answer: ElicitResult, said: str) -> None:
-    told = await bench.refused("create_access_token", FOR_EVER, human=Human([answer]))
+    told = await bench.undone("create_access_token", FOR_EVER, human=Human([answer]))
 
     assert said in told
-    assert "nothing was done" in told
     assert bench.tokens_of(JANE) == []
     assert not bench.settings.delivery_dir.exists()
 
@@ -179,9 +178,9 @@ async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp
     bench = make_bench("legacy", tmp_path)
     bench.patience = timedelta(milliseconds=50)
 
-    told = await bench.refused("create_access_token", FOR_EVER, human=never_answer)
+    told = await bench.undone("create_access_token", FOR_EVER, human=never_answer)
 
-    assert told == "Nobody answered the question in time, so nothing was done. Call again to ask again."
+    assert told == "Nobody answered the question in time. Call again to ask again."
     assert bench.tokens_of(JANE) == []
 
 
@@ -278,7 +277,7 @@ async def test_of_two_equal_calls_at_once_each_consent_makes_one_token(bench: Be
     made = [one for one in told if not one.is_error]
     assert len(bench.tokens_of(JANE)) == len(made)
     assert len(made) == len(set(human.asked))
-    assert all("its answer is used up. Nothing was done." in one.text for one in told if one.is_error)
+    assert all("its answer is used up." in one.text for one in told if one.is_error)
 
 
 async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path: Path) -> None:
@@ -289,9 +288,9 @@ async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path
 
     bench = make_bench("legacy", tmp_path)
 
-    told = await bench.refused("create_access_token", FOR_EVER, human=fail)
+    told = await bench.undone("create_access_token", FOR_EVER, human=fail)
 
-    assert told == "The client could not put the question to a human, so nothing was done. Call again to ask again."
+    assert told == "The client could not put the question to a human. Call again to ask again."
     assert bench.tokens_of(JANE) == []
 
 
@@ -301,12 +300,12 @@ async def test_what_changed_while_the_human_thought_is_seen(bench: Bench) -> Non
             bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
         return AGREES
 
-    told = await bench.refused("create_access_token", FOR_EVER, human=think)
+    told = await bench.undone("create_access_token", FOR_EVER, human=think)
 
     first, second = bench.tokens_of(JANE)
     assert told == (
-        f"local:jane has 2 access tokens already, as many as a user can have: {first.id} and {second.id}. Nothing was "
-        "done; one of them has to be deleted first."
+        f"local:jane has 2 access tokens already, as many as a user can have: {first.id} and {second.id}. One of "
+        "them has to be deleted first."
     )
     assert bench.recorder.bodies("POST", PATH) == []
 
@@ -317,9 +316,9 @@ async def test_an_expiry_that_passes_while_the_human_thinks_is_no_expiry(bench: 
         return AGREES
 
     arguments = {"user": "local:jane", "expiration_time": "5min"}
-    told = await bench.refused("create_access_token", arguments, human=think, confirm="all")
+    told = await bench.undone("create_access_token", arguments, human=think, confirm="all")
 
-    assert told == "The expiry has passed meanwhile. Nothing was done."
+    assert told == "The expiry has passed meanwhile."
     assert bench.recorder.bodies("POST", PATH) == []
 
 

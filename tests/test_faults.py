@@ -17,7 +17,7 @@ import httpx
 import pytest
 import stamina
 
-from tests.bench import AD_JANE, ADMIN, JANE, NOW, PATH, Bench, Human, Told, make_bench, refusal
+from tests.bench import AD_JANE, ADMIN, JANE, NOTHING, NOW, PATH, WRITING, Bench, Human, Told, make_bench, refusal
 from tests.sandbox_process import running_sandbox
 from tests.secrets import find_secrets
 from token_tools.client import connect
@@ -78,6 +78,14 @@ def break_at(bench: Bench, endpoint: Endpoint, fault: Fault) -> None:
     bench.recorder.cluster = httpx.ASGITransport(Faults(create_app(bench.cluster), {endpoint: fault}))
 
 
+def check_that_it_says_whether_anything_was_done(bench: Bench, told: Told, *, is_changed: bool) -> None:
+    """The first words of an error say that nothing was done if no write was sent, and never if it was carried out."""
+    sent = [one for one in bench.recorder.requests if one.method in {"PATCH", "DELETE"} or one.url.path == PATH]
+    is_sent = any(one.method != "GET" for one in sent)
+    assert not (told.text.startswith(NOTHING) and is_changed)
+    assert told.text.startswith(NOTHING) or is_sent
+
+
 @pytest.mark.parametrize(
     ("endpoint", "fault", "outcome"),
     [
@@ -102,6 +110,8 @@ async def test_a_create_ends_in_a_token_delivered_or_in_a_clear_error(
     assert len(bench.tokens_of(user)) - before == (outcome != "nothing")
     assert len(files) == (outcome == "made")
     assert len(bench.recorder.bodies("POST", "/v1/auth/access-tokens/")) <= 1
+    if told.is_error:
+        check_that_it_says_whether_anything_was_done(bench, told, is_changed=outcome == "orphan")
     if outcome == "orphan":
         [orphan] = bench.tokens_of(JANE)
         assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane" in told.text
@@ -258,6 +268,8 @@ async def test_every_other_tool_does_it_or_says_what_is_the_case(
     assert changed.get(tool, there != [token]) is (ending != "nothing" and tool in changed)
     assert len([one for one in bench.recorder.requests if one.method in {"PATCH", "DELETE"}]) <= 1
     assert len(bench.recorder.bodies("POST", PATH)) <= 1
+    if told.is_error and tool in WRITING:
+        check_that_it_says_whether_anything_was_done(bench, told, is_changed=ending == "unsaid")
     if ending == "unsaid":
         [new] = [one for one in there if one.id != token.id]
         assert f'delete_access_token(id="{new.id}")' in told.text
@@ -568,7 +580,7 @@ async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
     listed = await bench.call("list_access_tokens")
 
     assert told.is_error
-    assert told.text.startswith("The journal ")
+    assert told.text.startswith("Nothing was done. The journal ")
     assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
     assert not listed.is_error
     assert "cannot be written" in caplog.text
@@ -639,10 +651,10 @@ async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(
 
     for expiration_time in ("31d", "never", "2027-01-01T00:00:00Z"):
         arguments = {"user": "local:jane", "expiration_time": expiration_time}
-        told = await bench.refused("create_access_token", arguments, max_lifetime=month)
+        told = await bench.undone("create_access_token", arguments, max_lifetime=month)
         assert told == (
             "QUMULO_MAX_LIFETIME allows 30 days at most, so `expiration_time` can be 2026-12-24 09:00 UTC at the "
-            "latest. Nothing was done."
+            "latest."
         )
     assert bench.recorder.seen() == []
     made = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=month)

@@ -482,7 +482,7 @@ async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: 
     folder.mkdir(mode=0o700)
     (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(JournalError, match="Nothing was asked of the cluster"):
+    with pytest.raises(JournalError, match="symbolic links"):
         await finish(journal_in(folder), "made")
 
     assert not (tmp_path / "elsewhere").exists()
@@ -506,7 +506,7 @@ sys.stdin.read()
         assert holder.stdout.readline() == "held\n"
         journal = Journal(folder, cluster="c", clock=lambda: NOW, patience=0.05)
         with anyio.fail_after(PATIENCE):
-            with pytest.raises(JournalError, match=r"held by another process\. Nothing was asked of the cluster"):
+            with pytest.raises(JournalError, match=r"held by another process"):
                 await finish(journal, "made")
             told = await journal.conclude(before, "made")
 

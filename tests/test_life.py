@@ -36,8 +36,8 @@ def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noq
 def lockout(own: Token, deed: str) -> str:
     """The refusal to do that to the server's own token."""
     return (
-        f"This server itself runs on token {own.id}, so it will not {deed}: it would lock itself out. Nothing was "
-        "done. To replace it, call rotate_access_token and let the server run on the new one."
+        f"This server itself runs on token {own.id}, so it will not {deed}: it would lock itself out. "
+        "To replace it, call rotate_access_token and let the server run on the new one."
     )
 
 
@@ -127,7 +127,7 @@ async def test_get_tells_what_it_could_not_find_out(bench: Bench) -> None:
 
 @pytest.mark.parametrize("tool", ["get_access_token", "delete_access_token", "rotate_access_token"])
 async def test_an_id_that_no_token_has_is_said_to_be_none(bench: Bench, tool: str) -> None:
-    told = await bench.refused(tool, {"id": "123"})
+    told = await bench.undone(tool, {"id": "123"})
 
     assert told.startswith("There is no access token 123. The cluster knows no such thing (404")
     assert told.endswith("list_access_tokens tells the ids.")
@@ -230,7 +230,7 @@ async def test_update_sends_nothing_if_the_token_is_like_that_already(bench: Ben
 
 
 async def test_update_wants_something_to_do(bench: Bench) -> None:
-    told = await bench.refused("update_access_token", {"id": make(bench).id})
+    told = await bench.undone("update_access_token", {"id": make(bench).id})
 
     assert told == "Nothing to do: give `enabled`, `expiration_time`, or both."
     assert bench.recorder.seen() == []
@@ -241,7 +241,7 @@ async def test_update_keeps_to_the_longest_lifetime(bench: Bench) -> None:
 
     for expiration_time in ("31d", "never"):
         arguments = {"id": make(bench).id, "expiration_time": expiration_time}
-        told = await bench.refused("update_access_token", arguments, max_lifetime=month)
+        told = await bench.undone("update_access_token", arguments, max_lifetime=month)
         assert told.startswith("QUMULO_MAX_LIFETIME allows 30 days at most")
     assert bench.recorder.seen() == []
 
@@ -348,7 +348,7 @@ async def test_a_default_lifetime_that_is_not_allowed_is_no_matter_to_an_update(
 async def test_the_token_that_the_server_runs_on_is_not_cut_off(bench: Bench, arguments: dict[str, Any]) -> None:
     own = own_token(bench)
 
-    told = await bench.refused("update_access_token", {"id": own.id, **arguments}, confirm="none")
+    told = await bench.undone("update_access_token", {"id": own.id, **arguments}, confirm="none")
 
     assert told == lockout(own, "disable it or shorten its life")
     assert bench.cluster.tokens[own.id] == own
@@ -374,8 +374,8 @@ async def test_a_token_that_changed_while_the_human_thought_is_left_alone(bench:
 
     for tool, arguments in (("update_access_token", {"expiration_time": "90d"}), ("delete_access_token", {})):
         bench.cluster.tokens[token.id] = token
-        told = await bench.refused(tool, {"id": token.id, **arguments}, human=think)
-        assert told == f"Token {token.id} was changed meanwhile. Nothing was done. Call again to see how it is now."
+        told = await bench.undone(tool, {"id": token.id, **arguments}, human=think)
+        assert told == f"Token {token.id} was changed meanwhile. Call again to see how it is now."
     assert changes_sent(bench, token) == []
     assert token.id in bench.cluster.tokens
 
@@ -459,9 +459,9 @@ async def test_a_disabled_token_is_deleted_without_advice(bench: Bench) -> None:
 async def test_a_deletion_that_is_turned_down_is_none(bench: Bench) -> None:
     token = make(bench)
 
-    told = await bench.refused("delete_access_token", {"id": token.id}, human=Human([DECLINES]))
+    told = await bench.undone("delete_access_token", {"id": token.id}, human=Human([DECLINES]))
 
-    assert told.startswith("The human did not agree, so nothing was done.")
+    assert told.startswith("The human did not agree.")
     assert token.id in bench.cluster.tokens
     assert not (bench.settings.state_dir / "journal.jsonl").exists()
 
@@ -478,7 +478,7 @@ async def test_a_client_that_cannot_ask_is_told_how_to_delete_by_hand(bench: Ben
 async def test_the_token_that_the_server_runs_on_is_not_deleted(bench: Bench) -> None:
     own = own_token(bench)
 
-    told = await bench.refused("delete_access_token", {"id": own.id}, confirm="none")
+    told = await bench.undone("delete_access_token", {"id": own.id}, confirm="none")
 
     assert told == lockout(own, "delete it")
     assert own.id in bench.cluster.tokens
@@ -664,7 +664,7 @@ async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(bench: 
         del bench.cluster.tokens[old.id]
         return AGREES
 
-    told = await bench.refused("rotate_access_token", {"id": old.id}, human=think, confirm="all")
+    told = await bench.undone("rotate_access_token", {"id": old.id}, human=think, confirm="all")
 
     assert told.startswith(f"There is no access token {old.id}.")
     assert bench.tokens_of(JANE) == []
@@ -673,11 +673,11 @@ async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(bench: 
 async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made(bench: Bench) -> None:
     old, other = make(bench), make(bench, expiration_time=None)
 
-    told = await bench.refused("rotate_access_token", {"id": old.id}, confirm="none")
+    told = await bench.undone("rotate_access_token", {"id": old.id}, confirm="none")
 
     assert told == (
         "local:jane has 2 access tokens already, as many as a user can have, so there is no place for a new one. "
-        f"Nothing was done. The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. If nothing uses "
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. If nothing uses "
         f'it: update_access_token(id="{other.id}", enabled=false), watch, delete_access_token(id="{other.id}"), '
         "and rotate again."
     )
@@ -689,10 +689,10 @@ async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> 
     """Whether disabled tokens count is only known to the cluster."""
     old, other = make(bench), make(bench, enabled=False)
 
-    told = await bench.refused("rotate_access_token", {"id": old.id}, confirm="none")
+    told = await bench.undone("rotate_access_token", {"id": old.id}, confirm="none")
 
     assert told.endswith(
-        "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. Nothing was done. "
+        "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. "
         f"The other is {other.id}, made 2026-10-15 09:00 UTC, disabled, expires 2027-01-13 09:00 UTC (in 50 days). If "
         f'nobody wants it back: delete_access_token(id="{other.id}"), then rotate again.'
     )
@@ -820,10 +820,10 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
     assert f'delete_access_token(id="{token.id}")' in told
     assert [line["result"] for line in read_journal(bench)] == ["intended", "stranded"]
 
-    again = await bench.refused("rotate_access_token", {"id": old.id})
+    again = await bench.undone("rotate_access_token", {"id": old.id})
 
     assert again == (
-        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. Nothing was done now. The new token {token.id} "
+        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. The new token {token.id} "
         "is no good: it did not prove to work, and it could not be deleted. "
         f'delete_access_token(id="{token.id}"), then rotate again.'
     )
@@ -854,10 +854,10 @@ async def test_a_rotate_that_is_repeated_makes_no_third_token_but_tells_of_the_s
     first = await bench.call("rotate_access_token", {"id": old.id})
     bench.cluster.tokens[old.id] = replace(old, enabled=False)
 
-    again = await bench.refused("rotate_access_token", {"id": old.id})
+    again = await bench.undone("rotate_access_token", {"id": old.id})
 
     assert again == (
-        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. Nothing was done now. The new token is "
+        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. The new token is "
         f"{first.fields['id']}; it is enabled, expires 2027-02-22 09:00 UTC (in 90 days), and its bearer token is in "
         f"{first.fields['bearer_token_in']}. What remains: 1. Put it where the old one is used. 2. Test that. "
         f'3. update_access_token(id="{old.id}", enabled=false). '

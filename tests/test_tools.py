@@ -532,18 +532,18 @@ async def test_inline_delivery_puts_the_token_into_both_channels(bench: Bench) -
 async def test_a_third_token_is_refused_before_it_is_asked_for(bench: Bench) -> None:
     two = [bench.cluster.create_token(JANE.auth_id, creator="500").id for _ in range(2)]
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await bench.undone("create_access_token", {"user": "local:jane"})
 
     assert bench.recorder.bodies("POST", PATH) == []
     assert all(token_id in told for token_id in two)
-    assert "one of them has to be deleted first" in told
+    assert "One of them has to be deleted first" in told
 
 
 async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench: Bench) -> None:
     for enabled in (True, False):
         bench.cluster.create_token(JANE.auth_id, creator="500", enabled=enabled)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await bench.undone("create_access_token", {"user": "local:jane"})
 
     assert len(bench.recorder.bodies("POST", PATH)) == 1
     assert told.startswith("The cluster declined")
@@ -553,7 +553,7 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench
 @pytest.mark.parametrize("user", ["local:jain", "auth_id:999", r"ad:CORP\nobody"], ids=["name", "key", "ad"])
 async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user: str) -> None:
     for tool in ("create_access_token", "list_access_tokens"):
-        told = await bench.refused(tool, {"user": user})
+        told = await bench.undone(tool, {"user": user})
 
         assert told.startswith(
             f"The cluster does not find exactly one user {user}. The cluster knows no such thing (404"
@@ -592,7 +592,7 @@ async def test_a_list_of_nobody_tells_what_the_cluster_said_first(
 
 
 async def test_a_name_of_two_users_gets_no_token(bench: Bench) -> None:
-    told = await bench.refused("create_access_token", {"user": "jane"})
+    told = await bench.undone("create_access_token", {"user": "jane"})
 
     assert told.startswith("The cluster does not find exactly one user jane. The cluster declined (400")
     assert bench.recorder.bodies("POST", PATH) == []
@@ -673,7 +673,7 @@ async def test_a_cluster_that_finds_somebody_else_is_not_believed(bench: Bench) 
 
     bench.recorder.on_served = find_another
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await bench.undone("create_access_token", {"user": "local:jane"})
 
     assert told.startswith(r"The cluster takes local:jane for ad:CORP\jane, which is somebody else.")
     assert bench.recorder.bodies("POST", PATH) == []
@@ -682,7 +682,7 @@ async def test_a_cluster_that_finds_somebody_else_is_not_believed(bench: Bench) 
 async def test_without_a_place_for_the_secret_no_token_is_asked_for(bench: Bench) -> None:
     bench.settings.delivery_dir.parent.write_text("a file where the folder should be")
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await bench.undone("create_access_token", {"user": "local:jane"})
 
     assert bench.recorder.bodies("POST", PATH) == []
     assert told.startswith("A new bearer token cannot be kept in")
@@ -844,7 +844,7 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
 async def test_a_mistaken_argument_is_answered_in_a_line_that_mends_it(
     bench: Bench, tool: str, arguments: dict[str, Any], told: str
 ) -> None:
-    assert await bench.refused(tool, arguments) == told
+    assert await bench.undone(tool, arguments) == told
     assert bench.recorder.seen() == []
 
 
@@ -883,8 +883,22 @@ async def test_a_crash_is_told_without_its_text_and_logged(mode: Mode, caplog: p
     async with answering(mode, crash) as client:
         told = Told.of(await client.call_tool("list_access_tokens"))
 
-    assert (told.is_error, told.text) == (True, "Error executing tool list_access_tokens")
+    assert told.is_error
+    assert told.text == "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
     assert "unexpected exception" in caplog.text
+
+
+async def test_a_crash_of_what_writes_is_told_with_what_is_not_known(mode: Mode) -> None:
+    def crash(_request: httpx.Request) -> httpx.Response:
+        raise RuntimeError("access-v1:own")
+
+    async with answering(mode, crash) as client:
+        told = Told.of(await client.call_tool("create_access_token", {"user": "local:jane"}))
+
+    assert told.is_error
+    assert told.text.endswith(
+        "What was done by then is not known: look at the user's tokens with list_access_tokens before you try again."
+    )
 
 
 async def test_a_read_only_server_reads_and_does_not_know_how_to_write(bench: Bench) -> None:

@@ -74,6 +74,11 @@ _MEANT: Final = {
 }
 """What models call an argument, by the name that it really has."""
 
+_STUMBLED: Final = "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
+_NOT_KNOWN: Final = (
+    "What was done by then is not known: look at the user's tokens with list_access_tokens before you try again."
+)
+
 _RULES: Final = {
     "string_pattern_mismatch": (
         "the digits of a token, about 22 of them, and nothing else; of a user, list_access_tokens(user=…) tells the "
@@ -139,26 +144,46 @@ class StrictTool(Tool):
         """
         if len(arguments) > MOST_ARGUMENTS:
             properties: Mapping[str, Schema] = self.parameters["properties"]
-            raise ToolError(f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(properties)}.")
+            raise self._refuse(f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(properties)}.")
         try:
             self.fn_metadata.validate_arguments(arguments)
         except ValidationError as invalid:
             # A union reports once for each of its members: one line an argument is enough.
             mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
             told = [self._tell_mistake(*mistake) for mistake in [*mistakes.items()][:MOST_MISTAKES]]
-            raise ToolError("\n".join(told)) from None
+            raise self._refuse("\n".join(told)) from None
         with anyio.CancelScope() as patience:
             _PATIENCE.set(patience)
             try:
                 return await super().run(arguments, context, convert_result)
             except ToolError as failure:
-                raise _retell(failure) from failure.__cause__
+                raise self._retell(failure) from failure.__cause__
             except MCPError:
                 # The only thing that a client is asked for in a call is a human's answer.
-                raise ToolError(
-                    "The client could not put the question to a human, so nothing was done. Call again to ask again."
+                raise self._refuse(
+                    "The client could not put the question to a human. Call again to ask again."
                 ) from None
-        raise ToolError("Nobody answered the question in time, so nothing was done. Call again to ask again.")
+        raise self._refuse("Nobody answered the question in time. Call again to ask again.")
+
+    def _refuse(self, told: str) -> ToolError:
+        """The error of a call that changed nothing; where it could have, the first words say so."""
+        return ToolError(told if self._only_reads else f"Nothing was done. {told}")
+
+    def _retell(self, failure: ToolError) -> ToolError:
+        match failure.__cause__:
+            case TokenToolsError() as cause:
+                told = redact(cut(str(cause)))
+                return ToolError(told) if cause.has_begun else self._refuse(told)
+            case ToolError():
+                # Only the SDK raises these, about an answer that does not fit the question.
+                return self._refuse("The answer to the question made no sense. Call again to ask again.")
+            case _:
+                # The SDK logs what caused an error of this kind.
+                return type(failure)(_STUMBLED if self._only_reads else f"{_STUMBLED} {_NOT_KNOWN}")
+
+    @property
+    def _only_reads(self) -> bool:
+        return self.annotations is not None and self.annotations.read_only_hint is True
 
     def _tell_mistake(self, name: str, mistake: ErrorDetails) -> str:
         schema = self.parameters["properties"].get(name, {})
@@ -210,17 +235,6 @@ def wait_for_answer(patience: timedelta) -> None:
 def stop_waiting() -> None:
     """The call may take its time again: the question is answered."""
     _PATIENCE.get().deadline = math.inf
-
-
-def _retell(failure: ToolError) -> ToolError:
-    match failure.__cause__:
-        case TokenToolsError() as cause:
-            return ToolError(redact(cut(str(cause))))
-        case ToolError():
-            # Only the SDK raises these, about an answer that does not fit the question.
-            return ToolError("The answer to the question made no sense, so nothing was done. Call again to ask again.")
-        case _:
-            return failure
 
 
 def find_nearest(name: str, accepted: list[str]) -> tuple[str, bool]:

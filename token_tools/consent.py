@@ -69,5 +69,5 @@ class OpenQuestions:
         if not plan.reasons:
             return
         if self._plans.get(plan.request) is not plan:
-            raise Refusal("This question was answered before, and its answer is used up. Nothing was done.")
+            raise Refusal("This question was answered before, and its answer is used up.")
         del self._plans[plan.request]

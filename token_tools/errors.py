@@ -3,6 +3,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
     TokenToolsError
     ├── SettingsError         the operator: a setting is missing, contradictory or unusable
     ├── DeliveryError         the operator: a new bearer token has no safe place to go
+    │   └── Undelivered       the same, found out when the token was made already
     ├── JournalError          the operator: the journal of what was done cannot be written
     ├── Refusal               the caller: one of our own rules says no; nothing was done
     └── ClusterError
@@ -20,14 +21,22 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
             └── StillThere    the caller: a deletion was asked for, and so far the token is there
 
 The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
-answer of the cluster except as marked data, and never a secret.
+answer of the cluster except as marked data, and never a secret. Only that nothing was done is said elsewhere, once for
+all whose `has_begun` is false.
 """
 
 from datetime import timedelta
+from typing import ClassVar
 
 
 class TokenToolsError(Exception):
-    """The root of all failures that are part of the product."""
+    """The root of all failures that are part of the product.
+
+    `has_begun` is whether a change may have been under way, so that the text says what became of it; otherwise nothing
+    was done.
+    """
+
+    has_begun: ClassVar[bool] = False
 
 
 class SettingsError(TokenToolsError):
@@ -36,6 +45,12 @@ class SettingsError(TokenToolsError):
 
 class DeliveryError(TokenToolsError):
     """A new bearer token cannot be put where the operator wants it."""
+
+
+class Undelivered(DeliveryError):
+    """A new bearer token could not be put there after all; the text tells what became of the token."""
+
+    has_begun = True
 
 
 class JournalError(TokenToolsError):
@@ -97,9 +112,13 @@ class Rejected(ClusterError):
 class Unproved(ClusterError):
     """A new token did not prove to be as it has to be; the text tells what became of it."""
 
+    has_begun = True
+
 
 class UnknownOutcome(ClusterError):
     """A write was asked for and no clear answer came."""
+
+    has_begun = True
 
 
 class StillThere(UnknownOutcome):

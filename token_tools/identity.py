@@ -242,7 +242,7 @@ class Identity(BaseModel):
 
     def _require_somebody(self) -> None:
         if not self.is_somebody:
-            raise Refusal("Nothing is known of this user by which the cluster could be asked. Nothing was done.")
+            raise Refusal("Nothing is known of this user by which the cluster could be asked.")
 
 
 def parse_user(spelling: object) -> "Identity | Literal['self']":

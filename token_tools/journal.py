@@ -139,12 +139,9 @@ class Journal:
         async with AsyncExitStack() as ending:
             held = ExitStack()
             ending.push_async_callback(_give_back, held)
-            try:
-                async with self._locked():
-                    await anyio.to_thread.run_sync(self._hold, intent, held)
-                    await anyio.to_thread.run_sync(self._write, [intent])
-            except JournalError as failure:
-                raise JournalError(f"{failure} Nothing was asked of the cluster.") from failure
+            async with self._locked():
+                await anyio.to_thread.run_sync(self._hold, intent, held)
+                await anyio.to_thread.run_sync(self._write, [intent])
             yield intent
 
     async def conclude(

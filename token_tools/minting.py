@@ -28,6 +28,7 @@ from token_tools.errors import (
     Rejected,
     Unauthenticated,
     Unavailable,
+    Undelivered,
     UnknownOutcome,
     Unproved,
     Unreachable,
@@ -113,7 +114,8 @@ class Mint:
         """One new token. Cancellation waits until this is over; each of its steps has a deadline of its own.
 
         Raises:
-            DeliveryError: If the secret had no place to go: before the token was made, or after, when it was deleted.
+            DeliveryError: If the secret has no place to go; no token was made.
+            Undelivered: If it had none after the token was made; the text tells whether that could be deleted again.
             JournalError: If the intent could not be written; nothing was asked.
             ClusterError: If the cluster declined, or could not be asked; no token was made.
             Unproved: If the new token lives too long or not at all, or is to replace another and does not work; the
@@ -144,11 +146,11 @@ class Mint:
             try:
                 delivered = await reservation.keep(new, order.user)
             except DeliveryError as failure:
-                raise DeliveryError(f"{failure} {await self._withdraw(order, new.id, intent)}") from failure
+                raise Undelivered(f"{failure} {await self._withdraw(order, new.id, intent)}") from failure
             except Exception as crash:  # noqa: BLE001 - it is told and logged, and the token not forgotten
                 _LOG.error("This server stumbled over a %s while it delivered a token", type(crash).__name__)
                 told = "The new bearer token could not be delivered: this server stumbled."
-                raise DeliveryError(f"{told} {await self._withdraw(order, new.id, intent)}") from None
+                raise Undelivered(f"{told} {await self._withdraw(order, new.id, intent)}") from None
             try:
                 found = await self._read_back(order, new.id)
             except _Stray as failure:

@@ -53,7 +53,7 @@ class Policy:
         if self.max_lifetime is not None and latest is not None and (expires is None or expires > latest):
             raise Refusal(
                 f"QUMULO_MAX_LIFETIME allows {tell_duration(self.max_lifetime)} at most, so `expiration_time` can be "
-                f"{tell_time(latest)} at the latest. Nothing was done."
+                f"{tell_time(latest)} at the latest."
             )
         return expires
 
@@ -67,7 +67,7 @@ class Policy:
         by_sid = user.sid is not None and _GROUP_SID.fullmatch(user.sid) is not None
         only_gid = user.gid is not None and user.uid is None
         if user.domain in _GROUP_DOMAINS or by_key or by_sid or only_gid:
-            raise Refusal(f"{user} is a group, and access tokens are for users. Nothing was done.")
+            raise Refusal(f"{user} is a group, and access tokens are for users.")
 
     def find_reasons_to_make(
         self, user: Identity, expires: datetime | None, *, caveat: str | None = None

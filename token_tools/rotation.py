@@ -91,7 +91,7 @@ class Surveyor:
         )
         return Rejected(
             f"{failure} {who} has {len(beside.others) + 1:,} access tokens already, and disabled and expired ones seem "
-            f"to count here. Nothing was done. {dead}"
+            f"to count here. {dead}"
         )
 
     async def _find_made(self, earlier: Sequence[Entry], *, known: set[str]) -> list[AccessToken]:
@@ -111,7 +111,7 @@ class Surveyor:
         for rotation in reversed(earlier):
             if rotation.token_id in made:
                 raise Refusal(
-                    f"Token {old.id} was rotated before, at {tell_time(rotation.time)}. Nothing was done now. "
+                    f"Token {old.id} was rotated before, at {tell_time(rotation.time)}. "
                     f"{await self._tell_made(old, rotation, made[rotation.token_id])}"
                 )
 
@@ -146,7 +146,7 @@ class Surveyor:
             told = [await self._tell_other(old, token, beside.open_intents) for token in live[:FEW]]
             raise Refusal(
                 f"{who} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
-                f"for a new one. Nothing was done. {' '.join(told)}"
+                f"for a new one. {' '.join(told)}"
             )
 
     async def _tell_other(self, old: AccessToken, token: AccessToken, open_intents: Sequence[Entry]) -> str:

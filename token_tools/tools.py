@@ -207,7 +207,7 @@ def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
         if not _can_ask(ctx.client_capabilities):
             raise Refusal(
                 f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
-                f"Nothing was done. {tell_by_hand(plan, workflows.mint.qq)}"
+                f"{tell_by_hand(plan, workflows.mint.qq)}"
             )
         wait_for_answer(workflows.patience)
         return Elicit(redact(cut(tell_question(plan, address=workflows.address))), Consent)
@@ -227,7 +227,7 @@ def _agreed(ctx: Context[Workflows], consent: ElicitationResult[Consent], plan: 
     workflows = ctx.request_context.lifespan_context
     if not (isinstance(consent, AcceptedElicitation) and consent.data.agree):
         workflows.turn_down(plan)
-        raise Refusal("The human did not agree, so nothing was done. Do not ask for the same again unless they say so.")
+        raise Refusal("The human did not agree. Do not ask for the same again unless they say so.")
     return workflows
 
 

@@ -217,7 +217,7 @@ class Workflows:
         if present is not None and own_id is not None and own_id not in {token.id for token in present}:
             raise BadAnswer(
                 f"Who-am-i tells that this server is {who}, and among their tokens is not the one that it runs on. "
-                "Nothing was done: one of the two answers is about somebody else."
+                "One of the two answers is about somebody else."
             )
 
     async def create_token(self, plan: CreationPlan) -> Creation:
@@ -315,7 +315,7 @@ class Workflows:
 
     def _check_expiry(self, order: Order) -> Order:
         if order.expires is not None and order.expires <= self.clock():
-            raise Refusal("The expiry has passed meanwhile. Nothing was done.")
+            raise Refusal("The expiry has passed meanwhile.")
         return order
 
     async def plan_update(self, token_id: str, *, enabled: bool | None, expiration_time: str | None) -> UpdatePlan:
@@ -512,18 +512,18 @@ class Workflows:
         if me.access_token_id == token.id:
             raise Refusal(
                 f"This server itself runs on token {token.id}, so it will not {deed}: it would lock itself out. "
-                "Nothing was done. To replace it, call rotate_access_token and let the server run on the new one."
+                "To replace it, call rotate_access_token and let the server run on the new one."
             )
         if me.is_unnamed_token and me.is_user(token.user):
             raise Refusal(
                 f"This server runs on a token of {token.user}, and the cluster does not tell which, so it will not "
-                f"{deed}: it could lock itself out. Nothing was done. qq can do it."
+                f"{deed}: it could lock itself out. qq can do it."
             )
 
     async def _check_unchanged(self, token: AccessToken, plan: Plan) -> None:
         """A human agreed to what they were told, and may have taken minutes for it."""
         if plan.reasons and await self._get(token.id) != token:
-            raise Refusal(f"Token {token.id} was changed meanwhile. Nothing was done. Call again to see how it is now.")
+            raise Refusal(f"Token {token.id} was changed meanwhile. Call again to see how it is now.")
 
     @property
     def _surveyor(self) -> Surveyor:
@@ -595,5 +595,5 @@ def _check_slots(who: Identity, present: Sequence[AccessToken] | None, now: date
         ids = tell_some([token.id for token in live])
         raise Refusal(
             f"{who} has {len(live):,} access tokens already, as many as a user can have: {ids}. "
-            "Nothing was done; one of them has to be deleted first."
+            "One of them has to be deleted first."
         )
