@@ -31,7 +31,7 @@ async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     told = await bench.refused(tool, {"user": user})
 
     assert bench.recorder.requests == []
-    assert told.startswith("`user` must be text. ")
+    assert "`user` must be text. " in told
     assert r"self, local:NAME, ad:DOMAIN\NAME" in told
 
 
@@ -60,7 +60,7 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             refused = Told.of(await client.call_tool("switch", {"enabled": "perhaps"}))
 
     assert switched.fields == {"enabled": True}
-    assert refused.text == "`enabled` must be true or false, as JSON writes them."
+    assert refused.text == "Nothing was done. `enabled` must be true or false, as JSON writes them."
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
     ids=["number", "object", "number-without-unit", "number-of-seconds", "unknown"],
 )
 async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
-    assert await bench.refused("create_access_token", arguments) == told
+    assert told in await bench.refused("create_access_token", arguments)
