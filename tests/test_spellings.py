@@ -190,13 +190,6 @@ async def test_a_key_that_was_not_given_is_told_where_it_comes_from(bench: Bench
     )
 
 
-@pytest.mark.parametrize("arguments", [{"expiration_time": ""}, {"expiration_time": " "}, {"expiration_time": None}])
-async def test_a_time_that_says_nothing_is_absent(bench: Bench, arguments: dict[str, object]) -> None:
-    told = await bench.call("create_access_token", {"user": "bob", **arguments})
-
-    assert "the default lifetime" in told.text
-
-
 async def test_all_that_a_list_prints_is_taken(cluster: Bench) -> None:
     listing = await cluster.call("list_access_tokens", {"user": "local:jane", "limit": 1})
     [entry] = listing.fields["tokens"]
