@@ -294,9 +294,9 @@ async def test_what_counts_as_soon_can_be_said(bench: Bench) -> None:
     ("expiring_within", "why"),
     [
         ("soon", "must be a duration with its unit: s, min, h, d or w, such as 30s, 12h or 90d"),
-        ("30", "must be a duration with its unit: s, min, h, d or w, such as 30s, 12h or 90d"),
-        ("0d", "must be longer than zero"),
-        ("1 month", "must not count in months or years, which differ in length: write days, such as 90d"),
+        ("30", "has no unit: write 30d or 30h or 30s"),
+        ("0d", "must be longer than zero: write a longer one, such as 12h"),
+        ("1 month", "must not count in months or years, which differ in length: write days, such as 30d"),
     ],
     ids=["word", "no-unit", "zero", "month"],
 )

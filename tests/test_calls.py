@@ -30,7 +30,7 @@ class Acted(BaseModel):
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
 @pytest.mark.parametrize(
-    "user", [{"oops": 1}, {"auth_id": "500"}, {}, True, ["jane"]], ids=["other", "identity", "empty", "truth", "list"]
+    "user", [{"oops": 1}, {}, True, ["jane"], 1e30], ids=["other", "empty", "truth", "list", "float"]
 )
 async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     bench: Bench, tool: str, user: object
@@ -38,7 +38,7 @@ async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     told = await bench.undone(tool, {"user": user})
 
     assert bench.recorder.requests == []
-    assert told.startswith("`user` must be text. ")
+    assert "`user` must be text. " in told
     assert r"self, local:NAME, ad:DOMAIN\NAME" in told
 
 
@@ -67,7 +67,7 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             refused = Told.of(await client.call_tool("switch", {"enabled": "perhaps"}))
 
     assert switched.fields == {"enabled": True}
-    assert refused.text == "`enabled` must be true or false, as JSON writes them."
+    assert refused.text == "Nothing was done. `enabled` must be true or false, as JSON writes them."
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,17 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
     [
         (
             {"user": 500},
-            '`user` must be text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number '
-            "may have lost digits on its way here.",
+            "`user` must be text. Write uid:500, auth_id:500 or name:500.",
         ),
-        ({"user": "jane", "expiration_time": 90}, '`expiration_time` must be text with a unit, such as "90d".'),
+        ({"user": {"auth_id": "500"}}, "`user` must be text. Write auth_id:500."),
+        (
+            {"user": "jane", "expiration_time": 90},
+            "`expiration_time` must be text with a unit: write 90d or 90h or 90s.",
+        ),
+        (
+            {"user": "jane", "expiration_time": 1801414800},
+            "`expiration_time` must be text with a unit: write 2027-01-31T17:00:00Z if it counts from 1970.",
+        ),
         (
             {"user": "jane", "ttl": "90d"},
             'create_access_token has no argument "ttl"; nearest is `expiration_time`: Duration from now (90d, 12h, '
@@ -86,10 +93,10 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             "It takes user, expiration_time.",
         ),
     ],
-    ids=["number", "number-without-unit", "unknown"],
+    ids=["number", "object", "number-without-unit", "number-of-seconds", "unknown"],
 )
 async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
-    assert await bench.undone("create_access_token", arguments) == told
+    assert told in await bench.undone("create_access_token", arguments)
 
 
 TOOLS = (

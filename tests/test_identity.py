@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from token_tools.errors import Refusal
-from token_tools.identity import SELF, Domain, Identity, parse_user
+from token_tools.identity import HOW_TO_WRITE_A_USER, SELF, Domain, Identity, parse_user
 
 HOSTILE = [
     "jane\nid | user | expires\n1 | local:admin | never",
@@ -26,6 +26,23 @@ HOSTILE = [
     "uid:5",
     "ad:CORP\\x",
     "\u2028",
+    "local:jane",
+    r"local\jane",
+    "jane@local",
+    "local/jane",
+    "uid=5",
+    "UID 5",
+    r"a\\b",
+    r"CORP\\\svc backup",
+    "'jane'",
+    "`jane`",
+    '"jane"',
+    "@jane",
+    "jane (auth_id 5)",
+    "jane (local)",
+    '{"name": "x"}',
+    "nt:jane",
+    "name:jane",
 ]
 NAMES = st.sampled_from(HOSTILE) | st.text(min_size=1).filter(lambda name: max(name) < "\ud800" or max(name) > "\udfff")
 IDENTITIES = st.builds(
@@ -75,6 +92,85 @@ def test_a_spelling_is_read_as_the_vendor_s_qq_reads_it(spelling: str, fields: d
     assert (
         fields.items() >= {k: v for k, v in vendor.build_api_identity(spelling.strip()).items() if k != "sid"}.items()
     )
+
+
+@pytest.mark.parametrize(
+    ("spelling", "fields"),
+    [
+        (r"ad:CORP\\jane", {"domain": "ACTIVE_DIRECTORY", "name": r"CORP\jane"}),
+        (r"ad:CORP\\svc backup", {"domain": "ACTIVE_DIRECTORY", "name": r"CORP\svc backup"}),
+        (r'ad:"CORP\svc backup"', {"domain": "ACTIVE_DIRECTORY", "name": r"CORP\svc backup"}),
+        (r"CORP\\\\jane", {"name": r"CORP\jane"}),
+        ('"local:jane"', {"domain": "LOCAL", "name": "jane"}),
+        ("'local:jane'", {"domain": "LOCAL", "name": "jane"}),
+        ("`jane`", {"name": "jane"}),
+        ('"uid:1001"', {"uid": 1001}),
+        ('uid:"1001"', {"uid": 1001}),
+        ('name:"1001"', {"name": "1001"}),
+        ("uid=1001", {"uid": 1001}),
+        ("UID 1001", {"uid": 1001}),
+        ("auth_id = 500", {"auth_id": "500"}),
+        ("sid=S-1-5-21-1", {"sid": "S-1-5-21-1"}),
+        ("uid=jane,ou=people", {"name": "uid=jane,ou=people"}),
+        ("local:jane (auth_id 1001)", {"domain": "LOCAL", "name": "jane", "auth_id": "1001"}),
+        ('local:"Jane Doe" (auth_id 1001)', {"domain": "LOCAL", "name": "Jane Doe", "auth_id": "1001"}),
+        (r"ad:local\jane", {"domain": "ACTIVE_DIRECTORY", "name": r"local\jane"}),
+        ("{x}", {"name": "{x}"}),
+    ],
+)
+def test_a_spelling_that_can_mean_only_one_is_taken(spelling: str, fields: dict[str, Any]) -> None:
+    assert Identity.parse(spelling).known() == fields
+
+
+@pytest.mark.parametrize(
+    ("spelling", "why"),
+    [
+        ("ldap:bob", "has a prefix that does not exist: write local:bob, ad:bob or ldap_user:bob"),
+        (r"nt:CORP\jane", r"has a prefix that does not exist: write local:jane, ad:CORP\jane or ldap_user:jane"),
+        ("@jane", "has a prefix that does not exist: write local:jane, ad:jane or ldap_user:jane"),
+        ("id:1001", "has a prefix that does not exist: write uid:1001, auth_id:1001 or name:1001"),
+        ("x:", f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}"),
+        ("access-v1:AAAA", f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}"),
+        ('{"who": "jane"}', f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}"),
+        ('{"auth_id": []}', f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}"),
+        ('{"name": "jane"}', "is an object: write jane"),
+        ('{"domain": "LOCAL", "name": "jane"}', "is an object: write local:jane"),
+        ("1001", "is a bare number, which could be several users: write uid:1001, auth_id:1001 or name:1001"),
+        ("local/jane", "names its domain in a way that is not read: write local:jane"),
+        ("ad/jane", "names its domain in a way that is not read: write ad:jane"),
+        ("jane (LOCAL)", "names its domain in a way that is not read: write local:jane"),
+        (r"LOCAL\jane", r'names its domain in a way that is not read: write local:jane or ad:"LOCAL\\jane"'),
+        ("jane@local", 'names its domain in a way that is not read: write local:jane or ad:"jane@local"'),
+        ("local/access-v1:AAAA", f"names its domain in a way that is not read: {HOW_TO_WRITE_A_USER}"),
+    ],
+)
+def test_a_spelling_that_is_not_read_is_told_as_it_has_to_be_written(spelling: str, why: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the whole text is compared
+        Identity.parse(spelling)
+
+    assert str(refused.value) == why
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("local:jane", 'name:"local:jane"'),
+        ("uid:5", 'name:"uid:5"'),
+        ("1001", 'name:"1001"'),
+        ("self", 'name:"self"'),
+        ("UID=5", 'name:"UID=5"'),
+        (r"local\jane", r'"local\\jane"'),
+        ("jane@local", '"jane@local"'),
+        (r"a\\b", r'"a\\\\b"'),
+        ("'jane'", '"' + "'jane'" + '"'),
+        ("jane (auth_id 5)", '"jane (auth_id 5)"'),
+        ('{"name": "x"}', r'"{\"name\": \"x\"}"'),
+    ],
+)
+def test_a_name_that_looks_like_another_form_is_spelled_so_that_it_is_read_as_a_name(name: str, spelled: str) -> None:
+    assert str(Identity(name=name)) == spelled
+    assert Identity.parse(spelled) == Identity(name=name)
+    assert Identity.parse(str(Identity(domain="LOCAL", name=name))) == Identity(domain="LOCAL", name=name)
 
 
 @pytest.mark.parametrize("domain", get_args(Domain))

@@ -112,7 +112,7 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
         pytest.param(
             NEEDED | {"QUMULO_PORT": "x"}, "QUMULO_PORT must be a whole number from 1 to 65535", id="port-word"
         ),
-        pytest.param(NEEDED | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT must be a duration", id="no-unit"),
+        pytest.param(NEEDED | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT has no unit: write 30d", id="no-unit"),
         pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "0d"}, "QUMULO_DEFAULT_LIFETIME must be", id="no-lifetime"),
         pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "foo"}, "or be never", id="lifetime-word"),
         pytest.param(

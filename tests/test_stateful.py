@@ -229,7 +229,7 @@ class SideBySide(RuleBasedStateMachine):
                 ({}, "Nothing to do"),
                 ({"expiration_time": "2020-01-01T00:00:00Z"}, "is in the past"),
                 ({"expiration_time": "2040-01-01T00:00:00"}, "has no offset"),
-                ({"expiration_time": "soon"}, "must be a duration with its unit"),
+                ({"expiration_time": "soon"}, "is not understood"),
             ]
         ),
     )

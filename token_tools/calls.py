@@ -25,9 +25,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.consent import NoYes
 from token_tools.errors import TokenToolsError
+from token_tools.identity import propose_user
 from token_tools.mistakes import tell_unknown_argument
 from token_tools.quotation import cut, is_secret
 from token_tools.redaction import redact
+from token_tools.times import propose_expiry, propose_units
 
 _LOG: Final = logging.getLogger(__name__)
 LONGEST_ARGUMENT: Final = 4_096
@@ -61,9 +63,6 @@ _ADDED_BY_HOSTS: Final = {
     "tool_call_description",
 }
 """Arguments that no model wrote and no model can leave out."""
-_WITH_UNIT: Final = {"expiration_time", "expiring_within"}
-"""The arguments for which a number lacks its unit."""
-
 
 _STUMBLED: Final = "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
 _NOT_KNOWN: Final = (
@@ -276,16 +275,25 @@ def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 def _tell_text(name: str, given: object, schema: Schema) -> str:
     """What text to write instead of something else; only a number is probably the right thing in the wrong form."""
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        return f"text. {schema['description']}"
-    if name in _WITH_UNIT:
-        return 'text with a unit, such as "90d".'
-    if name == "user":
-        return (
-            'text in quotes that says which number it is, "uid:1001" or "auth_id:1001": a JSON number may have lost '
-            "digits on its way here."
-        )
-    return "text in quotes: a JSON number may have lost digits on its way here."
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    match name:
+        case "expiration_time" if is_number:
+            told = f"text with a unit: write {propose_expiry(str(given))}."
+        case "expiring_within" if is_number:
+            told = f"text with a unit: write {propose_units(str(given))}."
+        case "user":
+            told = f"text. Write {propose_user(given)}."
+        case "id" if is_number:
+            told = (
+                "text: write its digits in quotes, as list_access_tokens tells them; long JSON numbers may be inexact."
+            )
+        case "id" if isinstance(given, list):
+            told = "text: the digits of one token. Make one call for each."
+        case "after":
+            told = "the `after` of the previous answer, as it stands there; leave it out for the first page."
+        case _:
+            told = f"text. {schema['description']}"
+    return told
 
 
 def _tell_type(schema: Schema) -> str:

@@ -4,15 +4,18 @@ The spelling is the one that the vendor's `qq` reads (`jane`, `local:jane`, `ad:
 `auth_id:500`, `sid:S-1-5-21-…`), with two additions that leave nothing out of reach: each of the eleven domains of the
 published enum is a prefix too, also before a numeric form (`posix_user:uid:1001`), and a name may stand in double
 quotes, as JSON writes it. Names that are not plain words are always spelled so, which makes text that the cluster's
-users chose visible as data.
+users chose visible as data. Quotes around a whole spelling change nothing: `"local:jane"` is `local:jane`, and somebody
+who is called so is `name:"local:jane"`. What could be one of several is never guessed, but told as it has to be
+written.
 
 Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_util` 7.10 for the spelling.
 """
 
 import json
 import re
+from contextlib import suppress
 from functools import cached_property
-from typing import Annotated, Final, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -35,9 +38,8 @@ Domain = Literal[
 
 SELF: Final = "self"
 _LOCAL: Final = "LOCAL"
-HOW_TO_WRITE_A_USER: Final = (
-    r"write self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
-)
+_FORMS: Final = r"self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
+HOW_TO_WRITE_A_USER: Final = f"write {_FORMS}"
 LONGEST_SPELLING: Final = 1024
 """Characters; no directory has longer names, and requests have to carry them."""
 
@@ -53,8 +55,29 @@ _DOMAIN_OF: Final = {domain.lower(): domain for domain in _PREFIX_OF} | {p: d fo
 FORMULA: Final = "=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212\ufb29"
 """What a spreadsheet takes for the beginning of a formula, in each of its forms."""
 
-_PLAIN: Final = re.compile(rf"(?!\d+$|self$|s(?:-\d+)+$|.*(?<!\w)[{re.escape(FORMULA)}])[\w.@\\$+=,&-]+", re.IGNORECASE)
+_PLAIN: Final = re.compile(
+    r"(?!\d+$|self$|s(?:-\d+)+$|local\\|.*@local$|(?:auth_id|uid|gid|sid)=(?:\d|s-)|.*\\\\"
+    rf"|.*(?<!\w)[{re.escape(FORMULA)}])[\w.@\\$+=,&-]+",
+    re.IGNORECASE,
+)
 """Names that need no quotes: nothing in them looks like another form of a user, or anywhere begins like a formula."""
+_DOMAINS: Final = "|".join(_DOMAIN_OF)
+_KEYED: Final = re.compile(r"(auth_id|uid|gid|sid)(?: *[:=] *| +)(\d[\da-fx]*|s-[\d-]+)", re.ASCII | re.IGNORECASE)
+_OTHER_FORM: Final = re.compile(
+    rf"self|\d+|s(?:-\d+)+|(?:{_DOMAINS}|auth_id|uid|gid|sid|name)\s*:.*|{_KEYED.pattern}", re.IGNORECASE | re.DOTALL
+)
+"""What denotes a user in another way than as the name that it is, in quotes too; such a name is told behind `name:`."""
+_DOMAIN_BEFORE: Final = re.compile(rf"((?:{_DOMAINS})(?=/)|local(?=\\))[/\\](.+)", re.IGNORECASE)
+_DOMAIN_BEHIND: Final = re.compile(rf"(.+?)(?:@(?=local$)| \((?=(?:{_DOMAINS})\)$))(\w+)\)?", re.IGNORECASE)
+_FOREIGN: Final = re.compile(r"(?:[^:=]*:|@)\s*(.*)", re.DOTALL)
+_QUOTED_PLAIN: Final = re.compile(r'"([^"]+)"')
+_BACKSLASHES: Final = re.compile(r"\\{2,}")
+_QUOTES: Final = "\"'`"
+_EXACT: Final = 2**53
+"""JSON numbers from here on may not be what was written."""
+
+_WORDS: Final = re.compile(rf'[^":{{}}]{{1,{LONGEST_NAME_SHOWN}}}')
+_WITH_KEY: Final = re.compile(r"(.+) \(auth_id (\d{1,20})\)", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
 
@@ -139,7 +162,8 @@ class Identity(BaseModel):
     def _spelling(self) -> str:
         prefix = f"{_PREFIX_OF.get(self.domain) or tell_name(self.domain)}:" if self.domain else ""
         if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
-            return prefix + tell_name(self.name)
+            is_doubtful = not prefix and _OTHER_FORM.fullmatch(self.name)
+            return f"{'name:' if is_doubtful else prefix}{tell_name(self.name)}"
         for key in ("auth_id", "uid", "gid", "sid"):
             if (value := getattr(self, key)) is not None:
                 return f"{prefix}{key}:{tell_sid(value) if key == 'sid' else value}"
@@ -231,7 +255,18 @@ def parse_user(spelling: object) -> "Identity | Literal['self']":
     """
     if not isinstance(spelling, str):
         raise ValueError("must be text")  # noqa: TRY004 - pydantic understands no other
-    return SELF if spelling.strip().lower() == SELF else Identity.parse(spelling)
+    return SELF if spelling.strip().strip(_QUOTES).lower() == SELF else Identity.parse(spelling)
+
+
+def propose_user(given: object) -> str:
+    """How to write a user who was given as something else than text, as a sentence that goes on after `write`."""
+    match given:
+        case int() if not isinstance(given, bool) and 0 <= given < _EXACT:
+            return _propose(str(given), told_in=str(given))
+        case dict():
+            return _spell_object(cast("dict[str, object]", given)) or _FORMS
+        case _:
+            return _FORMS
 
 
 def tell_name(name: str) -> str:
@@ -257,34 +292,57 @@ def tell_sid(sid: str) -> str:
 
 
 def _read_spelling(text: str) -> dict[str, str]:
+    if text[:1] == text[-1:] and text[:1] in {"'", "`"}:
+        text = text[1:-1].strip()
+    if noted := _WITH_KEY.fullmatch(text):
+        return _read_spelling(noted[1]) | {"auth_id": noted[2]}
+    if text.startswith('"'):
+        name = _read_quoted(text)
+        return _read_spelling(name) if _OTHER_FORM.fullmatch(name) else {"name": name}
+    if described := _read_object(text):
+        raise ValueError(f"is an object: write {described}")
+    if (found := _DOMAIN_BEFORE.fullmatch(text)) or (found := _DOMAIN_BEHIND.fullmatch(text)):
+        raise ValueError(f"names its domain in a way that is not read: write {_propose_domain(found)}")
     prefix, colon, rest = text.partition(":")
-    domain = _DOMAIN_OF.get(prefix.strip().lower()) if colon else None
-    return _read_key(text) if domain is None else {"domain": domain} | _read_key(rest.strip(), in_domain=True)
+    known = _DOMAIN_OF.get(prefix.strip().lower()) if colon else None
+    return _read_key(text) if known is None else {"domain": known} | _read_in_domain(rest.strip())
 
 
-def _read_key(text: str, *, in_domain: bool = False) -> dict[str, str]:
+def _read_in_domain(text: str) -> dict[str, str]:
+    return _read_prefixed(text) or _read_value("name", text)
+
+
+def _read_key(text: str) -> dict[str, str]:
+    if known := _read_prefixed(text):
+        return known
+    if keyed := _KEYED.fullmatch(text):
+        return _read_value(keyed[1].lower(), keyed[2])
+    # A distinguished name may contain a colon; the vendor's rule is the same.
+    if foreign := _FOREIGN.fullmatch(text):
+        raise ValueError(f"has a prefix that does not exist: write {_propose(foreign[1], told_in=text)}")
+    if text.isdecimal():
+        raise ValueError(f"is a bare number, which could be several users: write {_propose(text, told_in=text)}")
+    return _read_value("name", text)
+
+
+def _read_prefixed(text: str) -> dict[str, str] | None:
     prefix, colon, rest = text.partition(":")
     key = prefix.strip().lower()
-    if text.startswith('"'):
-        return {"name": _read_quoted(text)}
     if colon and key in Identity.model_fields and key != "domain":
-        return _checked(key, rest.strip())
-    if _SID.fullmatch(text.upper()):
-        return {"sid": text.upper()}
-    # A distinguished name may contain a colon; the vendor's rule is the same.
-    if not in_domain and colon and "=" not in prefix:
-        raise ValueError(f"has a prefix that does not exist: {HOW_TO_WRITE_A_USER}")
-    if not in_domain and text.isdecimal():
-        raise ValueError("is a bare number, which could be several users: write uid:N, auth_id:N or name:N")
-    return _checked("name", text)
+        return _read_value(key, rest.strip())
+    return {"sid": text.upper()} if _SID.fullmatch(text.upper()) else None
 
 
-def _checked(key: str, value: str) -> dict[str, str]:
+def _read_value(key: str, value: str) -> dict[str, str]:
+    if value.startswith('"'):
+        # Quotes make whatever a cluster tells readable.
+        return {key: _read_quoted(value)}
     if key == "name" and not (value and value.isprintable()):
         raise ValueError(f"has an empty or unprintable name: {HOW_TO_WRITE_A_USER}")
     if key == "sid" and not _SID.fullmatch(value.upper()):
         raise ValueError("has a malformed SID: write sid:S-1-… as the cluster lists it")
-    return {key: value.upper() if key == "sid" else value}
+    # Who knows a name as JSON, and leaves its quotes out, doubles its backslashes.
+    return {key: value.upper() if key == "sid" else _BACKSLASHES.sub(r"\\", value)}
 
 
 def _read_quoted(text: str) -> str:
@@ -292,7 +350,45 @@ def _read_quoted(text: str) -> str:
         # What begins with a quote is text or nothing. An empty one, and half a character, are no name to the model.
         name: str = json.loads(text)
     except ValueError:
+        if plain := _QUOTED_PLAIN.fullmatch(text):
+            return plain[1]
         raise ValueError(
             "has a name whose double quotes do not close: write it as a JSON string, or without quotes"
         ) from None
     return name
+
+
+def _read_object(text: str) -> str | None:
+    """How the user is written whom an object in JSON describes, None if this is no such text."""
+    with suppress(ValueError, RecursionError):
+        fields: object = json.loads(text) if text.startswith("{") else None
+        return _spell_object(cast("dict[str, object]", fields)) if isinstance(fields, dict) else None
+    return None
+
+
+def _spell_object(fields: dict[str, object]) -> str | None:
+    try:
+        identity = Identity.model_validate(fields)
+    except ValidationError:
+        return None
+    return str(identity) if identity.is_somebody else None
+
+
+def _propose_domain(found: re.Match[str]) -> str:
+    r"""How to write `local/jane`, `local\jane`, `jane@local` and `jane (local)`."""
+    domain, name = (found[1], found[2]) if found.re is _DOMAIN_BEFORE else (found[2], found[1])
+    if is_secret(found[0]):
+        return _FORMS
+    own = f"{domain.lower()}:{tell_name(name)}"
+    # A directory may have a domain of that name.
+    return f"{own} or ad:{tell_name(found[0])}" if "/" not in found[0] and "(" not in found[0] else own
+
+
+def _propose(name: str, *, told_in: str) -> str:
+    """How to write who is only called so; the forms where the text that told it may have a secret in it."""
+    bare = name.rpartition("\\")[2]
+    if is_secret(told_in) or not (bare and _WORDS.fullmatch(name)):
+        return _FORMS
+    if name.isdecimal():
+        return f"uid:{name}, auth_id:{name} or name:{name}"
+    return f"local:{tell_name(bare)}, ad:{tell_name(name)} or ldap_user:{tell_name(bare)}"

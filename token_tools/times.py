@@ -1,6 +1,9 @@
 """Times and durations as people write them, and back.
 
 There is no clock in here: what depends on the present takes it as `now`. Every `datetime` in and out is aware.
+
+All that is written here is read here, and what could mean only one thing. `dateutil` and its like are not used for it:
+they guess, and a token that lives by a guess is worse than one more answer.
 """
 
 import re
@@ -10,7 +13,6 @@ from itertools import pairwise
 from typing import Final
 
 import humanize
-from pydantic import TypeAdapter, ValidationError
 
 from token_tools.errors import Refusal
 
@@ -24,31 +26,75 @@ LONGEST: Final = timedelta(days=36_525)
 MAX_CHARACTERS: Final = 64
 """Of a text that is read as a time or a duration; no pattern sees a longer one."""
 
-HOW_TO_WRITE_AN_EXPIRY: Final = (
-    "Write a duration such as 90d, 12h or P90D, a time with an offset such as 2027-01-31T17:00:00Z, or never"
-)
+EXAMPLE: Final = timedelta(days=90)
+"""How far in the future a time is that an error gives as an example: it has to work when it is copied."""
 
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
-_UNITS: Final = {
+_LENGTHS: Final = {
+    "moment": timedelta(),
     "s": timedelta(seconds=1),
     "min": timedelta(minutes=1),
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
+    "month": timedelta(days=30),
+    "year": timedelta(days=365),
 }
-_TOLD: Final = (*reversed([_UNITS[unit] for unit in ("s", "min", "h", "d")]), timedelta(seconds=0.1))
-_DURATION: Final = re.compile(
-    r"(\d{1,9}) ?(?:(s|sec|secs|seconds?)|(min|mins|minutes?)|(h|hrs?|hours?)|(d|days?)|(w|weeks?))",
+"""Of each unit; those of the last two are only good for a proposal."""
+
+_TOLD: Final = (*(_LENGTHS[unit] for unit in ("d", "h", "min", "s")), timedelta(seconds=0.1))
+"""The units in which a duration is told, the longest first."""
+
+_UNEVEN: Final = {"month", "year"}
+_UNITS: Final = {"m": "m"} | {
+    word: unit
+    for unit, words in {
+        "moment": "moment",
+        "s": "s sec secs second seconds",
+        "min": "min mins minute minutes",
+        "h": "h hr hrs hour hours",
+        "d": "d day days",
+        "w": "w wk wks week weeks",
+        "month": "mo mos mon mons month months",
+        "year": "y yr yrs year years",
+    }.items()
+    for word in words.split()
+}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)[ -]?([a-z]+)", re.ASCII | re.IGNORECASE)
+_SPOKEN: Final = re.compile(
+    # Each part begins with a digit, so that there is one way to read a text. The last line is what people say after it.
+    r"(?:expires )?(?:in |for |within |now ?\+ ?|\+ ?)?"
+    rf"((?:an?|one) [a-z]+|{_PART.pattern}(?:(?:, ?| and | )?{_PART.pattern})*)"
+    r"(?: from (?:now|today))?",
     re.ASCII | re.IGNORECASE,
 )
-_UNEVEN: Final = re.compile(r"\d+ ?(?:m|mo|mons?|months?|y|yrs?|years?)|P[\dYMWD]*[YM].*", re.ASCII | re.IGNORECASE)
-_ISO_DURATION: Final = re.compile(r"P(?:\d{1,9}W|(?=.)(?:\d{1,9}D)?(?:T(?=.)(?:\d{1,9}H)?(?:\d{1,9}M)?(?:\d{1,9}S)?)?)")
+_ONE: Final = re.compile(r"^(?:an?|one) ", re.IGNORECASE)
+_MINUS: Final = re.compile(r"(P?)- ?(?=[P\d])", re.ASCII | re.IGNORECASE)
+_BARE_NUMBER: Final = re.compile(r"\+? ?(\d+(?:\.\d+)?)", re.ASCII)
+_SHORT_NUMBER: Final = re.compile(r"(?=.{1,7}$)\d+(?:\.\d+)?", re.ASCII)
+"""What a proposal repeats; a longer number could be a part of a secret."""
+
+_SINCE_1970: Final = re.compile(r"(\d{9,13})(?:\.\d+)?", re.ASCII)
+_MOST_DIGITS_OF_SECONDS: Final = 11
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,30})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
 )
-_NAIVE: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?", re.ASCII | re.IGNORECASE)
-_DELTA: Final[TypeAdapter[timedelta]] = TypeAdapter(timedelta)
+_NEVER: Final = re.compile(r"(?:expires )?never(?: expires)?", re.IGNORECASE)
+_TIME: Final = re.compile(
+    r"""
+    (?:expire[sd][ ]|until[ ])?
+    (?:(?P<year>\d{4})(?P<sign>[-/.])(?P<month>\d\d)(?P=sign)(?P<day>\d\d)|(?P<compact>\d{8})(?=T))
+    (?:(?:T|,?[ ](?:at[ ])?)(?P<clock>\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?)(?![:\d]|[ ]?[ap]\.?m))?
+    [ ]?(?P<zone>Z|(?:UTC|GMT)?[ ]?(?P<east>[+-])(?P<hours>\d\d?)(?P<minutes>:?\d\d)?|UTC|GMT)?
+    (?:[ ]\((?:in[ ]|expired[ ])?(?:\d+|an?)[ ][a-z]+(?:[ ]ago)?(?:,[ ]the[ ]default[ ]lifetime)?\))?
+    (?P<rest>.*)
+    """,
+    re.ASCII | re.IGNORECASE | re.VERBOSE,
+)
+"""A time as RFC 3339, ISO 8601 and our own answers write it; `rest` is what is not understood."""
+
+_TYPOGRAPHY: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 
 
 def utc_now() -> datetime:
@@ -57,44 +103,112 @@ def utc_now() -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """A duration longer than zero and no longer than `LONGEST`: `90d`, `12 hours`, `P1DT12H`.
+    """A duration longer than zero and no longer than `LONGEST`, in whole seconds: `90d`, `1 week 3 days`, `P1DT12H`.
 
-    A month or a year has no fixed length, and a bare `m` could be a month or a minute, so none of them is taken.
+    A month or a year has no fixed length, and a bare `m` can be a month or a minute, so none of them is taken.
 
     Raises:
         ValueError: With what to write instead.
     """
-    text = _strip(text)
-    if _UNEVEN.fullmatch(text):
-        raise ValueError("must not count in months or years, which differ in length: write days, such as 90d")
-    try:
-        duration = _duration(text)
-    except (OverflowError, ValidationError):
-        duration = timedelta.max
+    duration = _read_duration(_tidy(text))
     if duration is None:
         raise ValueError("must be a duration with its unit: s, min, h, d or w, such as 30s, 12h or 90d")
-    if not duration:
-        raise ValueError("must be longer than zero")
-    if duration > LONGEST:
-        raise ValueError("must be no longer than 100 years")
     return duration
 
 
-def _strip(text: str) -> str:
+def _tidy(text: str) -> str:
+    """The text as one would type it: without what surrounds it, with one kind of blank and one kind of dash."""
     stripped = text.strip()
     if len(stripped) > MAX_CHARACTERS:
         raise ValueError(f"must be no longer than {MAX_CHARACTERS} characters")
-    return stripped
+    return " ".join(stripped.strip("\"'`").removesuffix(".").translate(_TYPOGRAPHY).split())
 
 
-def _duration(text: str) -> timedelta | None:
-    if _ISO_DURATION.fullmatch(text.upper()):
-        return _DELTA.validate_strings(text.upper())
-    if match := _DURATION.fullmatch(text):
-        number, *unit = match.groups()
-        [size] = [size for size, word in zip(_UNITS.values(), unit, strict=True) if word]
-        return int(number) * size
-    return None
+def _read_duration(text: str) -> timedelta | None:
+    """A duration, None for what is not to be understood as one.
+
+    Raises:
+        ValueError: With what is wrong with it, and what to write instead.
+    """
+    if text.lower().endswith(" ago"):
+        raise ValueError("is in the past: write what is still to come, such as 90d")
+    if bare := _BARE_NUMBER.fullmatch(text):
+        raise ValueError(f"has no unit: write {propose_units(bare[1])}")
+    if _MINUS.match(text):
+        positive = _read_duration(_MINUS.sub(r"\1", text, count=1))
+        raise ValueError(f"is negative: write {'90d' if positive is None else _write(positive)} for what is to come")
+    parts = _find_parts(text)
+    return None if parts is None else _add(parts)
+
+
+def _find_parts(text: str) -> list[tuple[float, str]] | None:
+    """The numbers and units of which a duration consists, None if it is none."""
+    date, _, clock = text[1:].upper().partition("T")
+    is_iso = text[:1] in {"P", "p"}
+    # An M is a month before the T and a minute after it.
+    spoken = _SPOKEN.fullmatch(date.replace("M", "MO") + clock.replace("M", "MIN") if is_iso else text)
+    if spoken is None:
+        return None
+    found = [(float(number), word.lower()) for number, word in _PART.findall(_ONE.sub("1 ", spoken[1]))]
+    return [(number, _UNITS[word]) for number, word in found] if _UNITS.keys() >= {word for _, word in found} else None
+
+
+def _add(parts: list[tuple[float, str]]) -> timedelta:
+    """The whole of a duration's parts.
+
+    Raises:
+        ValueError: If that is not certain, or no lifetime for a token.
+    """
+    counted = {unit for number, unit in parts if number}
+    if "m" in counted and not counted & {"h", "s"}:
+        readings = [_check_length(_measure(parts, m="min")), _measure(parts, m="month")]
+        proposed = " or ".join(_write(reading) for reading in readings if reading <= LONGEST)
+        raise ValueError(f"has an m, which can be minutes or months: write {proposed}")
+    duration = _check_length(_measure(parts, m="min"))
+    if counted & _UNEVEN:
+        raise ValueError(
+            f"must not count in months or years, which differ in length: write days, such as {_write(duration)}"
+        )
+    return duration
+
+
+def _measure(parts: list[tuple[float, str]], *, m: str) -> timedelta:
+    """How long the parts are together, in whole seconds, if `m` is what an m stands for."""
+    try:
+        exact = sum((number * _LENGTHS[m if unit == "m" else unit] for number, unit in parts), timedelta())
+    except OverflowError:
+        return timedelta.max
+    return exact - timedelta(microseconds=exact.microseconds)
+
+
+def _check_length(duration: timedelta) -> timedelta:
+    if duration > LONGEST:
+        raise ValueError("must be no longer than 100 years: write a shorter one, such as 365d")
+    if not duration:
+        raise ValueError("must be longer than zero: write a longer one, such as 12h")
+    return duration
+
+
+def _write(duration: timedelta) -> str:
+    """In one unit: `90d`, `36h`, `15min`."""
+    unit = next(unit for unit in ("d", "h", "min", "s") if not duration % _LENGTHS[unit])
+    return f"{duration // _LENGTHS[unit]}{unit}"
+
+
+def propose_units(number: str) -> str:
+    """How to write a number that lacks its unit: `90d or 90h or 90s`."""
+    fitting = ("d", "h", "s") if _SHORT_NUMBER.fullmatch(number) else ()
+    proposed = [f"{number}{unit}" for unit in fitting if timedelta() < float(number) * _LENGTHS[unit] <= LONGEST]
+    return " or ".join(proposed) or "a duration with its unit, such as 90d"
+
+
+def propose_expiry(number: str) -> str:
+    """The same where a time can be meant: a long number counts the seconds or milliseconds since 1970."""
+    match = _SINCE_1970.fullmatch(number)
+    if match is None:
+        return propose_units(number)
+    seconds = int(match[1]) if len(match[1]) <= _MOST_DIGITS_OF_SECONDS else int(match[1]) // 1000
+    return f"{format_instant(datetime.fromtimestamp(seconds, UTC))} if it counts from 1970"
 
 
 def parse_lifetime(text: str) -> timedelta | None:
@@ -103,7 +217,7 @@ def parse_lifetime(text: str) -> timedelta | None:
     Raises:
         ValueError: With what to write instead.
     """
-    if _strip(text).lower() == NEVER:
+    if _NEVER.fullmatch(_tidy(text)):
         return None
     try:
         return parse_duration(text)
@@ -138,36 +252,72 @@ def parse_expiry(text: str, *, now: datetime) -> datetime | None:
     """When something expires, in UTC with whole seconds, or None for `never`.
 
     Raises:
-        Refusal: If it is not understood, has no offset, or is not in the future; the text tells the present time,
-            since a model has no clock.
+        Refusal: If it is not understood, has no offset, or is not in the future; the text tells what to write instead,
+            and the present time, since a model has no clock.
     """
     try:
-        text = _strip(text)
+        text = _tidy(text)
+        return None if _NEVER.fullmatch(text) else _read_expiry(text, now)
     except ValueError as doubt:
-        raise _refuse(str(doubt), now) from None
-    if text.lower() == NEVER:
-        return None
-    if _NAIVE.fullmatch(text):
-        raise _refuse("has no offset from UTC, so it could mean several times", now)
+        raise Refusal(f"`expiration_time` {doubt}. It is now {tell_time(now)}.") from None
+
+
+def _read_expiry(text: str, now: datetime) -> datetime:
+    if bare := _BARE_NUMBER.fullmatch(text):
+        raise ValueError(f"has no unit: write {propose_expiry(bare[1])}")
+    if match := _TIME.fullmatch(text):
+        return _check_future(_read_time(match, now), now)
+    duration = _read_duration(text)
+    if duration is None:
+        raise ValueError(f"is not understood. {_tell_forms(now)}")
+    return (now + duration).astimezone(UTC).replace(microsecond=0)
+
+
+def _read_time(match: re.Match[str], now: datetime) -> datetime:
+    """The time that is meant.
+
+    Raises:
+        ValueError: If there could be several; the text proposes the most likely one, as it has to be written.
+    """
+    date = match["compact"] or f"{match['year']}{match['month']}{match['day']}"
+    day, clock = f"{date[:4]}-{date[4:6]}-{date[6:]}", match["clock"]
+    offset = f"{match['east']}{match['hours']:0>2}{match['minutes'] or ''}" if match["east"] else "Z"
+    if clock and match["zone"] and not match["rest"]:
+        return _read_iso(f"{day}T{clock}{offset}", now)
+    proposed = _check_future(_read_iso(f"{day}T{clock or '23:59:59'}{offset}", now), now)
+    raise ValueError(
+        f"has no offset from UTC{'' if clock else ', or no time of day,'} that can be read: "
+        f"write {format_instant(proposed)} if that is meant, or the offset in place of Z, such as +01:00"
+    )
+
+
+def _read_iso(text: str, now: datetime) -> datetime:
     try:
-        expiry = parse_instant(text) if _INSTANT.fullmatch(text) else (now + parse_duration(text)).astimezone(UTC)
-    except ValueError as doubt:
-        raise _refuse(str(doubt), now) from None
-    if expiry <= now:
-        raise _refuse("is in the past", now)
-    if expiry - now > LONGEST:
-        raise _refuse("must be within 100 years", now)
-    return expiry.replace(microsecond=0)
+        return datetime.fromisoformat(text).replace(microsecond=0)
+    except ValueError:
+        raise ValueError(f"is not in the calendar. {_tell_forms(now)}") from None
+
+
+def _check_future(time: datetime, now: datetime) -> datetime:
+    if time <= now:
+        raise ValueError(f"is in the past. {_tell_forms(now)}")
+    if time - now > LONGEST:
+        raise ValueError(f"must be within 100 years. {_tell_forms(now)}")
+    return time.astimezone(UTC)
+
+
+def _tell_forms(now: datetime) -> str:
+    time = format_instant((now + EXAMPLE).replace(second=0, microsecond=0))
+    return f"Write a duration such as 1d, 12h or 90d, a time such as {time}, or {NEVER}, or leave it out"
 
 
 def names_lifetime(text: str) -> bool:
     """Whether a valid expiry says how long something is to live, and not until when or for ever."""
-    stripped = text.strip()
-    return stripped.lower() != NEVER and not _INSTANT.fullmatch(stripped)
-
-
-def _refuse(why: str, now: datetime) -> Refusal:
-    return Refusal(f"`expiration_time` {why}. {HOW_TO_WRITE_AN_EXPIRY}. It is now {tell_time(now)}.")
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return True
 
 
 def format_instant(instant: datetime) -> str:

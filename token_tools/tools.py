@@ -28,7 +28,7 @@ from token_tools.findings import AuditReport, summarize_review
 from token_tools.identity import Identity, parse_user
 from token_tools.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
 from token_tools.questions import tell_by_hand, tell_no_yes, tell_question
-from token_tools.quotation import LONGEST, cut
+from token_tools.quotation import LONGEST, cut, is_secret
 from token_tools.redaction import redact
 from token_tools.summary import (
     ChangedToken,
@@ -54,6 +54,17 @@ SOON: Final = "30d"
 _TOKEN_ID: Final = re.compile(r"[0-9]{21,}")
 """Longer than every number of a user."""
 
+_WRITTEN_ID: Final = re.compile(
+    # No two of these overlap, so that there is one way to read a text.
+    r"(?:access[ _-]?)?(?:token[ _-]?)?(?:id)?[\s:=#\"'`\[]{0,4}([0-9]{1,64})[\s\"'`\]]{0,4}[.,;]?",
+    re.ASCII | re.IGNORECASE,
+)
+_GROUPED_ID: Final = re.compile(r"[0-9]{1,3}([, _'\u2019\u00a0\u202f])[0-9]{3}(?:\1[0-9]{3}){4,20}")
+_SHORTENED_ID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]+|(?=.*[0-9])[0-9]*(?:\u2026|\.{2,3}|\*)[0-9]*")
+_SEVERAL_IDS: Final = re.compile(
+    r"[\s\[\"']*[0-9]{2,64}(?:[\s\[\]\"',;&/]|and)+[0-9]{2,64}(?:[\s\[\]\"',;&/]|and|[0-9])*"
+)
+
 
 def _check_duration(text: str) -> str:
     parse_duration(text)
@@ -61,7 +72,27 @@ def _check_duration(text: str) -> str:
 
 
 def _read_id(text: object) -> object:
-    return text.strip() if isinstance(text, str) else text
+    """The digits of an id as models and our own answers write it, or what was given.
+
+    Raises:
+        ValueError: For what is near to an id, with what to write; it repeats nothing but an id.
+    """
+    if not isinstance(text, str):
+        return text
+    stripped = text.strip()
+    if written := _WRITTEN_ID.fullmatch(stripped):
+        return written[1]
+    if _GROUPED_ID.fullmatch(stripped) and not is_secret(stripped):
+        raise ValueError(f"has marks between its digits: write {re.sub('[^0-9]', '', stripped)}")
+    if _SHORTENED_ID.fullmatch(stripped):
+        raise ValueError("does not have all digits of an id: list_access_tokens tells them")
+    if _SEVERAL_IDS.fullmatch(stripped):
+        raise ValueError("has several ids: make one call for each, with its digits alone")
+    if is_secret(stripped):
+        raise ValueError(
+            "is a bearer token, or looks like one: list_access_tokens tells the ids, which are digits alone"
+        )
+    return stripped
 
 
 def _read_user(spelling: object) -> object:
