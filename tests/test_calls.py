@@ -7,7 +7,8 @@ import anyio
 import pytest
 from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
-from mcp.types import ToolAnnotations
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS, CallToolResult, Request, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from tests.bench import JANE, NOW, PATH, PATIENCE, Bench, Told
@@ -284,3 +285,20 @@ async def test_a_required_argument_that_says_nothing_is_missing(
     told = await bench.undone(tool, {name: nothing})
 
     assert told == f"`{name}` is missing. {published.input_schema['properties'][name]['description']}"
+
+
+@pytest.mark.parametrize("arguments", ['{"user": "self"}', ["self"], 1], ids=["text", "list", "number"])
+async def test_arguments_that_are_no_object_are_answered_with_those_that_there_are(
+    bench: Bench, arguments: object
+) -> None:
+    params: dict[str, Any] = {"name": "list_access_tokens", "arguments": arguments}
+    async with bench.connected() as client:
+        with pytest.raises(MCPError) as failure:
+            await client.session.send_request(
+                Request[dict[str, Any], str](method="tools/call", params=params), CallToolResult
+            )
+
+    assert (failure.value.code, failure.value.message) == (
+        INVALID_PARAMS,
+        "The arguments must be a JSON object. list_access_tokens takes user, after, limit.",
+    )

@@ -97,7 +97,7 @@ async def ask(client: Client, name: str, arguments: Any) -> GetPromptResult:  # 
             f'rotate_token has no argument "id"; `token` is missing. {TOKEN}',
             id="another-name",
         ),
-        pytest.param("rotate_token", ["1"], f"The arguments must be an object. {TOKEN}", id="no-object"),
+        pytest.param("rotate_token", ["1"], f"The arguments must be a JSON object. {TOKEN}", id="no-object"),
         pytest.param(
             "review_tokens", {"days": "30"}, f'review_tokens has no argument "days". {SOON}', id="one-that-is-not"
         ),

@@ -33,15 +33,21 @@ class Catalogue:
         """The answer of the server, or an error in words that mend the call.
 
         Raises:
-            MCPError: If it is a prompt's.
+            MCPError: If the arguments are none, or it is a prompt's.
         """
-        match ctx.method, ctx.params:
+        if ctx.request_id is None:
+            # Nobody hears what a notification is answered.
+            return await call_next(ctx)
+        params = dict(ctx.params or {})
+        match ctx.method, params:
             case "tools/call", {"name": str(name)} if name not in (offered := [tool.name for tool in self.tools]):
                 # A result, as the SDK does it: many hosts show a model nothing else.
                 text = tell_unknown_tool(name, offered, self.withheld)
                 return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-            case "prompts/get", {"name": str(name)} if ctx.request_id is not None:
-                params = dict(ctx.params or {})
+            case "tools/call", {"name": str(name), "arguments": arguments} if not isinstance(arguments, Mapping | None):
+                [takes] = [tool.parameters["properties"] for tool in self.tools if tool.name == name]
+                raise _refuse_arguments(f"{name} takes {', '.join(takes)}.")
+            case "prompts/get", {"name": str(name)}:
                 arguments = _read_arguments(self._find_prompt(name), params.get("arguments") or {})
                 return await call_next(replace(ctx, params=params | {"arguments": arguments}))
             case _:
@@ -68,14 +74,17 @@ def _read_arguments(prompt: Prompt, given: object) -> dict[str, str]:
     known = {argument.name: argument for argument in prompt.arguments or []}
     takes = "; ".join(f"`{argument.name}`: {argument.description}" for argument in known.values())
     if not isinstance(given, Mapping):
-        raise MCPError(INVALID_PARAMS, f"The arguments must be an object. {prompt.name} takes {takes}.")
+        raise _refuse_arguments(f"{prompt.name} takes {takes}.")
     arguments = cast(Mapping[str, Any], given)
     said = {name: value for name, value in arguments.items() if not is_empty(value)}
-    mistakes = [
-        f"{prompt.name} has no argument {quote(name, longest=LONGEST_NAME)}" for name in said if name not in known
-    ]
+    unknown = [name for name in said if name not in known][:MOST_MISTAKES]
+    mistakes = [f"{prompt.name} has no argument {quote(name, longest=LONGEST_NAME)}" for name in unknown]
     mistakes += [f"`{name}` must be text in quotes" for name in known if not isinstance(said.get(name, ""), str)]
     mistakes += [f"`{name}` is missing" for name in known if known[name].required and name not in said]
     if mistakes:
-        raise MCPError(INVALID_PARAMS, f"{'; '.join(mistakes[:MOST_MISTAKES])}. {prompt.name} takes {takes}.")
+        raise MCPError(INVALID_PARAMS, f"{'; '.join(mistakes)}. {prompt.name} takes {takes}.")
     return said
+
+
+def _refuse_arguments(takes: str) -> MCPError:
+    return MCPError(INVALID_PARAMS, f"The arguments must be a JSON object. {takes}")
