@@ -141,8 +141,8 @@ async def test_update_disables_with_one_field_and_tells_before_and_after(bench: 
     assert changes_sent(bench, token) == [{"enabled": False}]
     assert not bench.cluster.tokens[token.id].enabled
     assert told.fields == {
-        "summary": f"Changed access token {token.id} of local:jane on c.example.com:8000. Before: enabled, expires "
-        "2027-01-13 09:00 UTC (in 50 days). Now: disabled, expires 2027-01-13 09:00 UTC (in 50 days).",
+        "summary": f"Changed access token {token.id} of local:jane on c.example.com:8000: it is disabled, expires "
+        "2027-01-13 09:00 UTC (in 50 days). Before: enabled, expires 2027-01-13 09:00 UTC (in 50 days).",
         "id": token.id,
         "user": "local:jane",
         "changed": True,
@@ -180,7 +180,7 @@ async def test_update_clears_an_expiry(bench: Bench) -> None:
 
     assert changes_sent(bench, token) == [{"expiration_time": None}]
     assert bench.cluster.tokens[token.id].expiration_time is None
-    assert "Now: enabled, never expires." in told.text
+    assert "is enabled, never expires." in told.text
     assert "expiration_time" not in told.fields
     assert read_journal(bench)[0]["change"] == "expires: never"
 
@@ -212,7 +212,7 @@ async def test_update_warns_of_a_cluster_that_does_otherwise(bench: Bench) -> No
     assert told.fields["changed"] is False
     assert told.text.startswith("Nothing changed: ")
     assert told.fields["warning"].startswith(
-        "Beware: the cluster did not take the change as asked. There, the token is now: "
+        "Beware: the cluster did not take the change as asked; there, the token is "
     )
     assert told.fields["warning"] in told.text
 

@@ -262,7 +262,7 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
             f"Nothing changed: {whose} is as before ({tell_state(after, now)}), though the cluster took the request."
         )
     else:
-        headline = f"Changed {whose}. Before: {tell_state(token.state, now)}. Now: {tell_state(after, now)}."
+        headline = f"Changed {whose}: it is {tell_state(after, now)}. Before: {tell_state(token.state, now)}."
     stopped = token.state.enabled and not wanted.enabled and not after.enabled
     warnings = [*(update.edited.warnings if update.edited else ()), tell_clock(update.plan.ahead)]
     fields = ChangedToken(
@@ -464,7 +464,7 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
 def _tell_untaken(wanted: State, after: State, now: datetime) -> str | None:
     if wanted == after:
         return None
-    return f"Beware: the cluster did not take the change as asked. There, the token is now: {tell_state(after, now)}."
+    return f"Beware: the cluster did not take the change as asked; there, the token is {tell_state(after, now)}."
 
 
 def _describe(token: AccessToken, now: datetime) -> dict[str, object]:
