@@ -38,7 +38,7 @@ async def test_a_risky_token_is_made_once_a_human_agrees(bench: Bench) -> None:
     assert len(bench.tokens_of(JANE)) == 2
     [question] = human.asked
     assert question.startswith(
-        "Make an access token for the user local:jane (auth_id 1001), LOCAL, on the cluster c.example.com:8000? "
+        "Make an access token for the user local:jane (auth_id 1001) on the cluster c.example.com:8000? "
         "Whoever has it can act as that user. It never expires. The user has 1 of 2 possible tokens now. "
         "Asked because it would never expire. [question "
     )
@@ -66,7 +66,7 @@ async def test_the_question_says_what_could_not_be_found_out(bench: Bench) -> No
     told = await bench.call("create_access_token", FOR_EVER, human=human)
 
     assert not told.is_error
-    assert "The user has an unknown number of 2 possible tokens now." in human.asked[0]
+    assert "How many of the 2 possible tokens the user has now is not known." in human.asked[0]
 
 
 @pytest.mark.parametrize("user", ["local:admin", "admin", "auth_id:500", "self", "sid:S-1-5-21-1-2-3-500"])

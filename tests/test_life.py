@@ -144,8 +144,8 @@ async def test_update_disables_with_one_field_and_tells_before_and_after(bench: 
     assert changes_sent(bench, token) == [{"enabled": False}]
     assert not bench.cluster.tokens[token.id].enabled
     assert told.fields == {
-        "summary": f"Changed access token {token.id} of local:jane on c.example.com:8000: was enabled, expires "
-        "2027-01-13 09:00 UTC (in 50 days); is disabled, expires 2027-01-13 09:00 UTC (in 50 days).",
+        "summary": f"Changed access token {token.id} of local:jane on c.example.com:8000: it is disabled, expires "
+        "2027-01-13 09:00 UTC (in 50 days). Before: enabled, expires 2027-01-13 09:00 UTC (in 50 days).",
         "id": token.id,
         "user": "local:jane",
         "changed": True,
@@ -281,8 +281,8 @@ async def test_a_human_is_asked_about_a_risky_change(
     [question] = human.asked
     life = f"{'enabled' if token.enabled else 'disabled'}, "
     assert question.startswith(
-        f"Change the access token {token.id} of the user local:jane (auth_id 1001), LOCAL, on the cluster "
-        f"c.example.com:8000? It is {life}"
+        f"Change the access token {token.id} of the user local:jane (auth_id 1001) on the cluster "
+        f"c.example.com:8000? Now: {life}"
     )
     assert f"Asked because {reason}. [question " in question
     assert len(changes_sent(bench, token)) == 1
@@ -451,8 +451,8 @@ async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_wha
     told = await bench.call("delete_access_token", {"id": token.id}, human=human)
 
     assert human.asked[0].startswith(
-        f"Delete the access token {token.id} of the user ad:CORP\\jane (auth_id 21474836481), ACTIVE_DIRECTORY, on the "
-        "cluster c.example.com:8000, for ever? It is enabled, expires 2027-01-13 09:00 UTC (in 50 days); made 40 days "
+        f"Delete the access token {token.id} of the user ad:CORP\\jane (ACTIVE_DIRECTORY, auth_id 21474836481) on the "
+        "cluster c.example.com:8000 for ever? Now: enabled, expires 2027-01-13 09:00 UTC (in 50 days); made 40 days "
         "ago by local:admin. Better disable a token first, watch whether anything breaks, and delete it then. Asked "
         "because this cannot be undone. [question "
     )
@@ -664,7 +664,7 @@ async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(bench: 
 
     assert not told.is_error
     assert human.asked[0].startswith(
-        f"Make a second access token, to replace {own_token(bench).id}, for the user local:admin (auth_id 500), LOCAL, "
+        f"Make a second access token, to replace {own_token(bench).id}, for the user local:admin (auth_id 500) "
         "on the cluster c.example.com:8000? Whoever has it can act as that user. It never expires. The user has 1 of 2 "
     )
     assert "Asked because it is for the built-in administrator and it would never expire." in human.asked[0]

@@ -525,7 +525,8 @@ async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(ben
         "expiration_time": "2027-02-22T09:00:00Z",
         "bearer_token_in": str(path),
         "fingerprint": hashlib.sha256(new.bearer_token.encode()).hexdigest(),
-        "next_step": "It is a credentials store of qq, mode 0600: qq --host c.example.com --port 8000 "
+        "next_step": "The file with the bearer token is a credentials store of qq, mode 0600. "
+        "To try it: qq --host c.example.com --port 8000 "
         f"--credentials-store {path} who_am_i",
     }
     assert told.text.splitlines() == [

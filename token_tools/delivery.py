@@ -350,7 +350,8 @@ class ReservedFile:
             take_fingerprint(token.bearer_token),
             place=str(self._path),
             is_store=True,
-            how_to_use=f"It is a credentials store of qq, mode {mode:04o}: {self.delivery.qq.who_am_i(self._path)}",
+            how_to_use=f"The file with the bearer token is a credentials store of qq, mode {mode:04o}. To try it: "
+            f"{self.delivery.qq.who_am_i(self._path)}",
             warning=f"{failed}. The bearer token was on the disk before that." if failed else None,
         )
 

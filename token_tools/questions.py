@@ -86,19 +86,23 @@ def tell_by_hand(plan: Plan, qq: Qq) -> str:
 
 def _tell_creation(plan: CreationPlan, address: str, deed: str) -> str:
     user, present = plan.order.user, plan.order.present
-    used = "an unknown number" if present is None else str(len(present))
+    used = (
+        f"How many of the {SLOTS} possible tokens the user has now is not known."
+        if present is None
+        else f"The user has {len(present)} of {SLOTS} possible tokens now."
+    )
     intents = tell_intents(plan)
     return (
-        f"{deed} the user {_tell_whose(user)}, on the cluster {address}? Whoever has it can act as that user. "
-        f"It {tell_expiry(plan)}. The user has {used} of {SLOTS} possible tokens now.{' ' if intents else ''}{intents}"
+        f"{deed} the user {_tell_whose(user)} on the cluster {address}? Whoever has it can act as that user. "
+        f"It {tell_expiry(plan)}. {used}{' ' if intents else ''}{intents}"
     )
 
 
 def _tell_update(plan: UpdatePlan, address: str) -> str:
     token, now = plan.token, plan.time
     return (
-        f"Change the access token {token.id} of the user {_tell_whose(token.user)}, on the cluster {address}? "
-        f"It is {tell_life(token, now)}. It would be {tell_state(plan.wanted, now)}."
+        f"Change the access token {token.id} of the user {_tell_whose(token.user)} on the cluster {address}? "
+        f"Now: {tell_life(token, now)}. Then: {tell_state(plan.wanted, now)}."
     )
 
 
@@ -106,11 +110,14 @@ def _tell_deletion(plan: DeletionPlan, address: str) -> str:
     token, now = plan.token, plan.time
     advice = f" {ADVICE}" if token.is_live(now=now) else ""
     return (
-        f"Delete the access token {token.id} of the user {_tell_whose(token.user)}, on the cluster {address}, "
-        f"for ever? It is {tell_life(token, now)}.{advice}"
+        f"Delete the access token {token.id} of the user {_tell_whose(token.user)} on the cluster {address} "
+        f"for ever? Now: {tell_life(token, now)}.{advice}"
     )
 
 
 def _tell_whose(user: Identity) -> str:
-    key = f" (auth_id {user.auth_id})" if user.auth_id else ""
-    return f"{user}{key}, {tell_name(user.domain) if user.domain else 'domain not known'}"
+    """The spelling, with the domain where that does not begin with its name, and with the cluster's own number."""
+    domain = tell_name(user.domain) if user.domain else "domain not known"
+    told = [] if str(user).startswith(f"{domain.lower()}:") else [domain]
+    told += [f"auth_id {user.auth_id}"] if user.auth_id else []
+    return f"{user} ({', '.join(told)})" if told else str(user)

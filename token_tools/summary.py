@@ -258,11 +258,13 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
     after = wanted if update.edited is None or update.edited.after is None else update.edited.after.state
     whose = f"access token {token.id} of {token.user} on {address}"
     if update.edited is None:
-        headline = f"Nothing changed: {whose} is {tell_state(after, now)} already."
+        headline = f"Nothing changed: {whose} is as asked already ({tell_state(after, now)})."
     elif after == token.state:
-        headline = f"Nothing changed: {whose} is {tell_state(after, now)}, though the cluster took the request."
+        headline = (
+            f"Nothing changed: {whose} is as before ({tell_state(after, now)}), though the cluster took the request."
+        )
     else:
-        headline = f"Changed {whose}: was {tell_state(token.state, now)}; is {tell_state(after, now)}."
+        headline = f"Changed {whose}: it is {tell_state(after, now)}. Before: {tell_state(token.state, now)}."
     warnings = [*(update.edited.warnings if update.edited else ()), tell_clock(update.plan.ahead)]
     fields = ChangedToken(
         summary=headline,
@@ -413,7 +415,7 @@ def _tell_next_page(listing: Listing) -> str | None:
     steps: list[str] = []
     if listing.foreign:
         steps.append(
-            f"{count(listing.foreign, 'token')} left out: of another user with that name, or not to be told from one. "
+            f"{count(listing.foreign, 'token')} left out, of what is or may be another user with that name. "
             "Name the user by auth_id to be sure."
         )
     if listing.after:
@@ -484,7 +486,7 @@ def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
     if clock := tell_clock(minted.ahead):
         yield clock
     if found is None:
-        yield "It could not be read back, so whose it is and until when it lives is as asked for, not as looked at."
+        yield "It could not be read back: its user and its expiry are told as they were asked for."
     if found is None and order.max_lifetime is not None:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
