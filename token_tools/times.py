@@ -1,6 +1,9 @@
 """Times and durations as people write them, and back.
 
 There is no clock in here: what depends on the present takes it as `now`. Every `datetime` in and out is aware.
+
+All that is written here is read here, and what could mean only one thing. `dateutil` and its like are not used for it:
+they guess, and a token that lives by a guess is worse than one more answer.
 """
 
 import re
