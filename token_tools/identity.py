@@ -4,9 +4,8 @@ The spelling is the one that the vendor's `qq` reads (`jane`, `local:jane`, `ad:
 `auth_id:500`, `sid:S-1-5-21-…`), with two additions that leave nothing out of reach: each of the eleven domains of the
 published enum is a prefix too, also before a numeric form (`posix_user:uid:1001`), and a name may stand in double
 quotes, as JSON writes it. Names that are not plain words are always spelled so, which makes text that the cluster's
-users chose visible as data. Quotes around a whole spelling change nothing: `"local:jane"` is `local:jane`, and somebody
-who is called so is `name:"local:jane"`. What could be one of several is never guessed, but told as it has to be
-written.
+users chose visible as data. Quotes around a whole spelling change nothing: `"local:jane"` is `local:jane`, and who is
+called so is `name:"local:jane"`. What could be one of several is never guessed, but told as it has to be written.
 
 Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_util` 7.10 for the spelling.
 """
