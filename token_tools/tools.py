@@ -92,7 +92,7 @@ async def list_access_tokens(
         User | None,
         Field(
             description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
-            "sid:S-1-... or NAME. All users if absent."
+            "sid:S-1-… or NAME. All users if absent."
         ),
     ] = None,
     after: Annotated[
@@ -253,7 +253,7 @@ async def create_access_token(
         User,
         Field(
             description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
-            "auth_id:N, sid:S-1-... or NAME."
+            "auth_id:N, sid:S-1-… or NAME."
         ),
     ],
     expiration_time: Annotated[
