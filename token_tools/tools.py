@@ -8,12 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
-from mcp.server.elicitation import (
-    AcceptedElicitation,
-    CancelledElicitation,
-    DeclinedElicitation,
-    ElicitationResult,
-)
+from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.types import CallToolResult, ClientCapabilities, TextContent, ToolAnnotations
@@ -236,7 +231,7 @@ def _read_no_yes(consent: ElicitationResult[Consent]) -> NoYes | None:
             return None if agree else "unticked"
         case DeclinedElicitation():
             return "declined"
-        case CancelledElicitation():
+        case _:
             return "dismissed"
 
 
