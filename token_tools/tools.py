@@ -8,12 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
-from mcp.server.elicitation import (
-    AcceptedElicitation,
-    CancelledElicitation,
-    DeclinedElicitation,
-    ElicitationResult,
-)
+from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.types import CallToolResult, ClientCapabilities, TextContent, ToolAnnotations
@@ -122,7 +117,7 @@ async def list_access_tokens(
         User | None,
         Field(
             description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
-            "sid:S-1-... or NAME. All users if absent."
+            "sid:S-1-… or NAME. All users if absent."
         ),
     ] = None,
     after: Annotated[
@@ -267,7 +262,7 @@ def _read_no_yes(consent: ElicitationResult[Consent]) -> NoYes | None:
             return None if agree else "unticked"
         case DeclinedElicitation():
             return "declined"
-        case CancelledElicitation():
+        case _:
             return "dismissed"
 
 
@@ -284,7 +279,7 @@ async def create_access_token(
         User,
         Field(
             description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
-            "auth_id:N, sid:S-1-... or NAME."
+            "auth_id:N, sid:S-1-… or NAME."
         ),
     ],
     expiration_time: Annotated[
