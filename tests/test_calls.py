@@ -68,7 +68,7 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             refused = Told.of(await client.call_tool("switch", {"enabled": "perhaps"}))
 
     assert switched.fields == {"enabled": True}
-    assert refused.text == "Nothing was done. `enabled` must be true or false, as JSON writes them."
+    assert refused.text == "`enabled` must be true or false, as JSON writes them."
 
 
 @pytest.mark.parametrize(

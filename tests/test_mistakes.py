@@ -633,7 +633,7 @@ EXPLAINED: Final = [
     pytest.param(
         "delete_access_token",
         {"id": "123"},
-        ["There is no access token 123", "may have been deleted", "list_access_tokens tells the ids"],
+        ["There is no access token 123", "If the id is mistyped", "list_access_tokens tells the ids"],
         id="deleted-before",
     ),
     pytest.param("delete_access_token", {"id": OWN}, ["runs on token", "rotate_access_token"], id="own-token-deleted"),
@@ -819,13 +819,12 @@ VALUES: Final = [
         (GET, "id", value, "`id` must be the digits of a token")
         for value in ("<id>", "string", "<token_id>", "ID", "…", "0x1f")
     ),
+    (GET, "id", "18465…", "`id` does not have all digits of an id: list_access_tokens tells them."),
+    (GET, "id", f"{TOKEN},{OWN}", "`id` has several ids: make one call for each, with its digits alone."),
+    *((GET, "id", value, "There is no access token 1. ") for value in ("token 1", "id=1")),
     *(
         (GET, "id", value, "`id` must be the digits of a token")
-        for value in ("18465…", "token 1", f"{TOKEN},{OWN}", "last", "1.5")
-    ),
-    *(
-        (GET, "id", value, "`id` must be the digits of a token")
-        for value in (f'{{"id": "{TOKEN}"}}', f'["{TOKEN}"]', "id=1")
+        for value in ("last", "1.5", f'{{"id": "{TOKEN}"}}', f'["{TOKEN}"]')
     ),
     *((tool, "id", {"id": TOKEN}, "`id` must be text") for tool in (GET, UPDATE, DELETE, ROTATE)),
     *((tool, "id", "<id>", "`id` must be the digits of a token") for tool in (UPDATE, DELETE, ROTATE)),

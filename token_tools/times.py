@@ -87,7 +87,8 @@ _TIME: Final = re.compile(
     (?:(?P<year>\d{4})(?P<sign>[-/.])(?P<month>\d\d)(?P=sign)(?P<day>\d\d)|(?P<compact>\d{8})(?=T))
     (?:(?:T|,?[ ](?:at[ ])?)(?P<clock>\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?)(?![:\d]|[ ]?[ap]\.?m))?
     [ ]?(?P<zone>Z|(?:UTC|GMT)?[ ]?(?P<east>[+-])(?P<hours>\d\d?)(?P<minutes>:?\d\d)?|UTC|GMT)?
-    (?:[ ]\((?:in[ ]|expired[ ])?(?:\d+|an?)[ ][a-z]+(?:[ ]ago)?(?:,[ ]the[ ]default[ ]lifetime)?\))?
+    (?:[ ]\((?:in[ ]|expired[ ])?(?:[\d.]+|an?)[ ][a-z]+(?:[ ]and[ ][\d.]+[ ][a-z]+)?(?:[ ]ago)?
+    (?:,[ ]the[ ]default[ ]lifetime)?\))?
     (?P<rest>.*)
     """,
     re.ASCII | re.IGNORECASE | re.VERBOSE,
