@@ -821,7 +821,6 @@ VALUES: Final = [
     ),
     (GET, "id", "18465…", "`id` does not have all digits of an id: list_access_tokens tells them."),
     (GET, "id", f"{TOKEN},{OWN}", "`id` has several ids: make one call for each, with its digits alone."),
-    *((GET, "id", value, "There is no access token 1. ") for value in ("token 1", "id=1")),
     *(
         (GET, "id", value, "`id` must be the digits of a token")
         for value in ("last", "1.5", f'{{"id": "{TOKEN}"}}', f'["{TOKEN}"]')

@@ -27,12 +27,12 @@ _NO_YES: Final[Mapping[NoYes, tuple[str, str]]] = {
         "Call again only if a person wants to be asked again.",
     ),
     "unticked": (
-        "The form was sent without its tick, and only the tick means yes.",
-        "Ask them, and call again if they meant yes.",
+        "The form was sent without its tick, which some clients do for a no; only the tick means yes.",
+        "Ask the person, and call again only if they meant yes.",
     ),
     "blank": (
         "The client sent no answer to `agree`, which has to be true or false.",
-        "Ask them, and call again if they meant yes and this client showed them a tick to set.",
+        "Ask the person, and call again only if they meant yes and this client shows them a tick to set.",
     ),
     "failed": (
         "The question came back with an error or with what cannot be read: whether a person saw it is not known.",
@@ -47,7 +47,7 @@ def tell_no_yes(plan: Plan, qq: Qq, no_yes: NoYes, *, times: int) -> str:
     """Why a plan is not carried out that was asked about without a yes, so many times in a row, and what leads on."""
     what, when = _NO_YES[no_yes]
     if times >= MOST_ASKED:
-        when = f"The same was asked {times} times now without a yes: asking again will not help in this client."
+        when = f"The same was asked {times} times now without a yes: do not ask again unless a person says that they want to."
     return f"{what} It is asked because {' and '.join(plan.reasons)}. {when} {tell_by_hand(plan, qq)}"
 
 
