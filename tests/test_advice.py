@@ -20,6 +20,7 @@ from tests.recorder import Recorder
 from tests.test_life import answer_at, make, own_token
 from tests.test_rotation import forget_outcomes, successor
 from tests.test_stdio import call
+from token_tools.identity import Identity
 from token_tools.journal import Journal
 from token_tools.rotation import A_PERSON
 from token_tools.sandbox.app import create_app
@@ -27,6 +28,7 @@ from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour
 from token_tools.sandbox.demo import ADMIN as DEMO_ADMIN
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.settings import Settings
+from token_tools.unfinished import denotes
 
 pytestmark = pytest.mark.anyio
 
@@ -727,3 +729,21 @@ async def test_a_token_that_this_server_deleted_is_told_as_that(bench: Bench) ->
 
     assert "This server deleted it at 2026-11-24 09:00 UTC; list_access_tokens tells the ids." in known
     assert "deleted" not in unknown
+
+
+@pytest.mark.parametrize(
+    ("spelling", "user", "is_denoted"),
+    [
+        ("local:jane", Identity(domain="LOCAL", name="jane"), True),
+        ("auth_id:1001", Identity(domain="LOCAL", auth_id="1001", name="jane"), True),
+        ("jane", Identity(domain="ACTIVE_DIRECTORY", name="CORP\\jane"), True),
+        ("local:jane", Identity(domain="ACTIVE_DIRECTORY", name="CORP\\jane"), False),
+        ("local:jane", Identity(domain="LOCAL", name="bob"), False),
+        ("local:jane", Identity(domain="LOCAL", auth_id="1001"), False),
+        ('"jane', Identity(domain="LOCAL", name="jane"), False),
+    ],
+)
+def test_whom_the_journal_spells_is_found_again_however_the_cluster_tells_them(
+    spelling: str, user: Identity, *, is_denoted: bool
+) -> None:
+    assert denotes(spelling, user) == is_denoted

@@ -7,7 +7,7 @@ There is no I/O in here but the journal's and the delivery's, which are asked an
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Final
 
@@ -170,7 +170,13 @@ def _find_suspects(
 
 def _find_span(attempt: Attempt, ahead: timedelta) -> tuple[datetime, datetime]:
     """When, by the cluster's clock, an attempt can have made a token."""
-    return attempt.intent.time + ahead - TOLERANCE, attempt.last.time + ahead + LATE
+    return _move(attempt.intent.time, ahead - TOLERANCE), _move(attempt.last.time, ahead + LATE)
+
+
+def _move(time: datetime, by: timedelta) -> datetime:
+    """A time moved within the calendar."""
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    return time + min(max(by, first - time), last - time)
 
 
 def _is_over(memory: Memory, attempt: Attempt, token: AccessToken) -> bool:
