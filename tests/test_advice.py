@@ -14,21 +14,25 @@ import pytest
 from mcp.client import Client
 from pydantic import SecretStr
 
-from tests.bench import AD_JANE, ADMIN, AGREES, JANE, LDAP_BOB, NOW, PATH, Bench, Human, Mode, Told, refusal
+from tests.bench import AD_JANE, ADMIN, AGREES, JANE, LDAP_BOB, NOW, PATH, PATIENCE, Bench, Human, Mode, Told, refusal
+from tests.keychain import Keychain
 from tests.lives import CREATE, living, staged
 from tests.recorder import Recorder
 from tests.test_life import answer_at, make, own_token
 from tests.test_rotation import forget_outcomes, successor
 from tests.test_stdio import call
+from token_tools.clock import ClusterClock
+from token_tools.delivery import KeyringDelivery
 from token_tools.identity import Identity
 from token_tools.journal import Journal
+from token_tools.models import AccessToken
 from token_tools.rotation import A_PERSON
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster, Token
 from token_tools.sandbox.demo import ADMIN as DEMO_ADMIN
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.settings import Settings
-from token_tools.unfinished import denotes
+from token_tools.unfinished import Inquirer, denotes
 
 pytestmark = pytest.mark.anyio
 
@@ -390,6 +394,11 @@ async def test_a_token_that_could_not_be_taken_back_is_told_until_it_is_gone(ben
     del bench.cluster.tokens[new[0].id]
 
     assert "could not be deleted again: it did not prove to work" in told.text
+    old = bench.cluster.create_token(JANE.auth_id, creator="500")
+    bench.cluster.tokens[new[0].id] = new[0]
+    refused = await bench.undone("rotate_access_token", {"id": old.id})
+    assert "could not be deleted again: it did not prove to work" in refused
+    del bench.cluster.tokens[new[0].id]
     assert "Unfinished" not in (await bench.call(AUDIT)).text
 
 
@@ -464,6 +473,25 @@ async def test_the_place_of_bearer_tokens_that_cannot_be_looked_through_is_told(
     assert (
         f"{orphan.id} (made 2026-11-24 09:00 UTC) may be what it made. Where its bearer token is, is not" in told.text
     )
+
+
+async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(bench: Bench, keychain: Keychain) -> None:
+    orphan = await begin_and_die(bench)
+    keychain.broken = "silent"
+    journal = Journal(bench.settings.state_dir, cluster=bench.settings.address, clock=lambda: NOW, patience=0.05)
+    inquirer = Inquirer(KeyringDelivery("c"), journal, ClusterClock(lambda: NOW), patience=0.05)
+    token = AccessToken.model_validate({"id": orphan.id, "user": {"auth_id": JANE.auth_id}, "creation_time": NOW.isoformat()})
+    threads = anyio.to_thread.current_default_thread_limiter()
+    with anyio.fail_after(PATIENCE):
+        [unfinished] = await inquirer.look(await inquirer.recall(), [token])
+        keychain.go_on.set()
+        threads.total_tokens = 1
+        await threads.acquire_on_behalf_of(bench)
+        memory = await inquirer.recall()
+        threads.release_on_behalf_of(bench)
+
+    assert [*unfinished.doubts.values()] == ["the place of bearer tokens does not answer"]
+    assert "its disk does not answer" in str(memory.doubt)
 
 
 async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token_of_an_orphan(bench: Bench) -> None:

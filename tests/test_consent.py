@@ -24,7 +24,7 @@ DECLINED = "was answered with no, by a person or by the client itself."
 DISMISSED = "was not answered (dismissed by a person or by the client)."
 UNTICKED = "The form was sent without its tick"
 BLANK = "The client sent no answer to `agree`"
-HELPS_NOT = "do not ask again unless a person says that they want to."
+HELPS_NOT = "ask again only if a person wants to be."
 BY_HAND = "It is not for you to run, but a person can do it by hand: "
 
 

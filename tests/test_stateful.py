@@ -89,6 +89,8 @@ class SideBySide(RuleBasedStateMachine):
         self.ours = self._ending.enter_context(Ours.connected(portal, self.clock, host=host, folder=folder))
         self.own = self.theirs.who_am_i()["access_token_id"]
         self.gone = ["1234567890123456789012"]
+        self.disabled_since: dict[str, datetime] = {}
+        self.successors: set[str] = set()
         self.removed = 0
         self.compared = -1
 
@@ -126,6 +128,7 @@ class SideBySide(RuleBasedStateMachine):
         self.check_made(ours, theirs)
         if ours is not None:
             assert ours["replaces"] == token_id
+            self.successors.add(ours["id"])
             assert old is not None
             me = self.theirs.who_is_it(read_bearer(ours))
             assert me is not None
@@ -213,7 +216,7 @@ class SideBySide(RuleBasedStateMachine):
         owners = Counter(entry["user"]["auth_id"] for entry in entries)
         states = Counter(tell_state(entry, self.clock()) for entry in entries)
         found = Counter(
-            finding for entry in entries for finding in find_risks(entry, self.clock(), timedelta(days=within[1]))
+            finding for entry in entries for finding in self.find_risks(entry, self.clock(), timedelta(days=within[1]))
         )
         found["users_with_two_tokens"] = sum(count >= 2 for count in owners.values())
         assert (ours["total"], ours["users"]) == (len(entries), len(owners))
@@ -298,6 +301,31 @@ class SideBySide(RuleBasedStateMachine):
         if ours is not None and theirs is not None:
             assert (ours["id"], ours["enabled"]) == (theirs["id"], theirs["enabled"])
             assert ours.get("expiration_time") == theirs["expiration_time"]
+            if ours["enabled_before"] and not ours["enabled"]:
+                self.disabled_since[ours["id"]] = self.clock()
+            elif ours["enabled"]:
+                self.disabled_since.pop(ours["id"], None)
+
+    def find_risks(self, entry: Entry, now: datetime, within: timedelta) -> Sequence[str]:
+        """What an audit has to find about an entry by itself, and by what it knows of what was done before."""
+        created = datetime.fromisoformat(entry["creation_time"])
+        expires = None if entry["expiration_time"] is None else datetime.fromisoformat(entry["expiration_time"])
+        user, state = entry["user"], tell_state(entry, now)
+        is_live = state == "live"
+        is_built_in = user["auth_id"] in {"1", "2", "500", "501"} or str(user["domain"]).startswith(("API_", "WORLD"))
+        is_made_by_another = user["auth_id"] != entry["creator"]["auth_id"] and entry["id"] not in self.successors
+        since = self.disabled_since.get(entry["id"], created)
+        risks = {
+            "never_expires": is_live and expires is None,
+            "built_in_user": is_live and is_built_in,
+            "made_by_another": is_live and is_made_by_another,
+            "user_has_no_name": user["name"] is None,
+            "expired": state == "expired",
+            "disabled_and_old": not entry["enabled"] and now - since >= timedelta(days=30),
+            "older_than_a_year": is_live and now - created >= timedelta(days=365),
+            "expires_soon": is_live and expires is not None and expires - now <= within,
+        }
+        return [risk for risk, is_one in risks.items() if is_one]
 
     def check_got(self, token_id: str) -> None:
         """Both tell the same of one token, each field of its identities included."""
@@ -360,26 +388,6 @@ def tell_state(entry: Entry, now: datetime) -> str:
     if expires is not None and datetime.fromisoformat(expires) <= now:
         return "expired"
     return "live" if entry["enabled"] else "disabled"
-
-
-def find_risks(entry: Entry, now: datetime, within: timedelta) -> Sequence[str]:
-    """What an audit has to find about an entry by itself."""
-    created = datetime.fromisoformat(entry["creation_time"])
-    expires = None if entry["expiration_time"] is None else datetime.fromisoformat(entry["expiration_time"])
-    user, state = entry["user"], tell_state(entry, now)
-    is_live = state == "live"
-    is_built_in = user["auth_id"] in {"1", "2", "500", "501"} or str(user["domain"]).startswith(("API_", "WORLD"))
-    risks = {
-        "never_expires": is_live and expires is None,
-        "built_in_user": is_live and is_built_in,
-        "made_by_another": is_live and user["auth_id"] != entry["creator"]["auth_id"],
-        "user_has_no_name": user["name"] is None,
-        "expired": state == "expired",
-        "disabled_and_old": not entry["enabled"] and now - created >= timedelta(days=30),
-        "older_than_a_year": is_live and now - created >= timedelta(days=365),
-        "expires_soon": is_live and expires is not None and expires - now <= within,
-    }
-    return [risk for risk, is_one in risks.items() if is_one]
 
 
 @pytest.fixture

@@ -407,7 +407,8 @@ def _flush_folder(path: Path) -> None:
 def _read_lines(path: Path) -> Sequence[bytes]:
     try:
         journal = _open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
+        # Of what no path can be, such as one with a zero in it, there is nothing.
         return []
     try:
         with open(journal, "rb", closefd=False) as stream:

@@ -47,7 +47,7 @@ def tell_no_yes(plan: Plan, qq: Qq, no_yes: NoYes, *, times: int) -> str:
     """Why a plan is not carried out that was asked about without a yes, so many times in a row, and what leads on."""
     what, when = _NO_YES[no_yes]
     if times >= MOST_ASKED:
-        when = f"The same was asked {times} times now without a yes: do not ask again unless a person says that they want to."
+        when = f"The same was asked {times} times now without a yes: ask again only if a person wants to be."
     return f"{what} It is asked because {' and '.join(plan.reasons)}. {when} {tell_by_hand(plan, qq)}"
 
 

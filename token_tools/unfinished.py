@@ -215,6 +215,7 @@ class Inquirer:
     delivery: Delivery
     journal: Journal
     clock: ClusterClock
+    patience: float = PATIENCE
 
     async def recall(self) -> Memory:
         """What the journal knows, or why nothing is known of it: nobody who only reads is stopped by that."""
@@ -242,7 +243,7 @@ class Inquirer:
 
     async def _locate(self, token: AccessToken, entry: Entry) -> tuple[str | None, str | None]:
         """Where the bearer token of a token is; or why that is not known, None if it is nowhere."""
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(self.patience):
             try:
                 place = await self.delivery.find(token.id, entry.place, {entry.user, str(token.user)})
                 if place is not None or not (nameless := await self.delivery.find_nameless()):
