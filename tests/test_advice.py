@@ -480,15 +480,16 @@ async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(bench: Be
     keychain.broken = "silent"
     journal = Journal(bench.settings.state_dir, cluster=bench.settings.address, clock=lambda: NOW, patience=0.05)
     inquirer = Inquirer(KeyringDelivery("c"), journal, ClusterClock(lambda: NOW), patience=0.05)
-    token = AccessToken.model_validate({"id": orphan.id, "user": {"auth_id": JANE.auth_id}, "creation_time": NOW.isoformat()})
+    jane = {"domain": "LOCAL", "name": "jane"}
+    token = AccessToken.model_validate({"id": orphan.id, "user": jane, "creation_time": NOW.isoformat()})
     threads = anyio.to_thread.current_default_thread_limiter()
     with anyio.fail_after(PATIENCE):
         [unfinished] = await inquirer.look(await inquirer.recall(), [token])
         keychain.go_on.set()
         threads.total_tokens = 1
-        await threads.acquire_on_behalf_of(bench)
+        await threads.acquire_on_behalf_of(inquirer)
         memory = await inquirer.recall()
-        threads.release_on_behalf_of(bench)
+        threads.release_on_behalf_of(inquirer)
 
     assert [*unfinished.doubts.values()] == ["the place of bearer tokens does not answer"]
     assert "its disk does not answer" in str(memory.doubt)
