@@ -296,14 +296,20 @@ def test_a_sid_that_is_none_is_quoted() -> None:
 @pytest.mark.parametrize(
     ("identity", "spelled"),
     [
-        (Identity(domain="SHINY", name="jane"), "SHINY:jane"),
-        (Identity(domain="SHINY", auth_id="7"), "SHINY:auth_id:7"),
+        (Identity(domain="SHINY", name="jane"), '"SHINY":jane'),
+        (Identity(domain="SHINY", auth_id="7"), '"SHINY":auth_id:7'),
+        (Identity(domain="SHINY", name="two words: a"), '"SHINY":"two words: a"'),
         (Identity(domain="so shiny\n", name="jane"), r'"so shiny\n":jane'),
         (Identity(domain="x" * 97, uid=7), '"' + "x" * 95 + '…":uid:7'),
     ],
 )
-def test_a_domain_that_is_not_published_is_told_as_data(identity: Identity, spelled: str) -> None:
+def test_a_domain_that_is_not_published_is_told_as_data_and_read_again(identity: Identity, spelled: str) -> None:
     assert str(identity) == spelled
+    assert Identity.parse(spelled) == identity or "…" in spelled
+
+
+def test_a_published_domain_in_quotes_is_that_domain() -> None:
+    assert Identity.parse('"local":jane') == Identity(domain="LOCAL", name="jane")
 
 
 def test_an_empty_identity_is_told_as_an_empty_name() -> None:

@@ -5,7 +5,8 @@ The spelling is the one that the vendor's `qq` reads (`jane`, `local:jane`, `ad:
 published enum is a prefix too, also before a numeric form (`posix_user:uid:1001`), and a name may stand in double
 quotes, as JSON writes it. Names that are not plain words are always spelled so, which makes text that the cluster's
 users chose visible as data. Quotes around a whole spelling change nothing: `"local:jane"` is `local:jane`, and who is
-called so is `name:"local:jane"`. What could be one of several is never guessed, but told as it has to be written.
+called so is `name:"local:jane"`. A domain that is not published, of a cluster newer than this code, stands in quotes of
+its own: `"SHINY":jane`. What could be one of several is never guessed, but told as it has to be written.
 
 Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_util` 7.10 for the spelling.
 """
@@ -69,6 +70,9 @@ _OTHER_FORM: Final = re.compile(
 _DOMAIN_BEFORE: Final = re.compile(rf"((?:{_DOMAINS})(?=/)|local(?=\\))[/\\](.+)", re.IGNORECASE)
 _DOMAIN_BEHIND: Final = re.compile(rf"(.+?)(?:@(?=local$)| \((?=(?:{_DOMAINS})\)$))(\w+)\)?", re.IGNORECASE)
 _FOREIGN: Final = re.compile(r"(?:[^:=]*:|@)\s*(.*)", re.DOTALL)
+_QUOTED_DOMAIN: Final = re.compile(r'("(?:[^"\\]|\\.)+"): *(.+)', re.DOTALL)
+"""One of a cluster that is newer than this code, as such a cluster tells it."""
+
 _QUOTED_PLAIN: Final = re.compile(r'"([^"]+)"')
 _BACKSLASHES: Final = re.compile(r"\\{2,}")
 _QUOTES: Final = "\"'`"
@@ -153,13 +157,15 @@ class Identity(BaseModel):
     def __str__(self) -> str:
         """The spelling in one string, which is made once; `parse` of it denotes the same identity.
 
-        It does not where a name had to be cut, or the domain is none of the published ones; that is told as it is.
+        It does not where something had to be cut.
         """
         return self._spelling
 
     @cached_property
     def _spelling(self) -> str:
-        prefix = f"{_PREFIX_OF.get(self.domain) or tell_name(self.domain)}:" if self.domain else ""
+        prefix = (
+            f"{_PREFIX_OF.get(self.domain) or quote(self.domain, longest=LONGEST_NAME_SHOWN)}:" if self.domain else ""
+        )
         if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
             is_doubtful = not prefix and _OTHER_FORM.fullmatch(self.name)
             return f"{'name:' if is_doubtful else prefix}{tell_name(self.name)}"
@@ -295,6 +301,9 @@ def _read_spelling(text: str) -> dict[str, str]:
         text = text[1:-1].strip()
     if noted := _WITH_KEY.fullmatch(text):
         return _read_spelling(noted[1]) | {"auth_id": noted[2]}
+    if unpublished := _QUOTED_DOMAIN.fullmatch(text):
+        domain = _read_quoted(unpublished[1])
+        return {"domain": _DOMAIN_OF.get(domain.lower(), domain)} | _read_in_domain(unpublished[2])
     if text.startswith('"'):
         name = _read_quoted(text)
         return _read_spelling(name) if _OTHER_FORM.fullmatch(name) else {"name": name}
