@@ -439,7 +439,7 @@ LATER = "Try again in a minute; if it is the same then, "
             httpx.Response(503, headers={"Retry-After": "7200"}), "Try again after that, and not before.", id="wait"
         ),
         pytest.param(httpx.ReadError("cut"), f"{LATER}the operator has to look at the cluster", id="cut"),
-        pytest.param(httpx.ConnectError("no"), f"{LATER}the operator has to look at both.", id="no-connection"),
+        pytest.param(httpx.ConnectError("no"), f"{LATER}the operator has to look at that.", id="no-connection"),
         pytest.param(None, f"{LATER}the operator has to look why, or to allow more time.", id="timeout"),
     ],
 )

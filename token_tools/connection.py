@@ -4,6 +4,8 @@ The libraries behind this are a twentieth of a server's start, so it is loaded w
 """
 
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -197,7 +199,8 @@ def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreacha
             advice=_NOT_BEFORE,
         )
     return Unsent(
-        f"No connection to {address}: {reason}. Is QUMULO_HOST right, and the cluster up?", advice=f"{_SOON} both."
+        f"No connection to {address}: {reason}. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up?",
+        advice=f"{_SOON} that.",
     )
 
 
@@ -206,6 +209,12 @@ def _tell_reason(cause: BaseException) -> str | None:
         case ssl.SSLError():
             # Its strerror names a line of Python's own source.
             return (getattr(cause, "reason", None) or "TLS failed").replace("_", " ").lower()
+        case socket.gaierror():
+            # Its numbers are its own.
+            return cause.strerror
+        case OSError(errno=int(number)):
+            # asyncio puts the address that was tried in the place of the reason.
+            return os.strerror(number)
         case OSError():
             return cause.strerror
         case _:
