@@ -23,7 +23,7 @@ FOR_EVER = {"user": "local:jane", "expiration_time": "never"}
 DECLINED = "was answered with no, by a person or by the client itself."
 DISMISSED = "was not answered (dismissed by a person or by the client)."
 UNTICKED = "The form was sent without its tick"
-BLANK = "The client sent no answer to `agree`"
+BLANK = "The client sent no answer to `agree` that is true or false."
 HELPS_NOT = "ask again only if a person wants to be."
 BY_HAND = "It is not for you to run, but a person can do it by hand: "
 

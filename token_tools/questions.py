@@ -31,7 +31,7 @@ _NO_YES: Final[Mapping[NoYes, tuple[str, str]]] = {
         "Ask the person, and call again only if they meant yes.",
     ),
     "blank": (
-        "The client sent no answer to `agree`, which has to be true or false.",
+        "The client sent no answer to `agree` that is true or false.",
         "Ask the person, and call again only if they meant yes and this client shows them a tick to set.",
     ),
     "failed": (
