@@ -176,7 +176,7 @@ async def test_a_folder_that_is_a_link_is_refused(delivery: Delivery, folder: Pa
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(DeliveryError, match="QUMULO_DELIVERY_DIR names the folder"):
+    with pytest.raises(DeliveryError, match="by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR"):
         await delivery.reserve()
 
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -835,7 +835,7 @@ async def test_without_a_place_for_the_secret_no_token_is_asked_for(bench: Bench
 
     assert bench.recorder.bodies("POST", PATH) == []
     assert told.startswith("A new bearer token cannot be kept in")
-    assert "QUMULO_DELIVERY_DIR" in told
+    assert "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR;" in told
 
 
 async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(bench: Bench) -> None:

@@ -33,6 +33,7 @@ from token_tools.errors import DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
 from token_tools.private import (
+    HOW_TO_NAME_A_FOLDER,
     attempt,
     create_private_file,
     discard,
@@ -629,5 +630,5 @@ def _explained(folder: Path) -> Generator[None]:
 def _tell_failure(folder: Path, failure: OSError) -> str:
     return (
         f"A new bearer token cannot be kept in {tell_path(folder)}: {failure.strerror}. "
-        "QUMULO_DELIVERY_DIR names the folder; it must be the server's own, with mode 0700 and room on its disk."
+        f"{HOW_TO_NAME_A_FOLDER}; it must be the server's own, with mode 0700 and room on its disk."
     )

@@ -19,6 +19,8 @@ from typing import Final
 
 from token_tools.quotation import quote
 
+HOW_TO_NAME_A_FOLDER: Final = "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR"
+
 MOST_PARTS: Final = 256
 """Names in a path, with those that links add; more is a loop."""
 

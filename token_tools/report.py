@@ -25,7 +25,16 @@ from token_tools.audit import Finding, UserKey, key_of
 from token_tools.errors import DeliveryError
 from token_tools.identity import FORMULA
 from token_tools.models import AccessToken
-from token_tools.private import attempt, create_private_file, discard, flush, make_private_folder, rename, tell_path
+from token_tools.private import (
+    HOW_TO_NAME_A_FOLDER,
+    attempt,
+    create_private_file,
+    discard,
+    flush,
+    make_private_folder,
+    rename,
+    tell_path,
+)
 
 Format = Literal["csv", "json"]
 
@@ -157,6 +166,6 @@ def _explained(folder: Path) -> Generator[None]:
     except OSError as failure:
         reason = failure.strerror or os.strerror(failure.errno or errno.EIO)
         raise DeliveryError(
-            f"The report cannot be written to {tell_path(folder)}: {reason}. QUMULO_DELIVERY_DIR names the folder; "
+            f"The report cannot be written to {tell_path(folder)}: {reason}. {HOW_TO_NAME_A_FOLDER}; "
             "without `report`, the audit needs none."
         ) from failure
