@@ -330,7 +330,8 @@ def _tell_refusal(status: int, said: str, privilege: str) -> ClusterError:
     if status == HTTPStatus.UNAUTHORIZED:
         return Unauthenticated(
             f"The cluster does not accept this server's own credential{said}: it has expired, was disabled or deleted, "
-            "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE."
+            "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN, QUMULO_CREDENTIALS_FILE or the login "
+            "of qq, whichever this server works with."
         )
     if status == HTTPStatus.FORBIDDEN:
         still = (
