@@ -729,6 +729,18 @@ NO_SUCH: Final = [
         for tool in (LIST, CREATE)
         for name in ("domain", "uid", "user_id", "auth_id", "sid")
     ),
+    *((DELETE, name, "a deletion is for ever, at once") for name in ("soft_delete", "only_if_expired", "delay")),
+    *((tool, "schedule_at", "nothing can be scheduled") for tool in (CREATE, UPDATE, ROTATE)),
+    *(
+        (tool, name, "there is no dry run")
+        for tool in (CREATE, DELETE)
+        for name in ("plan_only", "test", "validate_only")
+    ),
+    *((CREATE, name, EXPIRY) for name in ("permanent", "hours", "months")),
+    *((LIST, name, "tokens cannot be filtered by that") for name in ("permanent", "revoked", "expires_after")),
+    (ROTATE, "auto_delete", OLD),
+    (CREATE, "vault_path", PLACE),
+    (CREATE, "uuid", "leave this out"),
     *((LIST, name, "leave this out") for name in ("session_id", "requestHeartbeat", "ToolCallId")),
     *((AUDIT, name, "tokens cannot be filtered by that") for name in ("stale_after", "max_age", "created_after")),
     (AUDIT, "page_size", "an audit reads all tokens in one call"),
@@ -757,6 +769,12 @@ NEAR: Final = [
     *((UPDATE, name, "enabled") for name in ("disabled", "status", "state", "active", "disable", "enable")),
     *((UPDATE, name, "expiration_time") for name in ("expires_at", "extend_by", "new_expiration", "ttl")),
     (ROTATE, "old_id", "id"),
+    *((UPDATE, name, "enabled") for name in ("is_disabled", "revoked", "new_status")),
+    *((CREATE, name, "expiration_time") for name in ("not_after", "end_time", "max_age")),
+    *((LIST, name, "after") for name in ("next_cursor", "continuation_token", "after_id")),
+    *((AUDIT, name, "report") for name in ("csv", "save_report")),
+    (AUDIT, "months", "expiring_within"),
+    (LIST, "user_email", "user"),
 ]
 """What models call what there is, by tool, and its real name."""
 

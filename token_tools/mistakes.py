@@ -28,22 +28,28 @@ _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 _MEANT: Final = {
     "id": ("token_id token key_id access_token_id token_ids ids old_id old_token old_token_id identifier access_token"),
-    "enabled": "disabled active state status disable enable is_enabled is_active new_state revoked suspended blocked",
-    "expiring_within": "within days window expires_within expiring soon threshold days_ahead horizon",
-    "report": "format output file output_file export report_format",
+    "enabled": (
+        "disabled active state status disable enable is_enabled is_active new_state is_disabled new_status revoked "
+        "is_revoked suspended blocked"
+    ),
+    "expiring_within": (
+        "within days weeks months window expires_within expiring soon threshold days_ahead warn_days horizon"
+    ),
+    "report": "format output file output_file export report_format output_format export_format save_report csv json",
     "user": (
         "username user_name owner identity account name for_user auth_id uid sid domain user_id owner_id "
         "users principal login account_name user_filter filter_user filter_by_user target_user "
-        "service_account subject"
+        "service_account subject email user_email upn owner_name"
     ),
     "after": (
-        "cursor page_token next offset page start_after next_page next_after key page_number next_token starting_after"
+        "cursor page_token next offset page start_after next_page next_after key page_number next_token starting_after "
+        "next_cursor continuation_token after_id after_key start_key marker skip"
     ),
-    "limit": "page_size per_page max_results count size first max top max_items number_of_results",
+    "limit": "page_size per_page max_results count size first max top top_n max_items max_tokens number_of_results",
     "expiration_time": (
         "ttl expires expiry expires_at expires_in lifetime duration days valid_until valid_for expire_at "
         "expire_in expires_on expiration expiration_date max_lifetime new_expiry new_expiration validity "
-        "end_date until extend_by seconds ttl_seconds"
+        "end_date until extend_by seconds ttl_seconds not_after end_time valid_to max_age"
     ),
 }
 """What models call an argument, word by word, by the name that it really has."""
@@ -74,14 +80,25 @@ def _topic(words: str, sentence: str, about: str = "", *, is_whole: bool = False
 
 _TOPICS: Final = (
     _topic(
-        "confirm confirmed confirmation force yes approve approved approval consent agree agreed acknowledge plan sure "
-        "bypass override",
-        "whether a person has to agree is the operator's to say, and this server asks them itself.",
-    ),
-    _topic(
-        "dry preview simulate rehearse whatif",
+        "dry preview simulate rehearse whatif plan test trial noop validate",
         "there is no dry run. Where a person has to agree, they are shown first what would be done.",
         "create update delete rotate",
+    ),
+    _topic(
+        "soft archive trash recoverable only if unless expired unused condition delay later grace schedule when",
+        "a deletion is for ever, at once, and without conditions. update_access_token(id=…, enabled=false) stops a "
+        "token and can be undone; get_access_token(id=…) tells how it is.",
+        "delete",
+    ),
+    _topic(
+        "schedule scheduled delay delayed start starts later begin cron interval when before",
+        "what is called is done at once; nothing can be scheduled.",
+        "create update rotate",
+    ),
+    _topic(
+        "confirm confirmed confirmation force yes approve approved approval consent agree agreed acknowledge sure "
+        "bypass override",
+        "whether a person has to agree is the operator's to say, and this server asks them itself.",
     ),
     _topic(
         "bearer secret secrets password credential credentials passphrase authorization jwt value api apikey",
@@ -93,12 +110,13 @@ _TOPICS: Final = (
         "this server serves one cluster, which its operator has set.",
     ),
     _topic(
-        "ttl expires expire expiry expiration lifetime valid validity never duration days",
+        "ttl expires expire expiry expiration lifetime valid validity never permanent duration hours days weeks months "
+        "years",
         'how long a token lives is said by `expiration_time`, such as "90d" or "never".',
         "create update rotate",
     ),
     _topic(
-        "old grace overlap existing previous keep revoke retire",
+        "old grace overlap existing previous keep revoke retire delete auto replace purge",
         "the old token stays alive. What follows are calls of their own: update_access_token(id=…, enabled=false), and "
         "when nothing broke delete_access_token(id=…).",
         "create rotate",
@@ -129,28 +147,32 @@ _TOPICS: Final = (
         "the order is the cluster's own and cannot be chosen.",
     ),
     _topic(
+        "limit page after offset cursor max top count size first per next token tokens results items n number start "
+        "key",
+        "an audit reads all tokens in one call.",
+        "audit",
+        is_whole=True,
+    ),
+    _topic(
         "count number quantity copies amount",
         "one call is about one token.",
         "create update delete rotate",
     ),
     _topic(
-        "path folder directory delivery deliver destination save inline output file filename return show print",
+        "path folder directory delivery deliver destination save inline output file filename return show print reveal "
+        "vault keyring store",
         "where files and new bearer tokens go is the operator's to say; the answer names the place.",
         "audit create rotate",
     ),
     _topic(
         "status state filter filters query search q where expired expires expiring expiry expiration within disabled "
-        "enabled active inactive valid live old older newer before since until from created creator age stale "
+        "enabled active inactive valid live old older newer before after since until from created creator age stale "
+        "permanent suspended revoked updated modified lifetime expire "
         "type match contains pattern days only include date",
         "tokens cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired, are "
         "disabled or old; list_access_tokens(user=…) lists one user's, and tells of each token its user, creator, "
         "expiry and whether it is disabled.",
         "list get audit",
-    ),
-    _topic(
-        "limit page after offset cursor max top count size first per",
-        "an audit reads all tokens in one call.",
-        "audit",
     ),
     _topic(
         "enabled disabled status state active enable disable",
@@ -325,7 +347,9 @@ def _find_meant(name: str, properties: Iterable[str]) -> str | None:
     """The argument that a name is near enough to, that it may be said; None if there is none."""
     called = {word: real for real in properties for word in [real, *_MEANT.get(real, "").split()]}
     cutoff = LIKELY if len(name) >= SHORTEST_LIKELY else 1
-    near = difflib.get_close_matches(name, called, n=1, cutoff=cutoff)
+    # What is short is near to too much: a `uuid` is no `uid`.
+    longer = [word for word in called if len(word) >= SHORTEST_LIKELY or word == name]
+    near = difflib.get_close_matches(name, longer, n=1, cutoff=cutoff)
     return called[near[0]] if near else None
 
 
