@@ -107,6 +107,7 @@ TOOLS = (
 DISABLES = "update_access_token(id=…, enabled=false) disables a token"
 MOVES = "update_access_token(id=…, expiration_time=…) moves the expiry of a token"
 ROTATES = "rotate_access_token(id=…) makes a new token beside an old one"
+NOT_USERS = "no tool tells of users or changes them; list_access_tokens(user=…) lists a user's tokens"
 LISTS = "list_access_tokens() lists all tokens, with user=… those of one user"
 
 
@@ -135,10 +136,26 @@ LISTS = "list_access_tokens() lists all tokens, with user=… those of one user"
         ("get_access_tokens", LISTS),
         ("get_user_tokens", LISTS),
         ("list_expiring_tokens", "audit_access_tokens() looks at all tokens and tells what is a risk"),
-        ("export_access_tokens", "audit_access_tokens() looks at all tokens"),
+        ("export_access_tokens", 'audit_access_tokens(report="csv") also writes a file of all tokens'),
+        ("check_token_expiry", "audit_access_tokens() looks at all tokens and tells what is a risk"),
+        ("describe_access_token", "get_access_token(id=…) tells of a token"),
+        ("disable_current_token", "update_access_token(id=…, enabled=false) disables a token"),
+        ("token_report", "audit_access_tokens() looks at all tokens"),
+        ("get_token_expiration", "get_access_token(id=…) tells of a token"),
+        ("create_user", NOT_USERS),
+        ("set_privileges", NOT_USERS),
+        ("list_groups", NOT_USERS),
+        ("get_cluster_info", "no tool tells of the cluster itself"),
+        ("get_audit_log", "the operator can read the journal"),
+        ("get_token_history", "the operator can read the journal"),
+        ("rename_token", "access tokens have no names"),
+        ("transfer_token", "whose a token is never changes"),
+        ("restore_access_token", "enables a token that was disabled; nothing brings a deleted one back"),
+        ("confirm_deletion", "this server asks them itself"),
+        ("get_current_user", 'list_access_tokens(user="self")'),
         ("whoami", 'list_access_tokens(user="self")'),
-        ("get_user", "no tool tells more of users"),
-        ("list_users", "list_access_tokens"),
+        ("get_user", NOT_USERS),
+        ("list_users", NOT_USERS),
         ("get_token", "get_access_token(id=…) tells of a token"),
         ("verify_token", "get_access_token(id=…) tells of a token"),
         ("get_bearer_token", "nobody can read the bearer token of an existing token"),

@@ -372,3 +372,19 @@ JANE = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5-21-1-100
 )
 def test_who_is_told_is_who_was_asked_for(asked: Identity, told: Identity, covered: bool) -> None:
     assert asked.covers(told) is covered
+
+
+@pytest.mark.parametrize(
+    ("quoted", "spelling"),
+    [
+        (r'"ad:CORP\tom.meyer"', r"ad:CORP\tom.meyer"),
+        (r'"ad:CORP\bob"', r"ad:CORP\bob"),
+        (r'"ad:CORP\\bob"', r"ad:CORP\bob"),
+        ('"local:"Jane Doe""', 'local:"Jane Doe"'),
+        (r'"local:\"Jane Doe\""', 'local:"Jane Doe"'),
+        (r'"ad:"CORP\\svc backup""', r'ad:"CORP\\svc backup"'),
+        ('"name:"1001""', 'name:"1001"'),
+    ],
+)
+def test_quotes_around_a_whole_spelling_change_nothing(quoted: str, spelling: str) -> None:
+    assert parse_user(quoted) == parse_user(spelling)

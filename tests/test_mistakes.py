@@ -1,5 +1,6 @@
 """Mistakes that models make, each with its answer: it works as it was meant, or it says how to write the right call."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -615,7 +616,7 @@ EXPLAINED: Final = [
     pytest.param(
         "delete_access_token",
         {"id": f"{TOKEN}, {OWN}"},
-        ["`id` has several ids", "one call for each"],
+        ["`id` has several numbers", "one call for each"],
         id="two-ids-in-one-text",
     ),
     pytest.param(
@@ -723,7 +724,26 @@ NO_SUCH: Final = [
     (LIST, "timezone", "times are told in UTC"),
     *((CREATE, name, EXPIRY) for name in ("never_expires", "token_lifetime", "valid_hours", "expire_after_days")),
     (CREATE, "username", "`user` is given already; leave this out"),
-    (LIST, "domain", "`user` is given already; leave this out"),
+    *(
+        (tool, name, "`user` is given already; it says domain and number too: local:NAME, ad:DOMAIN")
+        for tool in (LIST, CREATE)
+        for name in ("domain", "uid", "user_id", "auth_id", "sid")
+    ),
+    *((DELETE, name, "a deletion is for ever, at once") for name in ("soft_delete", "only_if_expired", "delay")),
+    *((tool, "schedule_at", "nothing can be scheduled") for tool in (CREATE, UPDATE, ROTATE)),
+    *(
+        (tool, name, "there is no dry run")
+        for tool in (CREATE, DELETE)
+        for name in ("plan_only", "test", "validate_only")
+    ),
+    *((CREATE, name, EXPIRY) for name in ("permanent", "hours", "months")),
+    *((LIST, name, "tokens cannot be filtered by that") for name in ("permanent", "revoked", "expires_after")),
+    (ROTATE, "auto_delete", OLD),
+    (CREATE, "vault_path", PLACE),
+    (CREATE, "uuid", "leave this out"),
+    *((LIST, name, "leave this out") for name in ("session_id", "requestHeartbeat", "ToolCallId")),
+    *((AUDIT, name, "tokens cannot be filtered by that") for name in ("stale_after", "max_age", "created_after")),
+    (AUDIT, "page_size", "an audit reads all tokens in one call"),
     (LIST, "page_size", "`limit` is given already; leave this out"),
     (DELETE, "token", "`id` is given already; leave this out"),
     (UPDATE, "status", "`enabled` is given already; leave this out"),
@@ -749,6 +769,12 @@ NEAR: Final = [
     *((UPDATE, name, "enabled") for name in ("disabled", "status", "state", "active", "disable", "enable")),
     *((UPDATE, name, "expiration_time") for name in ("expires_at", "extend_by", "new_expiration", "ttl")),
     (ROTATE, "old_id", "id"),
+    *((UPDATE, name, "enabled") for name in ("is_disabled", "revoked", "new_status")),
+    *((CREATE, name, "expiration_time") for name in ("not_after", "end_time", "max_age")),
+    *((LIST, name, "after") for name in ("next_cursor", "continuation_token", "after_id")),
+    *((AUDIT, name, "report") for name in ("csv", "save_report")),
+    (AUDIT, "months", "expiring_within"),
+    (LIST, "user_email", "user"),
 ]
 """What models call what there is, by tool, and its real name."""
 
@@ -820,7 +846,7 @@ VALUES: Final = [
         for value in ("<id>", "string", "<token_id>", "ID", "…", "0x1f")
     ),
     (GET, "id", "18465…", "`id` does not have all digits of an id: list_access_tokens tells them."),
-    (GET, "id", f"{TOKEN},{OWN}", "`id` has several ids: make one call for each, with its digits alone."),
+    (GET, "id", f"{TOKEN},{OWN}", "`id` has several numbers: make one call for each token"),
     *((GET, "id", value, "`id` must be the digits of a token") for value in ("last", "1.5", f'{{"id": "{TOKEN}"}}')),
     *((tool, "id", {"id": TOKEN}, "`id` must be text") for tool in (GET, UPDATE, DELETE, ROTATE)),
     *((tool, "id", "<id>", "`id` must be the digits of a token") for tool in (UPDATE, DELETE, ROTATE)),
@@ -877,6 +903,62 @@ async def test_what_is_called_otherwise_is_told_by_its_real_name(
     assert f'{tool} has no argument "{name}"; nearest is `{real.removesuffix("`, one a call")}`' in told
     assert real in told
     assert len(told) <= LONGEST
+
+
+@pytest.mark.parametrize("name", ["extend_by", "additional_days_valid", "extend_by_days"])
+async def test_an_extension_is_not_told_as_a_duration_without_what_that_counts_from(cluster: Bench, name: str) -> None:
+    told = await cluster.undone(UPDATE, {"id": TOKEN, name: "30d"}, confirm="none")
+
+    assert "`expiration_time`" in told
+    assert ("counts from now, not from the present expiry" in told) is ("nearest is" in told)
+
+
+@pytest.mark.parametrize("expiration_time", ["now", "2025-01-01T00:00:00Z", "yesterday at noon", "3 days ago"])
+async def test_who_wants_a_token_to_have_expired_is_told_how_to_stop_it(cluster: Bench, expiration_time: str) -> None:
+    arguments = {"id": TOKEN, "expiration_time": expiration_time}
+
+    told = await cluster.undone(UPDATE, arguments, confirm="none")
+
+    is_past = expiration_time != "yesterday at noon"
+    assert ("To stop a token at once, give enabled=false and no `expiration_time`." in told) is is_past
+    assert "enabled" not in await cluster.undone(ROTATE, arguments, confirm="none")
+
+
+@pytest.mark.parametrize(
+    "expiration_time",
+    ["3 months", "3m", "1y", "90", "2027-01-31", "end of year", "unlimited", "0", "2025-01-01T00:00Z"],
+)
+@pytest.mark.parametrize("days", [14, 365])
+async def test_what_the_operator_does_not_allow_is_not_proposed_without_the_bound(
+    cluster: Bench, expiration_time: str, days: int
+) -> None:
+    arguments = {"user": "local:jane", "expiration_time": expiration_time}
+
+    told = await cluster.undone(CREATE, arguments, confirm="none", max_lifetime=timedelta(days=days))
+
+    assert told.startswith("`expiration_time` ")
+    assert f"QUMULO_MAX_LIFETIME allows {days} days at most" in told
+    assert "never" not in told
+    if "from now such as" in told:
+        proposed = re.findall(r"such as (\S+)(?: or \S+)?,", told)
+        assert len(proposed) == 2
+        for text in proposed:
+            taken = {"user": "self", "expiration_time": text}
+            done = await cluster.call(CREATE, taken, confirm="none", max_lifetime=timedelta(days=days))
+            assert not done.is_error or "2 access tokens already" in done.text, done.text
+
+
+@pytest.mark.parametrize(("tool", "name"), [(UPDATE, "enabled"), (LIST, "limit"), (AUDIT, "report")])
+async def test_null_as_text_is_told_that_nothing_can_be_written(cluster: Bench, tool: str, name: str) -> None:
+    told = await cluster.undone(tool, COMPLETE[tool] | {name: "null"}, confirm="none")
+
+    assert told.endswith(", or be left out.")
+
+
+async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spelling(cluster: Bench) -> None:
+    told = await cluster.refused(LIST, {"user": "auth_id:1099"})
+
+    assert "It may be mistyped, or of a deleted user. Without `user`, everybody's tokens are listed." in told
 
 
 def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:

@@ -557,3 +557,12 @@ async def test_what_neither_a_form_nor_qq_can_do_is_told_in_a_sentence(bench: Be
     told = await bench.undone("update_access_token", {"id": make(bench).id, "expiration_time": "never"})
 
     assert told.endswith("qq cannot clear an expiry, so it takes a client that shows a person this server's questions.")
+
+
+async def test_the_own_token_rotated_again_is_told_that_the_server_has_to_change_first(bench: Bench) -> None:
+    own = next(iter(bench.cluster.tokens))
+    await bench.call("rotate_access_token", {"id": own}, confirm="none")
+
+    again = await bench.undone("rotate_access_token", {"id": own}, confirm="none")
+
+    assert "1. This server runs on the old one: replace QUMULO_BEARER_TOKEN and start it again. 2. Test that." in again

@@ -69,6 +69,9 @@ _NOT_KNOWN: Final = (
     "What was done by then is not known: look at the user's tokens with list_access_tokens before you try again."
 )
 
+_NOTHING: Final = ("null", "none", "None", "undefined")
+"""What models write instead of JSON's null."""
+
 _RULES: Final = {
     "string_pattern_mismatch": (
         "the digits of a token, about 22 of them, and nothing else; of a user, list_access_tokens(user=…) tells the "
@@ -211,7 +214,8 @@ class StrictTool(Tool):
             case {"type": "value_error", "ctx": {"error": error}}:
                 return f"`{name}` {error}."
             case _:
-                return f"`{name}` must be {_tell_type(schema)}."
+                absent = ", or be left out" if mistake["input"] in _NOTHING else ""
+                return f"`{name}` must be {_tell_type(schema)}{absent}."
 
 
 async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

@@ -6,6 +6,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
     │   └── Undelivered       the same, found out when the token was made already
     ├── JournalError          the operator: the journal of what was done cannot be written
     ├── Refusal               the caller: one of our own rules says no; nothing was done
+    │   └── PastExpiry        the same: a token cannot be made to expire before now
     └── ClusterError
         ├── Unreachable       the network: no answer came, so what was asked may have happened
         │   └── Unsent        the network: no connection came about, so nothing was asked
@@ -64,6 +65,10 @@ class JournalError(TokenToolsError):
 
 class Refusal(TokenToolsError):
     """A rule of this server was about to be broken; nothing was asked of the cluster."""
+
+
+class PastExpiry(Refusal):
+    """An expiry that is not in the future."""
 
 
 class ClusterError(TokenToolsError):

@@ -305,6 +305,9 @@ def _read_spelling(text: str) -> dict[str, str]:
         domain = _read_quoted(unpublished[1])
         return {"domain": _DOMAIN_OF.get(domain.lower(), domain)} | _read_in_domain(unpublished[2])
     if text.startswith('"'):
+        if text.endswith('"') and _OTHER_FORM.fullmatch(text[1:-1]) and not _is_printable_json(text):
+            # It has quotes of its own, or a backslash that is none of JSON: `"local:"Jane Doe""`, `"ad:CORP\tom"`.
+            return _read_spelling(text[1:-1])
         name = _read_quoted(text)
         return _read_spelling(name) if _OTHER_FORM.fullmatch(name) else {"name": name}
     if described := _read_object(text):
@@ -364,6 +367,13 @@ def _read_quoted(text: str) -> str:
             "has a name whose double quotes do not close: write it as a JSON string, or without quotes"
         ) from None
     return name
+
+
+def _is_printable_json(text: str) -> bool:
+    try:
+        return str(json.loads(text)).isprintable()
+    except ValueError:
+        return False
 
 
 def _read_object(text: str) -> str | None:

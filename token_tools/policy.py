@@ -46,16 +46,28 @@ class Policy:
             Refusal: If what the caller wrote is not a time in the future, or later than the operator allows.
         """
         if expiration_time is not None:
-            expires = parse_expiry(expiration_time, now=now)
+            expires = self._read_expiry(expiration_time, now)
         else:
             expires = None if self.default_lifetime is None else (now + self.default_lifetime).replace(microsecond=0)
-        latest = None if self.max_lifetime is None else now + self.max_lifetime
-        if self.max_lifetime is not None and latest is not None and (expires is None or expires > latest):
-            raise Refusal(
-                f"QUMULO_MAX_LIFETIME allows {tell_duration(self.max_lifetime)} at most, so `expiration_time` can be "
-                f"{tell_time(latest)} at the latest."
-            )
+        if self.max_lifetime is not None and (expires is None or expires > now + self.max_lifetime):
+            raise Refusal(self._tell_bound(self.max_lifetime, now))
         return expires
+
+    def _read_expiry(self, expiration_time: str, now: datetime) -> datetime | None:
+        try:
+            return parse_expiry(expiration_time, now=now, longest=self.max_lifetime)
+        except Refusal as doubt:
+            if self.max_lifetime is None:
+                raise
+            # Whatever that proposes is written next.
+            raise type(doubt)(f"{doubt} {self._tell_bound(self.max_lifetime, now)}") from None
+
+    @staticmethod
+    def _tell_bound(longest: timedelta, now: datetime) -> str:
+        return (
+            f"QUMULO_MAX_LIFETIME allows {tell_duration(longest)} at most, so `expiration_time` can be "
+            f"{tell_time(now + longest)} at the latest."
+        )
 
     def check_user(self, user: Identity) -> None:
         """Nothing for whoever may have a token.

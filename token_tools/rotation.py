@@ -18,7 +18,7 @@ from token_tools.listing import name_owner, read_user
 from token_tools.minting import SLOTS
 from token_tools.models import AccessToken
 from token_tools.quotation import FEW, tell_some
-from token_tools.summary import tell_life, tell_state, tell_steps
+from token_tools.summary import HAND_OVER, tell_life, tell_state, tell_steps
 from token_tools.times import tell_time
 from token_tools.unfinished import Inquirer, Memory, Unfinished, denotes, find_unfinished, tell_unfinished
 
@@ -138,8 +138,8 @@ class Surveyor:
         known = f"at {tell_time(since)} by this server" if since else "since when is not known here"
         return f"{token.id} is disabled ({known}); once it is sure that nobody wants it back: {deletion}."
 
-    async def survey(self, old: AccessToken, who: Identity) -> Beside:
-        """What there is beside a token of this user.
+    async def survey(self, old: AccessToken, who: Identity, hand_over: str = HAND_OVER) -> Beside:
+        """What there is beside a token of this user; `hand_over` is the first step to a successor that is there.
 
         Raises:
             Refusal: If the token was rotated before and the new one is still there, or if another takes its place.
@@ -159,7 +159,7 @@ class Surveyor:
             # A list that does not have this token may lack its successors too, and tells nothing of what is new.
             present = None
             others += await self._find_made(earlier, known={token.id for token in others})
-        await self._refuse_repetition(old, others, earlier)
+        await self._refuse_repetition(old, others, earlier, hand_over)
         beside = Beside(present, others, await self._recall_beside(old, who, present, others), earlier)
         await self._refuse_third(old, who, beside)
         return beside
@@ -215,17 +215,17 @@ class Surveyor:
         return found
 
     async def _refuse_repetition(
-        self, old: AccessToken, others: Sequence[AccessToken], earlier: Sequence[Entry]
+        self, old: AccessToken, others: Sequence[AccessToken], earlier: Sequence[Entry], hand_over: str
     ) -> None:
         made = {token.id: token for token in others}
         for rotation in reversed(earlier):
             if rotation.token_id in made:
                 raise Refusal(
                     f"Token {old.id} was rotated before, at {tell_time(rotation.time)}. "
-                    f"{await self._tell_made(old, rotation, made[rotation.token_id])}"
+                    f"{await self._tell_made(old, rotation, made[rotation.token_id], hand_over)}"
                 )
 
-    async def _tell_made(self, old: AccessToken, rotation: Entry, new: AccessToken) -> str:
+    async def _tell_made(self, old: AccessToken, rotation: Entry, new: AccessToken, hand_over: str) -> str:
         """What an earlier rotate made, what is the matter with it, and how to go on."""
         now = self.clock()
         state = f"it is {tell_state(new.state, now)}"
@@ -246,7 +246,7 @@ class Surveyor:
                 f"{made}, but its bearer token is no longer in {rotation.place}.{await self._tell_nameless()} Unless "
                 f"that was moved to where it is used: {_tell_deletion(new.id)}."
             )
-        return f"{made}, and its bearer token is in {place}. {tell_steps(old.id)}"
+        return f"{made}, and its bearer token is in {place}. {tell_steps(old.id, hand_over)}"
 
     async def _refuse_third(self, old: AccessToken, who: Identity, beside: Beside) -> None:
         # Whether disabled and expired tokens count is the cluster's to say.

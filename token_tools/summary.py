@@ -16,7 +16,6 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 
 from token_tools.clock import MATTERS, tell_clock, tell_present
-from token_tools.delivery import Delivered
 from token_tools.identity import Identity, tell_name, tell_sid
 from token_tools.minting import Minted
 from token_tools.models import AccessToken, State
@@ -228,7 +227,7 @@ def summarize_rotation(rotation: Rotation, *, address: str, credential: str) -> 
         f"Rotated: new access token {delivered.id} for {plan.order.user} on {address}; it {_tell_made(plan, minted)}, "
         f"and it works. Its bearer token is in {delivered.place}. The old one, {old.id}, is as it was."
     )
-    hand_over = _tell_hand_over(delivered, credential) if plan.is_own else HAND_OVER
+    hand_over = tell_hand_over(credential, names_file=delivered.is_store) if plan.is_own else HAND_OVER
     steps = f"{tell_steps(old.id, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
         {**_describe_new(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
@@ -244,12 +243,11 @@ def tell_steps(old_id: str, hand_over: str = HAND_OVER) -> str:
     )
 
 
-def _tell_hand_over(delivered: Delivered, credential: str) -> str:
+def tell_hand_over(credential: str, *, names_file: bool = False) -> str:
+    """The first step where the old token is the server's own; `names_file` if the setting may name the new one's."""
     setting = "QUMULO_CREDENTIALS_FILE"
     named = f" (or let {'it' if credential.startswith(setting) else setting} name the new file)"
-    return (
-        f"This server runs on the old one: replace {credential}{named if delivered.is_store else ''} and start it again"
-    )
+    return f"This server runs on the old one: replace {credential}{named if names_file else ''} and start it again"
 
 
 def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:

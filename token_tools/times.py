@@ -14,7 +14,7 @@ from typing import Final
 
 import humanize
 
-from token_tools.errors import Refusal
+from token_tools.errors import PastExpiry, Refusal
 
 Clock = Callable[[], datetime]
 """Gives the present, aware."""
@@ -72,6 +72,7 @@ _SPOKEN: Final = re.compile(
 _ONE: Final = re.compile(r"^(?:an?|one) ", re.IGNORECASE)
 _MINUS: Final = re.compile(r"(P?)- ?(?=[P\d])", re.ASCII | re.IGNORECASE)
 _BARE_NUMBER: Final = re.compile(r"\+? ?(\d+(?:\.\d+)?)", re.ASCII)
+_LIMITLESS: Final = re.compile(r"0(?:\.0+)?|(-) ?\d+(?:\.\d+)?", re.ASCII)
 _SHORT_NUMBER: Final = re.compile(r"(?=.{1,7}$)\d+(?:\.\d+)?", re.ASCII)
 """What a proposal repeats; a longer number could be a part of a secret."""
 
@@ -80,6 +81,7 @@ _MOST_DIGITS_OF_SECONDS: Final = 11
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,30})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
 )
+_AT_ONCE: Final = re.compile(r"(?:right )?now|today|immediate(?:ly)?|at once", re.IGNORECASE)
 _NEVER: Final = re.compile(r"(?:expires )?never(?: expires)?", re.IGNORECASE)
 _TIME: Final = re.compile(
     r"""
@@ -95,6 +97,8 @@ _TIME: Final = re.compile(
 )
 """A time as RFC 3339, ISO 8601 and our own answers write it; `rest` is what is not understood."""
 
+_DIGIT: Final = re.compile(r"\d")
+_MINUTE: Final = _LENGTHS["min"]
 _TYPOGRAPHY: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 
 
@@ -132,7 +136,7 @@ def _read_duration(text: str) -> timedelta | None:
         ValueError: With what is wrong with it, and what to write instead.
     """
     if text.lower().endswith(" ago"):
-        raise ValueError("is in the past: write what is still to come, such as 90d")
+        raise _Past("is in the past: write what is still to come, such as 90d")
     if bare := _BARE_NUMBER.fullmatch(text):
         raise ValueError(f"has no unit: write {propose_units(bare[1])}")
     if _MINUS.match(text):
@@ -176,7 +180,10 @@ def _add(parts: list[tuple[float, str]]) -> timedelta:
 def _measure(parts: list[tuple[float, str]], *, m: str) -> timedelta:
     """How long the parts are together, in whole seconds, if `m` is what an m stands for."""
     try:
-        exact = sum((number * _LENGTHS[m if unit == "m" else unit] for number, unit in parts), timedelta())
+        measured = [(number, m if unit == "m" else unit) for number, unit in parts]
+        exact = sum((number * _LENGTHS[unit] for number, unit in measured), timedelta())
+        # Twelve months are a year.
+        exact += timedelta(days=5 * sum(number // 12 for number, unit in measured if unit == "month"))
     except OverflowError:
         return timedelta.max
     return exact - timedelta(microseconds=exact.microseconds)
@@ -249,32 +256,45 @@ def parse_instant(text: str) -> datetime:
         return _FIRST if instant.year == _FIRST.year else _LAST
 
 
-def parse_expiry(text: str, *, now: datetime) -> datetime | None:
+class _Past(ValueError):
+    """What is not in the future."""
+
+
+def parse_expiry(text: str, *, now: datetime, longest: timedelta | None = None) -> datetime | None:
     """When something expires, in UTC with whole seconds, or None for `never`.
 
+    An error proposes nothing that is later than `longest` from now, if that is given; otherwise it may be read.
+
     Raises:
+        PastExpiry: If it is not in the future.
         Refusal: If it is not understood, has no offset, or is not in the future; the text tells what to write instead,
             and the present time, since a model has no clock.
     """
     try:
         text = _tidy(text)
-        return None if _NEVER.fullmatch(text) else _read_expiry(text, now)
+        return None if _NEVER.fullmatch(text) else _read_expiry(text, now, _tell_forms(now, longest))
     except ValueError as doubt:
-        raise Refusal(f"`expiration_time` {doubt}. It is now {tell_time(now)}.") from None
+        refusal = PastExpiry if isinstance(doubt, _Past) else Refusal
+        raise refusal(f"`expiration_time` {doubt}. It is now {tell_time(now)}.") from None
 
 
-def _read_expiry(text: str, now: datetime) -> datetime:
+def _read_expiry(text: str, now: datetime, forms: str) -> datetime:
+    if _AT_ONCE.fullmatch(text):
+        raise _Past(f"is not in the future. {forms}")
+    if bare := _LIMITLESS.fullmatch(text):
+        # In some interfaces it means for ever, in others at once.
+        raise ValueError(f"is {'negative' if bare[1] else 'zero'}. {forms}")
     if bare := _BARE_NUMBER.fullmatch(text):
         raise ValueError(f"has no unit: write {propose_expiry(bare[1])}")
     if match := _TIME.fullmatch(text):
-        return _check_future(_read_time(match, now), now)
+        return _check_future(_read_time(match, now, forms), now, forms)
     duration = _read_duration(text)
     if duration is None:
-        raise ValueError(f"is not understood. {_tell_forms(now)}")
+        raise ValueError(f"is not understood. {forms}")
     return (now + duration).astimezone(UTC).replace(microsecond=0)
 
 
-def _read_time(match: re.Match[str], now: datetime) -> datetime:
+def _read_time(match: re.Match[str], now: datetime, forms: str) -> datetime:
     """The time that is meant.
 
     Raises:
@@ -284,32 +304,40 @@ def _read_time(match: re.Match[str], now: datetime) -> datetime:
     day, clock = f"{date[:4]}-{date[4:6]}-{date[6:]}", match["clock"]
     offset = f"{match['east']}{match['hours']:0>2}{match['minutes'] or ''}" if match["east"] else "Z"
     if clock and match["zone"] and not match["rest"]:
-        return _read_iso(f"{day}T{clock}{offset}", now)
-    proposed = _check_future(_read_iso(f"{day}T{clock or '23:59:59'}{offset}", now), now)
+        return _read_iso(f"{day}T{clock}{offset}", forms)
+    if not clock and _DIGIT.search(match["rest"]):
+        raise ValueError(f"has a time of day that cannot be read. {forms}")
+    proposed = _check_future(_read_iso(f"{day}T{clock or '23:59:59'}{offset}", forms), now, forms)
     raise ValueError(
         f"has no offset from UTC{'' if clock else ', or no time of day,'} that can be read: "
         f"write {format_instant(proposed)} if that is meant, or the offset in place of Z, such as +01:00"
     )
 
 
-def _read_iso(text: str, now: datetime) -> datetime:
+def _read_iso(text: str, forms: str) -> datetime:
     try:
         return datetime.fromisoformat(text).replace(microsecond=0)
     except ValueError:
-        raise ValueError(f"is not in the calendar. {_tell_forms(now)}") from None
+        raise ValueError(f"is not in the calendar. {forms}") from None
 
 
-def _check_future(time: datetime, now: datetime) -> datetime:
+def _check_future(time: datetime, now: datetime, forms: str) -> datetime:
     if time <= now:
-        raise ValueError(f"is in the past. {_tell_forms(now)}")
+        raise _Past(f"is in the past. {forms}")
     if time - now > LONGEST:
-        raise ValueError(f"must be within 100 years. {_tell_forms(now)}")
+        raise ValueError(f"must be within 100 years. {forms}")
     return time.astimezone(UTC)
 
 
-def _tell_forms(now: datetime) -> str:
-    time = format_instant((now + EXAMPLE).replace(second=0, microsecond=0))
-    return f"Write a duration such as 1d, 12h or 90d, a time such as {time}, or {NEVER}, or leave it out"
+def _tell_forms(now: datetime, longest: timedelta | None) -> str:
+    if longest is not None and longest < EXAMPLE:
+        duration, example = _write(longest), longest
+    else:
+        duration, example = "1d, 12h or 90d", EXAMPLE
+    # An example of more than a minute may lose its seconds, and is still in the future.
+    time = format_instant((now + example).replace(second=0, microsecond=0) if example > _MINUTE else now + example)
+    for_ever = f", or {NEVER}" if longest is None else ""
+    return f"Write a duration from now such as {duration}, a time such as {time}{for_ever}, or leave it out"
 
 
 def names_lifetime(text: str) -> bool:

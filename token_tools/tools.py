@@ -82,7 +82,7 @@ def _read_id(text: object) -> object:
     if _SHORTENED_ID.fullmatch(stripped):
         raise ValueError("does not have all digits of an id: list_access_tokens tells them")
     if _SEVERAL_IDS.fullmatch(stripped):
-        raise ValueError("has several ids: make one call for each, with its digits alone")
+        raise ValueError("has several numbers: make one call for each token, with all digits of its id alone")
     if is_secret(stripped):
         raise ValueError(
             "is a bearer token, or looks like one: list_access_tokens tells the ids, which are digits alone"
@@ -306,7 +306,9 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     ] = None,
     expiration_time: Annotated[
         str | None,
-        Field(description="As in create_access_token: 90d, 2027-01-31T17:00:00Z, or never. Unchanged if absent."),
+        Field(
+            description="As in create_access_token: 90d from now, 2027-01-31T17:00:00Z, or never. Unchanged if absent."
+        ),
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
     """The token as planned, once it is agreed to."""

@@ -26,6 +26,7 @@ from token_tools.errors import (
     ClusterError,
     Forbidden,
     NotFound,
+    PastExpiry,
     Refusal,
     Rejected,
     SettingsError,
@@ -52,6 +53,7 @@ from token_tools.plans import (
 from token_tools.policy import Policy, is_built_in
 from token_tools.report import Format, open_report
 from token_tools.rotation import Surveyor, explain_lost_user
+from token_tools.summary import HAND_OVER, tell_hand_over
 from token_tools.times import names_lifetime
 from token_tools.unfinished import Memory, Unfinished, list_lost, tell_unfinished
 from token_tools.wire import READ
@@ -295,8 +297,9 @@ class Workflows:
         who, doubt = await self._identify(old.user)
         if isinstance(doubt, NotFound) and not is_built_in(who):
             raise explain_lost_user(old, who, self.clock())
+        is_own = await self._is_own(old)
         async with self._turn(old):
-            beside = await self._surveyor.survey(old, who)
+            beside = await self._surveyor.survey(old, who, self._tell_hand_over(is_own=is_own))
         now = self.clock()
         expires = self.policy.choose_expiry(expiration_time, now=now)
         return RotationPlan(
@@ -316,7 +319,7 @@ class Workflows:
             ),
             by_default=expiration_time is None,
             old=old,
-            is_own=await self._is_own(old),
+            is_own=is_own,
             earlier=beside.earlier,
         )
 
@@ -349,7 +352,9 @@ class Workflows:
         if plan.reasons:
             await self._get(plan.old.id)
         if plan.reasons or [*await self.journal.find_rotations(plan.old.id)] != [*plan.earlier]:
-            order = replace(order, present=(await self._surveyor.survey(plan.old, order.user)).present)
+            hand_over = self._tell_hand_over(is_own=plan.is_own)
+            beside = await self._surveyor.survey(plan.old, order.user, hand_over)
+            order = replace(order, present=beside.present)
         return self._check_expiry(order)
 
     async def _renew(self, plan: CreationPlan) -> Order:
@@ -402,7 +407,15 @@ class Workflows:
         )
 
     def _choose_new_expiry(self, expiration_time: str | None) -> datetime | None:
-        return None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=self.clock())
+        """The expiry that an update is to set, None if that is never, or not to be changed.
+
+        Raises:
+            Refusal: As `Policy.choose_expiry`.
+        """
+        try:
+            return None if expiration_time is None else self.policy.choose_expiry(expiration_time, now=self.clock())
+        except PastExpiry as past:
+            raise Refusal(f"{past} To stop a token at once, give enabled=false and no `expiration_time`.") from None
 
     async def update_token(self, plan: UpdatePlan) -> Update:
         """The token as planned; nothing is sent if it is like that already.
@@ -599,6 +612,10 @@ class Workflows:
         me = await self.cluster.who_am_i()
         return None if me.is_unnamed_token else me.access_token_id == token.id
 
+    def _tell_hand_over(self, *, is_own: bool | None) -> str:
+        """The first step to the successor of a token."""
+        return tell_hand_over(self.credential) if is_own else HAND_OVER
+
     async def _refuse_lockout(self, token: AccessToken, deed: str) -> None:
         me = await self.cluster.who_am_i()
         if me.access_token_id == token.id:
@@ -684,6 +701,12 @@ def _may_be_names_of_one(asked: str, found: str) -> bool:
 
 def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFound:
     better = HOW_TO_WRITE_A_USER
+    if isinstance(doubt, NotFound) and who.name is None:
+        # That is how a number is written, and a list tells one of whom the cluster has forgotten.
+        return NotFound(
+            f"The cluster does not find exactly one user {who}. {doubt} It may be mistyped, or of a deleted user."
+            f"{besides}"
+        )
     if isinstance(doubt, Rejected) and who.name is not None and who.domain is None:
         name = tell_name(who.name)
         better = rf"say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}"
