@@ -220,6 +220,16 @@ async def test_what_a_host_adds_to_a_call_does_not_count(
     assert not told.is_error, told.text
 
 
+@pytest.mark.parametrize("action", ["disable", "revokeToken", "ENABLE"])
+async def test_an_action_that_a_model_means_is_not_taken_for_a_host_s(bench: Bench, action: str) -> None:
+    own = next(iter(bench.cluster.tokens))
+
+    told = await bench.undone("delete_access_token", {"id": own, "action": action}, confirm="none")
+
+    assert 'delete_access_token has no argument "action": each tool does one thing' in told
+    assert bench.recorder.requests == []
+
+
 async def test_what_a_host_adds_does_not_hide_a_mistake(bench: Bench) -> None:
     told = await bench.undone("delete_access_token", {"toolCallId": "call_1", "confirm": True})
 

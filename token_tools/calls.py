@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from token_tools.consent import NoYes
 from token_tools.errors import TokenToolsError
 from token_tools.identity import propose_user
-from token_tools.mistakes import tell_unknown_argument
+from token_tools.mistakes import names_deed, tell_unknown_argument
 from token_tools.quotation import cut, is_secret
 from token_tools.redaction import redact
 from token_tools.times import propose_expiry, propose_units
@@ -92,6 +92,9 @@ class StrictMetadata(FuncMetadata):
         their own.
         """
         added = _ADDED_BY_HOSTS.difference(self.arg_model.model_fields).intersection(data)
+        if names_deed(data.get("action")):
+            # A model that wrote that to delete_access_token wants something else than its host.
+            added -= {"action"}
         for name in sorted(added):
             _report_added(name)
         return {name: value for name, value in data.items() if name not in added and not is_empty(value)}

@@ -80,6 +80,12 @@ def _topic(words: str, sentence: str, about: str = "", *, is_whole: bool = False
 
 _TOPICS: Final = (
     _topic(
+        "action operation op verb command mode",
+        "each tool does one thing: update_access_token(id=…, enabled=false) disables a token, enabled=true enables it, "
+        "rotate_access_token(id=…) makes a new one beside it, delete_access_token(id=…) deletes it for ever.",
+        "update delete rotate",
+    ),
+    _topic(
         "dry preview simulate rehearse whatif plan test trial noop validate",
         "there is no dry run. Where a person has to agree, they are shown first what would be done.",
         "create update delete rotate",
@@ -328,6 +334,12 @@ def tell_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]
     if tool in withheld:
         return f"{told}: this server only reads. {there_is}"
     return f"{told}{call}. {there_is}"
+
+
+def names_deed(text: object) -> bool:
+    """Whether a text has a word for what a tool does, such as `disable`."""
+    words = _split(text) if isinstance(text, str) else []
+    return any(not set(called.split()).isdisjoint(words) for _, called, _ in _TOOLS)
 
 
 def _find_call(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, str]:
