@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,15 +25,15 @@ from tests.test_stdio import call
 from token_tools.clock import ClusterClock
 from token_tools.delivery import KeyringDelivery
 from token_tools.identity import Identity
-from token_tools.journal import Journal
-from token_tools.models import AccessToken
+from token_tools.journal import Attempt, Entry, Journal, Operation
+from token_tools.models import AccessToken, Timestamp
 from token_tools.rotation import A_PERSON
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster, Token
 from token_tools.sandbox.demo import ADMIN as DEMO_ADMIN
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.settings import Settings
-from token_tools.unfinished import Inquirer, denotes
+from token_tools.unfinished import Inquirer, Memory, denotes, find_unfinished
 
 pytestmark = pytest.mark.anyio
 
@@ -461,6 +462,42 @@ async def test_thousands_of_open_intents_make_no_answer_long(bench: Bench) -> No
 
     assert all(orphan.id in each.text and len(each.text) < 4_000 for each in told)
     assert len(refused) < 2_000
+
+
+@pytest.mark.parametrize("operation", ["create", "update"])
+def test_thousands_of_open_intents_and_of_tokens_are_held_against_each_other_in_no_time(operation: Operation) -> None:
+    users = [Identity(domain="LOCAL", auth_id=str(number), name=f"user{number}") for number in range(10_000)]
+    tokens = [
+        AccessToken(
+            id=f"{number}",
+            user=users[number // 2],
+            creator=users[0],
+            creation_time=Timestamp.parse("2026-11-24T09:00:00Z"),
+        )
+        for number in range(20_000)
+    ]
+    intents = [
+        Entry(time=NOW, attempt=f"{number:x}", cluster="c", result="intended", user=str(user))
+        if operation == "create"
+        else Entry(
+            time=NOW,
+            attempt=f"{number:x}",
+            operation="update",
+            cluster="c",
+            result="intended",
+            user=str(user),
+            token_id=f"{2 * number}",
+            change="enabled: false",
+        )
+        for number, user in enumerate(users[:2_000])
+    ]
+    begun = time.process_time()
+
+    found = find_unfinished(Memory([Attempt((intent,)) for intent in intents]), tokens, ahead=timedelta())
+
+    # To compare each with each takes half a minute.
+    assert time.process_time() - begun < 5
+    assert {token.user.name for each in found for token in each.suspects} == {f"user{n}" for n in range(2_000)}
 
 
 async def test_the_place_of_bearer_tokens_that_cannot_be_looked_through_is_told(bench: Bench) -> None:
