@@ -159,6 +159,16 @@ async def test_a_server_that_only_reads_tells_whom_the_remedies_are_for(tmp_path
     assert told.fields["note"].startswith("This server only reads")
 
 
+async def test_a_server_whose_credential_may_only_read_tells_it_with_the_remedies(bench: Bench) -> None:
+    bench.cluster.add_account(replace(ADMIN, privileges=frozenset({READ, LOOK_UP})))
+    make(bench, expiration_time=NOW - timedelta(days=3))
+
+    told = await bench.call(AUDIT)
+
+    assert f"This server's credential lacks {WRITE}: the calls that mend are for one that has it" in told.text
+    assert told.fields["note"] in told.text
+
+
 @pytest.mark.parametrize(
     "account",
     [

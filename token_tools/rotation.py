@@ -3,6 +3,7 @@
 A rotate that is repeated goes on with what was begun, so whoever calls gets told what that is and which calls lead on.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -254,12 +255,14 @@ class Surveyor:
         live = [token for token in beside.others if who.covers(token.user) and token.is_live(now=now)]
         if live:
             told = [await self._tell_other(old, token, beside.history) for token in live[:FEW]]
+            known = [known for _, known in told if known is not None]
             raise Refusal(
                 f"{who} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
-                f"for a new one. {' '.join(told)}"
+                f"for a new one. {' '.join([*(other for other, _ in told), *(known or [A_PERSON])])}"
             )
 
-    async def _tell_other(self, old: AccessToken, token: AccessToken, history: History) -> str:
+    async def _tell_other(self, old: AccessToken, token: AccessToken, history: History) -> tuple[str, str | None]:
+        """Which token it is, and what leads on, None if nothing is known but that it works."""
         expires = "never expires" if token.expires is None else f"expires {tell_time(token.expires)}"
         other = f"The other is {token.id}, made {tell_time(token.created)}, which {expires}."
         begun = [
@@ -268,12 +271,11 @@ class Surveyor:
             if each.attempt.is_making and token.id in {suspect.id for suspect in each.suspects}
         ]
         if not begun:
-            besides = tell_unfinished(history.unfinished, self.clock)
-            return f"{other} {' '.join(besides) or _tell_retirement(token.id)}"
+            return other, " ".join(tell_unfinished(history.unfinished, self.clock)) or None
         latest = begun[0]
         if latest.attempt.is_in_flight or latest.attempt.outcome == "stranded":
-            return f"{other} {' '.join(tell_unfinished([latest], self.clock))}"
-        return f"{other} {await self._tell_suspect(old, token, latest)}"
+            return other, " ".join(tell_unfinished([latest], self.clock))
+        return other, await self._tell_suspect(old, token, latest)
 
     async def _tell_suspect(self, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
         """What is known of a token that an attempt may have made which never came to its end."""
@@ -313,6 +315,16 @@ def explain_lost_user(old: AccessToken, who: Identity, now: datetime) -> Refusal
         else "It does not work as it is."
     )
     return Refusal(f"The cluster does not know {who}, the user of token {old.id}: there is nothing to rotate. {rest}")
+
+
+def explain_unprovable(who: Identity) -> Refusal:
+    """Why no token is rotated on a cluster that does not tell with which one a caller came."""
+    user = json.dumps(str(who), ensure_ascii=False)
+    return Refusal(
+        "The cluster does not tell which access token a caller comes with, so a new one could not be proved to work, "
+        "and would be deleted again. If a person wants a second one without that proof: "
+        f"create_access_token(user={user})."
+    )
 
 
 def _tell_deletion(token_id: str) -> str:
