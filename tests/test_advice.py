@@ -639,6 +639,36 @@ async def test_an_expiry_that_was_over_is_not_told_to_be_set_again(bench: Bench)
     assert undo == ("update_access_token", {"id": token.id, "enabled": True})
 
 
+async def test_another_like_one_that_is_over_lives_no_longer_than_that(bench: Bench) -> None:
+    token = make(bench, creation_time=NOW - timedelta(hours=9), expiration_time=NOW - timedelta(hours=1))
+
+    told = await bench.call(
+        "delete_access_token",
+        {"id": token.id},
+        confirm="none",
+        max_lifetime=timedelta(hours=12),
+        default_lifetime=timedelta(hours=1),
+    )
+
+    assert read_calls(told.fields["next_step"]) == [
+        ("create_access_token", {"user": "local:jane", "expiration_time": "8h"})
+    ]
+
+
+@pytest.mark.parametrize(("longest", "written"), [(timedelta(minutes=30), "30min"), (timedelta(seconds=90), "1min")])
+async def test_a_short_life_that_is_advised_is_one_that_is_taken(
+    bench: Bench, longest: timedelta, written: str
+) -> None:
+    token = make(bench, expiration_time=None)
+
+    async with bench.connected(confirm="none", max_lifetime=longest, default_lifetime=None) as client:
+        calls = await find_remedies(client)
+        told = Told.of(await client.call_tool(*calls[0]))
+
+    assert calls[0] == ("rotate_access_token", {"id": token.id, "expiration_time": written})
+    assert not told.is_error
+
+
 @pytest.mark.parametrize(
     ("expires", "again"), [(None, "30d"), (NOW + timedelta(days=60), "30d"), (NOW + timedelta(days=9), "2026-12-03")]
 )
