@@ -358,6 +358,29 @@ async def test_what_is_found_in_its_place_is_settled(bench: Bench) -> None:
     assert "Unfinished" not in (await bench.call("list_access_tokens", {"user": "local:jane"})).text
 
 
+@pytest.mark.parametrize("rotated", [True, False], ids=["rotate", "create"])
+async def test_what_the_server_runs_on_by_now_is_not_told_as_what_nobody_has(bench: Bench, *, rotated: bool) -> None:
+    own = own_token(bench)
+    tool, asked = ("rotate_access_token", {"id": own.id}) if rotated else ("create_access_token", {"user": "self"})
+    told = await bench.call(tool, asked, confirm="none")
+    new = bench.cluster.tokens[told.fields["id"]]
+    Path(told.fields["bearer_token_in"]).unlink()
+    forget_outcomes(bench)
+    there: dict[str, Any] = {"bearer_token": SecretStr(new.bearer_token)}
+
+    answers = [
+        (await bench.call(AUDIT, **there)).text,
+        (await bench.call("list_access_tokens", {"user": "self"}, **there)).text,
+        (await bench.call("get_access_token", {"id": new.id}, **there)).text,
+        await bench.refused("create_access_token", {"user": "self"}, **there),
+        await bench.refused("rotate_access_token", {"id": own.id}, **there),
+    ]
+
+    for answer in answers:
+        assert "nowhere" not in answer
+        assert f'update_access_token(id="{new.id}"' not in answer
+
+
 async def test_of_two_that_may_be_the_orphan_none_is_told_to_be_stopped(bench: Bench) -> None:
     orphan = await begin_and_die(bench)
     second = bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW)

@@ -12,12 +12,12 @@ from typing import Final
 from token_tools.client import ClusterClient
 from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery
-from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenToolsError
+from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected, TokenToolsError
 from token_tools.identity import Identity
 from token_tools.journal import Entry, Journal
 from token_tools.listing import name_owner, read_user
 from token_tools.minting import SLOTS
-from token_tools.models import AccessToken
+from token_tools.models import AccessToken, Caller
 from token_tools.quotation import FEW, tell_some
 from token_tools.summary import tell_life, tell_state, tell_steps
 from token_tools.times import tell_time
@@ -50,11 +50,13 @@ class Beside:
 class History:
     """What the journal knows of attempts to make tokens for a user.
 
-    `unfinished` is what is open, and `tokens` are those that were looked at. `open_intents` are the intents to tell of:
-    of what is unfinished, and of what nobody was told yet; `settled` are those that need not be told again.
+    `me` is who this server is, None if that does not matter or is not known. `unfinished` is what is open, and `tokens`
+    are those that were looked at. `open_intents` are the intents to tell of: of what is unfinished, and of what nobody
+    was told yet; `settled` are those that need not be told again.
     """
 
     memory: Memory
+    me: Caller | None
     tokens: Sequence[AccessToken]
     unfinished: Sequence[Unfinished]
     open_intents: Sequence[Entry]
@@ -75,6 +77,13 @@ class Surveyor:
         """Where it is found out what is unfinished."""
         return Inquirer(self.delivery, self.journal, self.clock)
 
+    async def find_me(self, memory: Memory) -> Caller | None:
+        """Who this server is, None if that does not matter or is not known."""
+        try:
+            return await self.cluster.who_am_i() if memory.open else None
+        except ClusterError:
+            return None
+
     async def recall(self, who: Identity, present: Sequence[AccessToken] | None) -> History:
         """What is known of attempts for a user who has these tokens now, None if that is not known.
 
@@ -84,12 +93,13 @@ class Surveyor:
         memory = Memory(await self.journal.recall())
         theirs = [a for a in memory.open if a.is_making and not a.is_in_flight and denotes(a.intent.user, who)]
         tokens = [name_owner(token, who) for token in present or ()]
-        found = await self.inquirer.look(memory, tokens)
+        me = await self.find_me(memory)
+        found = await self.inquirer.look(memory, tokens, me=me)
         unfinished = [each for each in found if each.attempt.is_making]
         open_ids = {each.attempt.intent.attempt for each in unfinished}
         told = [a.intent for a in reversed(theirs) if a.intent.attempt in open_ids or not a.is_settled]
         settled = [intent for intent in told if intent.attempt not in open_ids]
-        return History(memory, tokens, unfinished, told, settled)
+        return History(memory, me, tokens, unfinished, told, settled)
 
     async def check_slots(self, who: Identity, history: History) -> None:
         """Nothing if a user has a place for another token, as far as is known.
@@ -267,7 +277,7 @@ class Surveyor:
         other = f"The other is {token.id}, made {tell_time(token.created)}, which {expires}."
         begun = [
             each
-            for each in find_unfinished(history.memory, history.tokens, ahead=self.clock.ahead)
+            for each in find_unfinished(history.memory, history.tokens, me=history.me, ahead=self.clock.ahead)
             if each.attempt.is_making and token.id in {suspect.id for suspect in each.suspects}
         ]
         if not begun:

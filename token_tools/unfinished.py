@@ -21,7 +21,7 @@ from token_tools.errors import DeliveryError, JournalError
 from token_tools.identity import Identity, bare_name
 from token_tools.journal import Attempt, Entry, Journal
 from token_tools.minting import TOLERANCE
-from token_tools.models import AccessToken
+from token_tools.models import AccessToken, Caller
 from token_tools.quotation import FEW, tell_some
 from token_tools.times import tell_time
 
@@ -149,12 +149,13 @@ def find_unfinished(
     memory: Memory,
     tokens: Sequence[AccessToken],
     *,
-    ours: Identity | None = None,
+    me: Caller | None = None,
     ahead: timedelta,
 ) -> Sequence[Unfinished]:
     """What is open about these tokens, the latest first, by a cluster's clock that is so much ahead of ours.
 
-    What `ours` made is suspected before what others did. Of what is about none of a user's tokens nothing is left.
+    What `me` made, this server, is suspected before what others did. The token that it runs on is in use, so it is not
+    what nobody has. Of what is about none of a user's tokens nothing is left.
     """
     if not memory.open:
         return []
@@ -168,18 +169,19 @@ def find_unfinished(
         elif attempt.last.token_id is not None:
             suspects = by_id.get(attempt.last.token_id, [])
         else:
-            suspects = _find_suspects(attempt, by_user.find(attempt.intent.user), ours, ahead)
-        if suspects:
+            suspects = _find_suspects(attempt, by_user.find(attempt.intent.user), me, ahead)
+        is_own = attempt.is_making and me is not None and [token.id for token in suspects] == [me.access_token_id]
+        if suspects and not is_own:
             found.append(Unfinished(attempt, suspects))
     return found
 
 
 def _find_suspects(
-    attempt: Attempt, tokens: Sequence[AccessToken], ours: Identity | None, ahead: timedelta
+    attempt: Attempt, tokens: Sequence[AccessToken], me: Caller | None, ahead: timedelta
 ) -> list[AccessToken]:
     begin, end = _find_span(attempt, ahead)
     theirs = [token for token in tokens if begin <= token.created <= end]
-    by_us = [token for token in theirs if ours is None or token.creator is None or ours.covers(token.creator)]
+    by_us = [t for t in theirs if me is None or t.creator is None or me.identity.covers(t.creator)]
     return by_us or theirs
 
 
@@ -264,10 +266,10 @@ class Inquirer:
             return Memory(doubt=f"What was begun and not finished is not known: {failure}")
 
     async def look(
-        self, memory: Memory, tokens: Sequence[AccessToken], *, ours: Identity | None = None
+        self, memory: Memory, tokens: Sequence[AccessToken], *, me: Caller | None = None
     ) -> Sequence[Unfinished]:
         """As `find_unfinished`, with where the bearer tokens of a few are, and without what is settled by that."""
-        found = find_unfinished(memory, tokens, ours=ours, ahead=self.clock.ahead)
+        found = find_unfinished(memory, tokens, me=me, ahead=self.clock.ahead)
         asked: dict[str, tuple[str | None, str | None]] = {}
         located: list[Unfinished] = []
         for each in found:

@@ -157,15 +157,8 @@ class Workflows:
         """What is unfinished about these tokens, as far as the journal can be read."""
         inquirer = self._surveyor.inquirer
         memory = await inquirer.recall()
-        unfinished = await inquirer.look(memory, tokens, ours=await self._find_ours(memory))
+        unfinished = await inquirer.look(memory, tokens, me=await self._surveyor.find_me(memory))
         return [*tell_unfinished(unfinished, self.clock), *filter(None, [memory.doubt])]
-
-    async def _find_ours(self, memory: Memory) -> Identity | None:
-        """Who this server is, None if that does not matter or is not known."""
-        try:
-            return (await self.cluster.who_am_i()).identity if memory.open else None
-        except ClusterError:
-            return None
 
     async def _doubt_emptiness(self, part: Part) -> Sequence[str]:
         """What there is to say about a list of everybody's tokens that has none although this server runs on one."""
@@ -530,7 +523,7 @@ class Workflows:
         for token in [token for token in concerned if not token.user.name][:MOST_CONCERNED]:
             with suppress(ClusterError, Refusal):
                 named.append(name_owner(token, await self.cluster.find_identity(token.user.as_key())))
-        return await self._surveyor.inquirer.look(memory, named, ours=await self._find_ours(memory))
+        return await self._surveyor.inquirer.look(memory, named, me=await self._surveyor.find_me(memory))
 
     async def _identify_examples(self, audit: Audit) -> None:
         """Look the users up of whom something will be advised, where the list tells no more than a key."""
