@@ -294,10 +294,11 @@ class Surveyor:
         attempt = f"An attempt that was begun at {tell_time(intent.time)} and never finished may have made it;"
         if place is None:
             return f"{attempt} {await self._tell_lost()} {_tell_retirement(token.id)}"
-        goes_on = f" To go on with it: {tell_steps(old.id)}" if intent.replaces == old.id else ""
-        return (
-            f"{attempt} its bearer token is in {place}, not proved to work yet.{goes_on} {_tell_retirement(token.id)}"
+        # Only one way: whoever followed the calls of going on and of going back would stop both tokens.
+        leads_on = (
+            f"To go on with it: {tell_steps(old.id)}" if intent.replaces == old.id else _tell_retirement(token.id)
         )
+        return f"{attempt} its bearer token is in {place}, not proved to work yet. {leads_on}"
 
     async def _tell_lost(self) -> str:
         """What is known of a bearer token that nothing tells the place of."""
