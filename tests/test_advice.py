@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,15 +25,15 @@ from tests.test_stdio import call
 from token_tools.clock import ClusterClock
 from token_tools.delivery import KeyringDelivery
 from token_tools.identity import Identity
-from token_tools.journal import Journal
-from token_tools.models import AccessToken
+from token_tools.journal import Attempt, Entry, Journal, Operation
+from token_tools.models import AccessToken, Timestamp
 from token_tools.rotation import A_PERSON
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster, Token
 from token_tools.sandbox.demo import ADMIN as DEMO_ADMIN
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.settings import Settings
-from token_tools.unfinished import Inquirer, denotes
+from token_tools.unfinished import Inquirer, Memory, denotes, find_unfinished
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +157,16 @@ async def test_a_server_that_only_reads_tells_whom_the_remedies_are_for(tmp_path
     told = await bench.call(AUDIT, read_only=True)
 
     assert told.fields["note"].startswith("This server only reads")
+
+
+async def test_a_server_whose_credential_may_only_read_tells_it_with_the_remedies(bench: Bench) -> None:
+    bench.cluster.add_account(replace(ADMIN, privileges=frozenset({READ, LOOK_UP})))
+    make(bench, expiration_time=NOW - timedelta(days=3))
+
+    told = await bench.call(AUDIT)
+
+    assert f"This server's credential lacks {WRITE}: the calls that mend are for one that has it" in told.text
+    assert told.fields["note"] in told.text
 
 
 @pytest.mark.parametrize(
@@ -347,6 +358,29 @@ async def test_what_is_found_in_its_place_is_settled(bench: Bench) -> None:
     assert "Unfinished" not in (await bench.call("list_access_tokens", {"user": "local:jane"})).text
 
 
+@pytest.mark.parametrize("rotated", [True, False], ids=["rotate", "create"])
+async def test_what_the_server_runs_on_by_now_is_not_told_as_what_nobody_has(bench: Bench, *, rotated: bool) -> None:
+    own = own_token(bench)
+    tool, asked = ("rotate_access_token", {"id": own.id}) if rotated else ("create_access_token", {"user": "self"})
+    told = await bench.call(tool, asked, confirm="none")
+    new = bench.cluster.tokens[told.fields["id"]]
+    Path(told.fields["bearer_token_in"]).unlink()
+    forget_outcomes(bench)
+    there: dict[str, Any] = {"bearer_token": SecretStr(new.bearer_token)}
+
+    answers = [
+        (await bench.call(AUDIT, **there)).text,
+        (await bench.call("list_access_tokens", {"user": "self"}, **there)).text,
+        (await bench.call("get_access_token", {"id": new.id}, **there)).text,
+        await bench.refused("create_access_token", {"user": "self"}, **there),
+        await bench.refused("rotate_access_token", {"id": own.id}, **there),
+    ]
+
+    for answer in answers:
+        assert "nowhere" not in answer
+        assert f'update_access_token(id="{new.id}"' not in answer
+
+
 async def test_of_two_that_may_be_the_orphan_none_is_told_to_be_stopped(bench: Bench) -> None:
     orphan = await begin_and_die(bench)
     second = bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW)
@@ -461,6 +495,42 @@ async def test_thousands_of_open_intents_make_no_answer_long(bench: Bench) -> No
 
     assert all(orphan.id in each.text and len(each.text) < 4_000 for each in told)
     assert len(refused) < 2_000
+
+
+@pytest.mark.parametrize("operation", ["create", "update"])
+def test_thousands_of_open_intents_and_of_tokens_are_held_against_each_other_in_no_time(operation: Operation) -> None:
+    users = [Identity(domain="LOCAL", auth_id=str(number), name=f"user{number}") for number in range(10_000)]
+    tokens = [
+        AccessToken(
+            id=f"{number}",
+            user=users[number // 2],
+            creator=users[0],
+            creation_time=Timestamp.parse("2026-11-24T09:00:00Z"),
+        )
+        for number in range(20_000)
+    ]
+    intents = [
+        Entry(time=NOW, attempt=f"{number:x}", cluster="c", result="intended", user=str(user))
+        if operation == "create"
+        else Entry(
+            time=NOW,
+            attempt=f"{number:x}",
+            operation="update",
+            cluster="c",
+            result="intended",
+            user=str(user),
+            token_id=f"{2 * number}",
+            change="enabled: false",
+        )
+        for number, user in enumerate(users[:2_000])
+    ]
+    begun = time.process_time()
+
+    found = find_unfinished(Memory([Attempt((intent,)) for intent in intents]), tokens, ahead=timedelta())
+
+    # To compare each with each takes half a minute.
+    assert time.process_time() - begun < 5
+    assert {token.user.name for each in found for token in each.suspects} == {f"user{n}" for n in range(2_000)}
 
 
 async def test_the_place_of_bearer_tokens_that_cannot_be_looked_through_is_told(bench: Bench) -> None:
@@ -590,6 +660,36 @@ async def test_an_expiry_that_was_over_is_not_told_to_be_set_again(bench: Bench)
 
     [undo, _] = read_calls(told.fields["next_step"])
     assert undo == ("update_access_token", {"id": token.id, "enabled": True})
+
+
+async def test_another_like_one_that_is_over_lives_no_longer_than_that(bench: Bench) -> None:
+    token = make(bench, creation_time=NOW - timedelta(hours=9), expiration_time=NOW - timedelta(hours=1))
+
+    told = await bench.call(
+        "delete_access_token",
+        {"id": token.id},
+        confirm="none",
+        max_lifetime=timedelta(hours=12),
+        default_lifetime=timedelta(hours=1),
+    )
+
+    assert read_calls(told.fields["next_step"]) == [
+        ("create_access_token", {"user": "local:jane", "expiration_time": "8h"})
+    ]
+
+
+@pytest.mark.parametrize(("longest", "written"), [(timedelta(minutes=30), "30min"), (timedelta(seconds=90), "1min")])
+async def test_a_short_life_that_is_advised_is_one_that_is_taken(
+    bench: Bench, longest: timedelta, written: str
+) -> None:
+    token = make(bench, expiration_time=None)
+
+    async with bench.connected(confirm="none", max_lifetime=longest, default_lifetime=None) as client:
+        calls = await find_remedies(client)
+        told = Told.of(await client.call_tool(*calls[0]))
+
+    assert calls[0] == ("rotate_access_token", {"id": token.id, "expiration_time": written})
+    assert not told.is_error
 
 
 @pytest.mark.parametrize(

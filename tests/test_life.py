@@ -14,6 +14,7 @@ from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
 from tests.bench import AD_JANE, ADMIN, AGREES, JANE, LDAP_BOB, NOW, PATH, Bench, Human, refusal
+from token_tools.rotation import A_PERSON
 from token_tools.sandbox.cluster import Account, Token
 
 pytestmark = pytest.mark.anyio
@@ -690,9 +691,7 @@ async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made
 
     assert told == (
         "local:jane has 2 access tokens already, as many as a user can have, so there is no place for a new one. "
-        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. If nothing uses "
-        f'it: update_access_token(id="{other.id}", enabled=false), watch, delete_access_token(id="{other.id}"), '
-        "and rotate again."
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. {A_PERSON}"
     )
     assert {token.id for token in bench.tokens_of(JANE)} == {old.id, other.id}
     assert bench.recorder.bodies("POST", PATH) == []

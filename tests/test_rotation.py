@@ -14,12 +14,13 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.bench import AGREES, JANE, NOW, PATH, Bench, Human, Told, refusal
+from tests.bench import ADMIN, AGREES, JANE, NOW, PATH, Bench, Human, Told, refusal
 from tests.keychain import Keychain
 from tests.test_life import answer_at, lockout, make, own_token
 from token_tools.delivery import KeyringDelivery
 from token_tools.identity import Identity
 from token_tools.models import Caller
+from token_tools.rotation import A_PERSON
 from token_tools.sandbox.cluster import Token
 
 pytestmark = pytest.mark.anyio
@@ -167,7 +168,8 @@ async def test_a_rotate_that_was_killed_after_the_delivery_is_told_with_the_plac
 
     new, place = first.fields["id"], first.fields["bearer_token_in"]
     assert f"may have made it; its bearer token is in {place}, not proved to work yet. To go on with it: What" in told
-    assert told.endswith(f'delete_access_token(id="{old.id}"). {retirement(new)}')
+    assert told.endswith(f'delete_access_token(id="{old.id}").')
+    assert f'(id="{new}"' not in told
     assert f"unless a file in {bench.settings.delivery_dir} has its id in its name" in caplog.text
 
 
@@ -324,7 +326,9 @@ async def test_a_place_that_is_taken_while_a_human_is_asked_is_told_in_the_same_
     )
 
     assert told.startswith("local:jane has 2 access tokens already, as many as a user can have, so there is no place")
-    assert told.endswith(retirement(other.id))
+    assert told.endswith(
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which expires 2027-01-13 09:00 UTC. {A_PERSON}"
+    )
     assert bench.recorder.bodies("POST", PATH) == []
 
 
@@ -364,7 +368,9 @@ async def test_a_place_that_is_taken_just_before_the_request_is_told_by_the_toke
     told = await bench.undone("rotate_access_token", {"id": old.id})
 
     assert told.startswith("local:jane has 2 access tokens already")
-    assert told.endswith(retirement(other.id))
+    assert told.endswith(
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which expires 2027-01-13 09:00 UTC. {A_PERSON}"
+    )
 
 
 async def test_a_refusal_that_no_other_token_explains_is_told_as_it_is(bench: Bench) -> None:
@@ -462,6 +468,32 @@ async def test_what_may_be_the_own_token_is_left_as_it_is(bench: Bench, tool: st
     assert "and the cluster does not tell which, so it will not" in told
     assert bench.cluster.tokens[own.id] == own
     assert not (await bench.call(tool, {"id": other.id, **change}, confirm="none")).is_error
+
+
+async def test_what_does_not_work_is_not_the_own_token(bench: Bench) -> None:
+    hide_token_ids(bench)
+    specials: list[dict[str, Any]] = [{"enabled": False}, {"expiration_time": NOW - timedelta(days=2)}]
+    for special in specials:
+        dead = make(bench, ADMIN, **special)
+
+        told = await bench.call("delete_access_token", {"id": dead.id}, confirm="none")
+
+        assert not told.is_error
+        assert dead.id not in bench.cluster.tokens
+
+
+async def test_what_could_not_be_proved_is_not_made_for_a_rotate_nor_advised(bench: Bench) -> None:
+    hide_token_ids(bench)
+    old = make(bench, expiration_time=None)
+
+    told = await bench.undone("rotate_access_token", {"id": old.id}, confirm="none")
+    audit = await bench.call("audit_access_tokens")
+
+    assert "could not be proved to work, and would be deleted again." in told
+    assert told.endswith('create_access_token(user="local:jane").')
+    assert bench.recorder.bodies("POST", PATH) == []
+    assert "never_expires: 2. A person decides" in audit.text
+    assert "rotate_access_token" not in audit.text
 
 
 async def test_the_id_of_the_own_token_may_be_told_as_a_number(bench: Bench) -> None:

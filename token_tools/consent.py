@@ -76,7 +76,10 @@ class OpenQuestions:
         if not plan.reasons:
             return
         if self._plans.get(plan.request) is not plan:
-            raise Refusal("This question was answered before, and its answer is used up.")
+            raise Refusal(
+                "This question was answered before, by the same call, and its answer is used up. What that did is told "
+                "there: look at the user's tokens before you call again."
+            )
         del self._plans[plan.request]
 
     def count_no_yes(self, plan: Plan) -> int:

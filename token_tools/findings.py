@@ -15,6 +15,7 @@ from token_tools.plans import Review
 from token_tools.policy import is_built_in
 from token_tools.summary import Summary, count, tell_future, write_duration
 from token_tools.times import format_instant, tell_duration, tell_time
+from token_tools.wire import WRITE
 
 LARGEST: Final = 4_000
 """Bytes that one channel of an audit may have, whatever the cluster holds."""
@@ -29,6 +30,9 @@ LONGEST_DOUBT: Final = 200
 """Characters of each thing that is not known."""
 
 READ_ONLY: Final = "This server only reads: the calls that mend are for one that may write, or for a person with qq."
+LACKS_WRITE: Final = (
+    f"This server's credential lacks {WRITE}: the calls that mend are for one that has it, or for a person with qq."
+)
 NOT_KNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
 
 
@@ -110,7 +114,7 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
         worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
         own_token_findings=", ".join(audit.own) or None,
         not_known=" ".join([NOT_KNOWN, *map(_cut, [*review.doubts, *tell_future(audit.latest, audit.now)])]),
-        note=" ".join([*unfinished, *([READ_ONLY] if review.read_only and found else [])]) or None,
+        note=" ".join([*unfinished, *(_tell_hindrance(review) if found else ())]) or None,
         report=None if review.report is None else str(review.report),
     )
     return Summary(_write(fields, review, unfinished), fields)
@@ -127,11 +131,16 @@ def _write(fields: AuditReport, review: Review, unfinished: Sequence[str]) -> st
     if fields.own_token_findings:
         lines.append(f"This server's own token is among: {fields.own_token_findings}.")
     lines.append(fields.not_known)
-    if review.read_only and fields.findings:
-        lines.append(READ_ONLY)
+    if fields.findings:
+        lines += _tell_hindrance(review)
     if fields.report:
         lines.append(f"All rows are in {fields.report}")
     return "\n".join(lines)
+
+
+def _tell_hindrance(review: Review) -> Sequence[str]:
+    """Why the calls that mend are not for this server, if they are not."""
+    return [READ_ONLY] if review.read_only else [] if review.may_write else [LACKS_WRITE]
 
 
 def _describe(finding: Finding, example: Example) -> WorstToken:
@@ -206,6 +215,8 @@ def _advise_on_live(finding: Finding, token: AccessToken, review: Review) -> _Ad
         return _Advice(f"{token.id}: no place for a second one; see users_with_two_tokens")
     if finding == "user_has_no_name" or audit.identify(token.user).domain is None:
         return _Advice("Whose they are is not known: a person finds out, and decides")
+    if not review.may_rotate:
+        return _Advice("A person decides: this cluster does not tell what would prove that a second one works")
     is_for_ever = finding == "never_expires" or policy.default_lifetime is None
     lifetime = LIFETIME if policy.max_lifetime is None else min(LIFETIME, policy.max_lifetime)
     expiry = [f'expiration_time="{write_duration(lifetime)}"'] if is_for_ever else []

@@ -63,12 +63,11 @@ class CreationPlan(Plan):
 class RotationPlan(CreationPlan):
     """What a rotate would do: a new token beside `old`.
 
-    `is_own` says whether the server itself runs on that, None if it is not known, and `earlier` is how the rotates of
-    it before ended.
+    `is_own` says whether the server itself runs on that, and `earlier` is how the rotates of it before ended.
     """
 
     old: AccessToken
-    is_own: bool | None
+    is_own: bool
     earlier: Sequence[Entry]
 
 
@@ -129,8 +128,9 @@ class Review:
     """An audit that has seen every token.
 
     `doubts` say what is not known, `report` is the file with all rows. What mends a finding has to keep to `policy` and
-    to what is in `memory`, and is not for a server that is `read_only`. `unfinished` tells what is, and of the `lost`
-    tokens nobody is known to have the bearer token. `is_whole` says whether what was listed can be all. `ahead` is as
+    to what is in `memory`, and is not for a server that is `read_only`, or whose credential may not write. `may_rotate`
+    says whether the cluster lets a new token be proved. `unfinished` tells what is, and of the `lost` tokens nobody is
+    known to have the bearer token. `is_whole` says whether what was listed can be all. `ahead` is as
     in `Listing`.
     """
 
@@ -142,5 +142,7 @@ class Review:
     unfinished: Sequence[str]
     lost: AbstractSet[str]
     read_only: bool
+    may_write: bool = True
+    may_rotate: bool = True
     is_whole: bool = True
     ahead: timedelta = timedelta()

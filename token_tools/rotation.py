@@ -3,6 +3,7 @@
 A rotate that is repeated goes on with what was begun, so whoever calls gets told what that is and which calls lead on.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,12 +12,12 @@ from typing import Final
 from token_tools.client import ClusterClient
 from token_tools.clock import ClusterClock
 from token_tools.delivery import Delivery
-from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenToolsError
+from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected, TokenToolsError
 from token_tools.identity import Identity
 from token_tools.journal import Entry, Journal
 from token_tools.listing import name_owner, read_user
 from token_tools.minting import SLOTS
-from token_tools.models import AccessToken
+from token_tools.models import AccessToken, Caller
 from token_tools.quotation import FEW, tell_some
 from token_tools.summary import HAND_OVER, tell_life, tell_state, tell_steps
 from token_tools.times import tell_time
@@ -49,11 +50,13 @@ class Beside:
 class History:
     """What the journal knows of attempts to make tokens for a user.
 
-    `unfinished` is what is open, and `tokens` are those that were looked at. `open_intents` are the intents to tell of:
-    of what is unfinished, and of what nobody was told yet; `settled` are those that need not be told again.
+    `me` is who this server is, None if that does not matter or is not known. `unfinished` is what is open, and `tokens`
+    are those that were looked at. `open_intents` are the intents to tell of: of what is unfinished, and of what nobody
+    was told yet; `settled` are those that need not be told again.
     """
 
     memory: Memory
+    me: Caller | None
     tokens: Sequence[AccessToken]
     unfinished: Sequence[Unfinished]
     open_intents: Sequence[Entry]
@@ -74,6 +77,13 @@ class Surveyor:
         """Where it is found out what is unfinished."""
         return Inquirer(self.delivery, self.journal, self.clock)
 
+    async def find_me(self, memory: Memory) -> Caller | None:
+        """Who this server is, None if that does not matter or is not known."""
+        try:
+            return await self.cluster.who_am_i() if memory.open else None
+        except ClusterError:
+            return None
+
     async def recall(self, who: Identity, present: Sequence[AccessToken] | None) -> History:
         """What is known of attempts for a user who has these tokens now, None if that is not known.
 
@@ -83,12 +93,13 @@ class Surveyor:
         memory = Memory(await self.journal.recall())
         theirs = [a for a in memory.open if a.is_making and not a.is_in_flight and denotes(a.intent.user, who)]
         tokens = [name_owner(token, who) for token in present or ()]
-        found = await self.inquirer.look(memory, tokens)
+        me = await self.find_me(memory)
+        found = await self.inquirer.look(memory, tokens, me=me)
         unfinished = [each for each in found if each.attempt.is_making]
         open_ids = {each.attempt.intent.attempt for each in unfinished}
         told = [a.intent for a in reversed(theirs) if a.intent.attempt in open_ids or not a.is_settled]
         settled = [intent for intent in told if intent.attempt not in open_ids]
-        return History(memory, tokens, unfinished, told, settled)
+        return History(memory, me, tokens, unfinished, told, settled)
 
     async def check_slots(self, who: Identity, history: History) -> None:
         """Nothing if a user has a place for another token, as far as is known.
@@ -254,26 +265,27 @@ class Surveyor:
         live = [token for token in beside.others if who.covers(token.user) and token.is_live(now=now)]
         if live:
             told = [await self._tell_other(old, token, beside.history) for token in live[:FEW]]
+            known = [known for _, known in told if known is not None]
             raise Refusal(
                 f"{who} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
-                f"for a new one. {' '.join(told)}"
+                f"for a new one. {' '.join([*(other for other, _ in told), *(known or [A_PERSON])])}"
             )
 
-    async def _tell_other(self, old: AccessToken, token: AccessToken, history: History) -> str:
+    async def _tell_other(self, old: AccessToken, token: AccessToken, history: History) -> tuple[str, str | None]:
+        """Which token it is, and what leads on, None if nothing is known but that it works."""
         expires = "never expires" if token.expires is None else f"expires {tell_time(token.expires)}"
         other = f"The other is {token.id}, made {tell_time(token.created)}, which {expires}."
         begun = [
             each
-            for each in find_unfinished(history.memory, history.tokens, ahead=self.clock.ahead)
+            for each in find_unfinished(history.memory, history.tokens, me=history.me, ahead=self.clock.ahead)
             if each.attempt.is_making and token.id in {suspect.id for suspect in each.suspects}
         ]
         if not begun:
-            besides = tell_unfinished(history.unfinished, self.clock)
-            return f"{other} {' '.join(besides) or _tell_retirement(token.id)}"
+            return other, " ".join(tell_unfinished(history.unfinished, self.clock)) or None
         latest = begun[0]
         if latest.attempt.is_in_flight or latest.attempt.outcome == "stranded":
-            return f"{other} {' '.join(tell_unfinished([latest], self.clock))}"
-        return f"{other} {await self._tell_suspect(old, token, latest)}"
+            return other, " ".join(tell_unfinished([latest], self.clock))
+        return other, await self._tell_suspect(old, token, latest)
 
     async def _tell_suspect(self, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
         """What is known of a token that an attempt may have made which never came to its end."""
@@ -282,10 +294,11 @@ class Surveyor:
         attempt = f"An attempt that was begun at {tell_time(intent.time)} and never finished may have made it;"
         if place is None:
             return f"{attempt} {await self._tell_lost()} {_tell_retirement(token.id)}"
-        goes_on = f" To go on with it: {tell_steps(old.id)}" if intent.replaces == old.id else ""
-        return (
-            f"{attempt} its bearer token is in {place}, not proved to work yet.{goes_on} {_tell_retirement(token.id)}"
+        # Only one way: whoever followed the calls of going on and of going back would stop both tokens.
+        leads_on = (
+            f"To go on with it: {tell_steps(old.id)}" if intent.replaces == old.id else _tell_retirement(token.id)
         )
+        return f"{attempt} its bearer token is in {place}, not proved to work yet. {leads_on}"
 
     async def _tell_lost(self) -> str:
         """What is known of a bearer token that nothing tells the place of."""
@@ -313,6 +326,16 @@ def explain_lost_user(old: AccessToken, who: Identity, now: datetime) -> Refusal
         else "It does not work as it is."
     )
     return Refusal(f"The cluster does not know {who}, the user of token {old.id}: there is nothing to rotate. {rest}")
+
+
+def explain_unprovable(who: Identity) -> Refusal:
+    """Why no token is rotated on a cluster that does not tell with which one a caller came."""
+    user = json.dumps(str(who), ensure_ascii=False)
+    return Refusal(
+        "The cluster does not tell which access token a caller comes with, so a new one could not be proved to work, "
+        "and would be deleted again. If a person wants a second one without that proof: "
+        f"create_access_token(user={user})."
+    )
 
 
 def _tell_deletion(token_id: str) -> str:

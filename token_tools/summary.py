@@ -28,7 +28,7 @@ ADVICE: Final = "Better disable a token first, watch whether anything breaks, an
 
 HAND_OVER: Final = "Put it where the old one is used"
 
-HOUR: Final = timedelta(hours=1)
+MINUTE: Final = timedelta(minutes=1)
 
 MOST_ROWS: Final = 20
 """How many of a user's other tokens are told; a user can have two."""
@@ -340,12 +340,13 @@ def _tell_lifetime(token: AccessToken, now: datetime, max_lifetime: timedelta | 
         return write_duration(max_lifetime)
     if token.expires is None:
         return "never"
-    return f"{max(1, (token.expires - token.created).days)}d" if is_over else format_instant(token.expires)
+    return write_duration(max(life, MINUTE)) if is_over and life is not None else format_instant(token.expires)
 
 
 def write_duration(duration: timedelta) -> str:
-    """A duration of whole hours as an argument: `90d`, `12h`."""
-    return f"{duration.days}d" if duration.days else f"{duration // HOUR}h"
+    """A duration as an argument, in the largest unit that it is one of: `90d`, `12h`, `30min`, `20s`; never more."""
+    units = {"d": timedelta(days=1), "h": timedelta(hours=1), "min": MINUTE, "s": timedelta(seconds=1)}
+    return next((f"{duration // unit}{name}" for name, unit in units.items() if duration >= unit), "1s")
 
 
 def tell_token(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:

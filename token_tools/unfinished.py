@@ -5,6 +5,7 @@ There is no I/O in here but the journal's and the delivery's, which are asked an
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from token_tools.errors import DeliveryError, JournalError
 from token_tools.identity import Identity, bare_name
 from token_tools.journal import Attempt, Entry, Journal
 from token_tools.minting import TOLERANCE
-from token_tools.models import AccessToken
+from token_tools.models import AccessToken, Caller
 from token_tools.quotation import FEW, tell_some
 from token_tools.times import tell_time
 
@@ -76,6 +77,16 @@ class Memory:
             if change.startswith("enabled: false") and attempt.outcome == "done":
                 since[token_id] = attempt.last.time
         return since
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The place of each attempt in their order."""
+        return {attempt.intent.attempt: place for place, attempt in enumerate(self.attempts)}
+
+    @cached_property
+    def settled(self) -> Mapping[str, int]:
+        """The place of the last change of each token, or deletion, of which the end is known."""
+        return {a.intent.token_id: n for n, a in enumerate(self.attempts) if a.intent.token_id and not a.is_open}
 
     def may_concern(self, *, ahead: timedelta) -> "Concern":
         """Which tokens of a cluster may be what is open is about; its clock is that much ahead of ours."""
@@ -138,34 +149,65 @@ def find_unfinished(
     memory: Memory,
     tokens: Sequence[AccessToken],
     *,
-    ours: Identity | None = None,
+    me: Caller | None = None,
     ahead: timedelta,
 ) -> Sequence[Unfinished]:
     """What is open about these tokens, the latest first, by a cluster's clock that is so much ahead of ours.
 
-    What `ours` made is suspected before what others did. Of what is about none of a user's tokens nothing is left.
+    What `me` made, this server, is suspected before what others did. The token that it runs on is in use, so it is not
+    what nobody has. Of what is about none of a user's tokens nothing is left.
     """
+    if not memory.open:
+        return []
+    by_id = {token.id: [token] for token in tokens}
+    by_user = _Users([token for token in tokens if token.id not in memory.named])
     found: list[Unfinished] = []
     for attempt in memory.open:
         if not attempt.is_making:
-            suspects = [t for t in tokens if t.id == attempt.intent.token_id and not _is_over(memory, attempt, t)]
+            known = by_id.get(attempt.intent.token_id or "", [])
+            suspects = [token for token in known if not _is_over(memory, attempt, token)]
         elif attempt.last.token_id is not None:
-            suspects = [token for token in tokens if token.id == attempt.last.token_id]
+            suspects = by_id.get(attempt.last.token_id, [])
         else:
-            suspects = _find_suspects(memory, attempt, tokens, ours, ahead)
-        if suspects:
+            suspects = _find_suspects(attempt, by_user.find(attempt.intent.user), me, ahead)
+        is_own = attempt.is_making and me is not None and [token.id for token in suspects] == [me.access_token_id]
+        if suspects and not is_own:
             found.append(Unfinished(attempt, suspects))
     return found
 
 
 def _find_suspects(
-    memory: Memory, attempt: Attempt, tokens: Sequence[AccessToken], ours: Identity | None, ahead: timedelta
+    attempt: Attempt, tokens: Sequence[AccessToken], me: Caller | None, ahead: timedelta
 ) -> list[AccessToken]:
     begin, end = _find_span(attempt, ahead)
-    there = [token for token in tokens if begin <= token.created <= end and token.id not in memory.named]
-    theirs = [token for token in there if denotes(attempt.intent.user, token.user)]
-    by_us = [token for token in theirs if ours is None or token.creator is None or ours.covers(token.creator)]
+    theirs = [token for token in tokens if begin <= token.created <= end]
+    by_us = [t for t in theirs if me is None or t.creator is None or me.identity.covers(t.creator)]
     return by_us or theirs
+
+
+class _Users:
+    """Some tokens by what tells their users, since both the tokens and what is open can be thousands."""
+
+    def __init__(self, tokens: Iterable[AccessToken]) -> None:
+        self._tokens: defaultdict[tuple[str, object], dict[str, AccessToken]] = defaultdict(dict)
+        for token in tokens:
+            for key in [("spelling", str(token.user)), *_list_keys(token.user)]:
+                self._tokens[key][token.id] = token
+
+    def find(self, spelling: str) -> Sequence[AccessToken]:
+        """Those of whom the journal spells so."""
+        spelled = _read_user(spelling)
+        known = dict(self._tokens.get(("spelling", spelling), {}))
+        for key in _list_keys(spelled) if spelled is not None else ():
+            known |= self._tokens.get(key, {})
+        return [token for token in known.values() if denotes(spelling, token.user)]
+
+
+def _list_keys(user: Identity) -> Iterator[tuple[str, object]]:
+    """What two identities have to share one of, so that one can denote the other."""
+    for key, value in user.known().items():
+        if key != "domain":
+            yield key, bare_name(value) if key == "name" and isinstance(value, str) else value
 
 
 def _find_span(attempt: Attempt, ahead: timedelta) -> tuple[datetime, datetime]:
@@ -183,8 +225,7 @@ def _is_over(memory: Memory, attempt: Attempt, token: AccessToken) -> bool:
     """Whether a change or a deletion has come to an end by what the token is like, or by what was done since."""
     state = tell_change(token.state)
     done = attempt.intent.change is not None and {*attempt.intent.change.split(", ")} <= {*state.split(", ")}
-    later = memory.attempts[memory.attempts.index(attempt) + 1 :]
-    return attempt.is_in_flight or done or any(a.intent.token_id == token.id and not a.is_open for a in later)
+    return attempt.is_in_flight or done or memory.places[attempt.intent.attempt] < memory.settled.get(token.id, -1)
 
 
 def denotes(spelling: str, user: Identity) -> bool:
@@ -225,10 +266,10 @@ class Inquirer:
             return Memory(doubt=f"What was begun and not finished is not known: {failure}")
 
     async def look(
-        self, memory: Memory, tokens: Sequence[AccessToken], *, ours: Identity | None = None
+        self, memory: Memory, tokens: Sequence[AccessToken], *, me: Caller | None = None
     ) -> Sequence[Unfinished]:
         """As `find_unfinished`, with where the bearer tokens of a few are, and without what is settled by that."""
-        found = find_unfinished(memory, tokens, ours=ours, ahead=self.clock.ahead)
+        found = find_unfinished(memory, tokens, me=me, ahead=self.clock.ahead)
         asked: dict[str, tuple[str | None, str | None]] = {}
         located: list[Unfinished] = []
         for each in found:

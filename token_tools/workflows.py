@@ -52,16 +52,19 @@ from token_tools.plans import (
 )
 from token_tools.policy import Policy, is_built_in
 from token_tools.report import Format, open_report
-from token_tools.rotation import Surveyor, explain_lost_user
+from token_tools.rotation import Surveyor, explain_lost_user, explain_unprovable
 from token_tools.summary import HAND_OVER, tell_hand_over
 from token_tools.times import names_lifetime
 from token_tools.unfinished import Memory, Unfinished, list_lost, tell_unfinished
-from token_tools.wire import READ
+from token_tools.wire import READ, WRITE
 
 EVERYBODY: Final = " Without `user`, everybody's tokens are listed."
 
 MOST_CONCERNED: Final = 8
 """How many users without a name are looked up for what is unfinished."""
+
+CERTAINLY: Final = timedelta(days=1)
+"""Whatever the clocks say, nobody runs on a token that expired so long ago."""
 
 _NOT_WHOLE: Final = "The list is not whole: it lacks the access token that this server itself runs on."
 
@@ -81,12 +84,15 @@ class UpdateRequest(NamedTuple):
 class Own(NamedTuple):
     """What a server runs on: the id of its access token, None if it has none or that is not known.
 
-    `is_token` is None where nothing of it is known, and `doubts` say what is not.
+    `is_token` is None where nothing of it is known, and `doubts` say what is not. `is_unnamed` says that the cluster
+    does not tell which token it is, and `may_write` whether it may change what is everybody's, as far as is known.
     """
 
     token_id: str | None
     is_token: bool | None
     doubts: Sequence[str]
+    is_unnamed: bool = False
+    may_write: bool = True
 
     def may_be_all(self, audit: Audit) -> bool:
         """Whether what an audit saw can be all tokens of the cluster: those have the server's own among them."""
@@ -153,15 +159,8 @@ class Workflows:
         """What is unfinished about these tokens, as far as the journal can be read."""
         inquirer = self._surveyor.inquirer
         memory = await inquirer.recall()
-        unfinished = await inquirer.look(memory, tokens, ours=await self._find_ours(memory))
+        unfinished = await inquirer.look(memory, tokens, me=await self._surveyor.find_me(memory))
         return [*tell_unfinished(unfinished, self.clock), *filter(None, [memory.doubt])]
-
-    async def _find_ours(self, memory: Memory) -> Identity | None:
-        """Who this server is, None if that does not matter or is not known."""
-        try:
-            return (await self.cluster.who_am_i()).identity if memory.open else None
-        except ClusterError:
-            return None
 
     async def _doubt_emptiness(self, part: Part) -> Sequence[str]:
         """What there is to say about a list of everybody's tokens that has none although this server runs on one."""
@@ -298,6 +297,8 @@ class Workflows:
         if isinstance(doubt, NotFound) and not is_built_in(who):
             raise explain_lost_user(old, who, self.clock())
         is_own = await self._is_own(old)
+        if is_own is None:
+            raise explain_unprovable(who)
         async with self._turn(old):
             beside = await self._surveyor.survey(old, who, self._tell_hand_over(is_own=is_own))
         now = self.clock()
@@ -522,6 +523,8 @@ class Workflows:
             tell_unfinished(unfinished, self.clock),
             frozenset(list_lost(unfinished)),
             read_only=self.read_only,
+            may_write=own.may_write,
+            may_rotate=not own.is_unnamed,
             is_whole=is_whole,
             ahead=self.clock.ahead,
         )
@@ -532,7 +535,7 @@ class Workflows:
         for token in [token for token in concerned if not token.user.name][:MOST_CONCERNED]:
             with suppress(ClusterError, Refusal):
                 named.append(name_owner(token, await self.cluster.find_identity(token.user.as_key())))
-        return await self._surveyor.inquirer.look(memory, named, ours=await self._find_ours(memory))
+        return await self._surveyor.inquirer.look(memory, named, me=await self._surveyor.find_me(memory))
 
     async def _identify_examples(self, audit: Audit) -> None:
         """Look the users up of whom something will be advised, where the list tells no more than a key."""
@@ -557,7 +560,13 @@ class Workflows:
             doubts.append(
                 f"This server's credential lacks {READ}: these may be its own user's tokens only, not the cluster's."
             )
-        return Own(me.access_token_id, me.is_token or me.access_token_id is not None, doubts)
+        return Own(
+            me.access_token_id,
+            me.is_token or me.access_token_id is not None,
+            doubts,
+            is_unnamed=me.is_unnamed_token,
+            may_write=me.privileges is None or WRITE in me.privileges,
+        )
 
     async def _look_up_nameless(self, audit: Audit) -> tuple[Sequence[UserKey], Sequence[UserKey]]:
         """Those of the users without a name whom the cluster does not find, and those for whom it has a name."""
@@ -623,7 +632,7 @@ class Workflows:
                 f"This server itself runs on token {token.id}, so it will not {deed}: it would lock itself out. "
                 f"{await self._tell_replacement(token)}"
             )
-        if me.is_unnamed_token and me.is_user(token.user):
+        if me.is_unnamed_token and me.is_user(token.user) and token.is_live(now=self.clock() - CERTAINLY):
             raise Refusal(
                 f"This server runs on a token of {token.user}, and the cluster does not tell which, so it will not "
                 f"{deed}: it could lock itself out. A person can do it with qq."
