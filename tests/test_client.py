@@ -107,6 +107,25 @@ async def test_a_request_that_reads_is_repeated_until_it_is_answered(
     assert len(script.requests) == 3
 
 
+async def test_a_wait_that_does_not_fit_any_more_is_told_and_not_a_missing_answer() -> None:
+    script = Script(httpx.Response(429, headers={"Retry-After": "1"}))
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1.5))
+    with stamina.set_testing(testing=False):
+        async with connected(script, settings) as cluster:
+            with pytest.raises(Unavailable, match="It asks for a second of patience") as failure:
+                await cluster.list_tokens()
+
+    assert failure.value.advice == "Try again after that, and not before."
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"hello\r\n\r\n", b""], ids=["ssh", "words", "nothing"])
+async def test_what_is_no_http_is_not_told_as_a_broken_connection(tmp_path: Path, said: bytes) -> None:
+    async with tls_server(tmp_path, said) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Unreachable, match="it ended early, or what came is no HTTP"):
+            await cluster.delete_token("1")
+
+
 async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
     script = Script(httpx.Response(503))
     async with connected(script) as cluster:
@@ -605,14 +624,26 @@ async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
             "127.0.0.1",
             None,
             "nothing",
-            r"local issuer certificate\). .* save its CA in a PEM file and set QUMULO_CA_FILE",
+            r"local issuer certificate\). .* save its CA in a PEM file and to set QUMULO_CA_FILE",
             id="unknown-authority",
         ),
         pytest.param(
             "127.0.0.1", None, "other", "QUMULO_CA_FILE=.*other.pem does not hold the CA that issued it", id="other-ca"
         ),
-        pytest.param("elsewhere.example.com", None, "it", "Set QUMULO_HOST to a name", id="other-name"),
-        pytest.param("127.0.0.1", timedelta(days=-9), "it", "administrator has to renew it", id="expired"),
+        pytest.param(
+            "elsewhere.example.com",
+            None,
+            "it",
+            r"'127.0.0.1'\)\. .* operator has to set QUMULO_HOST to a name",
+            id="other-name",
+        ),
+        pytest.param(
+            "127.0.0.1",
+            timedelta(days=-9),
+            "it",
+            "clock of this machine is wrong: the cluster.s administrator has to renew it",
+            id="expired",
+        ),
         pytest.param("127.0.0.1", timedelta(days=9), "it", "clock of this machine", id="not-yet"),
     ],
 )
@@ -628,6 +659,8 @@ async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
 
     assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")
     assert "Nothing was sent" in str(failure.value)
+    # It may be the cluster's administrator who has to act.
+    assert failure.value.advice == "Trying again does not help before that is mended."
     assert received == []
 
 
@@ -647,6 +680,8 @@ async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> 
             assert "_ssl" not in str(failure.value)
             tasks.cancel_scope.cancel()
     async with connected(None, settings) as cluster:
-        with pytest.raises(Unsent, match="Are QUMULO_HOST and QUMULO_PORT right") as failure:
+        with pytest.raises(
+            Unsent, match=r"Connection refused. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up\?"
+        ) as failure:
             await cluster.list_tokens()
         assert f"No connection to 127.0.0.1:{port}: Connection refused." in str(failure.value)

@@ -120,7 +120,10 @@ def test_signals_without_a_pause_end_it_as_one_does(tmp_path: Path) -> None:
             for signum in ENDING:
                 life.process.send_signal(signum)
 
-        assert life.end() == (0, "")
+        status, told = life.end()
+        assert status == 0
+        # In such a storm one can come in the moment in which Python exchanges its handlers, which it then says itself.
+        assert not told or "ignored due to race condition" in told
 
 
 HANGING: list[Endpoint] = ["who-am-i", "find", "list", "get", "create", "modify", "delete"]

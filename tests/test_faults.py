@@ -117,7 +117,7 @@ async def test_a_create_ends_in_a_token_delivered_or_in_a_clear_error(
         assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane" in told.text
         assert f"auth_delete_access_token {orphan.id}" in told.text
     if endpoint == "create" and outcome == "nothing" and fault not in {"refuse", "error-400"}:
-        assert "No token was made for local:jane" in told.text
+        assert "So far, no new token of local:jane" in told.text
     if outcome == "made":
         [token], [file] = bench.tokens_of(user), files
         assert json.loads(file.read_text())["bearer_token"] == token.bearer_token
@@ -194,7 +194,7 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Be
     told = await bench.call("create_access_token", {"user": "local:jane"})
 
     [other] = bench.tokens_of(JANE)
-    assert "No token was made for local:jane" in told.text
+    assert "So far, no new token of local:jane" in told.text
     assert f"new are only {other.id} (made 2026-11-24 09:00 UTC by ad:CORP\\jane)." in told.text
 
 
@@ -330,7 +330,7 @@ async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_n
     told = await bench.call("create_access_token", {"user": "local:jane"})
 
     [other] = bench.tokens_of(JANE)
-    assert "No token was made for local:jane: so far, none of theirs is new." in told.text
+    assert "So far, no new token of local:jane is there." in told.text
     assert other.id not in told.text
 
 

@@ -458,7 +458,7 @@ async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_wha
         "because this cannot be undone. [question "
     )
     assert told.fields["next_step"].endswith(
-        "It still worked. Better disable a token first, watch whether anything breaks, and delete it then."
+        "The deleted one still worked. Better disable a token first, watch whether anything breaks, and delete it then."
     )
 
 

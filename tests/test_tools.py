@@ -5,6 +5,7 @@ Each test looks at both ends: what the cluster was sent and what the model was t
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import ssl
@@ -424,6 +425,7 @@ async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
 
 
 LATER = "Try again in a minute; if it is the same then, "
+STRANGE = f"{LATER}the operator has to look what answers there."
 
 
 @pytest.mark.parametrize(
@@ -441,6 +443,10 @@ LATER = "Try again in a minute; if it is the same then, "
         pytest.param(httpx.ReadError("cut"), f"{LATER}the operator has to look at the cluster", id="cut"),
         pytest.param(httpx.ConnectError("no"), f"{LATER}the operator has to look at that.", id="no-connection"),
         pytest.param(None, f"{LATER}the operator has to look why, or to allow more time.", id="timeout"),
+        *(
+            pytest.param(httpx.Response(status, html="<p>"), STRANGE, id=f"page-{status}")
+            for status in (200, 302, 403, 404, 407)
+        ),
     ],
 )
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
@@ -662,8 +668,17 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench
     assert list(bench.settings.delivery_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize("user", ["local:jain", "auth_id:999", r"ad:CORP\nobody"], ids=["name", "key", "ad"])
-async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user: str) -> None:
+@pytest.mark.parametrize(
+    ("user", "better"),
+    [
+        pytest.param("local:jain", f"Better {HOW_TO_WRITE_A_USER}.", id="name"),
+        pytest.param(r"ad:CORP\nobody", f"Better {HOW_TO_WRITE_A_USER}.", id="ad"),
+        # As a list writes a user who was deleted: there is no better spelling.
+        pytest.param("auth_id:999", "if they are not deleted, check the number.", id="key"),
+        pytest.param("sid:S-1-5-21-7", "if they are not deleted, check the number.", id="sid"),
+    ],
+)
+async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user: str, better: str) -> None:
     for tool in ("create_access_token", "list_access_tokens"):
         told = await bench.undone(tool, {"user": user})
 
@@ -671,13 +686,34 @@ async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user:
             f"The cluster does not find exactly one user {user}. The cluster knows no such thing (404"
         )
         besides = "" if tool == "create_access_token" else " Without `user`, everybody's tokens are listed."
-        if user.startswith("auth_id:"):
-            # A list spells a deleted user like this.
-            assert told.endswith(f" It may be mistyped, or of a deleted user.{besides}")
-        else:
-            assert "Better write self, local:NAME" in told
-            assert told.endswith(f" or a bare NAME.{besides}")
+        assert told.endswith(f" {better}{besides}")
     assert bench.recorder.bodies("POST", PATH) == []
+
+
+@pytest.mark.parametrize("place", ["tokens", "journal.jsonl"])
+async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(bench: Bench, place: str) -> None:
+    state = bench.settings.delivery_dir.parent
+    state.mkdir(mode=0o700)
+    # Either is none of what is expected there.
+    os.mkfifo(state / place)
+
+    told = await bench.at("state_dir", state).undone("create_access_token", {"user": "local:jane"})
+
+    assert place in told
+    assert told.endswith(" Try again once the operator has mended that.")
+
+
+@pytest.mark.parametrize("tool", ["create_access_token", "list_access_tokens"])
+async def test_whoever_wrote_self_is_not_told_to_write_self(bench: Bench, tool: str) -> None:
+    async def mix_up(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(200, json={"id": "999"}) if request.url.path.endswith("who-am-i") else response
+
+    bench.recorder.on_served = mix_up
+
+    told = await bench.undone(tool, {"user": "self"})
+
+    assert "another spelling does not help" in told
+    assert "write" not in told
 
 
 NOBODY = httpx.Response(200, json={"entries": []})

@@ -177,7 +177,9 @@ class ClusterClient:
             case Unreachable():
                 return True
             case Unavailable(transient=True, retry_after=timedelta() as wait):
-                return wait if wait < self._deadline else False
+                # A wait that does not fit would end as if there had been no answer.
+                left = anyio.current_effective_deadline() - anyio.current_time()
+                return wait if wait.total_seconds() < left else False
             case _:
                 return isinstance(failure, Unavailable) and failure.transient
 

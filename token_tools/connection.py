@@ -23,10 +23,13 @@ from token_tools.redaction import hold_for_good
 from token_tools.settings import Settings
 from token_tools.wire import Answer
 
-_WRONG_NAME: Final = "Set QUMULO_HOST to a name or an address that stands in the certificate"
+_WRONG_NAME: Final = "The operator has to set QUMULO_HOST to a name or an address that stands in the certificate"
 _MENDING: Final = {
-    9: "It is not valid yet: the clock of this machine or that of the cluster is wrong",
-    10: "It has expired: the cluster's administrator has to renew it",
+    9: "It is not valid yet: the clock of this machine, or of the one that issued it, is wrong",
+    10: (
+        "It has expired, or the clock of this machine is wrong: the cluster's administrator has to renew it, or the "
+        "operator to set the clock"
+    ),
     62: _WRONG_NAME,
     64: _WRONG_NAME,
 }
@@ -41,7 +44,7 @@ _IDENTITY: Final = "identity"
 _READS: Final = "token_tools.reads"
 """The extension of a request that tells whether it changes nothing; its verb does not."""
 
-_NOT_BEFORE: Final = "Trying again does not help before the operator has mended that."
+_NOT_BEFORE: Final = "Trying again does not help before that is mended."
 _SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
 
 _LOG: Final = logging.getLogger(__name__)
@@ -178,7 +181,7 @@ def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreacha
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             # What Python raises has the code; what the trust stores of other systems raise may not.
-            why = getattr(cause, "verify_message", None) or "it was not verified"
+            why = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
             mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
             return Untrusted(
                 f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.",
@@ -186,7 +189,7 @@ def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreacha
             )
     # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
     reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
-    reason = reasons[-1] if reasons else "the connection broke"
+    reason = reasons[-1] if reasons else _tell_break(failure)
     if not isinstance(failure, httpx.ConnectError):
         return Unreachable(
             f"No whole answer from {address}: {reason}.",
@@ -216,15 +219,25 @@ def _tell_reason(cause: BaseException) -> str | None:
             # asyncio puts the address that was tried in the place of the reason.
             return os.strerror(number)
         case OSError():
-            return cause.strerror
+            # asyncio's own words for it repeat the address. A name that is not found has a number of another kind.
+            if cause.errno is None or isinstance(cause, socket.gaierror):
+                return cause.strerror
+            return os.strerror(cause.errno)
         case _:
             return None
 
 
+def _tell_break(failure: Exception) -> str:
+    is_puzzling = isinstance(failure, httpx.RemoteProtocolError)
+    return "it ended early, or what came is no HTTP" if is_puzzling else "the connection broke"
+
+
 def _tell_how_to_trust(ca_file: Path | None) -> str:
     if ca_file is None:
-        return "If it is the cluster's own, save its CA in a PEM file and set QUMULO_CA_FILE to it"
-    return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: save that one in there"
+        return (
+            "If it is the cluster's own, the operator has to save its CA in a PEM file and to set QUMULO_CA_FILE to it"
+        )
+    return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: the operator has to save that one in there"
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:

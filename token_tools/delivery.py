@@ -29,7 +29,7 @@ import anyio.to_thread
 from pydantic import SecretStr
 
 from token_tools.credentials import holds_bearer, write_store
-from token_tools.errors import DeliveryError
+from token_tools.errors import ONCE_MENDED, DeliveryError
 from token_tools.identity import Identity
 from token_tools.models import NewAccessToken
 from token_tools.private import (
@@ -624,7 +624,7 @@ def _explained(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as failure:
-        raise DeliveryError(_tell_failure(folder, failure)) from failure
+        raise DeliveryError(_tell_failure(folder, failure), advice=ONCE_MENDED) from failure
 
 
 def _tell_failure(folder: Path, failure: OSError) -> str:

@@ -27,7 +27,7 @@ all whose `has_begun` is false; and so is the `advice`, where the call ends with
 """
 
 from datetime import timedelta
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class TokenToolsError(Exception):
@@ -43,6 +43,10 @@ class TokenToolsError(Exception):
     def __init__(self, message: str, *, advice: str = "") -> None:
         super().__init__(message)
         self.advice = advice
+
+
+ONCE_MENDED: Final = "Try again once the operator has mended that."
+"""The advice where it is the operator's machine that fails."""
 
 
 class SettingsError(TokenToolsError):
@@ -89,6 +93,12 @@ class Untrusted(Unsent):
 
 class BadAnswer(ClusterError):
     """The answer is not what the endpoint promises; a write may have happened."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            advice="Try again in a minute; if it is the same then, the operator has to look what answers there.",
+        )
 
 
 class Unavailable(ClusterError):

@@ -29,7 +29,7 @@ import anyio
 import anyio.to_thread
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from token_tools.errors import JournalError
+from token_tools.errors import ONCE_MENDED, JournalError
 from token_tools.models import TokenId
 from token_tools.private import attempt, flush, make_private_folder, tell_path
 from token_tools.times import Clock
@@ -203,8 +203,12 @@ class Journal:
             try:
                 return await anyio.to_thread.run_sync(self._recall, abandon_on_cancel=True)
             except OSError as failure:
-                raise JournalError(f"The journal {tell_path(self._path)} cannot be read: {failure.strerror}.") from None
-        raise JournalError(f"The journal {tell_path(self._path)} cannot be read: its disk does not answer.")
+                raise JournalError(
+                    f"The journal {tell_path(self._path)} cannot be read: {failure.strerror}.", advice=ONCE_MENDED
+                ) from None
+        raise JournalError(
+            f"The journal {tell_path(self._path)} cannot be read: its disk does not answer.", advice=ONCE_MENDED
+        )
 
     def _recall(self) -> list["Attempt"]:
         return [
@@ -268,7 +272,8 @@ class Journal:
                 raise JournalError(
                     f"The journal {tell_path(self._path)} cannot be written: {failure.strerror}. Nothing is changed "
                     "without one, so that no token is ever lost sight of: free space, or let the server write to its "
-                    "state directory (QUMULO_STATE_DIR)."
+                    "state directory (QUMULO_STATE_DIR).",
+                    advice=ONCE_MENDED,
                 ) from failure
 
     async def _wait_for(self, lock: int) -> None:

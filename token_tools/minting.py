@@ -286,12 +286,12 @@ class Mint:
             await self.journal.conclude(intent, "unknown")
             others = [f"{token.id} (made {tell_time(token.created)} by {token.creator})" for token in new]
             seen = (
-                f" by this server, as far as can be seen: new are only {tell_some(others)}."
+                f" is of this server, as far as can be seen: new are only {tell_some(others)}."
                 if others
-                else ": so far, none of theirs is new."
+                else " is there."
             )
             return UnknownOutcome(
-                f"{failure} No token was made for {order.user}{seen} The cluster may still "
+                f"{failure} So far, no new token of {order.user}{seen} The cluster may still "
                 "be at it, so list the user's tokens again before creating another."
             )
         is_clear = len(suspects) == 1 and not is_being_made

@@ -316,7 +316,7 @@ def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
     token, now = deletion.plan.token, deletion.plan.time
     again = _tell_lifetime(token, now, deletion.max_lifetime)
     headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {tell_life(token, now)}."
-    advice = f" It still worked. {ADVICE}" if token.is_live(now=now) else ""
+    advice = f" The deleted one still worked. {ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
     fields = DeletedToken.model_validate(
         {

@@ -139,11 +139,11 @@ class Workflows:
             part = await read_part(self.cluster, user=who, after=after, limit=limit)
         except (NotFound, Rejected) as failure:
             if isinstance(doubt, NotFound | Rejected):
-                raise _tell_nobody(who, doubt, EVERYBODY) from failure
+                raise _tell_nobody(user, who, doubt, EVERYBODY) from failure
             raise _tell_unlisted(who, doubt, failure, after) from failure
         if not part.tokens and isinstance(doubt, NotFound | Rejected):
             # The filter drops the domain, so what it finds may be a namesake: nobody is no user without tokens.
-            raise _tell_nobody(who, doubt, EVERYBODY)
+            raise _tell_nobody(user, who, doubt, EVERYBODY)
         tokens = [name_owner(token, who) for token in part.tokens]
         return Listing(
             tokens,
@@ -227,7 +227,7 @@ class Workflows:
         except (NotFound, Rejected) as failure:
             # The filter takes less than a create does, names without their domain for one; but two noes are one.
             if isinstance(doubt, NotFound | Rejected):
-                raise _tell_nobody(who, doubt) from failure
+                raise _tell_nobody(user, who, doubt) from failure
             present = None
         if user == SELF:
             await self._check_self(who, present)
@@ -708,18 +708,17 @@ def _may_be_names_of_one(asked: str, found: str) -> bool:
     return "=" in asked + found or bare_name(asked) == bare_name(found)
 
 
-def _tell_nobody(who: Identity, doubt: ClusterError, besides: str = "") -> NotFound:
-    better = HOW_TO_WRITE_A_USER
-    if isinstance(doubt, NotFound) and who.name is None:
-        # That is how a number is written, and a list tells one of whom the cluster has forgotten.
-        return NotFound(
-            f"The cluster does not find exactly one user {who}. {doubt} It may be mistyped, or of a deleted user."
-            f"{besides}"
-        )
-    if isinstance(doubt, Rejected) and who.name is not None and who.domain is None:
+def _tell_nobody(asked: User, who: Identity, doubt: ClusterError, besides: str = "") -> NotFound:
+    if asked == SELF:
+        better = "That is whom it names as the user of this server's own credential: another spelling does not help."
+    elif who.name is None:
+        better = "A deleted user is not found any more; if they are not deleted, check the number."
+    elif isinstance(doubt, Rejected) and who.domain is None:
         name = tell_name(who.name)
-        better = rf"say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}"
-    return NotFound(f"The cluster does not find exactly one user {who}. {doubt} Better {better}.{besides}")
+        better = rf"Better say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}."
+    else:
+        better = f"Better {HOW_TO_WRITE_A_USER}."
+    return NotFound(f"The cluster does not find exactly one user {who}. {doubt} {better}{besides}")
 
 
 def _tell_unlisted(
