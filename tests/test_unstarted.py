@@ -120,12 +120,38 @@ def test_a_secret_in_the_wrong_setting_is_not_repeated() -> None:
 def test_what_is_no_request_is_passed_over() -> None:
     notification = b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
     result = b'{"jsonrpc":"2.0","id":3,"result":{}}\n'
-    too_long = ask("ping", 4, {"_meta": {"a": "a" * (5 << 20)}})
-    lines = [b"\n", b"GET / HTTP/1.1\r\n", notification, result, b'{"id":5}\n', b'"\xff"\n', too_long]
+    lines = [b"\n", b"GET / HTTP/1.1\r\n", notification, result, b'"\xff"\n', b"a" * (5 << 20) + b"\n"]
 
     [answer], _ = converse(*lines, ask("initialize", 6, INITIALIZE))
 
     assert answer["id"] == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [
+        (b"[" + ask("initialize", 1, INITIALIZE).strip() + b"," + ask("tools/list", "b").strip() + b"]\n", [1, "b"]),
+        (b"\xef\xbb\xbf" + ask("initialize", 3, INITIALIZE), [3]),
+        (ask("initialize", 1).replace(b'"id": 1', b'"id": 1.5'), [None]),
+        (ask("initialize", 1).replace(b'"id": 1', b'"id": null'), [None]),
+        (ask("initialize", 4).replace(b'"2.0"', b'"1.0"'), [4]),
+        (ask("ping", 5, {"_meta": {"a": "a" * (5 << 20)}}), [5]),
+    ],
+    ids=["batch", "mark", "fraction", "null", "older", "too-long"],
+)
+def test_a_request_that_is_not_in_order_is_told_the_reason_too(line: bytes, numbers: list[int | str | None]) -> None:
+    answers, _ = converse(line)
+
+    assert [answer["id"] for answer in answers] == numbers
+    assert all("QUMULO_HOST is not set" in answer["error"]["message"] for answer in answers)
+
+
+@pytest.mark.parametrize("words", [["sandbox", "--fault", "x"], ["demo", "now"], ["sandbox", "--port", "99999"]])
+def test_a_command_that_serves_nobody_over_stdin_reads_nothing_of_it(words: list[str]) -> None:
+    answers, told = converse(ask("initialize"), options=words)
+
+    assert answers == []
+    assert told.startswith(BEGINNING)
 
 
 def test_a_host_that_asks_again_in_the_older_era_is_answered_again_but_not_for_ever() -> None:

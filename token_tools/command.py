@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 DEMO_HOST: Final = "demo-cluster"
 
+_OTHERS: Final = {"demo", "sandbox"}
+"""The commands that serve no client over stdin."""
+
 Command = Callable[[dict[str, Any]], int]
 """What a command does with its options; gives the exit status."""
 
@@ -55,7 +58,8 @@ def run_command(words: Sequence[str]) -> int:
         # Some client's log blanks the word after `token-tools:`, which would be the name of the setting.
         told = f"{NAME} could not start: {failures.exceptions[0]}"
         sys.stderr.write(f"{told}\n")
-        answer_requests(told)
+        if _OTHERS.isdisjoint(words):
+            answer_requests(told)
         status = 2
     except* BrokenPipeError:
         # What could not be printed would otherwise be tried once more at the very end.

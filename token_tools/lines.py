@@ -68,15 +68,12 @@ def sort_line(line: bytes) -> tuple[bytes, bytes]:
     return b"".join(answers), b"".join(requests)
 
 
-def find_request(line: bytes) -> int | str | None:
-    """The id of the request that a line is; None if it is none."""
-    if len(line) > LONGEST:
-        return None
-    try:
+def find_requests(line: bytes) -> list[int | str | None]:
+    """The ids of the requests in a line, also where it is no message; None is one that no request can have."""
+    if _find_flaw(line) is None:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValidationError:
-        return None
-    return message.id if isinstance(message, JSONRPCRequest) else None
+        return [message.id] if isinstance(message, JSONRPCRequest) else []
+    return [_read_id(message) for message in _skim(line) if b'"id"' in message and not _is_answer(message)]
 
 
 def _find_flaw(line: bytes) -> tuple[int, str] | None:
@@ -122,11 +119,15 @@ def _is_answer(message: Member) -> bool:
 
 
 def _fail(message: Member, code: int, told: str) -> bytes:
+    return write_error(_read_id(message), code, told)
+
+
+def _read_id(message: Member) -> int | str | None:
     try:
-        number = json.loads(message.get(b'"id"') or b"null")
+        number: int | str | None = json.loads(message.get(b'"id"') or b"null")
     except ValueError:
-        number = None
-    return write_error(number, code, told)
+        return None
+    return number
 
 
 def write_error(number: int | str | None, code: int, told: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Final
 
 from mcp.types import INTERNAL_ERROR
 
-from token_tools.lines import find_request, split_lines, write_error
+from token_tools.lines import find_requests, split_lines, write_error
 from token_tools.redaction import redact
 
 PATIENCE: Final = 3.0
@@ -52,11 +52,10 @@ class _Listener:
     source: int
     deadline: float
 
-    def hear(self) -> Iterator[int | str]:
+    def hear(self) -> Iterator[int | str | None]:
         """The ids of the requests; what is none is passed over."""
         for line in split_lines(self._read()):
-            if (number := find_request(line)) is not None:
-                yield number
+            yield from find_requests(line)
 
     def _read(self) -> Iterator[bytes]:
         news = select.poll()
