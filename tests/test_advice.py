@@ -358,6 +358,24 @@ async def test_what_is_found_in_its_place_is_settled(bench: Bench) -> None:
     assert "Unfinished" not in (await bench.call("list_access_tokens", {"user": "local:jane"})).text
 
 
+async def test_a_rotate_that_was_cut_off_before_its_proof_is_told_until_the_old_token_is_gone(bench: Bench) -> None:
+    old = make(bench)
+    rotated = await bench.call("rotate_access_token", {"id": old.id})
+    new, place = rotated.fields["id"], rotated.fields["bearer_token_in"]
+    forget_outcomes(bench)
+
+    told = [await bench.call(AUDIT), await bench.call("list_access_tokens", {"user": "local:jane"})]
+    told += [await bench.call("get_access_token", {"id": token_id}) for token_id in (old.id, new)]
+    refused = await bench.undone("rotate_access_token", {"id": old.id})
+    del bench.cluster.tokens[old.id]
+
+    unproved = f"its bearer token is in {place}, and was not proved to work."
+    assert all(f"Token {new} " in one.text and unproved in one.text for one in told)
+    assert all(f'rotate_access_token(id="{old.id}") tells how to go on' in one.text for one in told)
+    assert f'update_access_token(id="{old.id}", enabled=false)' in refused
+    assert "Unfinished" not in (await bench.call(AUDIT)).text
+
+
 @pytest.mark.parametrize("rotated", [True, False], ids=["rotate", "create"])
 async def test_what_the_server_runs_on_by_now_is_not_told_as_what_nobody_has(bench: Bench, *, rotated: bool) -> None:
     own = own_token(bench)

@@ -97,7 +97,8 @@ class Memory:
                 merged[-1] = merged[-1][0], max(end, merged[-1][1])
             else:
                 merged.append((begin, end))
-        return Concern(frozenset(a.last.token_id for a in self.open if a.last.token_id), merged)
+        ids = {token_id for a in self.open for token_id in (a.last.token_id, a.intent.replaces) if token_id}
+        return Concern(frozenset(ids), merged)
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,14 @@ class Unfinished:
     """An attempt without a known end, and the tokens that it may be about.
 
     `places` tells where the bearer tokens of these were found, and `doubts` why it is not known of the others that they
-    are nowhere.
+    are nowhere. `is_unproved` is set where a rotate did not come to prove them, and what they are to replace is there.
     """
 
     attempt: Attempt
     suspects: Sequence[AccessToken]
     places: Mapping[str, str] = field(default_factory=dict[str, str])
     doubts: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_unproved: bool = False
 
     @property
     def entry(self) -> Entry:
@@ -135,14 +137,15 @@ class Unfinished:
 
     @property
     def is_settled(self) -> bool:
-        """Whether somebody has the bearer token of what it made."""
-        return self.attempt.outcome != "stranded" and bool(self.places)
+        """Whether somebody has the bearer token of what it made, and it does not have to be proved to work."""
+        return self.attempt.outcome != "stranded" and bool(self.places) and not self.is_unproved
 
     @property
     def lost(self) -> Sequence[AccessToken]:
         """Those whose bearer token nobody is known to have."""
         is_making = self.attempt.is_making and not self.attempt.is_in_flight
-        return self.suspects if is_making and not self.is_settled else ()
+        is_lost = is_making and not self.is_settled
+        return [token for token in self.suspects if is_lost and (self.attempt.outcome == "stranded" or not self.places)]
 
 
 def find_unfinished(
@@ -279,7 +282,8 @@ class Inquirer:
             told = [token.id for token in each.suspects if token.id in asked]
             places = {token_id: place for token_id in told if (place := asked[token_id][0]) is not None}
             doubts = {token_id: doubt for token_id in told if (doubt := asked[token_id][1]) is not None}
-            located.append(Unfinished(each.attempt, each.suspects, places, doubts))
+            is_unproved = each.attempt.intent.replaces in {token.id for token in tokens}
+            located.append(Unfinished(each.attempt, each.suspects, places, doubts, is_unproved=is_unproved))
         return [each for each in located if not each.is_settled]
 
     async def _locate(self, token: AccessToken, entry: Entry) -> tuple[str | None, str | None]:
@@ -346,6 +350,11 @@ def _tell_made(unfinished: Unfinished, clock: ClusterClock) -> str:
     if unfinished.attempt.outcome == "stranded":
         flaw = "its bearer token is lost" if unfinished.entry.place is None else "it did not prove to work"
         return f" made {told}, which could not be deleted again: {flaw}. {_tell_retirement(token, clock)}"
+    if (place := unfinished.places.get(token.id)) is not None:
+        return (
+            f" has no known end. Token {told} seems to be what it made: its bearer token is in {place}, and was not "
+            f'proved to work. rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
+        )
     doubt = unfinished.doubts.get(token.id)
     where = f"Where its bearer token is, is not known: {doubt}" if doubt else _NOWHERE
     return f" has no known end. Token {told} may be what it made. {where}. {_tell_retirement(token, clock)}"
