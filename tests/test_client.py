@@ -112,7 +112,7 @@ async def test_a_wait_that_does_not_fit_any_more_is_told_and_not_a_missing_answe
     settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1.5))
     with stamina.set_testing(testing=False):
         async with connected(script, settings) as cluster:
-            with pytest.raises(Unavailable, match="It asks for a second of patience") as failure:
+            with pytest.raises(Unavailable, match="It asks to wait a second") as failure:
                 await cluster.list_tokens()
 
     assert failure.value.advice == "Try again after that, and not before."

@@ -397,9 +397,7 @@ async def test_a_cluster_that_ignores_the_limit_is_cut_to_it(mode: Mode) -> None
             id="403",
         ),
         pytest.param(httpx.Response(500, html="<h1>Bearer access-v1:own</h1>"), "cannot answer now (500).", id="html"),
-        pytest.param(
-            httpx.Response(429, headers={"Retry-After": "7200"}), "It asks for 2 hours of patience.", id="429"
-        ),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "7200"}), "It asks to wait 2 hours.", id="429"),
         pytest.param(httpx.Response(200, html="<h1>Login</h1>"), "not a list of access tokens", id="html-200"),
         pytest.param(httpx.Response(200, json=[]), "not a list of access tokens", id="other-json"),
         pytest.param(httpx.Response(200, json={"entries": [{}]}), '"entries.0.id"', id="other-shape"),
@@ -682,9 +680,7 @@ async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user:
     for tool in ("create_access_token", "list_access_tokens"):
         told = await bench.undone(tool, {"user": user})
 
-        assert told.startswith(
-            f"The cluster does not find exactly one user {user}. The cluster knows no such thing (404"
-        )
+        assert told.startswith(f"The cluster finds no user {user}. The cluster knows no such thing (404")
         besides = "" if tool == "create_access_token" else " Without `user`, everybody's tokens are listed."
         assert told.endswith(f" {better}{besides}")
     assert bench.recorder.bodies("POST", PATH) == []
@@ -737,7 +733,7 @@ async def test_a_list_of_nobody_tells_what_the_cluster_said_first(
     bench.recorder.on_served = answer
 
     assert await bench.refused("list_access_tokens", {"user": "local:jane"}) == (
-        f"The cluster does not find exactly one user local:jane. {said} Better {HOW_TO_WRITE_A_USER}. Without `user`, "
+        f"The cluster finds no user local:jane. {said} Better {HOW_TO_WRITE_A_USER}. Without `user`, "
         "everybody's tokens are listed."
     )
 
@@ -783,7 +779,7 @@ async def test_a_user_whom_nobody_may_look_up_is_not_said_to_be_found_or_not(ben
 async def test_a_name_of_two_users_gets_no_token(bench: Bench) -> None:
     told = await bench.undone("create_access_token", {"user": "jane"})
 
-    assert told.startswith("The cluster does not find exactly one user jane. The cluster declined (400")
+    assert told.startswith("The cluster did not tell which user jane is. The cluster declined (400")
     assert bench.recorder.bodies("POST", PATH) == []
 
 

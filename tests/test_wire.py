@@ -280,12 +280,8 @@ def test_a_new_token_hides_its_secret() -> None:
         ),
         pytest.param(404, NotFound, "The cluster knows no such thing (404 some_error).", id="404"),
         pytest.param(409, Rejected, "The cluster declined (409 some_error).", id="409"),
-        pytest.param(
-            429, Unavailable, "The cluster, or a gateway before it, cannot answer now (429 some_error).", id="429"
-        ),
-        pytest.param(
-            500, Unavailable, "The cluster, or a gateway before it, cannot answer now (500 some_error).", id="500"
-        ),
+        pytest.param(429, Unavailable, "The cluster cannot answer now (429 some_error).", id="429"),
+        pytest.param(500, Unavailable, "The cluster cannot answer now (500 some_error).", id="500"),
     ],
 )
 def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:
@@ -407,7 +403,7 @@ def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str],
 
 
 def test_a_wait_is_told_in_words() -> None:
-    with pytest.raises(Unavailable, match=r"cannot answer now \(503\)\. It asks for 7 seconds of patience\.$"):
+    with pytest.raises(Unavailable, match=r"cannot answer now \(503\)\. It asks to wait 7 seconds\.$"):
         wire.read_page(answer(503, retry_after="7"))
 
 

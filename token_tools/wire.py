@@ -90,6 +90,7 @@ _LASTING: Final = {
     HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
 }
 """What the same request will be answered with again."""
+_SOMEBODY: Final = "whoever runs the cluster, or the gateway if there is one,"
 _PAGE: Final = "a list of access tokens"
 
 NONE: Final = SecretStr("")
@@ -350,17 +351,21 @@ def _tell_refusal(status: int, said: str, privilege: str) -> ClusterError:
 
 def _tell_unavailable(answer: Answer, said: str) -> Unavailable:
     retry_after = _read_retry_after(answer.headers)
-    wait = f" It asks for {tell_duration(retry_after)} of patience." if retry_after else ""
+    is_clusters = _read_envelope(answer) is not None
+    what = "cannot do this" if answer.status in _LASTING else "cannot answer now"
+    wait = f" It asks to wait {tell_duration(retry_after)}." if retry_after else ""
     return Unavailable(
-        f"The cluster, or a gateway before it, cannot answer now{said}.{wait}",
+        f"The cluster{'' if is_clusters else ', or a gateway before it,'} {what}{said}.{wait}",
         transient=answer.status in _TRANSIENT,
         retry_after=retry_after,
-        advice=_tell_when_to_retry(answer.status, retry_after),
+        advice=_tell_when_to_retry(
+            answer.status, retry_after, who="the cluster's administrator" if is_clusters else _SOMEBODY
+        ),
     )
 
 
-def _tell_when_to_retry(status: int, retry_after: timedelta | None) -> str:
-    who = "whoever runs the cluster, or the gateway if there is one, has to look at it."
+def _tell_when_to_retry(status: int, retry_after: timedelta | None, *, who: str) -> str:
+    who = f"{who} has to look at it."
     if retry_after is not None:
         return "Try again after that, and not before."
     if status in _LASTING:

@@ -718,7 +718,9 @@ def _tell_nobody(asked: User, who: Identity, doubt: ClusterError, besides: str =
         better = rf"Better say in which domain: local:{name}, ad:DOMAIN\{name} or ldap_user:{name}."
     else:
         better = f"Better {HOW_TO_WRITE_A_USER}."
-    return NotFound(f"The cluster does not find exactly one user {who}. {doubt} {better}{besides}")
+    # What a cluster says to a name that several users have is not known.
+    told = f"finds no user {who}" if isinstance(doubt, NotFound) else f"did not tell which user {who} is"
+    return NotFound(f"The cluster {told}. {doubt} {better}{besides}")
 
 
 def _tell_unlisted(
