@@ -135,7 +135,7 @@ EXPLAINED: Final = [
     pytest.param(
         "list_access_tokens",
         {"user": "jane"},
-        ["exactly one user jane", r"local:jane, ad:DOMAIN\jane or ldap_user:jane"],
+        ["did not tell which user jane is", r"local:jane, ad:DOMAIN\jane or ldap_user:jane"],
         id="ambiguous-name",
     ),
     pytest.param("list_access_tokens", {"user": "jane@local"}, ["write local:jane or"], id="domain-after-the-name"),
@@ -146,11 +146,11 @@ EXPLAINED: Final = [
         [r'write local:jane or ad:"local\\jane"'],
         id="local-like-windows",
     ),
-    pytest.param("list_access_tokens", {"user": "ad:bob"}, ["exactly one user ad:bob", *USERS], id="wrong-domain"),
+    pytest.param("list_access_tokens", {"user": "ad:bob"}, ["finds no user ad:bob", *USERS], id="wrong-domain"),
     pytest.param(
         "list_access_tokens",
         {"user": "local:CORP\\jane"},
-        [r"exactly one user local:CORP\jane", *USERS],
+        [r"finds no user local:CORP\jane", *USERS],
         id="two-domains",
     ),
     pytest.param(
@@ -172,7 +172,7 @@ EXPLAINED: Final = [
     pytest.param(
         "list_access_tokens",
         {"user": "all"},
-        ["exactly one user all", "Without `user`, everybody's"],
+        ["finds no user all", "Without `user`, everybody's"],
         id="word-for-all",
     ),
     pytest.param("list_access_tokens", {"user": "*"}, ["Without `user`, everybody's"], id="star"),
@@ -545,7 +545,7 @@ EXPLAINED: Final = [
         id="group",
     ),
     pytest.param("create_access_token", {"user": "gid:1000"}, ["is a group", "Nothing was done"], id="group-by-number"),
-    pytest.param("create_access_token", {"user": "nobody"}, ["exactly one user nobody", *USERS], id="unknown-user"),
+    pytest.param("create_access_token", {"user": "nobody"}, ["finds no user nobody", *USERS], id="unknown-user"),
     pytest.param(
         "create_access_token", {"user": "jane"}, [r"local:jane, ad:DOMAIN\jane or ldap_user:jane"], id="ambiguous-user"
     ),
@@ -958,7 +958,7 @@ async def test_null_as_text_is_told_that_nothing_can_be_written(cluster: Bench, 
 async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spelling(cluster: Bench) -> None:
     told = await cluster.refused(LIST, {"user": "auth_id:1099"})
 
-    assert "It may be mistyped, or of a deleted user. Without `user`, everybody's tokens are listed." in told
+    assert "if they are not deleted, check the number. Without `user`, everybody's tokens are listed." in told
 
 
 def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:

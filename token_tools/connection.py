@@ -212,17 +212,12 @@ def _tell_reason(cause: BaseException) -> str | None:
         case ssl.SSLError():
             # Its strerror names a line of Python's own source.
             return (getattr(cause, "reason", None) or "TLS failed").replace("_", " ").lower()
-        case socket.gaierror():
-            # Its numbers are its own.
-            return cause.strerror
-        case OSError(errno=int(number)):
+        case OSError(errno=int(number)) if not isinstance(cause, socket.gaierror):
             # asyncio puts the address that was tried in the place of the reason.
             return os.strerror(number)
         case OSError():
-            # asyncio's own words for it repeat the address. A name that is not found has a number of another kind.
-            if cause.errno is None or isinstance(cause, socket.gaierror):
-                return cause.strerror
-            return os.strerror(cause.errno)
+            # The numbers for a name that is not found are of another kind.
+            return cause.strerror
         case _:
             return None
 

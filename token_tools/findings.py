@@ -26,7 +26,7 @@ LONGEST_USER: Final = 40
 LIFETIME: Final = timedelta(days=90)
 """What a token that never expires is to live from now on, unless the operator allows less."""
 
-LONGEST_DOUBT: Final = 200
+LONGEST_DOUBT: Final = 400
 """Characters of each thing that is not known."""
 
 READ_ONLY: Final = "This server only reads: the calls that mend are for one that may write, or for a person with qq."

@@ -330,7 +330,10 @@ def _read_key(text: str) -> dict[str, str]:
         return _read_value(keyed[1].lower(), keyed[2])
     # A distinguished name may contain a colon; the vendor's rule is the same.
     if foreign := _FOREIGN.fullmatch(text):
-        raise ValueError(f"has a prefix that does not exist: write {_propose(foreign[1], told_in=text)}")
+        prefix = text.partition(":")[0]
+        # In capitals it can be the domain of a directory.
+        name = rf"{prefix}\{foreign[1]}" if prefix.isupper() else foreign[1]
+        raise ValueError(f"has a prefix that does not exist: write {_propose(name, told_in=text)}")
     if text.isdecimal():
         raise ValueError(f"is a bare number, which could be several users: write {_propose(text, told_in=text)}")
     return _read_value("name", text)

@@ -228,19 +228,18 @@ def summarize_rotation(rotation: Rotation, *, address: str, credential: str) -> 
         f"and it works. Its bearer token is in {delivered.place}. The old one, {old.id}, is as it was."
     )
     hand_over = tell_hand_over(credential, names_file=delivered.is_store) if plan.is_own else HAND_OVER
-    steps = f"{tell_steps(old.id, hand_over)} {delivered.how_to_use}"
+    steps = f"{tell_steps(old, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
         {**_describe_new(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
     )
     return Summary(_join_new(fields), fields)
 
 
-def tell_steps(old_id: str, hand_over: str = HAND_OVER) -> str:
+def tell_steps(old: AccessToken, hand_over: str = HAND_OVER) -> str:
     """What remains to be done when a token has a successor, `hand_over` first."""
-    return (
-        f'What remains: 1. {hand_over}. 2. Test that. 3. update_access_token(id="{old_id}", enabled=false). '
-        f'4. Once nothing breaks, delete_access_token(id="{old_id}").'
-    )
+    disabling = [] if old.is_disabled else [f'update_access_token(id="{old.id}", enabled=false)']
+    steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
+    return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
 
 
 def tell_hand_over(credential: str, *, names_file: bool = False) -> str:
