@@ -101,6 +101,12 @@ def test_a_mistake_on_the_command_line_stays_one_line_whatever_is_in_it() -> Non
     assert refusal(COMMAND, "--ho\u200bst", "c") == '"there is no option --ho\\u200bst; nearest is --host."'
 
 
+def test_an_option_that_is_near_to_none_is_not_told_to_be() -> None:
+    told = refusal(COMMAND, "--frobnicate")
+
+    assert told == "there is no option --frobnicate; --help tells those that there are."
+
+
 def test_a_credential_out_of_a_shell_s_pipe_is_taken() -> None:
     shell = ["bash", "-c", f"exec '{COMMAND}' --host c --credentials-file <(printf %s \"$STORE\")"]
 

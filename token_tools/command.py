@@ -115,8 +115,10 @@ class _Parser(argparse.ArgumentParser):
                 f"{unknown} is no option, since every user of the machine could read it: a secret is only an "
                 f"environment variable, {variable(name)}."
             )
-        [nearest] = difflib.get_close_matches(unknown, self.known, n=1, cutoff=0)
-        return f"there is no option {unknown}; nearest is {nearest}."
+        near = difflib.get_close_matches(unknown, self.known, n=1)
+        return (
+            f"there is no option {unknown}; {f'nearest is {near[0]}' if near else '--help tells those that there are'}."
+        )
 
 
 def _refuse_secrets(words: Sequence[str]) -> None:

@@ -336,7 +336,8 @@ def _check_variables() -> None:
         if nearest in RESTRICTING and _is_meant(_find_words(name), nearest):
             raise SettingsError(f"{show(name)} is no setting: {nearest} is meant? Rename or remove it.")
     for name, nearest in unknown.items():
-        _LOG.warning("%s is no setting and is ignored; nearest is %s", show(name), nearest)
+        near = f"; nearest is {nearest}" if _is_meant(_find_words(name), nearest) else ""
+        _LOG.warning("%s is no setting and is ignored%s", show(name), near)
 
 
 def find_unknown_variables() -> dict[str, str]:
