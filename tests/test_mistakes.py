@@ -708,7 +708,7 @@ NO_SUCH: Final = [
     *((CREATE, name, PLACE) for name in ("delivery", "path", "output_file", "return_token", "inline")),
     *((AUDIT, name, PLACE) for name in ("path", "output_dir", "filename")),
     *((ROTATE, name, OLD) for name in ("delete_old", "disable_old", "grace_period", "overlap", "revoke_old")),
-    *((tool, name, STATE) for tool in (CREATE, DELETE, ROTATE) for name in ("enabled", "status")),
+    *((tool, name, STATE) for tool in (CREATE, ROTATE) for name in ("enabled", "status")),
     *((tool, name, ONE) for tool in (LIST, AUDIT) for name in ("id", "token_id", "ids")),
     *((tool, name, OWNER) for tool in (GET, UPDATE, DELETE, ROTATE) for name in ("user", "username", "owner")),
     (AUDIT, "user", "list_access_tokens(user=…) lists one user's tokens"),
@@ -719,7 +719,7 @@ NO_SUCH: Final = [
     (AUDIT, "after", "an audit reads all tokens in one call"),
     *((DELETE, name, "nothing can be noted") for name in ("reason", "justification", "comment")),
     *((LIST, name, WRAPPED) for name in ("params", "arguments", "request")),
-    (UPDATE, "updates", WRAPPED),
+    *((UPDATE, name, WRAPPED) for name in ("updates", "update", "change")),
     *((LIST, name, "the answer is always whole") for name in ("fields", "columns", "format", "verbose")),
     (LIST, "timezone", "times are told in UTC"),
     *((CREATE, name, EXPIRY) for name in ("never_expires", "token_lifetime", "valid_hours", "expire_after_days")),
@@ -727,9 +727,13 @@ NO_SUCH: Final = [
     *(
         (tool, name, "`user` is given already; it says domain and number too: local:NAME, ad:DOMAIN")
         for tool in (LIST, CREATE)
-        for name in ("domain", "uid", "user_id", "auth_id", "sid")
+        for name in ("domain", "uid", "user_id", "auth_id", "sid", "realm", "user_type", "domain_name", "directory")
     ),
+    (CREATE, "on_behalf_of", "`user` is given already; leave this out"),
     *((DELETE, name, "a deletion is for ever, at once") for name in ("soft_delete", "only_if_expired", "delay")),
+    *((DELETE, name, "(id=…, enabled=false) stops a token") for name in ("enabled", "status", "expiration_time")),
+    (LIST, "用户", "leave this out"),
+    (GET, "include_siblings", "the answer is always whole"),
     *((tool, "schedule_at", "nothing can be scheduled") for tool in (CREATE, UPDATE, ROTATE)),
     *(
         (tool, name, "there is no dry run")

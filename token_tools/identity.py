@@ -79,7 +79,7 @@ _QUOTES: Final = "\"'`"
 _EXACT: Final = 2**53
 """JSON numbers from here on may not be what was written."""
 
-_WORDS: Final = re.compile(rf'[^":{{}}]{{1,{LONGEST_NAME_SHOWN}}}')
+_WORDS: Final = re.compile(rf'[^":{{}}<>]{{1,{LONGEST_NAME_SHOWN}}}')
 _WITH_KEY: Final = re.compile(r"(.+) \(auth_id (\d{1,20})\)", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)

@@ -39,7 +39,8 @@ _MEANT: Final = {
     "user": (
         "username user_name owner identity account name for_user auth_id uid sid domain user_id owner_id "
         "users principal login account_name user_filter filter_user filter_by_user target_user "
-        "service_account subject email user_email upn owner_name"
+        "service_account subject email user_email upn owner_name user_type user_domain domain_name realm directory "
+        "account_type on_behalf_of run_as as_user impersonate"
     ),
     "after": (
         "cursor page_token next offset page start_after next_page next_after key page_number next_token starting_after "
@@ -70,7 +71,7 @@ class Topic(NamedTuple):
     def fits(self, words: Sequence[str], tool: str) -> bool:
         """Whether one of the words of an argument of this tool is about this, or all of them."""
         fits = self.words.issuperset(words) if self.is_whole else not self.words.isdisjoint(words)
-        return fits and (not self.about or tool.removesuffix("s") in self.about)
+        return bool(words) and fits and (not self.about or tool.removesuffix("s") in self.about)
 
 
 def _topic(words: str, sentence: str, about: str = "", *, is_whole: bool = False) -> Topic:
@@ -91,7 +92,8 @@ _TOPICS: Final = (
         "create update delete rotate",
     ),
     _topic(
-        "soft archive trash recoverable only if unless expired unused condition delay later grace schedule when",
+        "soft archive trash recoverable only if unless expired unused condition delay later grace schedule when at "
+        "expiration expires expire expiry ttl enabled disabled status state active enable disable",
         "a deletion is for ever, at once, and without conditions. update_access_token(id=…, enabled=false) stops a "
         "token and can be undone; get_access_token(id=…) tells how it is.",
         "delete",
@@ -174,25 +176,26 @@ _TOPICS: Final = (
         "status state filter filters query search q where expired expires expiring expiry expiration within disabled "
         "enabled active inactive valid live old older newer before after since until from created creator age stale "
         "permanent suspended revoked updated modified lifetime expire "
-        "type match contains pattern days only include date",
+        "type match contains pattern days only include date finding findings severity risk category",
         "tokens cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired, are "
         "disabled or old; list_access_tokens(user=…) lists one user's, and tells of each token its user, creator, "
         "expiry and whether it is disabled.",
-        "list get audit",
+        "list audit",
     ),
     _topic(
         "enabled disabled status state active enable disable",
         "a new token is enabled; update_access_token(id=…, enabled=false) disables one.",
-        "create delete rotate",
+        "create rotate",
     ),
     _topic("ids users tokens bulk batch all everyone", "one call is about one token.", "create update delete rotate"),
     _topic(
-        "arguments args params parameters input kwargs body payload request data json options updates changes values v",
+        "arguments args params parameters input kwargs body payload request data json options update updates change "
+        "changes values v",
         "write the arguments themselves, not inside another.",
         is_whole=True,
     ),
     _topic(
-        "fields columns field format output verbose details detail expand select full raw",
+        "fields columns field format output verbose details detail expand select full raw include",
         "the answer is always whole, and of one form.",
     ),
     _topic("timezone tz locale language", "times are told in UTC."),
@@ -212,7 +215,7 @@ _TOPICS: Final = (
 """The first that fits is told."""
 
 _WHO: Final = _topic(
-    "domain auth uid sid id identity type",
+    "domain realm directory auth uid sid id identity type",
     r"it says domain and number too: local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N or sid:S-1-….",
 )
 """For what belongs to a user who is given: to leave it out could mean somebody else."""
@@ -223,10 +226,18 @@ _COUNTED_FROM_NOW: Final = " A duration counts from now, not from the present ex
 _TOOLS: Final = (
     (
         "",
-        "user users account accounts group groups identity role roles privilege privileges permission permissions",
+        (
+            "user users account accounts group groups identity role roles privilege privileges permission permissions "
+            "password passwords"
+        ),
         "no tool tells of users or changes them; list_access_tokens(user=…) lists a user's tokens",
     ),
     ("", "cluster node nodes version system server", "no tool tells of the cluster itself"),
+    (
+        "",
+        "file files folder folders directory directories snapshot snapshots share shares quota quotas",
+        "the tools are for access tokens alone",
+    ),
     (
         None,
         "log logs history changes events journal activity",
@@ -282,10 +293,14 @@ _TOOLS: Final = (
         "audit_access_tokens() looks at all tokens and tells what is a risk",
     ),
     ("list", "whoami me self current", 'list_access_tokens(user="self") lists the tokens of whoever this server is'),
-    ("list", "list search find query tokens", "list_access_tokens() lists all tokens, with user=… those of one user"),
+    (
+        "list",
+        "list search find query tokens user users owner",
+        "list_access_tokens() lists all tokens, with user=… those of one user",
+    ),
     (
         "get",
-        "bearer secret reveal",
+        "bearer secret reveal value",
         "nobody can read the bearer token of an existing token; get_access_token(id=…) tells all else of it",
     ),
     (

@@ -78,6 +78,8 @@ _SHORT_NUMBER: Final = re.compile(r"(?=.{1,7}$)\d+(?:\.\d+)?", re.ASCII)
 
 _SINCE_1970: Final = re.compile(r"(\d{9,13})(?:\.\d+)?", re.ASCII)
 _MOST_DIGITS_OF_SECONDS: Final = 11
+_YEAR: Final = re.compile(r"20\d\d", re.ASCII)
+_DATE: Final = re.compile(r"(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", re.ASCII)
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,30})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
 )
@@ -211,7 +213,11 @@ def propose_units(number: str) -> str:
 
 
 def propose_expiry(number: str) -> str:
-    """The same where a time can be meant: a long number counts the seconds or milliseconds since 1970."""
+    """The same where a time can be meant: a date or a year, or the seconds or milliseconds since 1970."""
+    if date := _DATE.fullmatch(number):
+        return f"{'-'.join(date.groups())}T23:59:59Z if that is a date"
+    if _YEAR.fullmatch(number):
+        return f"{number}-12-31T23:59:59Z if that is a year, or {propose_units(number)}"
     match = _SINCE_1970.fullmatch(number)
     if match is None:
         return propose_units(number)
