@@ -200,6 +200,7 @@ async def test_a_server_that_only_reads_names_its_own_tools_for_what_they_do(ben
 
 HOSTS = [
     pytest.param({"toolCallId": "call_1", "sessionId": "s", "action": "sendMessage", "chatInput": "hi", "tool": "x"}),
+    pytest.param({"action": "serverEvent"}),
     pytest.param({"wait_for_previous": True}),
     pytest.param({"task_progress": "- [x] one"}),
     pytest.param({"explanation": "To see the tokens."}),

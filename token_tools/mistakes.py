@@ -354,7 +354,7 @@ def tell_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]
 def names_deed(text: object) -> bool:
     """Whether a text has a word for what a tool does, such as `disable`."""
     words = _split(text) if isinstance(text, str) else []
-    return any(not set(called.split()).isdisjoint(words) for _, called, _ in _TOOLS)
+    return any(not set(called.split()).isdisjoint(words) for verb, called, _ in _TOOLS if verb)
 
 
 def _find_call(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, str]:

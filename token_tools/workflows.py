@@ -507,16 +507,9 @@ class Workflows:
             audit.settle_crowds(await self._find_crowding(crowded, {*list_lost(unfinished)}))
             await self._identify_examples(audit)
             path = None if sheet is None else await anyio.to_thread.run_sync(sheet.finish, audit.judge)
-        is_whole = own.may_be_all(audit)
-        doubts = [
-            *own.doubts,
-            *([] if is_whole or own.is_token is None else [_NOT_WHOLE]),
-            *([f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."] if unsettled else []),
-            *filter(None, [memory.doubt]),
-        ]
         return Review(
             audit,
-            doubts,
+            _list_doubts(own, audit, memory, unsettled),
             path,
             self.policy,
             memory,
@@ -525,7 +518,7 @@ class Workflows:
             read_only=self.read_only,
             may_write=own.may_write,
             may_rotate=not own.is_unnamed,
-            is_whole=is_whole,
+            is_whole=own.may_be_all(audit),
             ahead=self.clock.ahead,
         )
 
@@ -680,6 +673,16 @@ class Workflows:
         if who is None:
             raise Refusal(f"The cluster takes {asked} for {found}, which is somebody else. Write the user differently.")
         return who, None
+
+
+def _list_doubts(own: Own, audit: Audit, memory: Memory, unsettled: int) -> Sequence[str]:
+    """What an audit does not know; of the users of `unsettled` tokens it is whether they have a name."""
+    return [
+        *own.doubts,
+        *([] if own.may_be_all(audit) or own.is_token is None else [_NOT_WHOLE]),
+        *([f"Whether the users of {unsettled:,} tokens have a name: the list does not tell."] if unsettled else []),
+        *filter(None, [memory.doubt]),
+    ]
 
 
 def _find_lifetime(expiration_time: str | None, expires: datetime | None, now: datetime) -> timedelta | None:
