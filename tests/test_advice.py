@@ -744,6 +744,15 @@ async def test_the_token_of_a_user_who_is_gone_is_not_rotated_but_disabled(bench
     assert "It does not work as it is." in other
 
 
+async def test_a_user_whom_the_cluster_finds_is_not_told_as_gone_whatever_else_it_does_not_find(bench: Bench) -> None:
+    token = make(bench)
+    bench.recorder.on_served = answer_at("POST", PATH, refusal(404))
+
+    told = await bench.undone("rotate_access_token", {"id": token.id})
+
+    assert told == "The cluster knows no such thing (404 some_error)."
+
+
 @pytest.mark.parametrize("expiration_time", ["90d", "10d"])
 async def test_of_two_servers_that_rotate_one_token_the_loser_lets_the_winner_s_be(
     bench: Bench, expiration_time: str

@@ -341,7 +341,10 @@ class Workflows:
             except Rejected as failure:
                 raise await self._surveyor.explain(plan.old, order.user, failure) from failure
             except NotFound as failure:
-                raise explain_lost_user(plan.old, order.user, self.clock()) from failure
+                # Whom a look-up finds is no lost user, whatever else the cluster does not find.
+                who, doubt = await self._identify(order.user)
+                is_lost = doubt is not None and not is_built_in(who)
+                raise (explain_lost_user(plan.old, who, self.clock()) if is_lost else failure) from failure
 
     def _turn(self, old: AccessToken) -> anyio.Lock:
         """Held while a token is rotated, so that nobody takes what is half made for somebody else's."""
