@@ -79,6 +79,8 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             "`user` must be text. Write uid:500, auth_id:500 or name:500.",
         ),
         ({"user": {"auth_id": "500"}}, "`user` must be text. Write auth_id:500."),
+        ({"user": {"name": "jane", "domain": "local"}}, "`user` must be text. Write local:jane."),
+        ({"user": '{"name": "bob", "domain": "ldap_user"}'}, "`user` is an object: write ldap_user:bob."),
         (
             {"user": "jane", "expiration_time": 90},
             "`expiration_time` must be text with a unit: write 90d or 90h or 90s.",
@@ -94,7 +96,15 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
             "It takes user, expiration_time.",
         ),
     ],
-    ids=["number", "object", "number-without-unit", "number-of-seconds", "unknown"],
+    ids=[
+        "number",
+        "object",
+        "domain-in-small-letters",
+        "object-in-text",
+        "number-without-unit",
+        "number-of-seconds",
+        "unknown",
+    ],
 )
 async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
     assert told in await bench.undone("create_access_token", arguments)

@@ -388,8 +388,9 @@ def _read_object(text: str) -> str | None:
 
 
 def _spell_object(fields: dict[str, object]) -> str | None:
+    domain = fields.get("domain")
     try:
-        identity = Identity.model_validate(fields)
+        identity = Identity.model_validate(fields | {"domain": _DOMAIN_OF.get(str(domain).lower(), domain)})
     except ValidationError:
         return None
     return str(identity) if identity.is_somebody else None
