@@ -425,7 +425,7 @@ async def test_whom_the_cluster_did_not_identify_is_asked_about(bench: Bench, us
 
     told = await bench.refused("create_access_token", {"user": user})
 
-    assert ("A human has to agree to this first" in told) or ("is a group" in told)
+    assert ("A person has to agree to this first" in told) or ("is a group" in told)
     assert bench.recorder.bodies("POST", PATH) == []
 
 

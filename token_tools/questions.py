@@ -15,7 +15,7 @@ from token_tools.qq import Qq
 from token_tools.summary import ADVICE, tell_expiry, tell_intents, tell_life, tell_state
 
 MOST_ASKED: Final = 2
-"""How often the same is asked about without a yes until it is said that to ask does not help."""
+"""How often the same is asked about without a yes until it is told how often it was."""
 
 _NO_YES: Final[Mapping[NoYes, tuple[str, str]]] = {
     "declined": (

@@ -228,7 +228,7 @@ def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
         workflows = ctx.request_context.lifespan_context
         if not _can_ask(ctx.client_capabilities):
             raise Refusal(
-                f"A human has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
+                f"A person has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
                 f"{tell_by_hand(plan, workflows.mint.qq)}"
             )
         wait_for_answer(workflows.patience, lambda no_yes: _tell_no_yes(workflows, plan, no_yes))
