@@ -598,3 +598,11 @@ async def test_the_own_token_rotated_again_is_told_that_the_server_has_to_change
     again = await bench.undone("rotate_access_token", {"id": own}, confirm="none")
 
     assert "1. This server runs on the old one: replace QUMULO_BEARER_TOKEN and start it again. 2. Test that." in again
+
+
+async def test_an_old_token_that_has_expired_is_not_told_to_be_disabled(bench: Bench) -> None:
+    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW - timedelta(days=1))
+
+    told = await bench.call("rotate_access_token", {"id": old.id}, confirm="none")
+
+    assert f'2. Test that. 3. Once nothing breaks, delete_access_token(id="{old.id}").' in told.text

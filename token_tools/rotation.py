@@ -257,7 +257,7 @@ class Surveyor:
                 f"{made}, but its bearer token is no longer in {rotation.place}.{await self._tell_nameless()} Unless "
                 f"that was moved to where it is used: {_tell_deletion(new.id)}."
             )
-        return f"{made}, and its bearer token is in {place}. {tell_steps(old, hand_over)}"
+        return f"{made}, and its bearer token is in {place}. {tell_steps(old, self.clock(), hand_over)}"
 
     async def _refuse_third(self, old: AccessToken, who: Identity, beside: Beside) -> None:
         # Whether disabled and expired tokens count is the cluster's to say.
@@ -295,7 +295,11 @@ class Surveyor:
         if place is None:
             return f"{attempt} {await self._tell_lost()} {_tell_retirement(token.id)}"
         # Only one way: whoever followed the calls of going on and of going back would stop both tokens.
-        leads_on = f"To go on with it: {tell_steps(old)}" if intent.replaces == old.id else _tell_retirement(token.id)
+        leads_on = (
+            f"To go on with it: {tell_steps(old, self.clock())}"
+            if intent.replaces == old.id
+            else _tell_retirement(token.id)
+        )
         return f"{attempt} its bearer token is in {place}, not proved to work yet. {leads_on}"
 
     async def _tell_lost(self) -> str:

@@ -228,16 +228,16 @@ def summarize_rotation(rotation: Rotation, *, address: str, credential: str) -> 
         f"and it works. Its bearer token is in {delivered.place}. The old one, {old.id}, is as it was."
     )
     hand_over = tell_hand_over(credential, names_file=delivered.is_store) if plan.is_own else HAND_OVER
-    steps = f"{tell_steps(old, hand_over)} {delivered.how_to_use}"
+    steps = f"{tell_steps(old, plan.time, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
         {**_describe_new(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
     )
     return Summary(_join_new(fields), fields)
 
 
-def tell_steps(old: AccessToken, hand_over: str = HAND_OVER) -> str:
+def tell_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER) -> str:
     """What remains to be done when a token has a successor, `hand_over` first."""
-    disabling = [] if old.is_disabled else [f'update_access_token(id="{old.id}", enabled=false)']
+    disabling = [f'update_access_token(id="{old.id}", enabled=false)'] if old.is_live(now=now) else []
     steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
     return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
 
