@@ -201,7 +201,7 @@ async def test_a_token_that_was_made_in_a_rotate_is_not_told_as_made_by_another(
     after = await bench.call(AUDIT)
 
     assert "made_by_another" not in before.text + after.text
-    assert f"{successor(bench, old).id} was made to replace {old.id}: once it is in use, a person retires that" in (
+    assert f"{successor(bench, old).id} was made to replace {old.id}: once in use, a person retires the old one" in (
         after.text
     )
 

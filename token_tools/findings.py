@@ -238,7 +238,7 @@ def _tell_two(token: AccessToken, review: Review) -> str:
         return f"Maybe nobody has the bearer token of {token.id} (see what is unfinished): a person decides"
     successors = [entry for entry in review.memory.successions.values() if entry.replaces == token.id]
     if successors:
-        return f"{successors[-1].token_id} was made to replace {token.id}: once it is in use, a person retires that"
+        return f"{successors[-1].token_id} was made to replace {token.id}: once in use, a person retires the old one"
     return _DECIDE_WHICH
 
 
