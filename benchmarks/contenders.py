@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ PATIENCE: Final = 600.0
 BIN: Final = Path(sys.executable).parent
 RIVALS: Final = Path(__file__).with_name("rivals")
 MEGABYTE: Final = 2**20
+MOST_LOOKS: Final = 10
+"""At a process that does not come to rest."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ def vendor_sdk(connection: Connection, *, limit: int) -> tuple[list[str], dict[s
 
 
 def measure_rest(process: psutil.Process) -> float:
-    """Megabytes of resident memory, once it has come to rest."""
-    # The process goes on for a moment after its answer has arrived, and nothing outside tells when it is idle again. To
-    # wait too short would count what an answer takes as kept; to wait too long does no harm to a figure of memory.
-    time.sleep(0.3)
+    """Megabytes of resident memory, once it has used no processor for three tenths of a second."""
+    # The process goes on for a moment after its answer has arrived: what an answer takes is not what is kept.
+    for _ in range(MOST_LOOKS):
+        if process.cpu_percent(interval=0.3) == 0:
+            break
     return float(process.memory_info().rss) / MEGABYTE
 
 

@@ -17,6 +17,7 @@ class Keychain(KeyringBackend):
         self.failure: BaseException = KeyringLocked()
         self.stays = False
         self.go_on = threading.Event()
+        self.was_read = threading.Event()
         self.secrets: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
@@ -27,6 +28,7 @@ class Keychain(KeyringBackend):
             self.go_on.wait(30)
         if self.broken == "deny":
             return None
+        self.was_read.set()
         return self.secrets.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:

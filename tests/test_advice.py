@@ -55,7 +55,7 @@ def works(cluster: Cluster) -> dict[str, Token]:
     return {token.id: token for token in cluster.tokens.values() if cluster.authenticate(token.bearer_token)}
 
 
-async def obey(bench: Bench, **settings: Any) -> list[tuple[str, dict[str, Any]]]:  # noqa: ANN401 - as they are set
+async def obey(bench: Bench, **settings: object) -> list[tuple[str, dict[str, Any]]]:
     """Follow each remedy of the audit until none is left; the calls that were made."""
     made: list[tuple[str, dict[str, Any]]] = []
     async with bench.connected(human=Human([AGREES]), **settings) as client:
@@ -300,7 +300,7 @@ def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_tha
                 assert b"Unfinished" not in life.read_line()
 
 
-async def begin_and_die(bench: Bench, **arguments: Any) -> Token:  # noqa: ANN401 - of any tool
+async def begin_and_die(bench: Bench, **arguments: object) -> Token:
     """A create of which a killed server left the token and the intent, but not the bearer token."""
     told = await bench.call("create_access_token", {"user": "local:jane"} | arguments)
     Path(told.fields["bearer_token_in"]).unlink()

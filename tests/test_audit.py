@@ -25,7 +25,7 @@ AUDIT = "audit_access_tokens"
 GUEST = Account(auth_id="501", domain="LOCAL", name="guest")
 
 
-def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `create_token` takes them
+def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `create_token`, whose types hold
     """A token about which there is nothing to say, unless it is special."""
     usual: dict[str, Any] = {
         "creator": account.auth_id,

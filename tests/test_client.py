@@ -596,7 +596,7 @@ async def tls_server(
                 await stream.send(answer)
 
     plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = plain.extra(SocketAttribute.local_port)  # noqa: S610 - what is known of a socket, not a query of Django
+    port = plain.extra_attributes[SocketAttribute.local_port]()
     listener = TLSListener(plain, context, standard_compatible=False)
     settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN), ca_file=folder / "ca.pem")
     async with listener, anyio.create_task_group() as tasks:
@@ -670,7 +670,7 @@ async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> 
             await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - what is known of a socket, not a query of Django
+        port = listener.extra_attributes[SocketAttribute.local_port]()
         settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, talk_plainly)

@@ -8,7 +8,6 @@ import re
 import stat
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from mcp.client.stdio import StdioServerParameters
 from pydantic import SecretStr
 
 from tests.bench import JANE as ACCOUNT
-from tests.bench import PATH, Bench, Told
+from tests.bench import PATH, PATIENCE, Bench, Told
 from tests.keychain import Keychain
 from token_tools.credentials import write_store
 from token_tools.delivery import Delivered, Delivery, FileDelivery, InlineDelivery, KeyringDelivery, choose_delivery
@@ -194,7 +193,7 @@ async def test_a_link_on_the_way_is_refused(delivery: Delivery, folder: Path, tm
 
 
 async def test_the_system_s_own_links_are_followed() -> None:
-    link = next(Path(path) for path in ("/bin", "/lib", "/tmp", "/var") if Path(path).is_symlink())  # noqa: S108 - nothing is put there
+    link = next(Path(path) for path in ("/bin", "/lib", "/var") if Path(path).is_symlink())
 
     assert list(await FileDelivery(link / "no-such-folder", Qq("c", 8000)).recover()) == []
 
@@ -641,6 +640,16 @@ async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwar
     assert keychain.secrets == {}
 
 
+@pytest.fixture
+def unhurried_threads() -> Generator[None]:
+    """Whichever thread runs goes on until it waits for something, so that what it does next comes first."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("unhurried_threads")
 async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_done(keychain: Keychain) -> None:
     time_left = anyio.CancelScope()
 
@@ -663,12 +672,13 @@ async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_don
         await anyio.wait_all_tasks_blocked()
         time_left.cancel()
         keychain.go_on.set()
-        time.sleep(0.2)  # noqa: ASYNC251 - the thread comes to its end before the loop comes to anything
+        assert keychain.was_read.wait(PATIENCE)
 
     [kept] = delivered
     assert [*keychain.secrets] == [(delivery.service, kept.account)]
 
 
+@pytest.mark.usefixtures("unhurried_threads")
 async def test_what_is_done_just_when_the_call_is_cancelled_is_undone(keychain: Keychain) -> None:
     keychain.broken = "hang"
     delivery = KeyringDelivery("c:8000")
@@ -678,7 +688,7 @@ async def test_what_is_done_just_when_the_call_is_cancelled_is_undone(keychain: 
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
         keychain.go_on.set()
-        time.sleep(0.2)  # noqa: ASYNC251 - the thread comes to its end before the loop comes to anything
+        assert keychain.was_read.wait(PATIENCE)
 
     assert keychain.secrets == {}
 

@@ -289,7 +289,7 @@ FAULTS: list[dict[Endpoint, Fault]] = [
 
 def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
     """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
-    chance = random.Random(seed)  # noqa: S311 - the weather, not a secret
+    chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
     over: Streams = chance.choice(get_args(Streams))
     with staged(tmp_path) as stage, living(stage, over=over, QUMULO_TIMEOUT="1s") as life:
 

@@ -127,17 +127,22 @@ async def test_the_server_s_own_credential_is_no_new_bearer_token(bench: Bench) 
     assert [*bench.settings.delivery_dir.iterdir()] == []
 
 
-async def test_a_token_that_a_list_lacked_is_not_blamed_for_being_new(bench: Bench) -> None:
-    jane = token_of_jane(bench)
-    break_at(bench, {"create": "cut-before"})
+def lack_tokens_first(bench: Bench) -> None:
+    """A cluster whose first list has no tokens, and the next has them."""
     seen = 0
 
-    async def lack_it_first(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         nonlocal seen
         seen += request.url.path == PATH
         return httpx.Response(200, json={"entries": []}) if request.url.path == PATH and seen == 1 else response
 
-    bench.recorder.on_served = lack_it_first
+    bench.recorder.on_served = answer
+
+
+async def test_a_token_that_a_list_lacked_is_not_blamed_for_being_new(bench: Bench) -> None:
+    jane = token_of_jane(bench)
+    break_at(bench, {"create": "cut-before"})
+    lack_tokens_first(bench)
 
     told = await bench.refused("rotate_access_token", {"id": jane.id})
 
@@ -148,14 +153,7 @@ async def test_a_token_that_a_list_lacked_is_not_blamed_for_being_new(bench: Ben
 async def test_of_a_token_that_is_older_than_the_request_it_is_said_that_it_may_be_in_use(bench: Bench) -> None:
     jane = token_of_jane(bench)
     break_at(bench, {"create": "cut-before"})
-    seen = 0
-
-    async def lack_it_first(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        nonlocal seen
-        seen += request.url.path == PATH
-        return httpx.Response(200, json={"entries": []}) if request.url.path == PATH and seen == 1 else response
-
-    bench.recorder.on_served = lack_it_first
+    lack_tokens_first(bench)
 
     told = await bench.refused("create_access_token", {"user": "local:jane"})
 

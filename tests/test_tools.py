@@ -426,6 +426,18 @@ LATER = "Try again in a minute; if it is the same then, "
 STRANGE = f"{LATER}the operator has to look what answers there."
 
 
+async def give(failure: httpx.Response | httpx.TransportError | None) -> httpx.Response:
+    """Such an answer, or such an end of the connection; nothing for ever if it is None."""
+    match failure:
+        case None:
+            await anyio.sleep_forever()
+            raise AssertionError
+        case httpx.TransportError():
+            raise failure
+        case _:
+            return failure
+
+
 @pytest.mark.parametrize(
     ("failure", "advice"),
     [
@@ -454,11 +466,7 @@ async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path != PATH:
             return response
-        if failure is None:
-            await anyio.sleep_forever()
-        if isinstance(failure, httpx.TransportError):
-            raise failure
-        return failure or response
+        return await give(failure)
 
     bench.recorder.on_served = fail
 
@@ -490,11 +498,7 @@ async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
         is_lost |= request.method in {"PATCH", "DELETE"} or (request.method == "POST" and request.url.path == PATH)
         if not is_lost:
             return response
-        if failure is None:
-            await anyio.sleep_forever()
-        if isinstance(failure, httpx.TransportError):
-            raise failure
-        return failure or response
+        return await give(failure)
 
     bench.recorder.on_served = fail
     arguments = {"user": "local:jane"} if tool.startswith("create") else {"id": token.id}
