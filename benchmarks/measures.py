@@ -30,7 +30,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.figures import OURS, Figure, absent, alternate, compare
 from benchmarks.questions import AUDIT, QUESTIONS
-from token_tools.listing import PAGE
+from token_tools.cluster.pagination import PAGE
 
 PATH: Final = "/v1/auth/access-tokens/"
 LIST: Final = "list_access_tokens"

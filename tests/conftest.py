@@ -8,8 +8,8 @@ import keyring
 import pytest
 from hypothesis import settings
 
-from tests.bench import Bench, Mode, make_bench
-from tests.keychain import Keychain
+from tests.support.fake_keyring import Keychain
+from tests.support.harness import Bench, Mode, make_bench
 from token_tools.settings import PREFIX
 
 settings.register_profile("long", max_examples=3_400)

@@ -1,5 +1,5 @@
 """`python -m token_tools`: the same as the installed command."""
 
-from token_tools.start import main
+from token_tools.cli.main import main
 
 main()

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
 from token_tools.files import READ_TIMEOUT, decode, find_mode, opened, read_whole
-from token_tools.given import check_expanded, clean, show
+from token_tools.operator_input import check_expanded, clean, show
 from token_tools.redaction import MAX_SEARCHED, hold, looks_secret
 
 LARGEST: Final = 64 << 10

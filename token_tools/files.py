@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from token_tools.quotation import is_secret
+from token_tools.quoting import is_secret
 from token_tools.redaction import MAX_SEARCHED
 
 READ_TIMEOUT: Final = 10.0

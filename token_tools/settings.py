@@ -40,8 +40,8 @@ from token_tools.credentials import (
 )
 from token_tools.errors import SettingsError
 from token_tools.files import find_mode, read_certificates
-from token_tools.given import check_ordinary, clean, show, show_refused
-from token_tools.places import Place, check_place, find_config_home, find_home, find_state_dir
+from token_tools.operator_input import check_ordinary, clean, show, show_refused
+from token_tools.paths import Place, check_place, find_config_home, find_home, find_state_dir
 from token_tools.redaction import hold, looks_secret
 from token_tools.times import parse_duration, parse_lifetime
 

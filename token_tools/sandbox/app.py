@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from token_tools.identity import Domain
+from token_tools.cluster.identity import Domain
 from token_tools.sandbox.cluster import LOOK_UP, Account, Cluster, Complaint, Refused, Token
 
 TOKENS: Final = "/v1/auth/access-tokens/"

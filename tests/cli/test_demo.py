@@ -1,0 +1,17 @@
+"""The demo tells by its result whether each step went as it should."""
+
+import pytest
+
+from token_tools.cli.demo import Step, play_conversation
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_step_that_fails_and_should_not_ends_the_demo_as_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = (Step("Whose?", "list_access_tokens", {"user": "nobody:at:all"}), Step("More?", "list_access_tokens", {}))
+
+    assert not await play_conversation(steps)
+
+    said = capsys.readouterr().out
+    assert "This step did not go as it should." in said
+    assert "More?" not in said

@@ -1,0 +1,65 @@
+"""What is done for a fast start changes nothing about what was loaded, and where nothing can start, that is told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60
+
+
+@pytest.mark.parametrize("before", ["", "import mcp"], ids=["first", "loaded-before"])
+def test_the_sdk_is_whole_for_whoever_asks_for_more_of_it(before: str) -> None:
+    script = f"""
+import sys
+{before}
+from token_tools.cli.main import importing
+with importing():
+    from mcp.server.mcpserver import MCPServer
+early = "mcp.client" in sys.modules
+import mcp
+from mcp.client import Client
+assert mcp.ClientSession.__module__ == "mcp.client.session"
+assert mcp.types.Tool(name="x", input_schema=dict(type="object")).name == "x"
+print(early)
+"""
+
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+
+    assert ended.stdout.strip() == str(bool(before))
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["demo"], ["--demo"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "blocking",
+    [
+        "sys.modules['fcntl'] = None",
+        """
+class Windows:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"fcntl", "pwd", "grp", "resource", "termios"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Windows())
+for name in ("fcntl", "pwd", "grp", "resource", "termios"):
+    sys.modules.pop(name, None)
+""",
+    ],
+    ids=["none", "finder"],
+)
+def test_a_system_that_is_not_supported_is_told_in_one_line(tmp_path: Path, blocking: str, words: list[str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{blocking}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "token_tools", *words],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+
+    line = "qumulo-token-tools could not start: it needs Linux or macOS; on Windows use WSL.\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", line)

@@ -1,0 +1,1 @@
+"""What the cluster says, and how it is asked."""

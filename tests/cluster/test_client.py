@@ -1,0 +1,687 @@
+"""The way to the cluster: what is repeated and what never is, deadlines, TLS, and where the credential may go."""
+
+import base64
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import anyio
+import httpx
+import pytest
+import stamina
+import trustme
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSListener, TLSStream
+from pydantic import SecretStr
+
+from tests.support.harness import refusal
+from token_tools.cluster.client import ClusterClient, connect
+from token_tools.cluster.identity import Identity
+from token_tools.credentials import write_store
+from token_tools.errors import (
+    BadAnswer,
+    ClusterError,
+    DeliveryError,
+    Refusal,
+    Rejected,
+    Unauthenticated,
+    Unavailable,
+    Unreachable,
+    Unsent,
+    Untrusted,
+)
+from token_tools.settings import Settings
+from token_tools.times import utc_now
+
+pytestmark = pytest.mark.anyio
+
+OWN = "1:legacy/own+bearer=="
+PATIENCE = 20
+PAGE: dict[str, object] = {"entries": [], "paging": {"next": None}}
+JANE = Identity(auth_id="1001")
+Serve = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_between_attempts() -> Generator[None]:
+    """The library's own mode for tests: as many attempts as in earnest, no pauses."""
+    with stamina.set_testing(testing=True, attempts=4):
+        yield
+
+
+@asynccontextmanager
+async def connected(
+    transport: httpx.AsyncBaseTransport | Serve | None, settings: Settings | None = None
+) -> AsyncGenerator[ClusterClient]:
+    settings = settings or Settings(host="c", bearer_token=SecretStr(OWN))
+    if not (transport is None or isinstance(transport, httpx.AsyncBaseTransport)):
+        transport = httpx.MockTransport(transport)
+    with anyio.fail_after(PATIENCE):
+        async with connect(settings, transport=transport) as cluster:
+            yield cluster
+
+
+class Script:
+    """Answers, or failures, one after the other; the last one again and again."""
+
+    def __init__(self, *answers: httpx.Response | httpx.TransportError) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        """The next one."""
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        return answer
+
+
+def page() -> httpx.Response:
+    return httpx.Response(200, json=PAGE)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(httpx.ConnectError("refused"), id="refused"),
+        pytest.param(httpx.RemoteProtocolError("cut"), id="cut"),
+        pytest.param(httpx.Response(502), id="502"),
+        pytest.param(httpx.Response(503, headers={"Retry-After": "0"}), id="503"),
+        pytest.param(httpx.Response(504), id="504"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "1"}), id="429"),
+    ],
+)
+async def test_a_request_that_reads_is_repeated_until_it_is_answered(
+    trouble: httpx.Response | httpx.TransportError,
+) -> None:
+    script = Script(trouble, trouble, page())
+    async with connected(script) as cluster:
+        assert (await cluster.list_tokens()).entries == ()
+
+    assert len(script.requests) == 3
+
+
+async def test_a_wait_that_does_not_fit_any_more_is_told_and_not_a_missing_answer() -> None:
+    script = Script(httpx.Response(429, headers={"Retry-After": "1"}))
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1.5))
+    with stamina.set_testing(testing=False):
+        async with connected(script, settings) as cluster:
+            with pytest.raises(Unavailable, match="It asks to wait a second") as failure:
+                await cluster.list_tokens()
+
+    assert failure.value.advice == "Try again after that, and not before."
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"hello\r\n\r\n", b""], ids=["ssh", "words", "nothing"])
+async def test_what_is_no_http_is_not_told_as_a_broken_connection(tmp_path: Path, said: bytes) -> None:
+    async with tls_server(tmp_path, said) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Unreachable, match="it ended early, or what came is no HTTP"):
+            await cluster.delete_token("1")
+
+
+async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
+    script = Script(httpx.Response(503))
+    async with connected(script) as cluster:
+        with pytest.raises(Unavailable):
+            await cluster.find_identity(JANE)
+
+    assert len(script.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("trouble", "failure"),
+    [
+        pytest.param(refusal(400), Rejected, id="400"),
+        pytest.param(httpx.Response(401), Unauthenticated, id="401"),
+        pytest.param(httpx.Response(500), Unavailable, id="500"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "3600"}), Unavailable, id="too-long-a-wait"),
+        pytest.param(httpx.Response(200, html="<p>"), BadAnswer, id="html"),
+        pytest.param(httpx.Response(302, headers={"Location": "https://c/x"}), BadAnswer, id="redirect"),
+    ],
+)
+async def test_what_would_not_get_better_is_not_repeated(trouble: httpx.Response, failure: type[ClusterError]) -> None:
+    script = Script(trouble)
+    async with connected(script) as cluster:
+        with pytest.raises(failure):
+            await cluster.list_tokens()
+
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        httpx.ConnectError("refused"),
+        httpx.ReadError("cut"),
+        httpx.Response(401),
+        httpx.Response(429),
+        httpx.Response(503),
+        httpx.Response(200, html="<p>"),
+    ],
+    ids=["refused", "cut", "401", "429", "503", "html"],
+)
+@pytest.mark.parametrize("write", ["create", "delete"])
+async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | httpx.TransportError, write: str) -> None:
+    script = Script(trouble)
+    async with connected(script) as cluster:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "create": partial(cluster.create_token, JANE, None),
+            "delete": partial(cluster.delete_token, "7"),
+        }
+        with pytest.raises(ClusterError):
+            await calls[write]()
+
+    assert len(script.requests) == 1
+
+
+async def test_no_request_goes_out_for_a_user_of_whom_nothing_is_known() -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        for call in (
+            partial(cluster.create_token, Identity(domain="LOCAL"), None),
+            partial(cluster.find_identity, Identity()),
+        ):
+            with pytest.raises(Refusal):
+                await call()
+
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("text", ["k" * 70_000, "\ud800"], ids=["too-long", "half-a-character"])
+async def test_what_no_request_can_carry_is_refused_before_it_is_asked(text: str) -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        for call in (partial(cluster.list_tokens, after=text), partial(cluster.list_tokens, user=text)):
+            with pytest.raises(Refusal, match="Nothing was asked"):
+                await call()
+
+    assert script.requests == []
+
+
+async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:
+    class Silence(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await anyio.sleep_forever()
+            raise AssertionError(request)
+
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(milliseconds=50))
+    async with connected(Silence(), settings) as cluster:
+        for call in (cluster.list_tokens, cluster.who_am_i, partial(cluster.create_token, JANE, None)):
+            with pytest.raises(Unreachable, match=r"No whole answer from c:8000 within .* \(QUMULO_TIMEOUT\)"):
+                await call()
+
+
+async def test_no_more_than_eight_requests_are_on_their_way_at_once() -> None:
+    at_once: list[int] = []
+    go_on = anyio.Event()
+
+    class Counter(httpx.AsyncBaseTransport):
+        now = 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self.now += 1
+            at_once.append(self.now)
+            if len(at_once) == 8:
+                go_on.set()
+            await go_on.wait()
+            await anyio.lowlevel.checkpoint()
+            self.now -= 1
+            return httpx.Response(200, json=PAGE, request=request)
+
+    async with connected(Counter()) as cluster, anyio.create_task_group() as calls:
+        for _ in range(30):
+            calls.start_soon(cluster.list_tokens)
+
+    assert (len(at_once), max(at_once)) == (30, 8)
+
+
+async def test_calls_have_their_turns_in_the_order_in_which_they_came() -> None:
+    keys: list[str] = []
+    go_on = anyio.Event()
+
+    class Queue(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            keys.append(request.url.params["after"])
+            if len(keys) == 8:
+                go_on.set()
+            await go_on.wait()
+            return httpx.Response(200, json=PAGE, request=request)
+
+    async with connected(Queue()) as cluster, anyio.create_task_group() as calls:
+        for number in range(30):
+            calls.start_soon(partial(cluster.list_tokens, after=str(number)))
+
+    assert keys == [str(number) for number in range(30)]
+
+
+async def test_waiting_for_a_turn_is_not_counted_as_the_time_of_a_request() -> None:
+    class Slowness(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await anyio.sleep(0.6)
+            return httpx.Response(200, json=PAGE, request=request)
+
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1))
+    async with connected(Slowness(), settings) as cluster, anyio.create_task_group() as calls:
+        for _ in range(16):
+            calls.start_soon(cluster.list_tokens)
+
+
+async def test_a_request_whose_turn_never_comes_is_told_as_never_sent() -> None:
+    sent = 0
+    failures: list[Unreachable] = []
+
+    class Silence(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal sent
+            sent += 1
+            await anyio.sleep_forever()
+            raise AssertionError(request)
+
+    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(milliseconds=100))
+    async with connected(Silence(), settings) as cluster, anyio.create_task_group() as calls:
+
+        async def create() -> None:
+            with pytest.raises(Unreachable) as failure:
+                await cluster.create_token(JANE, None)
+            failures.append(failure.value)
+
+        for _ in range(40):
+            calls.start_soon(create)
+
+    unsent = [str(failure) for failure in failures if isinstance(failure, Unsent)]
+    assert unsent
+    assert sent + len(unsent) == 40
+    assert {*unsent} == {
+        "c:8000 was not asked: 8 other requests of this server were not through within a moment "
+        "(QUMULO_TIMEOUT), and this one was never sent."
+    }
+    assert {failure.advice for failure in failures if isinstance(failure, Unsent)} == {
+        "Try again when less is asked at once."
+    }
+
+
+async def test_each_request_is_signed_and_says_who_asks() -> None:
+    script = Script(page())
+    async with connected(script) as cluster:
+        await cluster.list_tokens()
+
+    [request] = script.requests
+    assert request.headers["Authorization"] == f"Bearer {OWN}"
+    assert request.headers["User-Agent"].startswith("qumulo-token-tools/")
+    assert request.headers["Accept-Encoding"] == "identity"
+
+
+BEARER = "access-v1:" + base64.b64encode(b"\x9f\xd3OWNSECRET" + bytes(range(100, 151))).decode()
+OWN_PART = BEARER.removeprefix("access-v1:")
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        pytest.param(BEARER, id="whole"),
+        pytest.param(OWN_PART, id="without-its-prefix"),
+        pytest.param(f"token {OWN_PART[:20]}…", id="its-beginning"),
+        pytest.param(f"…{OWN_PART[-12:]}", id="its-end"),
+        pytest.param(quote_plus(BEARER), id="percent-encoded"),
+        pytest.param(quote_plus(quote_plus(OWN_PART)), id="percent-encoded-twice"),
+        pytest.param(f"{OWN_PART[:30]} {OWN_PART[30:]}", id="split"),
+        pytest.param(OWN_PART[:4] + "\n" + OWN_PART[4:9], id="short-and-split"),
+        pytest.param(OWN_PART.replace("/", "\\/"), id="escaped"),
+        pytest.param("\\x" + "\\x".join(f"{ord(c):02x}" for c in OWN_PART), id="escaped-each"),
+        pytest.param(base64.b64decode(OWN_PART)[2:11].decode(), id="decoded"),
+        pytest.param(base64.b64decode(OWN_PART).hex(), id="decoded-in-hexadecimal"),
+        pytest.param(base64.b64encode(f"Authorization: Bearer {BEARER}".encode()).decode(), id="encoded-again"),
+        pytest.param(base64.urlsafe_b64encode(b"12" + BEARER.encode()).decode().rstrip("="), id="encoded-for-urls"),
+        pytest.param(BEARER.swapcase(), id="other-case"),
+    ],
+)
+async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(echo: str) -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {echo}"}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
+        with pytest.raises(Rejected) as failure:
+            await cluster.list_tokens()
+
+    assert str(failure.value) == (
+        "The cluster declined (400 x_error: its words are withheld, since they repeat something of a credential)."
+    )
+
+
+async def test_a_credential_that_is_no_base64_is_not_quoted_either() -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": "you sent ~opaque.token"}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr("an~opaque.token~12"))) as cluster:
+        with pytest.raises(Rejected, match="withheld"):
+            await cluster.list_tokens()
+
+
+@pytest.mark.parametrize("said", ["access-v1: tokens are not supported", "no", "AAAA 100 %", "user%20jane \\x1b"])
+async def test_an_error_that_repeats_nothing_of_the_credential_is_quoted(said: str) -> None:
+    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": said}))
+    async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
+        with pytest.raises(Rejected, match=r'x_error: "[^w]'):
+            await cluster.list_tokens()
+
+
+async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_received(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = f"HTTP/1.1 400 No\r\nX-Echo: {OWN}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with tls_server(tmp_path, answer) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(BadAnswer):
+            await cluster.list_tokens()
+
+    assert OWN not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\x17\x03\x03\x00\x20" + b"x" * 32, b"HTTP/1.1 502 Bad\r\n\r\n"], ids=["garbage", "plain"]
+)
+async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
+    """What the TLS library says of it comes through all layers as it is."""
+    async with tls_server(tmp_path, raw=tail) as (settings, _), connected(None, settings) as cluster:
+        with pytest.raises(Unreachable, match=r"No whole answer from 127\.0\.0\.1") as failure:
+            await cluster.create_token(JANE, None)
+
+    assert not isinstance(failure.value, Unsent)
+
+
+async def test_an_answer_without_an_end_is_given_up() -> None:
+    read = 0
+
+    async def pour() -> AsyncGenerator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * (1 << 20)
+
+    class Endless(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, content=pour(), request=request)
+
+    async with connected(Endless()) as cluster:
+        with pytest.raises(BadAnswer, match="larger than 16 MiB"):
+            await cluster.create_token(JANE, None)
+
+    assert read == 17
+
+
+@pytest.mark.parametrize(
+    ("cause", "failure", "told"),
+    [
+        (ssl.SSLError("x"), Unsent, "does not speak TLS as expected (tls failed)"),
+        (ssl.SSLCertVerificationError("x"), Untrusted, "is not trusted (it was not verified)"),
+    ],
+    ids=["tls", "certificate"],
+)
+async def test_a_failure_of_another_system_s_trust_store_is_explained_without_openssl_s_details(
+    cause: ssl.SSLError, failure: type[ClusterError], told: str
+) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("x") from cause
+
+    async with connected(refuse) as client:
+        with pytest.raises(failure) as raised:
+            await client.delete_token("1")
+
+    assert told in str(raised.value)
+
+
+async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy_with() -> None:
+    def fail_to_keep() -> None:
+        raise DeliveryError("the disk") from OSError(1, "Operation not permitted")
+
+    async with connected(Script(httpx.ReadError("cut"))) as cluster:
+        try:
+            fail_to_keep()
+        except DeliveryError:
+            with pytest.raises(Unreachable, match="the connection broke"):
+                await cluster.delete_token("7")
+
+
+async def test_an_answer_compressed_against_the_request_is_a_bad_answer() -> None:
+    script = Script(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"nonsense")))
+    async with connected(script) as cluster:
+        with pytest.raises(BadAnswer, match="compressed"):
+            await cluster.list_tokens()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.write_bytes(write_store(SecretStr("old")))
+    return path
+
+
+@pytest.fixture
+def cluster_of_the_new() -> Script:
+    class Strict(Script):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            answer = super().__call__(request)
+            return answer if request.headers["Authorization"] == "Bearer new" else httpx.Response(401)
+
+    return Strict(page())
+
+
+async def test_a_renewed_login_is_used_at_once_by_what_reads(store: Path, cluster_of_the_new: Script) -> None:
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        assert (await cluster.list_tokens()).entries == ()
+
+    assert len(cluster_of_the_new.requests) == 2
+
+
+async def test_a_look_up_reads_although_it_is_a_post(store: Path, cluster_of_the_new: Script) -> None:
+    cluster_of_the_new.answers[:] = [httpx.Response(200, json={"auth_id": "1001"})]
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        assert await cluster.find_identity(JANE) == JANE
+
+
+async def test_a_renewed_login_serves_all_requests_that_were_on_their_way_with_the_old_one(store: Path) -> None:
+    waiting: list[httpx.Request] = []
+    go_on = anyio.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.headers["Authorization"] == "Bearer new":
+                return page()
+            waiting.append(request)
+            if len(waiting) == 3:
+                store.write_bytes(write_store(SecretStr("new")))
+                go_on.set()
+            await go_on.wait()
+            return httpx.Response(401)
+
+    settings = Settings(host="c", credentials_file=store)
+    async with connected(Slow(), settings) as cluster, anyio.create_task_group() as calls:
+        for _ in range(3):
+            calls.start_soon(cluster.list_tokens)
+
+    assert len(waiting) == 3
+
+
+async def test_a_renewed_login_is_used_from_the_next_request_on_by_what_writes(
+    store: Path, cluster_of_the_new: Script
+) -> None:
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        store.write_bytes(write_store(SecretStr("new")))
+
+        with pytest.raises(BadAnswer, match="status 401"):
+            await cluster.create_token(JANE, None)
+        await cluster.list_tokens()
+
+    assert [request.method for request in cluster_of_the_new.requests] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("content", [b"nonsense", None], ids=["broken", "gone"])
+async def test_a_renewed_login_that_cannot_be_read_leaves_the_401_as_it_is(
+    store: Path,
+    cluster_of_the_new: Script,
+    content: bytes | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+        if content is None:
+            store.unlink()
+        else:
+            store.write_bytes(content)
+
+        with pytest.raises(Unauthenticated):
+            await cluster.list_tokens()
+
+    assert len(cluster_of_the_new.requests) == 1
+    assert "could not be read again" in caplog.text
+
+
+async def test_the_credential_goes_neither_to_a_redirect_nor_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    answer = b"HTTP/1.1 302 Found\r\nLocation: https://localhost:9/\r\nContent-Length: 0\r\n\r\n"
+    async with tls_server(tmp_path, answer) as (settings, received), connected(None, settings) as cluster:
+        with pytest.raises(BadAnswer, match="redirect"):
+            await cluster.list_tokens()
+
+    [request] = received
+    assert f"Authorization: Bearer {OWN}".encode() in request
+
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
+
+
+@asynccontextmanager
+async def tls_server(
+    folder: Path,
+    answer: bytes = OK,
+    *,
+    name: str = "127.0.0.1",
+    begins: timedelta | None = None,
+    raw: bytes = b"",
+) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
+    """A TLS server, the settings that trust it, and what it receives.
+
+    Its certificate is for `name`, and if it `begins` at a time relative to the present, for one day. Of both answers,
+    `raw` is the one that does not go through TLS.
+    """
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    start = None if begins is None else utc_now() + begins
+    certificate = authority.issue_cert(name, not_before=start, not_after=start and start + timedelta(days=1))
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    context.load_cert_chain(folder / "server.pem")
+    received: list[bytes] = []
+
+    async def serve(stream: ByteStream) -> None:
+        async with stream:
+            received.append(await stream.receive())
+            if raw:
+                assert isinstance(stream, TLSStream)
+                await stream.transport_stream.send(raw)
+                with anyio.move_on_after(1):
+                    await stream.receive()
+            else:
+                await stream.send(answer)
+
+    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = plain.extra_attributes[SocketAttribute.local_port]()
+    listener = TLSListener(plain, context, standard_compatible=False)
+    settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN), ca_file=folder / "ca.pem")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve, None)
+        yield settings, received
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_ca_file_is_trusted(tmp_path: Path) -> None:
+    async with tls_server(tmp_path) as (settings, _), connected(None, settings) as cluster:
+        assert (await cluster.list_tokens()).entries == ()
+
+
+async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
+    async with tls_server(tmp_path, name="elsewhere.example.com") as (settings, _):
+        unverified = settings.model_copy(update={"ca_file": None, "verify_tls": False})
+        async with connected(None, unverified) as cluster:
+            assert (await cluster.list_tokens()).entries == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "trusted", "told"),
+    [
+        pytest.param(
+            "127.0.0.1",
+            None,
+            "nothing",
+            r"local issuer certificate\). .* save its CA in a PEM file and to set QUMULO_CA_FILE",
+            id="unknown-authority",
+        ),
+        pytest.param(
+            "127.0.0.1", None, "other", "QUMULO_CA_FILE=.*other.pem does not hold the CA that issued it", id="other-ca"
+        ),
+        pytest.param(
+            "elsewhere.example.com",
+            None,
+            "it",
+            r"'127.0.0.1'\)\. .* operator has to set QUMULO_HOST to a name",
+            id="other-name",
+        ),
+        pytest.param(
+            "127.0.0.1",
+            timedelta(days=-9),
+            "it",
+            "clock of this machine is wrong: the cluster.s administrator has to renew it",
+            id="expired",
+        ),
+        pytest.param("127.0.0.1", timedelta(days=9), "it", "clock of this machine", id="not-yet"),
+    ],
+)
+async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
+    tmp_path: Path, name: str, begins: timedelta | None, trusted: str, told: str
+) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    async with tls_server(tmp_path, name=name, begins=begins) as (settings, received):
+        ca_file = {"nothing": None, "other": tmp_path / "other.pem", "it": settings.ca_file}[trusted]
+        async with connected(None, settings.model_copy(update={"ca_file": ca_file})) as cluster:
+            with pytest.raises(Untrusted, match=told) as failure:
+                await cluster.list_tokens()
+
+    assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")
+    assert "Nothing was sent" in str(failure.value)
+    # It may be the cluster's administrator who has to act.
+    assert failure.value.advice == "Trying again does not help before that is mended."
+    assert received == []
+
+
+async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> None:
+    async def talk_plainly(stream: SocketStream) -> None:
+        async with stream:
+            await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra_attributes[SocketAttribute.local_port]()
+        settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, talk_plainly)
+            async with connected(None, settings) as cluster:
+                with pytest.raises(Unsent, match=f"No connection to 127.0.0.1:{port}.*QUMULO_PORT") as failure:
+                    await cluster.list_tokens()
+            assert "_ssl" not in str(failure.value)
+            tasks.cancel_scope.cancel()
+    async with connected(None, settings) as cluster:
+        with pytest.raises(
+            Unsent, match=r"Connection refused. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up\?"
+        ) as failure:
+            await cluster.list_tokens()
+        assert f"No connection to 127.0.0.1:{port}: Connection refused." in str(failure.value)

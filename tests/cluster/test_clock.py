@@ -1,0 +1,216 @@
+"""The cluster's clock is not ours: what is told and limited in time is right, or it is said that the clocks differ."""
+
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+
+from tests.support.harness import AGREES, JANE, NOW, PATH, Bench, Human
+from token_tools.cluster.clock import ClusterClock
+
+pytestmark = pytest.mark.anyio
+
+HOUR = timedelta(hours=1)
+YEARS = timedelta(days=3653)
+
+
+@pytest.fixture(autouse=True)
+def calm(bench: Bench) -> None:
+    """Nobody is asked anything here."""
+    bench.settings = bench.settings.model_copy(update={"confirm": "none"})
+
+
+def set_cluster(bench: Bench, ahead: timedelta, *, tells: bool = False) -> None:
+    """Let the cluster's clock be ahead of ours, and tell in each answer what it shows or not."""
+    bench.cluster.clock = lambda: bench.now + ahead
+
+    async def date(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if tells:
+            response.headers["Date"] = f"{bench.now + ahead:%a, %d %b %Y %H:%M:%S} GMT"
+        return response
+
+    bench.recorder.on_served = date
+
+
+async def test_a_token_that_is_dead_on_arrival_is_not_told_as_made(bench: Bench) -> None:
+    set_cluster(bench, 2 * HOUR)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+
+    assert (
+        "it had expired at 2026-11-24 10:00 UTC, before it was made at 2026-11-24 11:00 UTC by the cluster's clock, "
+        "which is 2 hours ahead of this machine's."
+    ) in told
+    assert "It was deleted again. No token is left of this." in told
+    assert bench.tokens_of(JANE) == []
+
+
+async def test_the_next_one_lives_as_long_as_it_was_asked_to(bench: Bench) -> None:
+    set_cluster(bench, 2 * HOUR)
+    async with bench.connected() as client:
+        await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+        told = await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+
+    [token] = bench.tokens_of(JANE)
+    assert token.expiration_time == NOW + 3 * HOUR
+    assert told.structured_content is not None
+    assert "expires 2026-11-24 12:00 UTC (in an hour)" in told.structured_content["summary"]
+    assert "the cluster's clock, which is 2 hours ahead of this machine's" in told.structured_content["warning"]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=7), -timedelta(minutes=7), 2 * HOUR, -2 * HOUR])
+async def test_a_difference_of_minutes_is_told_with_a_new_token(bench: Bench, ahead: timedelta) -> None:
+    set_cluster(bench, ahead)
+
+    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "30d"})
+
+    where = "ahead of" if ahead > timedelta() else "behind"
+    assert f" {where} this machine's" in told.fields["warning"]
+
+
+async def test_a_request_that_takes_minutes_makes_no_difference_of_the_clocks(bench: Bench) -> None:
+    async def take_time(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        bench.now += timedelta(minutes=3 if request.method == "POST" and request.url.path == PATH else 0)
+        return response
+
+    bench.recorder.on_served = take_time
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "warning" not in told.fields
+
+
+async def test_a_difference_of_seconds_is_no_news(bench: Bench) -> None:
+    set_cluster(bench, timedelta(seconds=90))
+
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+
+    assert "warning" not in told.fields
+
+
+@pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
+async def test_what_the_cluster_says_of_the_time_is_what_times_are_told_by(bench: Bench, tool: str) -> None:
+    set_cluster(bench, 2 * HOUR, tells=True)
+    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * HOUR)
+
+    told = await bench.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+
+    present = "It is 2026-11-24 11:00 UTC by the cluster's clock, which is 2 hours ahead of this machine's."
+    assert present in told.text
+    assert present in told.fields["summary"]
+    if tool != "audit_access_tokens":
+        assert "(in an hour)" in told.text
+        assert "2 hours ago" not in told.text
+
+
+@pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
+async def test_a_token_of_the_future_says_that_the_clocks_differ(bench: Bench, tool: str) -> None:
+    set_cluster(bench, 2 * HOUR)
+    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * HOUR)
+
+    told = await bench.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+
+    doubt = "made at 2026-11-24 11:00 UTC, which is still to come by this machine's clock. The clocks differ"
+    assert doubt in told.text
+    assert doubt in str(told.fields)
+
+
+async def test_the_longest_lifetime_counts_by_the_cluster_s_clock(bench: Bench) -> None:
+    """This machine's clock is ten years ahead, so that what it takes for ninety days are eleven years there."""
+    set_cluster(bench, -YEARS)
+
+    async with bench.connected(max_lifetime=timedelta(days=90)) as client:
+        first = await client.call_tool("create_access_token", {"user": "local:jane"})
+        assert bench.tokens_of(JANE) == []
+        second = await client.call_tool("create_access_token", {"user": "local:jane"})
+
+    assert first.is_error
+    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again." in str(first.content)
+    assert "3653 days behind this machine's" in str(first.content)
+    assert not second.is_error
+    [token] = bench.tokens_of(JANE)
+    assert token.expiration_time == NOW - YEARS + timedelta(days=90)
+
+
+@pytest.mark.parametrize("expiration_time", ["90d", None])
+async def test_a_token_that_lives_for_years_instead_of_days_is_not_kept_either(
+    bench: Bench, expiration_time: str | None
+) -> None:
+    set_cluster(bench, -YEARS)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+
+    assert "it would live 3743 days instead of 90 days." in told
+    assert bench.tokens_of(JANE) == []
+
+
+async def test_until_when_is_asked_for_is_kept_however_the_clocks_differ(bench: Bench) -> None:
+    set_cluster(bench, -YEARS)
+
+    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "2027-01-31T17:00:00Z"})
+
+    assert not told.is_error
+    assert "3653 days behind this machine's" in told.fields["warning"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [("update_access_token", {"expiration_time": "30d"}), ("delete_access_token", {})],
+)
+async def test_a_change_and_its_question_tell_by_whose_clock(
+    bench: Bench, tool: str, arguments: dict[str, str]
+) -> None:
+    set_cluster(bench, 2 * HOUR, tells=True)
+    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 100 * HOUR)
+    human = Human([AGREES])
+
+    told = await bench.call(tool, {"id": token.id, **arguments}, human=human, confirm="all")
+
+    clock = "Times are by the cluster's clock, which is 2 hours ahead of this machine's."
+    assert clock in human.asked[0]
+    assert clock in told.fields["warning"]
+
+
+@pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token", "update_access_token"])
+async def test_where_the_cluster_tells_its_time_the_first_one_is_right_already(bench: Bench, tool: str) -> None:
+    set_cluster(bench, -YEARS, tells=True)
+    there = NOW - YEARS
+    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=there + timedelta(days=9))
+    subject = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
+
+    told = await bench.call(tool, {**subject, "expiration_time": "90d"}, max_lifetime=timedelta(days=90))
+
+    assert not told.is_error
+    assert max(token.expiration_time or NOW for token in bench.tokens_of(JANE)) == there + timedelta(days=90)
+    assert [request for request in bench.recorder.requests if request.method == "DELETE"] == []
+
+
+async def test_an_absolute_time_is_held_against_the_cluster_s_present(bench: Bench) -> None:
+    set_cluster(bench, 2 * HOUR, tells=True)
+
+    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": "2026-11-24T10:00:00Z"})
+
+    assert "is in the past" in told
+    assert bench.recorder.bodies("POST", PATH) == []
+
+
+def test_a_creation_counts_for_more_than_a_date_for_an_hour() -> None:
+    now = NOW
+    clock = ClusterClock(lambda: now)
+    clock.hear_creation(NOW + 2 * HOUR, begun=NOW)
+    clock.hear_date(NOW)
+    assert clock() == NOW + 2 * HOUR
+    now += 2 * HOUR
+
+    clock.hear_date(now)
+
+    assert clock() == now
+
+
+@pytest.mark.parametrize("there", [datetime.max.replace(tzinfo=NOW.tzinfo), datetime.min.replace(tzinfo=NOW.tzinfo)])
+def test_a_clock_beyond_the_calendar_breaks_nothing(there: datetime) -> None:
+    clock = ClusterClock(lambda: NOW)
+
+    clock.hear_date(there)
+
+    assert clock() + timedelta(days=36_525) > NOW - timedelta(days=36_525)

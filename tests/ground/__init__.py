@@ -1,0 +1,1 @@
+"""The modules that everything else reads: errors, times, quoting, credentials, settings."""

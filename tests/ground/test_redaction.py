@@ -1,0 +1,430 @@
+"""No text that leaves repeats something of a secret, in whatever way a hostile cluster, gateway or user writes it."""
+
+import base64
+import codecs
+import hashlib
+import html
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from mcp.shared.exceptions import MCPError
+from pydantic import SecretStr
+
+from tests.support.harness import AGREES, JANE, NOW, PATH, PATIENCE, Bench, Human, refusal
+from token_tools import redaction
+from token_tools.quoting import quote as quoted
+
+pytestmark = pytest.mark.anyio
+
+FULL_WIDTH = {code: code + 0xFEE0 for code in range(33, 127)}
+
+
+def body(secret: str) -> str:
+    return secret.partition(":")[2]
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as-it-is": str,
+    "without-its-prefix": body,
+    "first-half": lambda secret: body(secret)[:44],
+    "second-half": lambda secret: body(secret)[44:],
+    "a-piece": lambda secret: body(secret)[20:30],
+    "upper-case": lambda secret: body(secret).upper(),
+    "lower-case": lambda secret: body(secret).lower(),
+    "other-case": lambda secret: body(secret).swapcase(),
+    "backwards": lambda secret: body(secret)[::-1],
+    "dots-between": lambda secret: ".".join(body(secret)),
+    "blanks-between": lambda secret: " ".join(body(secret)),
+    "invisible-between": lambda secret: "\u200b".join(body(secret)),
+    "soft-hyphens-between": lambda secret: "\xad".join(body(secret)),
+    "selectors-between": lambda secret: "\ufe0f".join(body(secret)),
+    "marks-on-each": lambda secret: "\u0301".join(body(secret)),
+    "full-width": lambda secret: body(secret).translate(FULL_WIDTH),
+    "percent": lambda secret: quote(secret, safe=""),
+    "percent-each": lambda secret: "".join(f"%{ord(char):02x}" for char in secret),
+    "percent-twice": lambda secret: quote(quote(secret, safe=""), safe=""),
+    "percent-u": lambda secret: "".join(f"%u{ord(char):04x}" for char in secret),
+    "html": lambda secret: "".join(f"&#{ord(char)};" for char in secret),
+    "html-hex": lambda secret: "".join(f"&#x{ord(char):x};" for char in secret),
+    "html-escaped-percent": lambda secret: html.escape(quote(secret, safe="")),
+    "quoted-printable": lambda secret: "".join(f"={ord(char):02X}" for char in secret),
+    "backslash-x": lambda secret: "".join(f"\\x{ord(char):02x}" for char in secret),
+    "backslash-u": lambda secret: "".join(f"\\u{ord(char):04x}" for char in secret),
+    "octal": lambda secret: "".join(f"\\{ord(char):03o}" for char in secret),
+    "code-points": lambda secret: " ".join(f"U+{ord(char):04X}" for char in secret),
+    "decimal-codes": lambda secret: ",".join(str(ord(char)) for char in secret),
+    "bits": lambda secret: " ".join(f"{ord(char):08b}" for char in secret),
+    "hex": lambda secret: secret.encode().hex(),
+    "hex-of-its-bytes": lambda secret: base64.b64decode(body(secret)).hex(),
+    "hex-with-colons": lambda secret: base64.b64decode(body(secret)).hex(":"),
+    "base64-again": lambda secret: base64.b64encode(secret.encode()).decode(),
+    "base64-twice": lambda secret: base64.b64encode(base64.b64encode(secret.encode())).decode(),
+    "base64-for-urls": lambda secret: base64.urlsafe_b64encode(b"x" + secret.encode()).decode().rstrip("="),
+    "base64-of-a-piece": lambda secret: base64.b64encode(body(secret)[10:24].encode()).decode(),
+    "base32": lambda secret: base64.b32encode(secret.encode()).decode(),
+    "rot13": lambda secret: codecs.encode(body(secret), "rot13"),
+}
+SPELT = pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
+
+
+def own(bench: Bench) -> str:
+    assert bench.settings.bearer_token is not None
+    return bench.settings.bearer_token.get_secret_value()
+
+
+def is_told(told: str, secret: str) -> bool:
+    """Whether eight characters of it can be read, whatever their case and whatever stands between them."""
+    plain = "".join(filter(str.isalnum, told.casefold()))
+    letters = "".join(filter(str.isalnum, body(secret).casefold()))
+    return any(letters[start : start + 8] in plain for start in range(len(letters) - 7))
+
+
+@SPELT
+async def test_a_key_of_a_page_that_repeats_the_credential_is_no_answer(
+    bench: Bench, spell: Callable[[str], str]
+) -> None:
+    link = f"{PATH}?after={quote(spell(own(bench)), safe='')}"
+
+    async def link_on(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(200, json=response.json() | {"paging": {"next": link}})
+
+    bench.recorder.on_served = link_on
+
+    told = await bench.refused("list_access_tokens")
+
+    assert "no usable `after` key" in told
+    assert not is_told(told, own(bench))
+
+
+@SPELT
+@pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
+async def test_a_name_that_repeats_the_credential_is_withheld(
+    bench: Bench, tool: str, spell: Callable[[str], str]
+) -> None:
+    name = spell(own(bench))
+    identity = JANE.identity() | {"name": name, "sid": name, "domain": name}
+    token = bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
+
+    async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        text = response.text.replace(json.dumps(JANE.identity(), separators=(",", ":")), json.dumps(identity))
+        return httpx.Response(response.status_code, text=text, headers={"Content-Type": "application/json"})
+
+    bench.recorder.on_served = rename
+
+    arguments: dict[str, Any] = {"id": token.id} if tool == "get_access_token" else {}
+    told = await bench.call(tool, {"report": "csv"} if tool == "audit_access_tokens" else arguments)
+
+    assert not told.is_error
+    files = [file.read_text() for file in bench.settings.delivery_dir.glob("*.csv")]
+    for text in [told.text, json.dumps(told.fields), *files]:
+        assert json.dumps(name)[1:-1] not in text
+        assert name not in text
+        assert not is_told(text, own(bench))
+
+
+@SPELT
+async def test_a_sentence_of_an_error_that_repeats_the_credential_is_withheld(
+    bench: Bench, spell: Callable[[str], str]
+) -> None:
+    said = spell(own(bench))
+
+    async def decline(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal(400, description=f"you sent {said} to us")
+
+    bench.recorder.on_served = decline
+
+    told = await bench.refused("list_access_tokens")
+
+    assert said not in told
+    assert not is_told(told, own(bench))
+
+
+@SPELT
+@pytest.mark.parametrize("status", [400, 403, 500])
+async def test_no_answer_to_a_create_tells_the_new_bearer_token(
+    bench: Bench, status: int, spell: Callable[[str], str]
+) -> None:
+    said = ""
+
+    async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal said
+        if request.method == "POST" and request.url.path == PATH:
+            said = spell(response.json()["bearer_token"])
+            return refusal(status, error_class=said.lower(), description=said)
+        return response
+
+    bench.recorder.on_served = betray
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert said not in told
+    assert said.lower() not in told
+    [token] = bench.tokens_of(JANE)
+    assert not is_told(told, token.bearer_token)
+
+
+@SPELT
+async def test_no_answer_to_a_proof_tells_the_new_bearer_token(bench: Bench, spell: Callable[[str], str]) -> None:
+    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW)
+    said = secret = ""
+
+    async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal said, secret
+        sent = request.headers["Authorization"].removeprefix("Bearer ")
+        if request.url.path == "/v1/session/who-am-i" and sent != own(bench):
+            said, secret = spell(sent), sent
+            return refusal(400, error_class=said.lower(), description=said)
+        return response
+
+    bench.recorder.on_served = betray
+
+    told = await bench.refused("rotate_access_token", {"id": old.id})
+
+    assert said
+    assert said not in told
+    assert not is_told(told, secret)
+
+
+@pytest.mark.parametrize("part", [slice(10, 40), slice(10, 20)], ids=["much", "little"])
+async def test_a_new_token_whose_id_is_of_its_bearer_token_is_no_answer(bench: Bench, part: slice) -> None:
+    async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method == "POST" and request.url.path == PATH:
+            new = response.json()
+            return httpx.Response(200, json=new | {"id": new["bearer_token"][part].replace("/", "_").replace("+", "-")})
+        return response
+
+    bench.recorder.on_served = betray
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    [token] = bench.tokens_of(JANE)
+    assert f'delete_access_token(id="{token.id}")' in told
+    assert not is_told(told, token.bearer_token)
+    assert not is_told((bench.settings.state_dir / "journal.jsonl").read_text(), token.bearer_token)
+    assert [*bench.settings.delivery_dir.iterdir()] == []
+
+
+async def test_a_question_tells_nothing_of_a_secret(bench: Bench) -> None:
+    name = body(own(bench))[:30]
+    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+
+    async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.method != "GET" or not request.url.path.startswith(PATH):
+            return response
+        user = JANE.identity() | {"name": name, "domain": name}
+        return httpx.Response(200, json=response.json() | {"user": user, "creator": user})
+
+    bench.recorder.on_served = rename
+    human = Human([AGREES])
+
+    await bench.call("delete_access_token", {"id": token.id}, human=human)
+
+    assert len(human.asked) == 1
+    assert not is_told(human.asked[0], own(bench))
+
+
+async def test_an_argument_that_looks_like_a_secret_is_not_repeated(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"confirm": "none"})
+    for user in ("AbCdEfGh12IjKlMnOpQr34StUvWxYz", "local:access-v1:QUJDREVGR0hJSktM", "name:Bearer QUJDREVGR0hJ"):
+        told = await bench.refused("create_access_token", {"user": user})
+        assert "AbCdEfGh" not in told
+        assert "QUJDREVG" not in told
+
+
+def test_what_leaves_is_redacted_line_by_line() -> None:
+    secret = "access-v1:" + base64.b64encode(bytes(range(7, 71))).decode()
+    redaction.hold(SecretStr(secret))
+
+    assert redaction.redact(f"one\n{body(secret)[8:20]}\r\ntwo access-v1:QUJD= three") == (
+        "one\n[withheld: it repeats something of a secret]\r\ntwo access-v1 [redacted] three"
+    )
+    assert body(secret) not in redaction.redact("x" * 10_000 + secret)
+    assert redaction.redact("y" * 10_000) == "y" * 10_000
+
+
+def test_what_else_a_line_says_is_not_lost_with_the_sentence_that_is_withheld() -> None:
+    secret = base64.b64encode(bytes(range(90, 154))).decode()
+    redaction.hold(SecretStr(secret))
+
+    assert redaction.redact(f"Token 7 may live. It said {secret[5:30]} then. Look at it.") == (
+        "Token 7 may live. [withheld: it repeats something of a secret] Look at it."
+    )
+    assert secret[:4] not in redaction.redact(f"One. {secret[:4]}. {secret[4:8]}. {secret[8:12]}. Two.")
+
+
+@pytest.mark.parametrize("length", [40, 60, 88])
+def test_what_looks_like_a_secret_is_told_from_words_written_together(length: int) -> None:
+    digests = [hashlib.sha512(f"{number}".encode()).digest() + b"xy" for number in range(200)]
+    texts = [base64.b64encode(digest).decode()[:length] for digest in digests]
+
+    assert sum(map(redaction.looks_secret, texts)) > 190
+
+
+@pytest.mark.parametrize("text", ["Bearer authentication is required.", "Bearer Service", "no bearer token"])
+def test_a_plain_word_after_bearer_is_no_secret(text: str) -> None:
+    assert redaction.mask_bearers(text) == text
+
+
+async def test_a_name_that_only_looks_like_a_secret_is_not_said_to_repeat_one(bench: Bench) -> None:
+    told = await bench.refused("list_access_tokens", {"Zq4Tn8Lw2XcR7vBk5MdJ9sHy": "x"})
+
+    assert 'no argument "[withheld: it looks like a secret]"' in told
+
+
+async def test_nothing_that_does_not_exist_is_named_by_a_secret(bench: Bench) -> None:
+    async with bench.connected() as client:
+        for name in (own(bench), body(own(bench))[10:40], "Zq4Tn8Lw2XcR7vBk5MdJ9sHy"):
+            for ask in (
+                client.call_tool(name, {}),
+                client.get_prompt(name, {}),
+                client.read_resource(f"file:///{name}"),
+            ):
+                with pytest.raises(MCPError) as failure:
+                    await ask
+                assert name not in f"{failure.value} {failure.value.data}"
+                assert not is_told(str(failure.value), own(bench))
+
+
+async def test_a_name_that_is_too_long_is_not_repeated(bench: Bench) -> None:
+    async with bench.connected() as client:
+        with pytest.raises(MCPError, match="too long, or looks like a secret"):
+            await client.call_tool("x" * 30_000, {})
+
+
+async def test_the_server_s_own_credential_is_never_forgotten(bench: Bench) -> None:
+    async with bench.connected() as client:
+        for number in range(redaction.MAX_HELD + 1):
+            redaction.hold(SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode()))
+        with pytest.raises(MCPError, match="or looks like a secret"):
+            await client.call_tool(body(own(bench)), {})
+
+
+@pytest.mark.parametrize("unit", ["\\", "a", "\ufdfa", "AbCdEf12/", "&#65;", "\\u0041", "41 "])
+def test_hundreds_of_long_names_are_quoted_at_once(unit: str) -> None:
+    names = [f"{number} {unit * 4096}"[:4096] for number in range(200)]
+
+    before = time.perf_counter()
+    for name in names:
+        quoted(name, longest=96)
+
+    assert time.perf_counter() - before < PATIENCE  # what a call may take; it once took minutes
+
+
+def test_a_secret_that_is_withheld_is_looked_for_in_all_that_is_shown() -> None:
+    secret = base64.b64encode(bytes(range(33, 97))).decode()
+    redaction.hold(SecretStr(secret))
+
+    assert quoted("Bearer " + "1" * 70 + " " + "x" * 40 + secret[20:28], longest=96) == f'"{redaction.WITHHELD}"'
+    assert secret[20:28] not in quoted("Bearer " + "1" * 185 + " " + secret[20:28], longest=96)
+
+
+def test_a_secret_that_is_words_in_disguise_withholds_no_sentence() -> None:
+    redaction.hold(SecretStr(base64.b64encode(b"the secret of the cluster is no secret").decode()))
+
+    assert redaction.redact("the secret of the cluster") == "the secret of the cluster"
+
+
+def test_a_text_that_is_too_long_to_be_searched_counts_as_a_secret() -> None:
+    assert redaction.repeats_secret("y" * 4097)
+
+
+def test_the_secrets_that_are_remembered_do_not_grow_without_end() -> None:
+    first = base64.b64encode(os.urandom(64)).decode()
+    redaction.hold(SecretStr(first))
+    assert redaction.repeats_secret(first)
+    for number in range(300):
+        redaction.hold(SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode()))
+
+    assert not redaction.repeats_secret(first)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("svc-backup", r"CORP\jane.doe", "snapshot-mover-2024", "Jürgen", "日本語", "BackupServiceAccount", "0" * 9),
+        *("ProductionBackupServiceAccount01", "SvcQumuloSnapshotMover01", "SQLServerAgentProdCluster01"),
+        *(r"CORP\SvcSQLBackupProdEU01", "ESXiHostVMwareBackup70u3", "CN=SvcQumuloBackupProd01,OU=Services,DC=corp"),
+    ],
+)
+def test_an_ordinary_name_is_no_secret(name: str) -> None:
+    assert not redaction.looks_secret(name)
+    assert not redaction.repeats_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("admin\u3164", r'"admin\u3164"'),
+        ("admin\u115f", r'"admin\u115f"'),
+        ("ad\u034fmin", r'"ad\u034fmin"'),
+        ("admin\ufe0f", r'"admin\ufe0f"'),
+        ("admin\U000e0100", r'"admin\udb40\udd00"'),
+        ("\u2800admin", r'"\u2800admin"'),
+        ("\u0301admin", r'"\u0301admin"'),
+        ("admin \u0301", r'"admin \u0301"'),
+        ("a\u0301dmin", '"a\u0301dmin"'),
+        ("admin\u200b", r'"admin\u200b"'),
+        ("\u202eadmin", r'"\u202eadmin"'),
+    ],
+)
+def test_what_has_no_ink_is_made_visible(text: str, shown: str) -> None:
+    assert quoted(text, longest=50) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("admin\u3164", r'local:"admin\u3164"'),
+        ("\u0430dmin", 'local:"\u0430dmin"'),
+        ("\u03bfperator", 'local:"\u03bfperator"'),
+        ("\uff41dmin", 'local:"\uff41dmin"'),
+        ("J\u00fcrgen", "local:J\u00fcrgen"),
+        ("\u043c\u0430\u0440\u0438\u044f", "local:\u043c\u0430\u0440\u0438\u044f"),
+    ],
+)
+async def test_a_name_that_could_be_mistaken_is_quoted_in_answers_and_questions(
+    bench: Bench, name: str, spelled: str
+) -> None:
+    user = JANE.identity() | {"name": name}
+    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+
+    async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        is_token = request.url.path == PATH + token.id and response.content
+        return httpx.Response(200, json=response.json() | {"user": user}) if is_token else response
+
+    bench.recorder.on_served = rename
+    human = Human([AGREES])
+
+    told = await bench.call("get_access_token", {"id": token.id})
+    await bench.call("delete_access_token", {"id": token.id}, human=human)
+
+    assert f" of {spelled} on" in told.fields["summary"]
+    assert f" of the user {spelled} (" in human.asked[0]
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
+async def test_no_class_of_an_error_spells_the_new_bearer_token(bench: Bench, status: int) -> None:
+    said = ""
+
+    async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal said
+        if request.method == "POST" and request.url.path == PATH:
+            letters = re.sub(r"[^a-z0-9]", "", body(response.json()["bearer_token"]).lower())
+            said = "_".join(re.findall(r"[a-z]{6,24}[0-9]{0,2}", letters)[:8]) + "_error"
+            return refusal(status, error_class=said)
+        return response
+
+    bench.recorder.on_served = betray
+
+    told = await bench.refused("create_access_token", {"user": "local:jane"})
+
+    assert said
+    assert said not in told
+    assert f"({status})" in told

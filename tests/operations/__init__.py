@@ -1,0 +1,1 @@
+"""What happens, in which order, through an in-memory MCP client."""

@@ -1,0 +1,1 @@
+"""Tools, prompts and schemas, as an MCP client sees them."""

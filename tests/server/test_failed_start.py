@@ -1,0 +1,208 @@
+"""A server that could not start, as its host sees it: the first request is answered with the reason."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import pytest
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
+
+from tests.support.secret_scan import find_secrets
+from token_tools.server.failed_start import MOST_ANSWERED
+
+COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
+PATIENCE = 60
+BEGINNING = "qumulo-token-tools could not start: "
+SECRET = "access-v1:QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QUMULO_")}
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+INITIALIZE = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+
+
+def ask(method: str, number: int | str = 1, params: dict[str, Any] | None = None) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}).encode() + b"\n"
+
+
+def start(
+    options: Sequence[str] = (), settings: Mapping[str, str] = ENVIRONMENT, *, stdin: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([COMMAND, *options], stdin=stdin, stdout=pipe, stderr=pipe, env={**settings})
+
+
+def converse(*lines: bytes, options: Sequence[str] = (), **settings: str) -> tuple[list[dict[str, Any]], str]:
+    """What a server answers that could not start, and its stderr; stdin stays open until it has ended by itself."""
+    with start(options, ENVIRONMENT | settings) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"".join(lines))
+        process.stdin.flush()
+        assert process.wait(PATIENCE) == 2
+        return [json.loads(line) for line in process.stdout.readlines()], process.stderr.read().decode()
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        pytest.param(ask("initialize", 0, INITIALIZE), id="2025-11-25"),
+        pytest.param(ask("server/discover", "a", {"_meta": META}), id="2026-07-28-discover"),
+        pytest.param(ask("tools/list", 7, {"_meta": META}), id="2026-07-28-list"),
+        pytest.param(ask("initialize", 1, INITIALIZE).rstrip(), id="without-its-end-of-line"),
+    ],
+)
+def test_the_first_request_is_answered_with_the_line_on_stderr(request_line: bytes) -> None:
+    with start() as process:
+        told, line = process.communicate(request_line, PATIENCE)
+
+    [answer] = [json.loads(told)]
+    assert process.returncode == 2
+    assert answer == {
+        "jsonrpc": "2.0",
+        "id": json.loads(request_line)["id"],
+        "error": {"code": -32603, "message": line.decode().removesuffix("\n")},
+    }
+    assert answer["error"]["message"].startswith(f"{BEGINNING}QUMULO_HOST is not set")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
+async def test_a_client_of_either_era_is_told_the_reason(mode: Literal["auto", "legacy"]) -> None:
+    server = StdioServerParameters(command=COMMAND, env=ENVIRONMENT | {"QUMULO_HOST": "c", "QUMULO_PORT": "x"})
+
+    reason = pytest.RaisesExc(MCPError, match=f"{BEGINNING}QUMULO_PORT must be")
+
+    with anyio.fail_after(PATIENCE), pytest.RaisesGroup(reason, flatten_subgroups=True):
+        async with Client(server, mode=mode):
+            pytest.fail("it started")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--hots=c"], "there is no option --hots"),
+        (["--host=c", SECRET], "an argument is wrong: this is a token"),
+        (["--timeout=x", "--demo"], "QUMULO_TIMEOUT"),
+        (["serve-it"], "there is no such command"),
+    ],
+    ids=["option", "secret", "demo", "command"],
+)
+def test_a_mistake_in_the_arguments_is_told_in_the_same_way(options: Sequence[str], reason: str) -> None:
+    [answer], line = converse(ask("initialize", 1, INITIALIZE), options=options, QUMULO_BEARER_TOKEN=SECRET)
+
+    assert answer["error"]["message"].startswith(BEGINNING)
+    assert reason in answer["error"]["message"]
+    assert find_secrets((str(answer) + line).encode(), [SECRET]) == []
+
+
+def test_a_secret_in_the_wrong_setting_is_not_repeated() -> None:
+    [answer], line = converse(
+        ask("initialize", 1, INITIALIZE), QUMULO_HOST="c", QUMULO_CREDENTIALS_FILE=json.dumps({"bearer_token": SECRET})
+    )
+
+    assert f"{BEGINNING}QUMULO_CREDENTIALS_FILE" in answer["error"]["message"]
+    assert find_secrets((str(answer) + line).encode(), [SECRET]) == []
+
+
+def test_what_is_no_request_is_passed_over() -> None:
+    notification = b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n'
+    result = b'{"jsonrpc":"2.0","id":3,"result":{}}\n'
+    lines = [b"\n", b"GET / HTTP/1.1\r\n", notification, result, b'"\xff"\n', b"a" * (5 << 20) + b"\n"]
+
+    [answer], _ = converse(*lines, ask("initialize", 6, INITIALIZE))
+
+    assert answer["id"] == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [
+        (b"[" + ask("initialize", 1, INITIALIZE).strip() + b"," + ask("tools/list", "b").strip() + b"]\n", [1, "b"]),
+        (b"\xef\xbb\xbf" + ask("initialize", 3, INITIALIZE), [3]),
+        (ask("initialize", 1).replace(b'"id": 1', b'"id": 1.5'), [None]),
+        (ask("initialize", 1).replace(b'"id": 1', b'"id": null'), [None]),
+        (ask("initialize", 4).replace(b'"2.0"', b'"1.0"'), [4]),
+        (ask("ping", 5, {"_meta": {"a": "a" * (5 << 20)}}), [5]),
+    ],
+    ids=["batch", "mark", "fraction", "null", "older", "too-long"],
+)
+def test_a_request_that_is_not_in_order_is_told_the_reason_too(line: bytes, numbers: list[int | str | None]) -> None:
+    answers, _ = converse(line)
+
+    assert [answer["id"] for answer in answers] == numbers
+    assert all("QUMULO_HOST is not set" in answer["error"]["message"] for answer in answers)
+
+
+@pytest.mark.parametrize("words", [["sandbox", "--fault", "x"], ["demo", "now"], ["sandbox", "--port", "99999"]])
+def test_a_command_that_serves_nobody_over_stdin_reads_nothing_of_it(words: list[str]) -> None:
+    answers, told = converse(ask("initialize"), options=words)
+
+    assert answers == []
+    assert told.startswith(BEGINNING)
+
+
+def test_a_host_that_asks_again_in_the_older_era_is_answered_again_but_not_for_ever() -> None:
+    answers, _ = converse(*(ask("initialize", number) for number in range(MOST_ANSWERED + 5)))
+
+    assert [answer["id"] for answer in answers] == [*range(MOST_ANSWERED)]
+
+
+def test_without_a_request_it_ends_by_itself() -> None:
+    assert converse()[0] == []
+
+
+@pytest.mark.parametrize("stdin", ["/dev/null", "/dev/zero"])
+def test_an_input_without_lines_does_not_keep_it(stdin: str) -> None:
+    descriptor = os.open(stdin, os.O_RDONLY)
+    with start(stdin=descriptor) as process:
+        os.close(descriptor)
+        told, line = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, told) == (2, b"")
+    assert line.decode().startswith(BEGINNING)
+
+
+def test_a_terminal_is_not_waited_for() -> None:
+    ours, terminal = pty.openpty()
+    os.write(ours, ask("initialize", 1, INITIALIZE))
+    with start(stdin=terminal) as process:
+        os.close(terminal)
+        told, line = process.communicate(timeout=PATIENCE)
+    os.close(ours)
+
+    assert (process.returncode, told) == (2, b"")
+    assert line.decode().startswith(BEGINNING)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_wait(signum: signal.Signals) -> None:
+    with start() as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(BEGINNING.encode())
+        process.send_signal(signum)
+
+        assert process.wait(PATIENCE) in {-signum, 2}
+
+
+def test_a_host_that_reads_no_answer_changes_nothing() -> None:
+    with start() as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, line = process.communicate(ask("initialize", 1, INITIALIZE), PATIENCE)
+
+    assert process.returncode == 2
+    assert line.decode().count("\n") == 1

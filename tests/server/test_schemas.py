@@ -1,0 +1,184 @@
+"""The published interface: changed only on purpose, and readable for every client."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.types import Tool
+from pydantic import SecretStr
+
+from token_tools.server.app import create_server
+from token_tools.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+GOLDEN = Path(__file__).with_name("tool_schemas")
+COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
+PATIENCE = 60
+LOOKING = {"list_access_tokens", "get_access_token", "audit_access_tokens"}
+SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))
+
+
+async def published(*, read_only: bool = False) -> list[Tool]:
+    return await create_server(SETTINGS.model_copy(update={"read_only": read_only})).list_tools()
+
+
+async def test_the_tools_are_these_in_this_order() -> None:
+    assert [tool.name for tool in await published()] == [
+        "list_access_tokens",
+        "get_access_token",
+        "audit_access_tokens",
+        "create_access_token",
+        "update_access_token",
+        "delete_access_token",
+        "rotate_access_token",
+    ]
+
+
+async def test_a_read_only_server_does_not_list_the_tools_that_write() -> None:
+    assert [tool.name for tool in await published(read_only=True)] == [
+        "list_access_tokens",
+        "get_access_token",
+        "audit_access_tokens",
+    ]
+
+
+async def test_each_tool_is_published_as_its_golden_file_says() -> None:
+    """`UPDATE_GOLDEN=1 pytest` writes the files anew; the difference is for a human to read."""
+    tools = {tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await published()}
+    if os.environ.get("UPDATE_GOLDEN"):
+        for name, tool in tools.items():
+            (GOLDEN / f"{name}.json").write_text(json.dumps(tool, indent=2, ensure_ascii=False) + "\n")
+
+    assert tools == {file.stem: json.loads(file.read_text()) for file in GOLDEN.glob("*.json")}
+
+
+async def test_all_definitions_together_are_small() -> None:
+    """Every conversation pays for them, whether it uses a tool or not."""
+    tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await published()]
+
+    assert len(json.dumps(tools, separators=(",", ":")).encode()) <= 9_600
+
+
+async def test_a_description_has_a_line_for_each_sentence_and_says_what_is_returned() -> None:
+    for tool in await published():
+        lines = (tool.description or "").split("\n")
+
+        assert all(re.fullmatch(r"[A-Z][^.]+\.", line) for line in lines), lines
+        assert any(line.startswith("Returns ") for line in lines)
+        assert any(line.startswith("Changes no") for line in lines) is (tool.name in LOOKING)
+
+
+async def test_defaults_and_bounds_are_in_words_too() -> None:
+    """Some hosts hand on nothing of a schema but its types and descriptions."""
+    for tool in await published():
+        for name, argument in tool.input_schema["properties"].items():
+            told = [str(argument[key]) for key in ("minimum", "maximum", "default") if key in argument]
+            told += argument.get("enum", [])
+
+            assert all(re.search(rf"\b{re.escape(word)}\b", argument["description"]) for word in told), name
+            assert "absent" in argument["description"] or name in tool.input_schema["required"], name
+
+
+async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_description_tells() -> None:
+    """Typed clients fill it in: a live token is not one whose `enabled` is nothing."""
+    found: set[str] = set()
+    for tool in await published():
+        for part in parts_of(tool.output_schema or {}):
+            told = str(part.get("description", "")).removeprefix("Absent: ")
+            if told in {"true", "false"}:
+                assert part["default"] is (told == "true")
+                found.add(told)
+            else:
+                assert "default" not in part
+
+    assert found == {"true", "false"}
+
+
+async def test_the_hints_are_true() -> None:
+    """An audit may write a report; what makes a credential is no less than what takes one away."""
+    hints = {tool.name: tool.annotations for tool in await published()}
+
+    assert {name for name, told in hints.items() if told and told.read_only_hint} == LOOKING - {"audit_access_tokens"}
+    assert {name for name, told in hints.items() if told and not told.destructive_hint} == LOOKING
+    assert {name for name, told in hints.items() if told and told.idempotent_hint} == {
+        "list_access_tokens",
+        "get_access_token",
+        "delete_access_token",
+    }
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+async def test_nothing_that_is_described_depends_on_docstrings_or_assertions(level: str) -> None:
+    """Python leaves them out where it is told to optimize."""
+    environment = os.environ | {"PYTHONOPTIMIZE": level}
+    server = StdioServerParameters(command=COMMAND, args=["--demo"], env=environment)
+    with anyio.fail_after(PATIENCE):
+        async with Client(server) as client:
+            tools, prompts = (await client.list_tools()).tools, (await client.list_prompts()).prompts
+        helped = [(await anyio.run_process([COMMAND, "--help"], env=env)).stdout for env in (environment, os.environ)]
+
+    assert [tool.description for tool in tools] == [tool.description for tool in await published()]
+    assert all(prompt.description for prompt in prompts)
+    assert helped[0] == helped[1]
+
+
+async def test_what_never_changes_may_be_kept_for_an_hour_by_whoever_asked() -> None:
+    with anyio.fail_after(PATIENCE):
+        async with Client(create_server(SETTINGS)) as client:
+            kept = [
+                client.session.discover_result,
+                await client.list_tools(),
+                await client.list_prompts(),
+                await client.list_resources(),
+                await client.list_resource_templates(),
+            ]
+
+    assert [(told.ttl_ms, told.cache_scope) for told in kept if told] == [(3_600_000, "private")] * 5
+
+
+async def test_no_schema_has_a_reference_a_union_or_a_title() -> None:
+    for tool in await published():
+        for schema in (tool.input_schema, tool.output_schema or {}):
+            for part in parts_of(schema):
+                assert part.keys().isdisjoint({"$ref", "$defs", "anyOf", "oneOf", "allOf", "title"})
+
+
+async def test_each_tool_takes_its_own_arguments_only_and_describes_each() -> None:
+    for tool in await published():
+        assert tool.input_schema["additionalProperties"] is False
+        assert all(argument["description"] for argument in tool.input_schema["properties"].values())
+
+
+async def test_each_tool_has_a_title_and_all_four_hints() -> None:
+    for tool in await published():
+        assert tool.title
+        assert tool.annotations is not None
+        assert None not in tool.annotations.model_dump(exclude={"title"}).values()
+
+
+async def test_an_output_is_an_object_whose_lists_hold_flat_objects() -> None:
+    for tool in await published():
+        assert tool.output_schema is not None
+        assert tool.output_schema["type"] == "object"
+        for name, part in tool.output_schema["properties"].items():
+            inner = part.get("items", {}).get("properties", {})
+            assert part["type"] != "object", name
+            assert all(field["type"] not in {"object", "array"} for field in inner.values()), name
+
+
+def parts_of(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schema and every schema in it; not the objects that hold properties by name."""
+    yield schema
+    for part in schema.get("properties", {}).values():
+        yield from parts_of(part)
+    if "items" in schema:
+        yield from parts_of(schema["items"])

@@ -1,0 +1,1 @@
+"""The journal, private files and the delivery of secrets."""

@@ -1,0 +1,212 @@
+"""A create on file systems that do less than they should: what it needs is tried before the cluster is asked.
+
+The file systems are real: bindfs shows a folder with other modes or owners, strace lets system calls fail.
+"""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.harness import Bench
+
+pytestmark = pytest.mark.anyio
+
+TIMEOUT = 60
+CREATE = "create_access_token"
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import json, sys
+from pathlib import Path
+import anyio
+from tests.support.harness import JANE, make_bench
+
+async def main():
+    bench = make_bench("auto", Path(sys.argv[1]))
+    told = await bench.call("create_access_token", {"user": "local:jane"})
+    print(json.dumps({
+        "told": told.text,
+        "fields": told.fields,
+        "posts": len(bench.recorder.bodies("POST", "/v1/auth/access-tokens/")),
+        "tokens": len(bench.tokens_of(JANE)),
+    }))
+
+anyio.run(main)
+"""
+
+needs_bindfs = pytest.mark.skipif(
+    shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK) or os.geteuid() != 0,
+    reason="bindfs is not installed, or cannot mount anything here",
+)
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Generator[Path]:
+    """A folder as bindfs shows it with these options."""
+    real, shown = folder / "real", folder / "shown"
+    for path in (real, shown):
+        path.mkdir(mode=0o700)
+    subprocess.run(["bindfs", *options, str(real), str(shown)], check=True, timeout=TIMEOUT)  # noqa: S607 - found on PATH, as above
+    try:
+        yield shown
+    finally:
+        subprocess.run(["umount", "--lazy", str(shown)], check=True, timeout=TIMEOUT)  # noqa: S607 - on PATH
+
+
+@dataclass(frozen=True)
+class Created:
+    """What one create came to."""
+
+    told: str
+    fields: Any
+    posts: int
+    tokens: int
+
+
+def create(folder: Path, *options: str) -> Created:
+    """Make a token in a process of its own, of which some system calls fail."""
+    home = os.environ | {"HOME": str(folder), "XDG_STATE_HOME": str(folder)}
+    strace = ["strace", "--follow-forks", "-qq", "--seccomp-bpf", "--output=/dev/null", *options]
+    child = subprocess.run(
+        [*strace, sys.executable, "-c", CHILD, str(folder)],
+        cwd=ROOT,
+        env=home,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return Created(**json.loads(child.stdout))
+
+
+@needs_bindfs
+@pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
+@pytest.mark.parametrize("exists", [False, True])
+async def test_a_file_system_that_keeps_no_modes_is_refused_before_the_request(
+    bench: Bench, tmp_path: Path, setting: str, exists: bool
+) -> None:
+    with mounted(tmp_path, "--chmod-ignore", "--perms=0777") as shown:
+        if exists:
+            (shown / "secrets").mkdir()
+            (shown / "secrets" / "other").touch()
+        for _ in range(2):
+            told = await bench.at(setting, shown / "secrets").refused(CREATE, {"user": "local:jane"})
+            assert "its file system does not keep modes: what is made there with mode 0700 has mode 0777" in told
+        left = [path.name for path in (tmp_path / "real").rglob("*")]
+
+    assert left == (["secrets", "other"] if exists else [])
+    assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
+
+
+@needs_bindfs
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--chmod-ignore", "--perms=u=rwX:go=:fgo+r"], "its file system does not keep modes"),
+        (["--chmod-ignore", "--perms=u=rwX:go=:dgo+rx"], "its file system does not keep modes"),
+        (["--create-for-user=65534"], "belongs to another user (uid 65534)"),
+    ],
+    ids=["files", "folders", "owners"],
+)
+async def test_what_is_made_for_others_too_is_refused_before_the_request(
+    bench: Bench, tmp_path: Path, options: list[str], reason: str
+) -> None:
+    with mounted(tmp_path, *options) as shown:
+        # A folder that is there already and will do, but for what is made in it.
+        (tmp_path / "real" / "secrets").mkdir(mode=0o700)
+        told = await bench.refused(CREATE, {"user": "local:jane"}, delivery_dir=shown / "secrets")
+        report = await bench.refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")
+
+    assert reason in told
+    assert reason in report
+    assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
+
+
+@needs_bindfs
+async def test_a_file_system_that_shows_all_as_private_will_do(bench: Bench, tmp_path: Path) -> None:
+    with mounted(tmp_path, "--chmod-ignore", "--perms=u=rwX:go=") as shown:
+        told = await bench.call(
+            CREATE, {"user": "local:jane"}, delivery_dir=shown / "secrets", state_dir=shown / "state"
+        )
+
+    assert not told.is_error
+    assert "mode 0600" in told.text
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EINVAL", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_fsync_is_no_failure(tmp_path: Path, error: str) -> None:
+    created = create(tmp_path, f"--inject=fsync:error={error}")
+
+    assert (created.posts, created.tokens) == (1, 1)
+    assert "warning" not in created.fields
+    assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
+
+
+@needs_strace
+@pytest.mark.parametrize("calls", ["fsync", "rename,renameat,renameat2", "flock", "ftruncate", "mkdir,mkdirat"])
+def test_what_cannot_be_done_is_found_out_before_the_request_and_leaves_nothing(tmp_path: Path, calls: str) -> None:
+    created = create(tmp_path, f"--inject={calls}:error=EIO")
+
+    assert (created.fields, created.posts, created.tokens) == (None, 0, 0)
+    assert os.strerror(errno.EIO) in created.told
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and "journal" not in path.name] == []
+
+
+@needs_strace
+def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(tmp_path: Path) -> None:
+    state = tmp_path / "qumulo-token-tools"
+    state.mkdir(mode=0o700)
+    journal = state / "journal.jsonl"
+    journal.touch(mode=0o600)
+
+    created = create(tmp_path, f"--trace-path={journal}", "--inject=fsync:error=ETIMEDOUT")
+
+    assert (created.fields, created.posts, created.tokens) == (None, 0, 0)
+    assert f"The journal {journal} cannot be written: {os.strerror(errno.ETIMEDOUT)}." in created.told
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    "name", ["state/tokens", "qumulo-token-tools/journal.lock", "qumulo-token-tools/journal.jsonl"]
+)
+def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path: Path, name: str) -> None:
+    calls, first, second = tmp_path / "calls", tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        for part in ("state/tokens", "qumulo-token-tools"):
+            (folder / part).mkdir(parents=True, mode=0o700)
+        for file in ("journal.lock", "journal.jsonl"):
+            (folder / "qumulo-token-tools" / file).touch(mode=0o600)
+    create(first, f"--trace-path={first / name}", "--trace=close", f"--output={calls}")
+    last = len(calls.read_text().splitlines())
+
+    created = create(second, f"--trace-path={second / name}", f"--inject=close:error=EIO:when={last}")
+
+    assert (created.posts, created.tokens) == (1, 1)
+    told = created.fields.get("warning")
+    failed = (
+        f"{second / name} could not be closed: {os.strerror(errno.EIO)}. The bearer token was on the disk before that."
+    )
+    assert told == (failed if name == "state/tokens" else None)
+    assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
+    lines = (second / "qumulo-token-tools" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["result"] for line in lines] == ["intended", "made"]
+
+
+@needs_strace
+def test_a_lock_that_cannot_be_removed_afterwards_changes_nothing(tmp_path: Path) -> None:
+    created = create(tmp_path, "--inject=unlink,unlinkat:error=EIO")
+
+    assert (created.posts, created.tokens) == (1, 1)
+    assert "warning" not in created.fields

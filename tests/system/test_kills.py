@@ -1,0 +1,135 @@
+"""A server killed (SIGKILL) at each step of a create: no secret is lost without the journal saying so.
+
+The child process counts what it does to the file system and to the cluster, and kills itself at the n-th of these
+steps; n goes up until a create comes through. The cluster lives in the parent, behind HTTPS, and survives.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.sandbox_process import Sandbox, running_sandbox
+
+PATIENCE = 60
+USER = "local:snapshot-mover"
+CHILD = """
+import os, signal, sys, anyio
+from mcp.client import Client
+from token_tools.server.app import create_server
+from token_tools.settings import load_settings
+
+left = int(sys.argv[1])
+armed = False
+
+def count(event, args):
+    global left
+    ours = armed and (
+        event in {"os.rename", "os.remove", "os.truncate", "os.link", "socket.connect"}
+        or (event == "open" and isinstance(args[0], (str, int)) and str(args[0]).split("/")[-1][:1] in ".j0123456789"
+            and args[2] & (os.O_WRONLY | os.O_RDWR))
+    )
+    if ours:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+
+async def main():
+    global armed
+    async with Client(create_server(load_settings({}))) as client:
+        await client.call_tool("list_access_tokens", {"user": sys.argv[2]})
+        armed = True
+        result = await client.call_tool("create_access_token", {"user": sys.argv[2]})
+        armed = False
+        return 3 if result.is_error else 0
+
+sys.exit(anyio.run(main))
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Generator[Sandbox]:
+    """One cluster for all the lives of the server."""
+    with running_sandbox() as sandbox:
+        yield sandbox
+
+
+def create_and_die_at(sandbox: Sandbox, step: int, state: Path) -> int:
+    """The status of a child that makes a token and is killed at that step, if it gets there."""
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(step), USER],
+        env=environment(sandbox, state),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert child.returncode in {-9, 0}, child.stderr
+    return child.returncode
+
+
+def start_again(sandbox: Sandbox, state: Path) -> str:
+    """What a server says on stderr that starts, and ends at once, after another was killed."""
+    env = environment(sandbox, state)
+    command = [sys.executable, "-m", "token_tools"]
+    told = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    return told.stderr
+
+
+def environment(sandbox: Sandbox, state: Path) -> dict[str, str]:
+    names = ("QUMULO_HOST", "QUMULO_PORT", "QUMULO_CA_FILE", "QUMULO_BEARER_TOKEN")
+    return {name: sandbox.settings[name] for name in names} | {"XDG_STATE_HOME": str(state), "HOME": str(state)}
+
+
+def read_journal(state: Path) -> list[dict[str, Any]]:
+    """The lines of the journal; each is whole."""
+    path = state / "qumulo-token-tools" / "journal.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: Sandbox, tmp_path: Path) -> None:
+    steps = 0
+    while True:
+        steps += 1
+        state = tmp_path / str(steps)
+        state.mkdir()
+        before = set(sandbox.sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
+
+        ended = create_and_die_at(sandbox, steps, state)
+
+        after = set(sandbox.sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
+        new, journal = after - before, read_journal(state)
+        files = [*(state / "qumulo-token-tools" / "tokens").glob("*.json")]
+        kept = {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
+        # Every file with a name is whole, and its token is on the cluster.
+        assert kept.keys() <= new
+        for token_id, bearer_token in kept.items():
+            assert sandbox.sdk("client.auth.who_am_i()", bearer_token=bearer_token)["access_token_id"] == token_id
+        # A token whose secret is lost is one that the journal knows to have been begun and not to have been finished.
+        if new - kept.keys():
+            assert [line["result"] for line in journal] == ["intended"]
+            assert journal[0]["user"] == USER
+        for token_id in new:
+            sandbox.sdk(f"tokens.delete({token_id!r})")
+        # The next start makes order: it reports what was begun, and nothing is left that is neither here nor there.
+        if ended != 0:
+            told = start_again(sandbox, state)
+            assert ("was begun and has no outcome" in told) == ([line["result"] for line in journal] == ["intended"])
+            assert not [*(state / "qumulo-token-tools" / "tokens").glob(".pending-*")]
+            recovered = [*(state / "qumulo-token-tools" / "tokens").glob("recovered-*.json")]
+            assert all(str(file) in told for file in recovered)
+            assert {file.stem.rpartition("_")[2] for file in recovered} <= new
+            assert len(kept) + len(recovered) <= len(new)
+        if ended == 0:
+            assert (len(new), len(kept)) == (1, 1)
+            assert [line["result"] for line in journal] == ["intended", "made"]
+            break
+    assert steps > 5

@@ -1,0 +1,117 @@
+"""What is written down in more than one place says the same in each."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from token_tools import __version__
+from token_tools.server.app import NAME, create_server
+from token_tools.settings import SECRET, Settings, variable
+from token_tools.times import parse_duration
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MANIFEST: dict[str, Any] = json.loads((ROOT / "server.json").read_text())
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+[PACKAGE] = MANIFEST["packages"]
+BY_NAME: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PACKAGE["environmentVariables"]}
+FIELDS = {variable(name): field for name, field in Settings.model_fields.items()}
+SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))
+
+
+def test_the_manifest_is_valid_against_the_registry_s_schema() -> None:
+    skillsaw = Path(sys.executable).with_name("skillsaw")
+
+    linted = subprocess.run(
+        [skillsaw, "lint", "--type", "mcp-registry", ROOT], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert linted.returncode == 0, linted.stdout
+    assert "All checks passed" in linted.stdout
+
+
+async def test_the_version_is_one() -> None:
+    versions = {PYPROJECT["project"]["version"], MANIFEST["version"], PACKAGE["version"], __version__}
+
+    assert versions == {create_server(SETTINGS).version}
+
+
+def test_the_names_are_one() -> None:
+    assert PYPROJECT["project"]["name"] == PACKAGE["identifier"] == NAME
+    assert list(PYPROJECT["project"]["scripts"]) == [NAME]
+    assert f"<!-- mcp-name: {MANIFEST['name']} -->" in README
+
+
+def test_the_manifest_lists_every_setting_in_order() -> None:
+    assert list(BY_NAME) == list(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_setting_is_the_same_in_code_manifest_and_readme(name: str) -> None:
+    entry, field, row = BY_NAME[name], FIELDS[name], table_rows("variable")[f"`{name}`"]
+
+    assert entry["description"] == field.description
+    assert entry.get("isRequired", False) == field.is_required()
+    assert entry.get("isSecret", False) == ("SecretStr" in str(field.annotation))
+    assert entry.get("isSecret", False) == (name in {variable(secret) for secret in SECRET})
+    if "default" in entry:
+        assert row[0] == entry["default"]
+        assert read_default(entry["default"], field) == field.default
+    else:
+        assert field.is_required() or field.default_factory or field.default is None
+
+
+def test_the_readme_lists_every_setting_in_order() -> None:
+    assert list(table_rows("variable")) == [f"`{name}`" for name in FIELDS]
+
+
+async def test_the_readme_lists_every_tool_with_its_first_sentence() -> None:
+    tools = await create_server(SETTINGS).list_tools()
+
+    rows = table_rows("tool")
+
+    assert list(rows) == [f"`{tool.name}`" for tool in tools]
+    for tool in tools:
+        kind, sentence = rows[f"`{tool.name}`"]
+        assert tool.annotations is not None
+        assert (kind == "read") == tool.annotations.read_only_hint
+        assert (tool.description or "").startswith(f"{sentence}.")
+
+
+def test_every_json_in_the_readme_is_json() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+
+    assert len(blocks) == 2
+    for block in blocks:
+        assert set(FIELDS) >= set(next(iter(next(iter(json.loads(block).values())).values()))["env"])
+
+
+def read_default(text: str, field: FieldInfo) -> object:
+    match field.default:
+        case bool():
+            return {"true": True, "false": False}[text]
+        case int():
+            return int(text)
+        case timedelta():
+            return parse_duration(text)
+        case _:
+            return text
+
+
+def table_rows(first_column: str) -> dict[str, list[str]]:
+    """The rows of the README's table with this first heading, by their first cell."""
+    _, _, table = README.partition(f"\n| {first_column} |")
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {first.strip("| "): rest for first, *rest in cells}

@@ -1,0 +1,1 @@
+"""One file for each tool, through an in-memory MCP client."""

@@ -1,0 +1,1 @@
+"""The words that a model or a person reads."""

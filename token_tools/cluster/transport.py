@@ -1,0 +1,242 @@
+"""HTTPS to one cluster: how it is trusted, how requests are signed, and what a failure on the way is called.
+
+The libraries behind this are a twentieth of a server's start, so it is loaded when there is something to send.
+"""
+
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import httpx
+import truststore
+from pydantic import SecretStr
+
+from token_tools import __version__
+from token_tools.cluster.responses import Answer
+from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unreachable, Unsent, Untrusted
+from token_tools.redaction import hold_for_good
+from token_tools.settings import Settings
+
+_WRONG_NAME: Final = "The operator has to set QUMULO_HOST to a name or an address that stands in the certificate"
+_MENDING: Final = {
+    9: "It is not valid yet: the clock of this machine, or of the one that issued it, is wrong",
+    10: (
+        "It has expired, or the clock of this machine is wrong: the cluster's administrator has to renew it, or the "
+        "operator to set the clock"
+    ),
+    62: _WRONG_NAME,
+    64: _WRONG_NAME,
+}
+"""What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
+
+LARGEST: Final = 16 << 20
+"""Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes less than half of it."""
+
+_IDENTITY: Final = "identity"
+"""The content encoding of what is not encoded."""
+
+_READS: Final = "token_tools.reads"
+"""The extension of a request that tells whether it changes nothing; its verb does not."""
+
+_NOT_BEFORE: Final = "Trying again does not help before that is mended."
+_SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Connection:
+    """The way to the cluster that the settings name, over `transport` instead of the network if one is given."""
+
+    def __init__(self, settings: Settings, bearer: SecretStr, *, transport: httpx.AsyncBaseTransport | None) -> None:
+        for library in ("httpcore", "httpx", "hpack"):
+            # At DEBUG they tell headers, and a cluster or a proxy may repeat the credential in one.
+            logging.getLogger(library).setLevel(logging.WARNING)
+        self._address = settings.address
+        self._ca_file = settings.ca_file
+        self._http = httpx.AsyncClient(
+            base_url=f"https://{settings.address}",
+            auth=BearerAuth(settings, bearer),
+            headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": _IDENTITY},
+            verify=_make_tls_context(settings),
+            transport=transport,
+            # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
+            timeout=None,  # noqa: S113
+            # Proxies, .netrc and certificate folders come from the settings or not at all.
+            trust_env=False,
+            follow_redirects=False,
+        )
+        self.build_request = self._http.build_request
+        self.aclose = self._http.aclose
+
+    async def send(self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None) -> Answer:
+        """The answer to a request, with what that was signed with.
+
+        That is the server's own credential, or `bearer_token` if one is given. A request that only `reads` may be sent
+        again with a renewed credential.
+
+        Raises:
+            ClusterError: If there is none.
+        """
+        auth = GivenBearer(bearer_token) if bearer_token else self._http.auth
+        request.extensions[_READS] = reads
+        with self._reported():
+            response = await self._http.send(request, auth=auth, stream=True)
+            try:
+                body = await self._read_body(response)
+            finally:
+                await response.aclose()
+        sent = response.request.headers["Authorization"].removeprefix("Bearer ")
+        return Answer(response.status_code, dict(response.headers), body, credential=SecretStr(sent))
+
+    async def _read_body(self, response: httpx.Response) -> bytes:
+        if response.headers.get("content-encoding", _IDENTITY).strip().lower() not in {"", _IDENTITY}:
+            # To decode it could take a thousand times its size.
+            raise BadAnswer(f"The answer of {self._address} is compressed, which was not asked for, and was not read.")
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > LARGEST:
+                raise BadAnswer(f"The answer of {self._address} is larger than {LARGEST >> 20} MiB, and was not read.")
+        return bytes(body)
+
+    @contextmanager
+    def _reported(self) -> Generator[None]:
+        try:
+            yield
+        except httpx.TransportError as failure:
+            raise _explain(failure, self._address, self._ca_file) from failure
+        except OSError as failure:
+            # httpcore wraps what breaks a connection, but not what the TLS library finds in the middle of an answer.
+            raise _explain(failure, self._address, self._ca_file) from failure
+
+
+class BearerAuth(httpx.Auth):
+    """Signs requests with the server's credential, which is read again when the cluster no longer takes it.
+
+    A request that reads is then sent once more with the renewed credential. One that writes is not, here as anywhere.
+    """
+
+    def __init__(self, settings: Settings, bearer: SecretStr) -> None:
+        self._settings = settings
+        self._bearer = bearer
+        hold_for_good(bearer)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Sign, and sign again after a 401 if the credential is another one by now."""
+        sent = self._bearer
+        _sign(request, sent)
+        response = yield request
+        if response.status_code != HTTPStatus.UNAUTHORIZED:
+            return
+        self._renew()
+        # Another request may have renewed it while this one was on its way.
+        if self._bearer != sent and request.extensions[_READS]:
+            _sign(request, self._bearer)
+            yield request
+
+    def _renew(self) -> None:
+        try:
+            self._bearer = self._settings.read_bearer()
+            hold_for_good(self._bearer)
+        except SettingsError as failure:
+            _LOG.warning("The credential could not be read again: %s", failure)
+
+
+class GivenBearer(httpx.Auth):
+    """Signs requests with one bearer token, and with no other."""
+
+    def __init__(self, bearer_token: SecretStr) -> None:
+        self._bearer_token = bearer_token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Sign."""
+        _sign(request, self._bearer_token)
+        yield request
+
+
+def _sign(request: httpx.Request, bearer_token: SecretStr) -> None:
+    request.headers["Authorization"] = f"Bearer {bearer_token.get_secret_value()}"
+
+
+def _make_tls_context(settings: Settings) -> ssl.SSLContext:
+    if not settings.verify_tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if (certificates := settings.read_certificates()) is not None:
+        context.load_verify_locations(cadata=certificates)
+    return context
+
+
+def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreachable:
+    causes = list(_chain(failure))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            # What Python raises has the code; what the trust stores of other systems raise may not.
+            why = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
+            mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
+            return Untrusted(
+                f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.",
+                advice=_NOT_BEFORE,
+            )
+    # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
+    reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
+    reason = reasons[-1] if reasons else _tell_break(failure)
+    if not isinstance(failure, httpx.ConnectError):
+        return Unreachable(
+            f"No whole answer from {address}: {reason}.",
+            advice=f"{_SOON} the cluster, and at what is on the way to it.",
+        )
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return Unsent(
+            f"No connection to {address}: what answers there does not speak TLS as expected ({reason}). Is QUMULO_PORT "
+            "the port of the cluster's REST API, 8000 unless somebody changed it?",
+            advice=_NOT_BEFORE,
+        )
+    return Unsent(
+        f"No connection to {address}: {reason}. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up?",
+        advice=f"{_SOON} that.",
+    )
+
+
+def _tell_reason(cause: BaseException) -> str | None:
+    match cause:
+        case ssl.SSLError():
+            # Its strerror names a line of Python's own source.
+            return (getattr(cause, "reason", None) or "TLS failed").replace("_", " ").lower()
+        case OSError(errno=int(number)) if not isinstance(cause, socket.gaierror):
+            # asyncio puts the address that was tried in the place of the reason.
+            return os.strerror(number)
+        case OSError():
+            # The numbers for a name that is not found are of another kind.
+            return cause.strerror
+        case _:
+            return None
+
+
+def _tell_break(failure: Exception) -> str:
+    is_puzzling = isinstance(failure, httpx.RemoteProtocolError)
+    return "it ended early, or what came is no HTTP" if is_puzzling else "the connection broke"
+
+
+def _tell_how_to_trust(ca_file: Path | None) -> str:
+    if ca_file is None:
+        return (
+            "If it is the cluster's own, the operator has to save its CA in a PEM file and to set QUMULO_CA_FILE to it"
+        )
+    return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: the operator has to save that one in there"
+
+
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    # At one of ours begins what the caller was busy with, such as a full disk.
+    while failure is not None and not isinstance(failure, TokenToolsError):
+        yield failure
+        failure = failure.__cause__ or failure.__context__

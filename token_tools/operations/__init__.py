@@ -1,0 +1,1 @@
+"""What can be asked of this server, as steps on the cluster."""

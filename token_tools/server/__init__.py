@@ -1,0 +1,1 @@
+"""The MCP server: tools, prompts, schemas, and the wire that they are served over."""

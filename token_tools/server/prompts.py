@@ -1,0 +1,56 @@
+"""Two short guided workflows on top of the tools, for clients that show prompts."""
+
+from typing import Annotated, Final
+
+from mcp.server.mcpserver.prompts import Prompt
+from pydantic import Field
+
+from token_tools.quoting import quote
+
+SOON: Final = "30d"
+LONGEST_ARGUMENT: Final = 200
+"""Characters of what a person typed into a prompt."""
+
+
+def review_tokens(
+    expiring_within: Annotated[str, Field(description="How soon is soon to expire, such as 30d")] = SOON,
+) -> str:
+    """What a person says who wants to look through all tokens."""
+    soon = quote(expiring_within or SOON, longest=LONGEST_ARGUMENT)
+    return (
+        f"Review the access tokens of the cluster. Call audit_access_tokens with expiring_within {soon}. Tell me first "
+        "how many tokens there are, then the findings in their order: what each means for this cluster, the worst few "
+        "by user, and what you would do. Tell what cannot be known. Change nothing yet: propose the calls, the most "
+        "urgent first, and wait for me to choose."
+    )
+
+
+def rotate_token(
+    token: Annotated[str, Field(description="Id of the token, or the user whose token it is, such as local:jane")],
+) -> str:
+    """What a person says who wants to replace a token."""
+    return (
+        f"Rotate an access token: {quote(token, longest=LONGEST_ARGUMENT)}. If that is not an id, find the user's "
+        "tokens with list_access_tokens, and ask me which one if there are two. Look at it with get_access_token, and "
+        "tell me whose it is and when it expires. Then call rotate_access_token, and tell me where the new bearer "
+        "token is. Stop there until I say that it is in use and works. Then disable the old token with "
+        "update_access_token; only when I say that nothing broke, delete it with delete_access_token. Never ask me for "
+        "a bearer token."
+    )
+
+
+# No docstrings, which Python can be told to leave out.
+READING: Final = (
+    Prompt.from_function(
+        review_tokens,
+        title="Review access tokens",
+        description="Look for access tokens that are a risk, and decide together what to do.",
+    ),
+)
+WRITING: Final = (
+    Prompt.from_function(
+        rotate_token,
+        title="Rotate an access token",
+        description="Replace an access token by a new one without an outage.",
+    ),
+)

@@ -1,0 +1,1 @@
+"""What this server keeps on the machine that it runs on."""

@@ -1,0 +1,1 @@
+"""Results as the words and fields that a model or a person reads."""

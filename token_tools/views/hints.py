@@ -1,0 +1,385 @@
+"""What a caller is told who wrote the name of something that there is not: what there is, or how else it is done.
+
+A name is told as the nearest only where it is near. What models take for granted and does not exist here has a row in
+a table: the words that they write for it, and the sentence that answers them.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from token_tools.quoting import quote
+
+LONGEST_NAME: Final = 40
+"""Characters of a name that are told."""
+
+LONGEST_COMPARED: Final = 200
+"""Characters of a name that are compared with others."""
+
+LIKELY: Final = 0.85
+"""How alike two names are that mean the same, from 0 to 1."""
+
+SHORTEST_LIKELY: Final = 4
+"""Characters of a name that may have one that is wrong: `id` is not `uid`."""
+
+_SEVERAL: Final = {"ids", "users"}
+_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+
+_MEANT: Final = {
+    "id": ("token_id token key_id access_token_id token_ids ids old_id old_token old_token_id identifier access_token"),
+    "enabled": (
+        "disabled active state status disable enable is_enabled is_active new_state is_disabled new_status revoked "
+        "is_revoked suspended blocked"
+    ),
+    "expiring_within": (
+        "within days weeks months window expires_within expiring soon threshold days_ahead warn_days horizon"
+    ),
+    "report": "format output file output_file export report_format output_format export_format save_report csv json",
+    "user": (
+        "username user_name owner identity account name for_user auth_id uid sid domain user_id owner_id "
+        "users principal login account_name user_filter filter_user filter_by_user target_user "
+        "service_account subject email user_email upn owner_name user_type user_domain domain_name realm directory "
+        "account_type on_behalf_of run_as as_user impersonate"
+    ),
+    "after": (
+        "cursor page_token next offset page start_after next_page next_after key page_number next_token starting_after "
+        "next_cursor continuation_token after_id after_key start_key marker skip"
+    ),
+    "limit": "page_size per_page max_results count size first max top top_n max_items max_tokens number_of_results",
+    "expiration_time": (
+        "ttl expires expiry expires_at expires_in lifetime duration days valid_until valid_for expire_at "
+        "expire_in expires_on expiration expiration_date max_lifetime new_expiry new_expiration validity "
+        "end_date until extend_by seconds ttl_seconds not_after end_time valid_to max_age"
+    ),
+}
+"""What models call an argument, word by word, by the name that it really has."""
+
+
+class Topic(NamedTuple):
+    """What is often asked for under one of these words, and the sentence that answers it.
+
+    `about` are the tools that the sentence is true for; all, if there are none. `is_whole` is for words that mean this
+    only if there are no others: a `sessionId` is no id of a token.
+    """
+
+    words: frozenset[str]
+    sentence: str
+    about: frozenset[str] = frozenset()
+    is_whole: bool = False
+
+    def fits(self, words: Sequence[str], tool: str) -> bool:
+        """Whether one of the words of an argument of this tool is about this, or all of them."""
+        fits = self.words.issuperset(words) if self.is_whole else not self.words.isdisjoint(words)
+        return bool(words) and fits and (not self.about or tool.removesuffix("s") in self.about)
+
+
+def _topic(words: str, sentence: str, about: str = "", *, is_whole: bool = False) -> Topic:
+    tools = frozenset(f"{verb}_access_token" for verb in about.split())
+    return Topic(frozenset(words.split()), sentence, tools, is_whole)
+
+
+_TOPICS: Final = (
+    _topic(
+        "action operation op verb command mode",
+        "each tool does one thing: update_access_token(id=…, enabled=false) disables a token, enabled=true enables it, "
+        "rotate_access_token(id=…) makes a new one beside it, delete_access_token(id=…) deletes it for ever.",
+        "update delete rotate",
+    ),
+    _topic(
+        "dry preview simulate rehearse whatif plan test trial noop validate",
+        "there is no dry run. Where a person has to agree, they are shown first what would be done.",
+        "create update delete rotate",
+    ),
+    _topic(
+        "soft archive trash recoverable only if unless expired unused condition delay later grace schedule when at "
+        "expiration expires expire expiry ttl enabled disabled status state active enable disable",
+        "a deletion is for ever, at once, and without conditions. update_access_token(id=…, enabled=false) stops a "
+        "token and can be undone; get_access_token(id=…) tells how it is.",
+        "delete",
+    ),
+    _topic(
+        "schedule scheduled delay delayed start starts later begin cron interval when before",
+        "what is called is done at once; nothing can be scheduled.",
+        "create update rotate",
+    ),
+    _topic(
+        "confirm confirmed confirmation force yes approve approved approval consent agree agreed acknowledge sure "
+        "bypass override",
+        "whether a person has to agree is the operator's to say, and this server asks them itself.",
+    ),
+    _topic(
+        "bearer secret secrets password credential credentials passphrase authorization jwt value api apikey",
+        "no argument takes or shows a secret. This server has its own from its operator, and nobody can read that of "
+        "an existing token again.",
+    ),
+    _topic(
+        "cluster clusters host hostname server endpoint url port region tenant profile environment instance",
+        "this server serves one cluster, which its operator has set.",
+    ),
+    _topic(
+        "ttl expires expire expiry expiration lifetime valid validity never permanent duration hours days weeks months "
+        "years",
+        'how long a token lives is said by `expiration_time`, such as "90d" or "never".',
+        "create update rotate",
+    ),
+    _topic(
+        "old grace overlap existing previous keep revoke retire delete auto replace purge",
+        "the old token stays alive. What follows are calls of their own: update_access_token(id=…, enabled=false), and "
+        "when nothing broke delete_access_token(id=…).",
+        "create rotate",
+    ),
+    _topic(
+        "user users username owner owners account principal login uid sid domain",
+        "whose a token is never changes; list_access_tokens(user=…) lists a user's tokens with their ids.",
+        "get update delete rotate",
+    ),
+    _topic(
+        "user users username owner owners account principal login uid sid domain",
+        "an audit looks at all users; list_access_tokens(user=…) lists one user's tokens.",
+        "audit",
+    ),
+    _topic(
+        "reason justification ticket comment note notes requester actor",
+        "nothing can be noted with a token or a call.",
+    ),
+    _topic(
+        "used usage unused label labels title description purpose tag tags metadata scope scopes permission "
+        "permissions privilege privileges role roles rights grants readonly ip ips cidr allowlist group groups "
+        "name names",
+        "access tokens have no names, descriptions, scopes, roles or addresses here, and nothing tells when one was "
+        "last used. A token is known by its id and its user, and may do what they may.",
+    ),
+    _topic(
+        "sort order orderby sortby ordering reverse direction descending ascending desc asc",
+        "the order is the cluster's own and cannot be chosen.",
+    ),
+    _topic(
+        "limit page after offset cursor max top count size first per next token tokens results items n number start "
+        "key",
+        "an audit reads all tokens in one call.",
+        "audit",
+        is_whole=True,
+    ),
+    _topic(
+        "count number quantity copies amount",
+        "one call is about one token.",
+        "create update delete rotate",
+    ),
+    _topic(
+        "path folder directory delivery deliver destination save inline output file filename return show print reveal "
+        "vault keyring store",
+        "where files and new bearer tokens go is the operator's to say; the answer names the place.",
+        "audit create rotate",
+    ),
+    _topic(
+        "status state filter filters query search q where expired expires expiring expiry expiration within disabled "
+        "enabled active inactive valid live old older newer before after since until from created creator age stale "
+        "permanent suspended revoked updated modified lifetime expire "
+        "type match contains pattern days only include date finding findings severity risk category",
+        "tokens cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired, are "
+        "disabled or old; list_access_tokens(user=…) lists one user's, and tells of each token its user, creator, "
+        "expiry and whether it is disabled.",
+        "list audit",
+    ),
+    _topic(
+        "enabled disabled status state active enable disable",
+        "a new token is enabled; update_access_token(id=…, enabled=false) disables one.",
+        "create rotate",
+    ),
+    _topic("ids users tokens bulk batch all everyone", "one call is about one token.", "create update delete rotate"),
+    _topic(
+        "arguments args params parameters input kwargs body payload request data json options update updates change "
+        "changes values v",
+        "write the arguments themselves, not inside another.",
+        is_whole=True,
+    ),
+    _topic(
+        "fields columns field format output verbose details detail expand select full raw include",
+        "the answer is always whole, and of one form.",
+    ),
+    _topic("timezone tz locale language", "times are told in UTC."),
+    _topic(
+        "id token ids access",
+        "get_access_token(id=…) tells of one token.",
+        "list audit",
+        is_whole=True,
+    ),
+    _topic(
+        "id token ids access",
+        "a new token gets its id from the cluster; rotate_access_token(id=…) makes one beside an old one.",
+        "create",
+        is_whole=True,
+    ),
+)
+"""The first that fits is told."""
+
+_WHO: Final = _topic(
+    "domain realm directory auth uid sid id identity type",
+    r"it says domain and number too: local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N or sid:S-1-….",
+)
+"""For what belongs to a user who is given: to leave it out could mean somebody else."""
+
+_FROM_NOW: Final = frozenset(["extend", "extension", "by", "additional", "add", "plus", "more", "increase"])
+_COUNTED_FROM_NOW: Final = " A duration counts from now, not from the present expiry, which get_access_token tells."
+
+_TOOLS: Final = (
+    (
+        "",
+        (
+            "user users account accounts group groups identity role roles privilege privileges permission permissions "
+            "password passwords"
+        ),
+        "no tool tells of users or changes them; list_access_tokens(user=…) lists a user's tokens",
+    ),
+    ("", "cluster node nodes version system server", "no tool tells of the cluster itself"),
+    (
+        "",
+        "file files folder folders directory directories snapshot snapshots share shares quota quotas",
+        "the tools are for access tokens alone",
+    ),
+    (
+        None,
+        "log logs history changes events journal activity",
+        "no tool tells what was done before; the operator can read the journal that this server keeps",
+    ),
+    (None, "rename label tag annotate name", "access tokens have no names, labels or descriptions here"),
+    (None, "transfer assign reassign", "whose a token is never changes"),
+    (None, "confirm approve agree consent", "where a person has to agree, this server asks them itself"),
+    (
+        "update",
+        "restore recover undelete unrevoke undo revert",
+        "update_access_token(id=…, enabled=true) enables a token that was disabled; nothing brings a deleted one back",
+    ),
+    (
+        "update",
+        "disable deactivate suspend block lock pause",
+        "update_access_token(id=…, enabled=false) disables a token",
+    ),
+    (
+        "update",
+        "enable activate reactivate unlock unblock resume",
+        "update_access_token(id=…, enabled=true) enables a token",
+    ),
+    (
+        "delete",
+        "revoke invalidate remove destroy erase purge cancel kill drop delete del",
+        "update_access_token(id=…, enabled=false) stops a token and can be undone, delete_access_token(id=…) cannot",
+    ),
+    (
+        "rotate",
+        "regenerate refresh reissue rotate replace roll rollover recreate reset",
+        "rotate_access_token(id=…) makes a new token beside an old one",
+    ),
+    (
+        "update",
+        "renew extend prolong postpone expire",
+        "update_access_token(id=…, expiration_time=…) moves the expiry of a token",
+    ),
+    (
+        "update",
+        "edit modify change set patch update",
+        "update_access_token(id=…) changes a token: enabled, expiration_time, or both",
+    ),
+    ("create", "make generate new issue mint add create post", "create_access_token(user=…) creates a token"),
+    (
+        "audit",
+        "export download csv",
+        'audit_access_tokens(report="csv") also writes a file of all tokens, report="json" likewise',
+    ),
+    (
+        "audit",
+        "audit report check scan expiring expired stale unused old review summary stats count risk risks health",
+        "audit_access_tokens() looks at all tokens and tells what is a risk",
+    ),
+    ("list", "whoami me self current", 'list_access_tokens(user="self") lists the tokens of whoever this server is'),
+    (
+        "list",
+        "list search find query tokens user users owner",
+        "list_access_tokens() lists all tokens, with user=… those of one user",
+    ),
+    (
+        "get",
+        "bearer secret reveal value",
+        "nobody can read the bearer token of an existing token; get_access_token(id=…) tells all else of it",
+    ),
+    (
+        "get",
+        "get show describe read view lookup inspect details info fetch validate verify introspect status token",
+        "get_access_token(id=…) tells of a token",
+    ),
+)
+"""Which tool does what is asked for under other names, and by which call; the first that fits is told.
+
+Instead of a tool there is None where none does it, and "" where that holds of all but tokens.
+"""
+
+_TOKENS: Final = {"token", "tokens", "key", "keys", "credential", "credentials", "whoami", "me", "self", "current"}
+
+
+def tell_unknown_argument(
+    tool: str, name: str, properties: Mapping[str, Mapping[str, Any]], given: Collection[str]
+) -> str:
+    """What to write instead of an argument that a tool does not have.
+
+    `given` are the names of all arguments that the call has: one that is there already is not what was meant.
+    """
+    words = _split(name)
+    meant = _find_meant("_".join(words), properties)
+    told = f"{tool} has no argument {quote(name, longest=LONGEST_NAME)}"
+    takes = f"It takes {', '.join(properties)}."
+    if meant is not None and meant not in given:
+        one = ", one a call" if not _SEVERAL.isdisjoint(words) else ""
+        besides = "" if meant != "expiration_time" or _FROM_NOW.isdisjoint(words) else _COUNTED_FROM_NOW
+        return f"{told}; nearest is `{meant}`{one}: {properties[meant]['description']}{besides} {takes}"
+    topics = [_WHO] if meant == "user" and _WHO.fits(words, tool) else _TOPICS
+    fitting = (topic.sentence for topic in topics if topic.fits(words, tool))
+    already = "" if meant is None else f"`{meant}` is given already; "
+    return f"{told}: {already}{next(fitting, 'leave this out.')} {takes}"
+
+
+def tell_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]) -> str:
+    """What to call instead of a tool that there is not.
+
+    `withheld` are those that this server would have if it did not only read.
+    """
+    told = f"There is no tool {quote(name, longest=LONGEST_NAME)}"
+    there_is = f"The tools are {', '.join(offered)}."
+    tool, call = _find_call(_split(name), [*offered, *withheld])
+    if tool in withheld:
+        return f"{told}: this server only reads. {there_is}"
+    return f"{told}{call}. {there_is}"
+
+
+def names_deed(text: object) -> bool:
+    """Whether a text has a word for what a tool does, such as `disable`."""
+    words = _split(text) if isinstance(text, str) else []
+    return any(not set(called.split()).isdisjoint(words) for verb, called, _ in _TOOLS if verb)
+
+
+def _find_call(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, str]:
+    """The tool that does what the words of a name ask for, and the end of the sentence that says so."""
+    for tool in tools:
+        # Some hosts put the server's name before it.
+        if f"_{tool}_" in f"_{'_'.join(words)}_":
+            return tool, f": its name is {tool}"
+    for verb, called, call in _TOOLS:
+        if set(called.split()).isdisjoint(words) or (not verb and verb is not None and not _TOKENS.isdisjoint(words)):
+            continue
+        return next(tool for tool in tools if tool.startswith(verb)) if verb else None, f": {call}"
+    return None, ""
+
+
+def _find_meant(name: str, properties: Iterable[str]) -> str | None:
+    """The argument that a name is near enough to, that it may be said; None if there is none."""
+    called = {word: real for real in properties for word in [real, *_MEANT.get(real, "").split()]}
+    cutoff = LIKELY if len(name) >= SHORTEST_LIKELY else 1
+    # What is short is near to too much: a `uuid` is no `uid`.
+    longer = [word for word in called if len(word) >= SHORTEST_LIKELY or word == name]
+    near = difflib.get_close_matches(name, longer, n=1, cutoff=cutoff)
+    return called[near[0]] if near else None
+
+
+def _split(name: str) -> list[str]:
+    """The words of `expirationTime`, `expiration-time` and `EXPIRATION_TIME`, in small letters."""
+    return [word.lower() for word in _WORD.findall(name[:LONGEST_COMPARED])]
