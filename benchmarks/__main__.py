@@ -15,12 +15,12 @@ import anyio
 import psutil
 
 from benchmarks.figures import Figure
-from benchmarks.measures import MEASURES, QUICK, Measure, Thoroughness
-from benchmarks.picture import draw
-from benchmarks.table import write_table
+from benchmarks.measures import MEASURES, QUICK_REPETITIONS, Measure, Repetitions
+from benchmarks.picture import render_svg
+from benchmarks.table import render_table
 
-FOLDER: Final = Path(__file__).parent
-PACKAGES: Final = ("qumulo-token-tools", "mcp", "fastmcp", "qumulo-api", "pydantic", "httpx")
+BENCHMARKS_FOLDER: Final = Path(__file__).parent
+REPORTED_PACKAGES: Final = ("qumulo-token-tools", "mcp", "fastmcp", "qumulo-api", "pydantic", "httpx")
 
 
 def main() -> None:
@@ -35,36 +35,36 @@ def main() -> None:
     chosen = [measure for measure in MEASURES if options.only in measure.__name__]
     if not chosen:
         parser.error(f"no measure has {options.only!r} in its name")
-    effort = QUICK if options.quick else Thoroughness()
+    effort = QUICK_REPETITIONS if options.quick else Repetitions()
     figures = anyio.run(_measure, chosen, effort)
-    sys.stdout.write(f"{write_table(figures)}\n")
-    if folder := options.output or (None if options.only else FOLDER):
+    sys.stdout.write(f"{render_table(figures)}\n")
+    if folder := options.output or (None if options.only else BENCHMARKS_FOLDER):
         results = {
-            "machine": _tell_machine(),
+            "machine": _describe_machine(),
             "repetitions": asdict(effort),
             "figures": [asdict(figure) for figure in figures],
         }
         Path(folder, "results.json").write_text(f"{json.dumps(results, indent=2)}\n")
-        Path(folder, "results.svg").write_text(draw(figures))
+        Path(folder, "results.svg").write_text(render_svg(figures))
 
 
-async def _measure(measures: Sequence[Measure], effort: Thoroughness) -> Sequence[Figure]:
+async def _measure(measures: Sequence[Measure], repetitions: Repetitions) -> Sequence[Figure]:
     figures: list[Figure] = []
     with TemporaryDirectory(prefix="benchmark-state-") as state:
         for measure in measures:
             sys.stderr.write(f"{measure.__name__} …\n")
-            figures += await measure(Path(state), effort)
+            figures += await measure(Path(state), repetitions)
     return figures
 
 
-def _tell_machine() -> dict[str, object]:
+def _describe_machine() -> dict[str, object]:
     """What absolute figures depend on, and nothing that names the machine."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processors": psutil.cpu_count(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in REPORTED_PACKAGES},
     }
 
 

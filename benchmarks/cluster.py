@@ -16,25 +16,25 @@ from typing import Final
 import psutil
 
 from token_tools.sandbox.app import create_app
-from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Cluster, Token
+from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE, Account, Cluster, Token
 from token_tools.sandbox.https import Address, serve_https
 from token_tools.times import utc_now
 
-ADMIN: Final = "500"
-SERVICE: Final = "1010"
-FIRST_USER: Final = 2000
+ADMIN_ID: Final = "500"
+SERVICE_ID: Final = "1010"
+FIRST_USER_ID: Final = 2000
 _SID: Final = "S-1-5-21-3417284416-1020143541-2795120344"
 
 
 @dataclass(frozen=True)
-class Connection:
+class ClusterConnection:
     """Where a cluster is and how to get in, as this project's settings and as what `qq` wants."""
 
     host: str
     port: int
     ca_file: str
     bearer_token: str
-    store: str
+    credentials_file: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,30 +47,30 @@ class Connection:
         }
 
 
-def create_cluster(tokens: int) -> tuple[Cluster, Token]:
+def create_cluster(token_count: int) -> tuple[Cluster, Token]:
     """A cluster with so many tokens, the same each time but for the present, and the one of them to work with.
 
     Two thirds of the users have one token and a third have two, as after rotations. One token in 50 never expires, one
     in 40 is disabled, one in 60 has expired, and the rest expire over the next year; one in 100 was made by its own
     user, the others by the administrator; one user in 150 is gone.
     """
-    cluster = Cluster(clock=utc_now, seed=tokens)
-    cluster.add_account(Account(ADMIN, "LOCAL", "admin", sid=f"{_SID}-500"))
-    manage = frozenset({READ, WRITE, LOOK_UP})
-    cluster.add_account(Account(SERVICE, "LOCAL", "mcp-service", sid=f"{_SID}-1010", privileges=manage))
+    cluster = Cluster(clock=utc_now, seed=token_count)
+    cluster.add_account(Account(ADMIN_ID, "LOCAL", "admin", sid=f"{_SID}-500"))
+    manage = frozenset({READ_PRIVILEGE, WRITE_PRIVILEGE, LOOKUP_PRIVILEGE})
+    cluster.add_account(Account(SERVICE_ID, "LOCAL", "mcp-service", sid=f"{_SID}-1010", privileges=manage))
     now = cluster.clock().replace(microsecond=0)
-    own = cluster.create_token(SERVICE, creator=ADMIN, creation_time=now, expiration_time=now + timedelta(days=365))
-    user, gone = FIRST_USER, list[str]()
-    while len(cluster.tokens) < tokens:
-        account = _make_account(user)
+    own = cluster.add_token(SERVICE_ID, creator=ADMIN_ID, creation_time=now, expiration_time=now + timedelta(days=365))
+    user, gone = FIRST_USER_ID, list[str]()
+    while len(cluster.tokens) < token_count:
+        account = _create_account(user)
         cluster.add_account(account)
-        for _ in range(min(2 if user % 3 == 0 else 1, tokens - len(cluster.tokens))):
+        for _ in range(min(2 if user % 3 == 0 else 1, token_count - len(cluster.tokens))):
             number = len(cluster.tokens)
             age = timedelta(days=number % 700, seconds=number % 86_399, microseconds=number % 999_983)
             rest = timedelta(days=-5) if number % 60 == 1 else timedelta(days=1 + number * 37 % 365)
-            cluster.create_token(
+            cluster.add_token(
                 account.auth_id,
-                creator=account.auth_id if number % 100 == 1 else ADMIN,
+                creator=account.auth_id if number % 100 == 1 else ADMIN_ID,
                 creation_time=now - age,
                 expiration_time=None if number % 50 == 1 else now + rest,
                 enabled=number % 40 != 1,
@@ -83,7 +83,7 @@ def create_cluster(tokens: int) -> tuple[Cluster, Token]:
     return cluster, own
 
 
-def _make_account(number: int) -> Account:
+def _create_account(number: int) -> Account:
     """A local user, or every eighth time one of Active Directory, or every eighth one of LDAP."""
     match number % 8:
         case 0:
@@ -102,31 +102,33 @@ def _make_account(number: int) -> Account:
 
 
 @contextmanager
-def running_cluster(tokens: int) -> Generator[Connection]:
+def running_cluster(token_count: int) -> Generator[ClusterConnection]:
     """A cluster with so many tokens in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.cluster", str(tokens)]
+    command = [sys.executable, "-m", "benchmarks.cluster", str(token_count)]
     with psutil.Popen(command, stdout=-1, text=True) as process:
         try:
-            yield Connection(**json.loads(process.stdout.readline()))
+            yield ClusterConnection(**json.loads(process.stdout.readline()))
         finally:
             process.terminate()
             process.wait(60)
 
 
-def main(tokens: int) -> None:
+def main(token_count: int) -> None:
     """Serve until SIGINT or SIGTERM; the first line of stdout is the connection as JSON."""
-    cluster, own = create_cluster(tokens)
+    cluster, own = create_cluster(token_count)
     with TemporaryDirectory(prefix="benchmark-") as folder:
         store = Path(folder, "credentials")
         store.touch(mode=0o600)
         store.write_text(json.dumps({"bearer_token": own.bearer_token, "version": 1}))
 
         def announce(address: Address) -> None:
-            connection = Connection(address.host, address.port, str(address.ca_file), own.bearer_token, str(store))
+            connection = ClusterConnection(
+                address.host, address.port, str(address.ca_file), own.bearer_token, str(store)
+            )
             sys.stdout.write(json.dumps(asdict(connection)) + "\n")
             sys.stdout.flush()
 
-        serve_https(create_app(cluster), port=0, folder=Path(folder), started=announce)
+        serve_https(create_app(cluster), port=0, folder=Path(folder), on_started=announce)
 
 
 if __name__ == "__main__":

@@ -18,28 +18,28 @@ from mcp.types import CallToolResult, TextContent
 
 from benchmarks.cluster import running_cluster
 from benchmarks.contenders import (
-    MEGABYTE,
+    BYTES_PER_MEGABYTE,
     Contender,
-    bare_sdk,
-    generated,
-    measure_rest,
-    peak_of,
-    qq,
-    token_tools,
-    vendor_sdk,
+    create_bare_sdk,
+    create_generated,
+    create_token_tools,
+    measure_idle_megabytes,
+    qq_command,
+    track_peak_megabytes,
+    vendor_sdk_command,
 )
-from benchmarks.figures import OURS, Figure, absent, alternate, compare
-from benchmarks.questions import AUDIT, QUESTIONS
-from token_tools.cluster.pagination import PAGE
+from benchmarks.figures import OUR_NAME, Figure, alternate, compare, unmeasured
+from benchmarks.questions import AUDIT_TOOL, QUESTIONS
+from token_tools.cluster.pagination import PAGE_SIZE
 
-PATH: Final = "/v1/auth/access-tokens/"
-LIST: Final = "list_access_tokens"
-AT_ONCE: Final = 64
-FEW: Final = 50
-MANY: Final = 1_000
-ALL: Final = 100_000
+TOKENS_PATH: Final = "/v1/auth/access-tokens/"
+LIST_TOOL: Final = "list_access_tokens"
+CONCURRENT_CALLS: Final = 64
+SMALL_TOKEN_COUNT: Final = 50
+MEDIUM_TOKEN_COUNT: Final = 1_000
+LARGE_TOKEN_COUNT: Final = 100_000
 Action = Callable[[], Coroutine[Any, Any, object]]
-PUBLISHED: Final[Mapping[str, tuple[int, int]]] = {
+PUBLISHED_DEFINITIONS: Final[Mapping[str, tuple[int, int]]] = {
     "AWS IAM's": (14_800, 29),
     "GitHub's": (28_400, 117),
     "Sentry's": (14_068, 24),
@@ -48,13 +48,13 @@ PUBLISHED: Final[Mapping[str, tuple[int, int]]] = {
 
 Source: catalogues of 2026 counted with o200k_base; of Sentry's, its own documentation.
 """
-BYTES_A_TOKEN: Final = 4.1
+BYTES_PER_MODEL_TOKEN: Final = 4.1
 """Of definitions such as these, by o200k_base."""
-NOT_YET: Final = f"`{AUDIT}` is not there yet"
+AUDIT_MISSING: Final = f"`{AUDIT_TOOL}` is not there yet"
 
 
 @dataclass(frozen=True)
-class Thoroughness:
+class Repetitions:
     """How often things are repeated."""
 
     starts: int = 15
@@ -65,14 +65,14 @@ class Thoroughness:
     calls: int = 10_000
 
 
-Measure = Callable[[Path, Thoroughness], Coroutine[Any, Any, list[Figure]]]
-QUICK: Final = Thoroughness(starts=5, lists=40, processes=3, bursts=5, audits=1, calls=1_000)
+Measure = Callable[[Path, Repetitions], Coroutine[Any, Any, list[Figure]]]
+QUICK_REPETITIONS: Final = Repetitions(starts=5, lists=40, processes=3, bursts=5, audits=1, calls=1_000)
 
 
-async def measure_start(state: Path, effort: Thoroughness) -> list[Figure]:
+async def measure_start(state: Path, repetitions: Repetitions) -> list[Figure]:
     """From the start of the process to the answer of `tools/list`."""
-    with running_cluster(FEW) as connection:
-        contenders = [token_tools(connection, state), bare_sdk(), generated(connection)]
+    with running_cluster(SMALL_TOKEN_COUNT) as connection:
+        contenders = [create_token_tools(connection, state), create_bare_sdk(), create_generated(connection)]
 
         async def start(contender: Contender) -> float:
             began = time.perf_counter()
@@ -80,7 +80,7 @@ async def measure_start(state: Path, effort: Thoroughness) -> list[Figure]:
                 await client.list_tools()
                 return time.perf_counter() - began
 
-        samples = await alternate({c.name: partial(start, c) for c in contenders}, rounds=effort.starts)
+        samples = await alternate({c.name: partial(start, c) for c in contenders}, rounds=repetitions.starts)
     values, ratios = compare(samples)
     return [
         Figure(
@@ -94,12 +94,12 @@ async def measure_start(state: Path, effort: Thoroughness) -> list[Figure]:
     ]
 
 
-async def measure_lists(state: Path, effort: Thoroughness) -> list[Figure]:
+async def measure_lists(state: Path, repetitions: Repetitions) -> list[Figure]:
     """A list of 50 tokens by servers that are warm, alone and 64 at once."""
-    with running_cluster(FEW) as connection:
+    with running_cluster(SMALL_TOKEN_COUNT) as connection:
         async with (
-            token_tools(connection, state).connected() as ours,
-            generated(connection).connected() as theirs,
+            create_token_tools(connection, state).connected() as ours,
+            create_generated(connection).connected() as theirs,
             httpx.AsyncClient(
                 base_url=f"https://{connection.host}:{connection.port}",
                 headers={"Authorization": f"Bearer {connection.bearer_token}"},
@@ -108,35 +108,36 @@ async def measure_lists(state: Path, effort: Thoroughness) -> list[Figure]:
         ):
 
             async def get() -> None:
-                (await http.get(PATH, params={"limit": FEW})).raise_for_status()
+                (await http.get(TOKENS_PATH, params={"limit": SMALL_TOKEN_COUNT})).raise_for_status()
 
             lists: dict[str, Action] = {
-                OURS: partial(_call, ours, LIST, {"limit": FEW}),
+                OUR_NAME: partial(_call, ours, LIST_TOOL, {"limit": SMALL_TOKEN_COUNT}),
                 "bare GET": get,
-                "generated": partial(_call, theirs, LIST, {"limit": FEW}),
+                "generated": partial(_call, theirs, LIST_TOOL, {"limit": SMALL_TOKEN_COUNT}),
             }
             # In pairs: a third in between would only cool the caches that two of them share.
             alone = {
                 rival: await alternate(
-                    {OURS: partial(_time, lists[OURS]), rival: partial(_time, action)}, rounds=effort.lists
+                    {OUR_NAME: partial(_measure_seconds, lists[OUR_NAME]), rival: partial(_measure_seconds, action)},
+                    rounds=repetitions.lists,
                 )
                 for rival, action in lists.items()
-                if rival != OURS
+                if rival != OUR_NAME
             }
             del lists["bare GET"]
-            bursts = {name: partial(_count_a_second, action) for name, action in lists.items()}
-            at_once = await alternate(bursts, rounds=effort.bursts)
+            bursts = {name: partial(_measure_calls_per_second, action) for name, action in lists.items()}
+            at_once = await alternate(bursts, rounds=repetitions.bursts)
 
         async def run_qq() -> None:
-            await anyio.run_process(qq(connection, "auth_list_access_tokens"))
+            await anyio.run_process(qq_command(connection, "auth_list_access_tokens"))
 
-        process = await alternate({"qq": partial(_time, run_qq)}, rounds=effort.processes)
+        process = await alternate({"qq": partial(_measure_seconds, run_qq)}, rounds=repetitions.processes)
     limit = alone["bare GET"]
-    values = {OURS: median(limit[OURS])} | {rival: median(samples[rival]) for rival, samples in alone.items()}
+    values = {OUR_NAME: median(limit[OUR_NAME])} | {rival: median(samples[rival]) for rival, samples in alone.items()}
     ratios = {rival: compare(samples)[1][rival] for rival, samples in alone.items()}
     values["qq"] = median(process["qq"])
-    ratios["qq"] = values[OURS] / values["qq"]
-    behind = median(mine - bare for mine, bare in zip(limit[OURS], limit["bare GET"], strict=True))
+    ratios["qq"] = values[OUR_NAME] / values["qq"]
+    behind = median(mine - bare for mine, bare in zip(limit[OUR_NAME], limit["bare GET"], strict=True))
     speeds, faster = compare(at_once)
     return [
         Figure(
@@ -149,7 +150,7 @@ async def measure_lists(state: Path, effort: Thoroughness) -> list[Figure]:
             f"{behind * 1000:.1f} ms behind the bare GET",
         ),
         Figure(
-            f"the same, {AT_ONCE} at once",
+            f"the same, {CONCURRENT_CALLS} at once",
             "calls/s",
             speeds,
             faster,
@@ -160,56 +161,64 @@ async def measure_lists(state: Path, effort: Thoroughness) -> list[Figure]:
     ]
 
 
-async def measure_audit(state: Path, effort: Thoroughness) -> list[Figure]:
+async def measure_audit(state: Path, repetitions: Repetitions) -> list[Figure]:
     """All of 100,000 tokens: the audit, and the vendor's SDK reading the same pages and doing nothing else."""
-    what, target = f"audit of {ALL:,} tokens", "≤ 0.1 × vendor's SDK"
+    what, target = f"audit of {LARGE_TOKEN_COUNT:,} tokens", "≤ 0.1 × vendor's SDK"
     memory, bound = f"{what}: peak of memory above idle", "≤ 20 MB"
-    if AUDIT not in await _find_tools(state):
-        return [absent(what, "s", NOT_YET, target=target), absent(memory, "MB", NOT_YET, target=bound)]
-    with running_cluster(ALL) as connection:
-        async with token_tools(connection, state).watched() as (client, process):
+    if AUDIT_TOOL not in await _list_tool_names(state):
+        return [
+            unmeasured(what, "s", AUDIT_MISSING, target=target),
+            unmeasured(memory, "MB", AUDIT_MISSING, target=bound),
+        ]
+    with running_cluster(LARGE_TOKEN_COUNT) as connection:
+        async with create_token_tools(connection, state).connected_with_process() as (client, process):
             # What the first call loads is not the audit's: 50 tokens are listed before.
-            await _call(client, LIST, {"limit": FEW})
+            await _call(client, LIST_TOOL, {"limit": SMALL_TOKEN_COUNT})
             grown: list[float] = []
 
             async def audit() -> float:
-                idle = measure_rest(process)
-                with peak_of(process) as peak:
-                    seconds = await _time(partial(_call, client, AUDIT, {"expiring_within": "30d"}))
+                idle = measure_idle_megabytes(process)
+                with track_peak_megabytes(process) as peak:
+                    seconds = await _measure_seconds(partial(_call, client, AUDIT_TOOL, {"expiring_within": "30d"}))
                 grown.append(peak[0] - idle)
                 return seconds
 
             read: list[Mapping[str, float]] = []
 
             async def read_all() -> float:
-                command, environment = vendor_sdk(connection, limit=PAGE)
+                command, environment = vendor_sdk_command(connection, limit=PAGE_SIZE)
                 told = json.loads((await anyio.run_process(command, env=environment)).stdout)
-                if told["tokens"] != ALL:
+                if told["tokens"] != LARGE_TOKEN_COUNT:
                     raise AssertionError(told)
                 read.append(told)
                 return float(told["seconds"])
 
-            samples = await alternate({OURS: audit, "vendor's SDK": read_all}, rounds=effort.audits, uncounted=0)
+            samples = await alternate(
+                {OUR_NAME: audit, "vendor's SDK": read_all}, rounds=repetitions.audits, warmup_rounds=0
+            )
     values, ratios = compare(samples)
-    peaks = {OURS: max(grown), "vendor's SDK": max((one["peak"] - one["idle"]) / MEGABYTE for one in read)}
+    peaks = {
+        OUR_NAME: max(grown),
+        "vendor's SDK": max((one["peak"] - one["idle"]) / BYTES_PER_MEGABYTE for one in read),
+    }
     return [
         Figure(what, "s", values, ratios, target, ratios["vendor's SDK"] <= 0.1),
-        Figure(memory, "MB", peaks, {}, bound, peaks[OURS] <= 20),
+        Figure(memory, "MB", peaks, {}, bound, peaks[OUR_NAME] <= 20),
     ]
 
 
-async def measure_definitions(state: Path, _effort: Thoroughness) -> list[Figure]:
+async def measure_definitions(state: Path, _repetitions: Repetitions) -> list[Figure]:
     """The bytes that a model reads before it does anything: the definitions of the tools."""
-    with running_cluster(FEW) as connection:
-        ours = await _weigh_tools(token_tools(connection, state))
-        theirs = await _weigh_tools(generated(connection))
+    with running_cluster(SMALL_TOKEN_COUNT) as connection:
+        ours = await _measure_definition_bytes(create_token_tools(connection, state))
+        theirs = await _measure_definition_bytes(create_generated(connection))
     mean, their_mean = sum(ours.values()) / len(ours), sum(theirs.values()) / len(theirs)
     each = ", ".join(f"{name} {size}" for name, size in ours.items())
     return [
         Figure(
             "definitions of all tools",
             "bytes",
-            {OURS: sum(ours.values()), "generated": sum(theirs.values())},
+            {OUR_NAME: sum(ours.values()), "generated": sum(theirs.values())},
             {"generated": sum(ours.values()) / sum(theirs.values())},
             "≤ 9,600",
             sum(ours.values()) <= 9_600,
@@ -218,35 +227,40 @@ async def measure_definitions(state: Path, _effort: Thoroughness) -> list[Figure
         Figure(
             "definition of a tool, mean",
             "bytes",
-            {OURS: mean, "generated": their_mean},
+            {OUR_NAME: mean, "generated": their_mean},
             {"generated": mean / their_mean},
-            note=_compare_published(ours),
+            note=_render_published(ours),
         ),
     ]
 
 
-def _compare_published(ours: Mapping[str, int]) -> str:
+def _render_published(ours: Mapping[str, int]) -> str:
     """The same in tokens, beside what is known of servers that are not run here."""
-    mine = sum(ours.values()) / BYTES_A_TOKEN
-    lines = [f"in tokens, at {BYTES_A_TOKEN} bytes each: {mine / len(ours):,.0f} a tool, {mine:,.0f} for {len(ours)}"]
+    mine = sum(ours.values()) / BYTES_PER_MODEL_TOKEN
+    lines = [
+        f"in tokens, at {BYTES_PER_MODEL_TOKEN} bytes each: {mine / len(ours):,.0f} a tool, {mine:,.0f} for {len(ours)}"
+    ]
     lines += [
         f"{name}, as published: {tokens / tools:,.0f} a tool, {tokens:,} for {tools}"
-        for name, (tokens, tools) in PUBLISHED.items()
+        for name, (tokens, tools) in PUBLISHED_DEFINITIONS.items()
     ]
     return "\n".join(lines)
 
 
-async def measure_answers(state: Path, _effort: Thoroughness) -> list[Figure]:
+async def measure_answers(state: Path, _repetitions: Repetitions) -> list[Figure]:
     """The bytes of an answer with 100 tokens, in each of the two channels; a host shows its model one of them."""
     with running_cluster(100) as connection:
-        async with token_tools(connection, state).connected() as ours, generated(connection).connected() as theirs:
-            mine = _weigh(await _call(ours, LIST, {"limit": 100}))
-            other = _weigh(await _call(theirs, LIST, {"limit": 100}))
+        async with (
+            create_token_tools(connection, state).connected() as ours,
+            create_generated(connection).connected() as theirs,
+        ):
+            mine = _measure_channel_bytes(await _call(ours, LIST_TOOL, {"limit": 100}))
+            other = _measure_channel_bytes(await _call(theirs, LIST_TOOL, {"limit": 100}))
     return [
         Figure(
             f"answer with 100 tokens, {channel}",
             "bytes",
-            {OURS: mine[channel], "generated": other[channel]},
+            {OUR_NAME: mine[channel], "generated": other[channel]},
             {"generated": mine[channel] / other[channel]},
             f"≤ {bound:,}",
             mine[channel] <= bound,
@@ -255,28 +269,35 @@ async def measure_answers(state: Path, _effort: Thoroughness) -> list[Figure]:
     ]
 
 
-async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
+async def measure_questions(state: Path, _repetitions: Repetitions) -> list[Figure]:
     """The bytes of the answers to ten questions on 1,000 tokens, of all the calls that each needs.
 
     Of ours the larger channel counts, of the generated server's the smaller.
     """
-    what, target = f"answers to ten questions on {MANY:,} tokens", "≤ 0.05 × generated"
-    missing = sorted({question.call.tool for question in QUESTIONS} - set(await _find_tools(state)))
+    what, target = f"answers to ten questions on {MEDIUM_TOKEN_COUNT:,} tokens", "≤ 0.05 × generated"
+    missing = sorted({question.call.tool for question in QUESTIONS} - set(await _list_tool_names(state)))
     if missing:
-        return [absent(what, "bytes", f"not there yet: {', '.join(missing)}", target=target)]
+        return [unmeasured(what, "bytes", f"not there yet: {', '.join(missing)}", target=target)]
     mine, told, other, each = 0, 0, 0, list[str]()
-    with running_cluster(MANY) as connection:
-        async with token_tools(connection, state).connected() as ours, generated(connection).connected() as theirs:
-            everything, all_of_ours = await _read_all(theirs), await _list_all(ours)
-            token = json.loads(_text(await _call(theirs, LIST, {"limit": 200})))["entries"][100]
+    with running_cluster(MEDIUM_TOKEN_COUNT) as connection:
+        async with (
+            create_token_tools(connection, state).connected() as ours,
+            create_generated(connection).connected() as theirs,
+        ):
+            everything, all_of_ours = await _measure_all_generated_pages(theirs), await _measure_all_our_pages(ours)
+            token = json.loads(_join_text(await _call(theirs, LIST_TOOL, {"limit": 200})))["entries"][100]
             known = {"id": token["id"], "user": f"auth_id:{token['user']['auth_id']}"}
             for question in QUESTIONS:
-                size = max(_weigh(await _call(ours, question.call.tool, question.call.fill(**known))).values())
+                size = max(
+                    _measure_channel_bytes(
+                        await _call(ours, question.call.tool, question.call.fill_arguments(**known))
+                    ).values()
+                )
                 if question.user_filter is None:
                     their_size = everything
                 else:
                     arguments = {"user": question.user_filter.format(**known)}
-                    their_size = min(_weigh(await _call(theirs, LIST, arguments)).values())
+                    their_size = min(_measure_channel_bytes(await _call(theirs, LIST_TOOL, arguments)).values())
                 each.append(f"{question.text} {size:,} : {their_size:,}")
                 mine, other = mine + size, other + their_size
                 told += all_of_ours if question.in_a_file else size
@@ -285,7 +306,7 @@ async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
         Figure(
             what,
             "bytes",
-            {OURS: mine, "generated": other},
+            {OUR_NAME: mine, "generated": other},
             {"generated": ratio},
             target,
             ratio <= 0.05,
@@ -294,33 +315,40 @@ async def measure_questions(state: Path, _effort: Thoroughness) -> list[Figure]:
         Figure(
             "the same, with all lists in the conversation",
             "bytes",
-            {OURS: told, "generated": other},
+            {OUR_NAME: told, "generated": other},
             {"generated": told / other},
         ),
     ]
 
 
-async def measure_memory(state: Path, effort: Thoroughness) -> list[Figure]:
+async def measure_memory(state: Path, repetitions: Repetitions) -> list[Figure]:
     """Resident memory after `tools/list`, and what it has grown by after very many calls."""
-    with running_cluster(FEW) as connection:
-        mine = token_tools(connection, state)
+    with running_cluster(SMALL_TOKEN_COUNT) as connection:
+        mine = create_token_tools(connection, state)
 
         async def rest(contender: Contender) -> float:
-            async with contender.watched() as (client, process):
+            async with contender.connected_with_process() as (client, process):
                 await client.list_tools()
-                return measure_rest(process)
+                return measure_idle_megabytes(process)
 
-        contenders = {c.name: partial(rest, c) for c in (mine, bare_sdk(), generated(connection))}
-        values, ratios = compare(await alternate(contenders, rounds=effort.processes))
-        async with mine.watched() as (client, process):
+        contenders = {c.name: partial(rest, c) for c in (mine, create_bare_sdk(), create_generated(connection))}
+        values, ratios = compare(await alternate(contenders, rounds=repetitions.processes))
+        async with mine.connected_with_process() as (client, process):
             # Pools fill up and code is loaded with the first of them; growth is what goes on after that.
-            await _call_often(client, effort.calls // 10)
-            before = measure_rest(process)
-            await _call_often(client, effort.calls)
-            growth = measure_rest(process) - before
+            await _call_repeatedly(client, repetitions.calls // 10)
+            before = measure_idle_megabytes(process)
+            await _call_repeatedly(client, repetitions.calls)
+            growth = measure_idle_megabytes(process) - before
     return [
         Figure("memory at rest", "MB", values, ratios, "≤ 1.15 × bare SDK", ratios["bare SDK"] <= 1.15),
-        Figure(f"growth of memory by {effort.calls:,} calls", "MB", {OURS: growth}, {}, "none (< 1 MB)", growth < 1),
+        Figure(
+            f"growth of memory by {repetitions.calls:,} calls",
+            "MB",
+            {OUR_NAME: growth},
+            {},
+            "none (< 1 MB)",
+            growth < 1,
+        ),
     ]
 
 
@@ -338,72 +366,72 @@ MEASURES: Final[Sequence[Measure]] = (
 async def _call(client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
     result = await client.call_tool(tool, arguments)
     if result.is_error:
-        raise AssertionError(f"{tool} failed: {_text(result)[:400]}")
+        raise AssertionError(f"{tool} failed: {_join_text(result)[:400]}")
     return result
 
 
-async def _call_often(client: Client, calls: int) -> None:
+async def _call_repeatedly(client: Client, calls: int) -> None:
     for _ in range(calls):
-        await _call(client, LIST, {"limit": FEW})
+        await _call(client, LIST_TOOL, {"limit": SMALL_TOKEN_COUNT})
 
 
-async def _time(action: Action) -> float:
+async def _measure_seconds(action: Action) -> float:
     began = time.perf_counter()
     await action()
     return time.perf_counter() - began
 
 
-async def _count_a_second(action: Action) -> float:
+async def _measure_calls_per_second(action: Action) -> float:
     async def burst() -> None:
         async with anyio.create_task_group() as tasks:
-            for _ in range(AT_ONCE):
+            for _ in range(CONCURRENT_CALLS):
                 tasks.start_soon(action)
 
-    return AT_ONCE / await _time(burst)
+    return CONCURRENT_CALLS / await _measure_seconds(burst)
 
 
-async def _find_tools(state: Path) -> list[str]:
+async def _list_tool_names(state: Path) -> list[str]:
     with running_cluster(1) as connection:
-        async with token_tools(connection, state).connected() as client:
+        async with create_token_tools(connection, state).connected() as client:
             return [tool.name for tool in (await client.list_tools()).tools]
 
 
-async def _weigh_tools(contender: Contender) -> dict[str, int]:
+async def _measure_definition_bytes(contender: Contender) -> dict[str, int]:
     async with contender.connected() as client:
         tools = (await client.list_tools()).tools
     return {tool.name: len(tool.model_dump_json(by_alias=True, exclude_none=True).encode()) for tool in tools}
 
 
-def _text(result: CallToolResult) -> str:
+def _join_text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-def _weigh(result: CallToolResult) -> dict[str, int]:
+def _measure_channel_bytes(result: CallToolResult) -> dict[str, int]:
     """The bytes of both channels, the structured one as it crosses the wire: compact."""
     structured = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
-    return {"text": len(_text(result).encode()), "structured": len(structured.encode())}
+    return {"text": len(_join_text(result).encode()), "structured": len(structured.encode())}
 
 
-async def _list_all(client: Client) -> int:
+async def _measure_all_our_pages(client: Client) -> int:
     """The bytes of all pages that this project gives, in the larger channel."""
     size, after = 0, {"limit": 200}
     while True:
-        result = await _call(client, LIST, after)
-        size += max(_weigh(result).values())
+        result = await _call(client, LIST_TOOL, after)
+        size += max(_measure_channel_bytes(result).values())
         fields: Mapping[str, Any] = result.structured_content or {}
         if "after" not in fields:
             return size
         after["after"] = fields["after"]
 
 
-async def _read_all(client: Client) -> int:
+async def _measure_all_generated_pages(client: Client) -> int:
     """The bytes of all pages that the generated server gives, in the smaller channel."""
     size = 0
     after: dict[str, str] = {}
     while True:
-        result = await _call(client, LIST, after)
-        size += min(_weigh(result).values())
-        page: dict[str, Any] = json.loads(_text(result))
+        result = await _call(client, LIST_TOOL, after)
+        size += min(_measure_channel_bytes(result).values())
+        page: dict[str, Any] = json.loads(_join_text(result))
         link: str | None = page["paging"]["next"]
         if link is None:
             return size

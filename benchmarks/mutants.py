@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-FOLDER: Final = Path(__file__).parent
-SURVIVORS: Final = FOLDER / "survivors.txt"
-MODULES: Final = (
+BENCHMARKS_FOLDER: Final = Path(__file__).parent
+SURVIVORS_FILE: Final = BENCHMARKS_FOLDER / "survivors.txt"
+MUTATED_MODULES: Final = (
     "cluster.identity",
     "cluster.responses",
     "operations.policy",
@@ -25,18 +25,18 @@ MODULES: Final = (
     "storage.journal",
     "operations.services",
 )
-ENOUGH: Final = 0.9
-TESTS: Final = ("cluster", "ground", "operations", "server", "storage", "tools", "views")
+MIN_KILLED_SHARE: Final = 0.9
+TEST_MODULES: Final = ("cluster", "ground", "operations", "server", "storage", "tools", "views")
 """Without those that start processes: a mutant is only switched on in the process that runs the test."""
 
-_RESULT: Final = re.compile(r"^\s*(token_tools\.(\w+\.\w+)\.\S+): (.+)$", re.MULTILINE)
+_RESULT_LINE: Final = re.compile(r"^\s*(token_tools\.(\w+\.\w+)\.\S+): (.+)$", re.MULTILINE)
 
 
 def main() -> int:
     """Run it, and tell how many mutants of each module were killed, and which were not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--module", action="append", choices=MODULES, help="Only this one; may be repeated")
-    modules: Sequence[str] = parser.parse_args().module or MODULES
+    parser.add_argument("--module", action="append", choices=MUTATED_MODULES, help="Only this one; may be repeated")
+    modules: Sequence[str] = parser.parse_args().module or MUTATED_MODULES
     with TemporaryDirectory(prefix="mutants-") as folder:
         _copy_checkout(Path(folder), modules)
         mutmut = Path(sys.executable).with_name("mutmut")
@@ -45,8 +45,8 @@ def main() -> int:
         told = subprocess.run(
             [mutmut, "results", "--all", "true"], cwd=folder, check=True, capture_output=True, text=True
         )
-    results = {name: (module, result) for name, module, result in _RESULT.findall(told.stdout)}
-    known = _read_known()
+    results = {name: (module, result) for name, module, result in _RESULT_LINE.findall(told.stdout)}
+    known = _read_survivor_reasons()
     survivors = sorted(name for name, (_, result) in results.items() if result not in {"killed", "timeout"})
     total = Counter(module for module, _ in results.values())
     survived = Counter(results[name][0] for name in survivors)
@@ -59,17 +59,17 @@ def main() -> int:
         sys.stdout.write(f"  {name}: {known.get(name, 'no reason given')}\n")
     for name in sorted(name for name in known.keys() - {*survivors} if ".".join(name.split(".")[1:3]) in modules):
         sys.stdout.write(f"  {name}: was killed, and needs no reason any more\n")
-    return 0 if killed >= ENOUGH * len(results) and set(survivors) <= known.keys() else 1
+    return 0 if killed >= MIN_KILLED_SHARE * len(results) and set(survivors) <= known.keys() else 1
 
 
 def _copy_checkout(folder: Path, modules: Sequence[str]) -> None:
-    root = FOLDER.parent
+    root = BENCHMARKS_FOLDER.parent
     for name in ("token_tools", "tests"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "server.json"):
         shutil.copy(root / name, folder)
     mutated = [f"token_tools/{module.replace('.', '/')}.py" for module in modules]
-    tests = [f"tests/{room}" for room in TESTS]
+    tests = [f"tests/{room}" for room in TEST_MODULES]
     configuration = f"""
 [tool.mutmut]
 source_paths = ["token_tools"]
@@ -81,9 +81,9 @@ pytest_add_cli_args = ["-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovid
     (folder / "pyproject.toml").write_text((root / "pyproject.toml").read_text() + configuration)
 
 
-def _read_known() -> Mapping[str, str]:
+def _read_survivor_reasons() -> Mapping[str, str]:
     """The survivors that were looked at, each with the reason why no test has to notice it."""
-    lines = SURVIVORS.read_text().splitlines() if SURVIVORS.exists() else []
+    lines = SURVIVORS_FILE.read_text().splitlines() if SURVIVORS_FILE.exists() else []
     pairs = [line.partition(": ") for line in lines if line and not line.startswith("#")]
     return {name: reason for name, _, reason in pairs}
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
-from benchmarks.figures import OURS, Figure
-from benchmarks.table import tell
+from benchmarks.figures import OUR_NAME, Figure
+from benchmarks.table import format_value
 
-WIDTH: Final = 840
-BAR_LEFT: Final = 330
-LONGEST_BAR: Final = 250
-BAR: Final = 16
-GAP: Final = 20
-HEAD: Final = 64
+PICTURE_WIDTH_PX: Final = 840
+BAR_LEFT_PX: Final = 330
+MAX_BAR_LENGTH_PX: Final = 250
+BAR_HEIGHT_PX: Final = 16
+GROUP_GAP_PX: Final = 20
+HEADER_HEIGHT_PX: Final = 64
 HINT: Final = "Shorter is better unless it says otherwise; each group has a scale of its own."
 
 _STYLE: Final = """
@@ -35,21 +35,21 @@ _STYLE: Final = """
 """
 
 
-def draw(figures: Sequence[Figure]) -> str:
+def render_svg(figures: Sequence[Figure]) -> str:
     """An SVG document of all figures that have somebody to be compared with."""
-    groups = [figure for figure in figures if figure.is_there and len(figure.values) > 1]
-    height = HEAD + sum(_height_of(figure) for figure in groups)
+    groups = [figure for figure in figures if figure.is_measured and len(figure.values) > 1]
+    height = HEADER_HEIGHT_PX + sum(_measure_group_height(figure) for figure in groups)
     body: list[str] = []
-    top = HEAD
+    top = HEADER_HEIGHT_PX
     for figure in groups:
-        body += _draw_group(figure, top)
-        top += _height_of(figure)
+        body += _render_group(figure, top)
+        top += _measure_group_height(figure)
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {PICTURE_WIDTH_PX} {height}">',
             "<title>What it costs, beside the alternatives</title>",
             f"<style>{_STYLE}</style>",
-            f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>',
+            f'<rect class="page" width="{PICTURE_WIDTH_PX}" height="{height}" rx="8"/>',
             '<text class="title" x="24" y="32">What it costs, beside the alternatives</text>',
             f'<text class="quiet" x="24" y="51">{escape(HINT)}</text>',
             *body,
@@ -59,36 +59,36 @@ def draw(figures: Sequence[Figure]) -> str:
     )
 
 
-def _height_of(figure: Figure) -> int:
-    return max(len(figure.values), len(_label(figure))) * (BAR + 4) + GAP
+def _measure_group_height(figure: Figure) -> int:
+    return max(len(figure.values), len(_wrap_group_label(figure))) * (BAR_HEIGHT_PX + 4) + GROUP_GAP_PX
 
 
-def _draw_group(figure: Figure, top: int) -> Iterator[str]:
+def _render_group(figure: Figure, top_px: int) -> Iterator[str]:
     longest = max(figure.values.values())
-    yield f'<line class="line" x1="24" x2="{WIDTH - 24}" y1="{top}" y2="{top}"/>'
-    for number, line in enumerate(_label(figure)):
-        yield f'<text class="what" x="24" y="{top + 23 + number * 17}">{escape(line)}</text>'
+    yield f'<line class="line" x1="24" x2="{PICTURE_WIDTH_PX - 24}" y1="{top_px}" y2="{top_px}"/>'
+    for number, line in enumerate(_wrap_group_label(figure)):
+        yield f'<text class="what" x="24" y="{top_px + 23 + number * 17}">{escape(line)}</text>'
     for number, name in enumerate(figure.values):
-        y = top + 10 + number * (BAR + 4)
-        length = max(2.0, LONGEST_BAR * figure.values[name] / longest)
-        role = "ours" if name == OURS else "rival"
-        yield f'<text class="quiet" x="{BAR_LEFT - 10}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
-        yield f'<rect class="{role}" x="{BAR_LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2"/>'
-        yield f'<text x="{BAR_LEFT + length + 8:.1f}" y="{y + 13}">{escape(_tell_bar(figure, name))}</text>'
+        y = top_px + 10 + number * (BAR_HEIGHT_PX + 4)
+        length = max(2.0, MAX_BAR_LENGTH_PX * figure.values[name] / longest)
+        role = "ours" if name == OUR_NAME else "rival"
+        yield f'<text class="quiet" x="{BAR_LEFT_PX - 10}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
+        yield f'<rect class="{role}" x="{BAR_LEFT_PX}" y="{y}" width="{length:.1f}" height="{BAR_HEIGHT_PX}" rx="2"/>'
+        yield f'<text x="{BAR_LEFT_PX + length + 8:.1f}" y="{y + 13}">{escape(_render_bar_label(figure, name))}</text>'
 
 
-def _tell_bar(figure: Figure, name: str) -> str:
-    ratio = figure.ratios.get(name)
+def _render_bar_label(figure: Figure, contender: str) -> str:
+    ratio = figure.ratios.get(contender)
     if ratio is None:
-        return tell(figure, name)
-    return f"{tell(figure, name)}  ·  ours is {f'{ratio:.2f}' if ratio >= 0.1 else f'{ratio:.2g}'} ×"
+        return format_value(figure, contender)
+    return f"{format_value(figure, contender)}  ·  ours is {f'{ratio:.2f}' if ratio >= 0.1 else f'{ratio:.2g}'} ×"
 
 
-def _label(figure: Figure, longest: int = 25) -> list[str]:
+def _wrap_group_label(figure: Figure, max_characters: int = 25) -> list[str]:
     more = " (longer is better)" if figure.more_is_better else ""
     lines = [""]
     for word in (figure.what + more).split():
-        if len(lines[-1]) + len(word) > longest:
+        if len(lines[-1]) + len(word) > max_characters:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines

@@ -18,9 +18,9 @@ class Call:
     tool: str
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def fill(self, **known: str) -> dict[str, Any]:
+    def fill_arguments(self, **placeholders: str) -> dict[str, Any]:
         """The arguments for a certain token."""
-        return {name: value.format(**known) for name, value in self.arguments.items()}
+        return {name: value.format(**placeholders) for name, value in self.arguments.items()}
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Question:
     in_a_file: bool = False
 
 
-AUDIT: Final = "audit_access_tokens"
-_AUDIT: Final = Call(AUDIT, {"expiring_within": "30d"})
-_REPORT: Final = Call(AUDIT, {"expiring_within": "30d", "report": "csv"})
+AUDIT_TOOL: Final = "audit_access_tokens"
+_AUDIT_CALL: Final = Call(AUDIT_TOOL, {"expiring_within": "30d"})
+_REPORT_CALL: Final = Call(AUDIT_TOOL, {"expiring_within": "30d", "report": "csv"})
 
 QUESTIONS: Final = (
-    Question("Is anything here a risk, and what is the worst of it?", _AUDIT),
-    Question("How many tokens are there, and how many of them still work?", _AUDIT),
-    Question("Which expire within 30 days?", _REPORT, in_a_file=True),
-    Question("How many expire this week, and which first?", Call(AUDIT, {"expiring_within": "7d"})),
-    Question("Whose never expire?", _REPORT, in_a_file=True),
-    Question("Who has two tokens, so that theirs cannot be rotated?", _REPORT, in_a_file=True),
-    Question("Are there tokens of users who are gone?", _AUDIT),
+    Question("Is anything here a risk, and what is the worst of it?", _AUDIT_CALL),
+    Question("How many tokens are there, and how many of them still work?", _AUDIT_CALL),
+    Question("Which expire within 30 days?", _REPORT_CALL, in_a_file=True),
+    Question("How many expire this week, and which first?", Call(AUDIT_TOOL, {"expiring_within": "7d"})),
+    Question("Whose never expire?", _REPORT_CALL, in_a_file=True),
+    Question("Who has two tokens, so that theirs cannot be rotated?", _REPORT_CALL, in_a_file=True),
+    Question("Are there tokens of users who are gone?", _AUDIT_CALL),
     Question(
         "Which tokens does this user have, and do they work?", Call("list_access_tokens", {"user": "{user}"}), "{user}"
     ),

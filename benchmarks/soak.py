@@ -27,20 +27,22 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, TextContent
 
 from token_tools.sandbox.app import create_app
-from token_tools.sandbox.cluster import READ, WRITE, Account, Cluster, Token
+from token_tools.sandbox.cluster import READ_PRIVILEGE, WRITE_PRIVILEGE, Account, Cluster, Token
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 from token_tools.times import utc_now
 
-USERS: Final = 40
-PATIENCE: Final = 120.0
-LONGEST_CALL: Final = timedelta(seconds=10)
+USER_COUNT: Final = 40
+READ_TIMEOUT_SECONDS: Final = 120.0
+MAX_CALL_DURATION: Final = timedelta(seconds=10)
 """After its beginning, nothing comes of a request any more; the server waits three seconds for an answer."""
 HOST: Final = "127.0.0.1"
-SERVER: Final = Account("500", "LOCAL", "admin", privileges=frozenset({READ, WRITE, "PRIVILEGE_IDENTITY_READ"}))
+SERVER_ACCOUNT: Final = Account(
+    "500", "LOCAL", "admin", privileges=frozenset({READ_PRIVILEGE, WRITE_PRIVILEGE, "PRIVILEGE_IDENTITY_READ"})
+)
 
 
 @dataclass
-class Soak:
+class SoakRun:
     """One run: the cluster, what fails about it, and what was said."""
 
     cluster: Cluster
@@ -48,45 +50,47 @@ class Soak:
     folder: Path
     address: tuple[str, int]
     random: random.Random
-    said: Counter[str] = field(default_factory=Counter[str])
+    outcome_counts: Counter[str] = field(default_factory=Counter[str])
     crashes: list[str] = field(default_factory=list[str])
-    journal: dict[str, None] = field(default_factory=dict[str, None])
+    journal_lines: dict[str, None] = field(default_factory=dict[str, None])
 
-    async def run(self, clients: int, lasting: timedelta) -> None:
+    async def run(self, clients: int, duration: timedelta) -> None:
         """Let the clients call until the time is up, with a cluster that is whole again at the end."""
-        deadline = anyio.current_time() + lasting.total_seconds()
+        deadline = anyio.current_time() + duration.total_seconds()
         async with anyio.create_task_group() as tasks:
             for _ in range(clients):
-                tasks.start_soon(self._use, deadline)
+                tasks.start_soon(self._run_client, deadline)
             while anyio.current_time() < deadline:
-                self.faults.plan = self._draw_faults()
-                self.remember_journal()
+                self.faults.plan = self._choose_faults()
+                self.collect_journal()
                 await anyio.sleep(0.5)
             self.faults.plan = {}
 
-    def remember_journal(self) -> None:
+    def collect_journal(self) -> None:
         """Keep the lines that there are now: the journal drops what is old, and at the end all of it is looked at."""
         for path in sorted((self.folder / "state" / "qumulo-token-tools").glob("journal*.jsonl")):
-            self.journal.update((line, None) for line in path.read_text().splitlines() if line.endswith("}"))
+            self.journal_lines.update((line, None) for line in path.read_text().splitlines() if line.endswith("}"))
 
-    async def _use(self, deadline: float) -> None:
-        server = StdioServerParameters(command=sys.executable, args=["-m", "token_tools"], env=self._environment())
-        async with Client(server, read_timeout_seconds=PATIENCE) as client:
+    async def _run_client(self, deadline: float) -> None:
+        server = StdioServerParameters(
+            command=sys.executable, args=["-m", "token_tools"], env=self._create_environment()
+        )
+        async with Client(server, read_timeout_seconds=READ_TIMEOUT_SECONDS) as client:
             while anyio.current_time() < deadline:
-                tool, arguments = self._draw_call()
+                tool, arguments = self._choose_call()
                 try:
-                    self._note(tool, await client.call_tool(tool, arguments))
+                    self._record_result(tool, await client.call_tool(tool, arguments))
                 except MCPError as failure:
                     self.crashes.append(f"{tool}: {failure}")
 
-    def _note(self, tool: str, result: CallToolResult) -> None:
+    def _record_result(self, tool: str, result: CallToolResult) -> None:
         text = "".join(block.text for block in result.content if isinstance(block, TextContent))
-        self.said[f"{tool} {'refused or failed' if result.is_error else 'done'}"] += 1
+        self.outcome_counts[f"{tool} {'refused or failed' if result.is_error else 'done'}"] += 1
         if text.startswith("Error executing tool"):
             self.crashes.append(f"{tool}: {text}")
 
-    def _draw_call(self) -> tuple[str, dict[str, Any]]:
-        user = f"local:user{self.random.randrange(USERS)}"
+    def _choose_call(self) -> tuple[str, dict[str, Any]]:
+        user = f"local:user{self.random.randrange(USER_COUNT)}"
         token_id = self.random.choice([*self.cluster.tokens])
         calls: list[tuple[str, dict[str, Any]]] = [
             ("list_access_tokens", {"user": user}),
@@ -101,15 +105,15 @@ class Soak:
         ]
         return self.random.choice(calls)
 
-    def _draw_faults(self) -> dict[Endpoint, Fault]:
+    def _choose_faults(self) -> dict[Endpoint, Fault]:
         """Half of the time nothing fails."""
         if self.random.random() < 0.5:
             return {}
         return {self.random.choice(get_args(Endpoint)): self.random.choice(get_args(Fault))}
 
-    def _environment(self) -> dict[str, str]:
+    def _create_environment(self) -> dict[str, str]:
         host, port = self.address
-        [own] = [token for token in self.cluster.tokens.values() if token.user == SERVER.auth_id][:1]
+        [own] = [token for token in self.cluster.tokens.values() if token.user == SERVER_ACCOUNT.auth_id][:1]
         return {
             "QUMULO_HOST": host,
             "QUMULO_PORT": str(port),
@@ -130,40 +134,47 @@ class Ledger:
     delivered: Mapping[str, str]
     attempts: Sequence[Sequence[Mapping[str, Any]]]
 
-    def find_disagreements(self, before: set[str]) -> list[str]:
-        """Each thing that one of them knows otherwise than another; `before` are the tokens of the start."""
-        return [*self._check_tokens(before), *self._check_states(), *self._check_files(), *self._check_attempts()]
+    def find_disagreements(self, initial_ids: set[str]) -> list[str]:
+        """Each thing that one of them knows otherwise than another; `initial_ids` are the tokens of the start."""
+        return [
+            *self._find_lost_tokens(initial_ids),
+            *self._find_wrong_states(),
+            *self._find_wrong_files(),
+            *self._find_wrong_attempts(),
+        ]
 
-    def _check_tokens(self, before: set[str]) -> Generator[str]:
-        lost = {line.get("token_id") for line in self._lines("unknown", "stranded")}
-        vague = [attempt for attempt in self.attempts if _is_vague(attempt)]
+    def _find_lost_tokens(self, initial_ids: set[str]) -> Generator[str]:
+        lost = {line.get("token_id") for line in self._lines_with("unknown", "stranded")}
+        vague = [attempt for attempt in self.attempts if _has_unknown_token(attempt)]
         for token in self.tokens.values():
-            if token.id in before or token.id in self.delivered or token.id in lost:
+            if token.id in initial_ids or token.id in self.delivered or token.id in lost:
                 continue
             # One attempt whose end nobody knows can have made one token, in its time.
-            attempt = next((attempt for attempt in vague if _may_have_made(attempt, token)), None)
+            attempt = next((attempt for attempt in vague if _may_have_created(attempt, token)), None)
             if attempt is None:
-                yield f"token {token.id} of {_name(token)}: its secret is nowhere, and the journal does not say so"
+                yield f"token {token.id} of {_user_name(token)}: its secret is nowhere, and the journal does not say so"
             else:
                 vague.remove(attempt)
 
-    def _check_states(self) -> Generator[str]:
+    def _find_wrong_states(self) -> Generator[str]:
         """Whether each token is as the last updates left it; of some that met, any may have been the last."""
         updates: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
         for attempt in self.attempts:
-            if attempt[0]["operation"] == "update" and _outcome(attempt) != "not done":
+            if attempt[0]["operation"] == "update" and _find_outcome(attempt) != "not done":
                 updates.setdefault(attempt[0]["token_id"], []).append(attempt)
         for token in self.tokens.values():
             theirs = updates.get(token.id, [])
-            certain = [_began(attempt) for attempt in theirs if _outcome(attempt) == "done"]
-            last = [attempt for attempt in theirs if not any(later > _ended(attempt) for later in certain)]
+            certain = [_parse_begin_time(attempt) for attempt in theirs if _find_outcome(attempt) == "done"]
+            last = [attempt for attempt in theirs if not any(later > _estimate_end_time(attempt) for later in certain)]
             possible: set[str] = {attempt[0]["change"] for attempt in last}
             possible |= set() if certain else {"enabled: true"}
             if f"enabled: {str(token.enabled).lower()}" not in possible:
                 yield f"token {token.id}: it is {'' if token.enabled else 'not '}enabled, and nobody made it so"
 
-    def _check_files(self) -> Generator[str]:
-        deleted = {line.get("token_id") for line in self._lines("done", "unknown") if line["operation"] == "delete"}
+    def _find_wrong_files(self) -> Generator[str]:
+        deleted = {
+            line.get("token_id") for line in self._lines_with("done", "unknown") if line["operation"] == "delete"
+        }
         for token_id, bearer_token in self.delivered.items():
             token = self.tokens.get(token_id)
             if token is None and token_id not in deleted:
@@ -171,64 +182,69 @@ class Ledger:
             if token is not None and token.bearer_token != bearer_token:
                 yield f"file of {token_id}: it holds another secret"
 
-    def _check_attempts(self) -> Generator[str]:
-        deleted = {line.get("token_id") for line in self._lines("done", "unknown") if line["operation"] == "delete"}
-        for line in self._lines("made"):
+    def _find_wrong_attempts(self) -> Generator[str]:
+        deleted = {
+            line.get("token_id") for line in self._lines_with("done", "unknown") if line["operation"] == "delete"
+        }
+        for line in self._lines_with("made"):
             if line["token_id"] not in self.delivered:
                 yield f"journal: {line['token_id']} was made, but it was not delivered"
             if line["token_id"] not in self.tokens and line["token_id"] not in deleted:
                 yield f"journal: {line['token_id']} was made and is gone, but nobody deleted it"
-        for line in self._lines("deleted again"):
+        for line in self._lines_with("deleted again"):
             if line["token_id"] in self.tokens:
                 yield f"journal: {line['token_id']} was deleted again, but it is there"
-        for line in self._lines("done"):
+        for line in self._lines_with("done"):
             if line["operation"] == "delete" and line["token_id"] in self.tokens:
                 yield f"journal: {line['token_id']} was deleted, but it is there"
 
-    def _lines(self, *results: str) -> Generator[Mapping[str, Any]]:
+    def _lines_with(self, *outcomes: str) -> Generator[Mapping[str, Any]]:
         for attempt in self.attempts:
-            yield from (line for line in attempt if line["result"] in results)
+            yield from (line for line in attempt if line["result"] in outcomes)
 
 
-def _outcome(attempt: Sequence[Mapping[str, Any]]) -> str | None:
+def _find_outcome(attempt: Sequence[Mapping[str, Any]]) -> str | None:
     outcomes = [line["result"] for line in attempt if line["result"] not in {"intended", "reported", "mentioned"}]
     return outcomes[-1] if outcomes else None
 
 
-def _is_vague(attempt: Sequence[Mapping[str, Any]]) -> bool:
+def _has_unknown_token(attempt: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a create or rotate ended without anybody knowing what it made."""
     is_making = attempt[0]["operation"] in {"create", "rotate"}
-    ended = [line for line in attempt if line["result"] == _outcome(attempt)]
-    return is_making and (not ended or (_outcome(attempt) == "unknown" and "token_id" not in ended[-1]))
+    ended = [line for line in attempt if line["result"] == _find_outcome(attempt)]
+    return is_making and (not ended or (_find_outcome(attempt) == "unknown" and "token_id" not in ended[-1]))
 
 
-def _may_have_made(attempt: Sequence[Mapping[str, Any]], token: Token) -> bool:
-    is_theirs = attempt[0]["user"] == f"local:{_name(token)}"
-    return is_theirs and _began(attempt) <= token.creation_time <= _began(attempt) + LONGEST_CALL
+def _may_have_created(attempt: Sequence[Mapping[str, Any]], token: Token) -> bool:
+    is_theirs = attempt[0]["user"] == f"local:{_user_name(token)}"
+    return (
+        is_theirs
+        and _parse_begin_time(attempt) <= token.creation_time <= _parse_begin_time(attempt) + MAX_CALL_DURATION
+    )
 
 
-def _began(attempt: Sequence[Mapping[str, Any]]) -> datetime:
+def _parse_begin_time(attempt: Sequence[Mapping[str, Any]]) -> datetime:
     return datetime.fromisoformat(attempt[0]["time"])
 
 
-def _ended(attempt: Sequence[Mapping[str, Any]]) -> datetime:
+def _estimate_end_time(attempt: Sequence[Mapping[str, Any]]) -> datetime:
     """When its outcome was written; what has no clear one may happen until its request is given up."""
-    if _outcome(attempt) == "done":
+    if _find_outcome(attempt) == "done":
         return max(datetime.fromisoformat(line["time"]) for line in attempt if line["result"] == "done")
-    return _began(attempt) + LONGEST_CALL
+    return _parse_begin_time(attempt) + MAX_CALL_DURATION
 
 
-def _name(token: Token) -> str:
+def _user_name(token: Token) -> str:
     return f"user{int(token.user) - 2000}"
 
 
-def read_account(soak: Soak) -> Ledger:
+def read_ledger(soak: SoakRun) -> Ledger:
     """What the cluster, the delivery folder and the journal tell."""
     stores = {path: json.loads(path.read_text()) for path in (soak.folder / "tokens").glob("*.json")}
     by_secret = {token.bearer_token: token.id for token in soak.cluster.tokens.values()}
     attempts: dict[str, list[Mapping[str, Any]]] = {}
-    soak.remember_journal()
-    for line in map(json.loads, soak.journal):
+    soak.collect_journal()
+    for line in map(json.loads, soak.journal_lines):
         attempts.setdefault(line["attempt"], []).append(line)
     delivered = {
         by_secret.get(store["bearer_token"]) or path.stem.split("_")[-1]: store["bearer_token"]
@@ -238,7 +254,7 @@ def read_account(soak: Soak) -> Ledger:
 
 
 @contextmanager
-def serving(faults: Faults, folder: Path) -> Generator[tuple[str, int]]:
+def serve_over_https(faults: Faults, folder: Path) -> Generator[tuple[str, int]]:
     """The cluster over HTTPS, in a thread; gives host and port."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -264,21 +280,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     options = parser.parse_args()
     cluster = Cluster(clock=utc_now)
-    cluster.add_account(SERVER)
-    cluster.create_token(SERVER.auth_id, creator=SERVER.auth_id)
-    for number in range(USERS):
+    cluster.add_account(SERVER_ACCOUNT)
+    cluster.add_token(SERVER_ACCOUNT.auth_id, creator=SERVER_ACCOUNT.auth_id)
+    for number in range(USER_COUNT):
         cluster.add_account(Account(str(2000 + number), "LOCAL", f"user{number}"))
-        cluster.create_token(str(2000 + number), creator=SERVER.auth_id)
+        cluster.add_token(str(2000 + number), creator=SERVER_ACCOUNT.auth_id)
     before = {*cluster.tokens}
     faults = Faults(create_app(cluster), {})
-    with TemporaryDirectory(prefix="soak-") as folder, serving(faults, Path(folder)) as address:
+    with TemporaryDirectory(prefix="soak-") as folder, serve_over_https(faults, Path(folder)) as address:
         chance = random.Random(options.seed)  # noqa: S311 - makes no secrets, and repeats a run by its seed
-        soak = Soak(cluster, faults, Path(folder), address, chance)
+        soak = SoakRun(cluster, faults, Path(folder), address, chance)
         anyio.run(soak.run, options.clients, timedelta(minutes=options.minutes))
-        account = read_account(soak)
+        account = read_ledger(soak)
         left = [path.name for path in Path(folder, "tokens").glob(".*")]
         wrong = [*soak.crashes, *account.find_disagreements(before), *(f"left over: {name}" for name in left)]
-    for said, times in sorted(soak.said.items()):
+    for said, times in sorted(soak.outcome_counts.items()):
         sys.stdout.write(f"{times:7,} {said}\n")
     sys.stdout.write(
         f"{len(account.tokens):,} tokens, {len(account.delivered):,} files, {len(account.attempts):,} attempts in the "

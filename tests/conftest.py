@@ -8,9 +8,9 @@ import keyring
 import pytest
 from hypothesis import settings
 
-from tests.support.fake_keyring import Keychain
-from tests.support.harness import Bench, Mode, make_bench
-from token_tools.settings import PREFIX
+from tests.support.fake_keyring import FakeKeyring
+from tests.support.harness import Harness, Mode, create_harness
+from token_tools.settings import ENV_PREFIX
 
 settings.register_profile("long", max_examples=3_400)
 """For the fuzz run: `--hypothesis-profile=long`."""
@@ -28,10 +28,10 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads the settings, the logins or the state of whoever runs it."""
     home = str(tmp_path_factory.mktemp("home"))
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, home)
@@ -45,15 +45,15 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 @pytest.fixture
-def bench(mode: Mode, tmp_path: Path) -> Bench:
+def harness(mode: Mode, tmp_path: Path) -> Harness:
     """A cluster and the means to call tools on it."""
-    return make_bench(mode, tmp_path)
+    return create_harness(mode, tmp_path)
 
 
 @pytest.fixture
-def keychain() -> Generator[Keychain]:
+def fake_keyring() -> Generator[FakeKeyring]:
     """The keyring of this process for one test."""
-    before, chosen = keyring.get_keyring(), Keychain()
+    before, chosen = keyring.get_keyring(), FakeKeyring()
     keyring.set_keyring(chosen)
     yield chosen
     keyring.set_keyring(before)

@@ -15,39 +15,39 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
-from token_tools.files import READ_TIMEOUT, decode, find_mode, opened, read_whole
-from token_tools.operator_input import check_expanded, clean, show
-from token_tools.redaction import MAX_SEARCHED, hold, looks_secret
+from token_tools.files import READ_TIMEOUT_SECONDS, decode_text, open_checked, read_mode, read_whole
+from token_tools.operator_input import check_expanded, format_given, strip_invisible
+from token_tools.redaction import MAX_SEARCHED_CHARS, has_likely_secret, remember_secret
 
-LARGEST: Final = 64 << 10
+MAX_STORE_BYTES: Final = 64 << 10
 """Bytes of a store; a token has about a hundred."""
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
-_QUMULO_S: Final = re.compile(r"(?:(?:access|session)-v\d+|\d+):")
+_QUMULO_TOKEN_START: Final = re.compile(r"(?:(?:access|session)-v\d+|\d+):")
 """How the cluster's tokens begin. Source: the vendor's REST guide."""
 _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/:-]+=*")
 """What stands in an Authorization header, and a colon, which Qumulo's have. Source: RFC 6750, section 2.1."""
 
 
-def _check_bearer(bearer_token: SecretStr) -> SecretStr:
-    text = clean(bearer_token.get_secret_value())
-    _check_word(text)
+def _validate_bearer(bearer_token: SecretStr) -> SecretStr:
+    text = strip_invisible(bearer_token.get_secret_value())
+    _check_bearer_text(text)
     secret = SecretStr(text)
-    hold(secret)
+    remember_secret(secret)
     return secret
 
 
-def _check_word(text: str) -> None:
-    if len(text) > MAX_SEARCHED:
-        raise ValueError(f"is longer than {MAX_SEARCHED} characters, which no token is")
+def _check_bearer_text(text: str) -> None:
+    if len(text) > MAX_SEARCHED_CHARS:
+        raise ValueError(f"is longer than {MAX_SEARCHED_CHARS} characters, which no token is")
     if text.startswith(("{", "[")) and not text.startswith(("{{", "{env:", "{file:")):
         raise ValueError("is the content of a credentials file: QUMULO_CREDENTIALS_FILE takes its path")
     check_expanded(text)
     if text.lower().startswith("bearer "):
         raise ValueError('has the word "Bearer" in front, which belongs to the header and not to the token')
     # The base64 of a token begins with two slashes now and then.
-    if "://" in text and not _QUMULO_S.match(text):
+    if "://" in text and not _QUMULO_TOKEN_START.match(text):
         raise ValueError("is a reference to a secret and not the secret: nobody has resolved it")
     if text.startswith(("/", "~", ".")):
         raise ValueError("is a path: QUMULO_CREDENTIALS_FILE takes one")
@@ -55,7 +55,7 @@ def _check_word(text: str) -> None:
         raise ValueError("is not a token: one word of letters, digits and a few signs, as the cluster gave it")
 
 
-BearerToken = Annotated[SecretStr, AfterValidator(_check_bearer)]
+BearerToken = Annotated[SecretStr, AfterValidator(_validate_bearer)]
 """A secret that fits into an Authorization header. From its validation on, no text that leaves repeats it."""
 
 
@@ -76,24 +76,24 @@ def read_bearer(store: Path) -> SecretStr:
     return _read_store(store, stat.S_IFREG)
 
 
-def read_bearer_once(store: Path, *, timeout: float = READ_TIMEOUT) -> SecretStr:
-    """The bearer token that comes out of a pipe within `timeout` seconds; it never comes again.
+def read_bearer_once(store: Path, *, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> SecretStr:
+    """The bearer token that comes out of a pipe within `timeout_seconds` seconds; it never comes again.
 
     Raises:
         SettingsError: As for a file.
     """
-    return _read_store(store, stat.S_IFIFO, timeout=timeout)
+    return _read_store(store, stat.S_IFIFO, timeout_seconds=timeout_seconds)
 
 
-def _read_store(store: Path, kind: int, *, timeout: float = READ_TIMEOUT) -> SecretStr:
+def _read_store(store: Path, kind: int, *, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> SecretStr:
     try:
-        with opened(store, kind=kind) as file:
+        with open_checked(store, kind=kind) as file:
             _check_owner(store, os.fstat(file))
             _check_own_input(os.fstat(file))
-            content = read_whole(file, max_bytes=LARGEST, timeout=timeout)
-        return _parse_store(content)
+            content = read_whole(file, max_bytes=MAX_STORE_BYTES, timeout_seconds=timeout_seconds)
+        return _decode_store(content)
     except ValueError as reason:
-        raise SettingsError(f"QUMULO_CREDENTIALS_FILE names {show(str(store))}, which {reason}.") from None
+        raise SettingsError(f"QUMULO_CREDENTIALS_FILE names {format_given(str(store))}, which {reason}.") from None
 
 
 def _check_owner(store: Path, status: os.stat_result) -> None:
@@ -113,20 +113,20 @@ def _check_own_input(status: os.stat_result) -> None:
             raise ValueError("is stdin: there the client talks to the server")
 
 
-def _parse_store(content: bytes) -> SecretStr:
-    text = clean(decode(content))
+def _decode_store(content: bytes) -> SecretStr:
+    text = strip_invisible(decode_text(content))
     try:
         return StoredCredentials.model_validate_json(text).bearer_token
     except ValidationError as invalid:
         reasons = {str(mistake["loc"][0]): mistake for mistake in invalid.errors() if mistake["loc"]}
-        raise ValueError(_tell_flaw(text, reasons)) from None
+        raise ValueError(_render_flaw(text, reasons)) from None
 
 
-def _tell_flaw(text: str, reasons: dict[str, Any]) -> str:
+def _render_flaw(text: str, reasons: dict[str, Any]) -> str:
     match reasons:
         case _ if not text:
             return "is empty"
-        case _ if _is_bare(text):
+        case _ if _is_bare_token(text):
             return (
                 'holds a bare token: put it in as {"bearer_token": …, "version": 1}, or set QUMULO_BEARER_TOKEN instead'
             )
@@ -141,17 +141,17 @@ def _tell_flaw(text: str, reasons: dict[str, Any]) -> str:
             )
 
 
-def _is_bare(text: str) -> bool:
+def _is_bare_token(text: str) -> bool:
     word = text.strip("\"'")
-    return looks_secret(word) and _B64TOKEN.fullmatch(word) is not None
+    return has_likely_secret(word) and _B64TOKEN.fullmatch(word) is not None
 
 
 def is_readable_by_others(store: Path) -> bool:
     """Whether other users of this machine are known to be able to read the bearer token in a file."""
-    return bool(find_mode(store) & _READABLE_BY_OTHERS)
+    return bool(read_mode(store) & _READABLE_BY_OTHERS)
 
 
-def holds_bearer(content: bytes) -> bool:
+def is_valid_store(content: bytes) -> bool:
     """Whether this is the content of a store."""
     try:
         StoredCredentials.model_validate_json(content)
@@ -160,12 +160,12 @@ def holds_bearer(content: bytes) -> bool:
     return True
 
 
-def write_store(bearer_token: SecretStr) -> bytes:
+def encode_store(bearer_token: SecretStr) -> bytes:
     """The content of a store for this token."""
     return json.dumps({"bearer_token": bearer_token.get_secret_value(), "version": 1}).encode()
 
 
-def default_store(host: str, port: int, *, config_home: Path | None, home: Path | None) -> Path | None:
+def find_default_store(host: str, port: int, *, config_home: Path | None, home: Path | None) -> Path | None:
     """The store that `qq` itself would use for a cluster, or None if there is none.
 
     A folder that is None is not known.

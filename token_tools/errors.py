@@ -45,7 +45,7 @@ class TokenToolsError(Exception):
         self.advice = advice
 
 
-ONCE_MENDED: Final = "Try again once the operator has mended that."
+RETRY_ONCE_FIXED: Final = "Try again once the operator has mended that."
 """The advice where it is the operator's machine that fails."""
 
 

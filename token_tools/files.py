@@ -15,16 +15,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from token_tools.quoting import is_secret
-from token_tools.redaction import MAX_SEARCHED
+from token_tools.quoting import has_secret
+from token_tools.redaction import MAX_SEARCHED_CHARS
 
-READ_TIMEOUT: Final = 10.0
+READ_TIMEOUT_SECONDS: Final = 10.0
 """Seconds that whoever writes into a pipe may take."""
 
-LARGEST_BUNDLE: Final = 4 << 20
+MAX_CERTIFICATES_BYTES: Final = 4 << 20
 """Bytes of a file of certificates; those that systems come with have a tenth of it."""
 
-_KINDS: Final = {
+_KIND_NAMES: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -36,7 +36,7 @@ _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextmanager
-def opened(path: Path, *, kind: int = stat.S_IFREG) -> Generator[int]:
+def open_checked(path: Path, *, kind: int = stat.S_IFREG) -> Generator[int]:
     """A descriptor of what a setting names, if it is of this kind (a `stat.S_IF…`).
 
     Raises:
@@ -57,7 +57,7 @@ def opened(path: Path, *, kind: int = stat.S_IFREG) -> Generator[int]:
         raise ValueError(f"cannot be read: {failure.strerror}") from None
 
 
-def find_mode(path: Path) -> int:
+def read_mode(path: Path) -> int:
     """The kind and the permissions of what a path leads to, as in `st_mode`; 0 where that cannot be looked at."""
     with suppress(OSError):
         return path.stat().st_mode
@@ -67,28 +67,28 @@ def find_mode(path: Path) -> int:
 def _check_kind(status: os.stat_result, kind: int) -> None:
     found = stat.S_IFMT(status.st_mode)
     if found != kind:
-        raise ValueError(f"is {_KINDS.get(found, 'something else')} and not {_KINDS[kind]}")
+        raise ValueError(f"is {_KIND_NAMES.get(found, 'something else')} and not {_KIND_NAMES[kind]}")
 
 
-def read_whole(descriptor: int, *, max_bytes: int, timeout: float = READ_TIMEOUT) -> bytes:
-    """All that comes out of a file or a pipe within `timeout` seconds.
+def read_whole(file_fd: int, *, max_bytes: int, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> bytes:
+    """All that comes out of a file or a pipe within `timeout_seconds` seconds.
 
     Raises:
         ValueError: If that is more than `max_bytes`, or has no end by then.
     """
-    deadline, ready, content = time.monotonic() + timeout, select.poll(), bytearray()
-    ready.register(descriptor, select.POLLIN)
+    deadline, ready, content = time.monotonic() + timeout_seconds, select.poll(), bytearray()
+    ready.register(file_fd, select.POLLIN)
     while ready.poll(max(deadline - time.monotonic(), 0) * 1000):
-        chunk = os.read(descriptor, max_bytes + 1)
+        chunk = os.read(file_fd, max_bytes + 1)
         content += chunk
         if len(content) > max_bytes:
             raise ValueError(f"is larger than {max_bytes >> 10} KiB")
         if not chunk:
             return bytes(content)
-    raise ValueError(f"has no end: whoever writes into it took longer than {timeout:g} seconds")
+    raise ValueError(f"has no end: whoever writes into it took longer than {timeout_seconds:g} seconds")
 
 
-def decode(content: bytes) -> str:
+def decode_text(content: bytes) -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark; what is no text is replaced by U+FFFD."""
     return content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig", errors="replace")
 
@@ -99,16 +99,16 @@ def read_certificates(path: Path) -> str:
     Raises:
         ValueError: With what it holds instead, or why it cannot be read.
     """
-    with opened(path) as file:
-        content = read_whole(file, max_bytes=LARGEST_BUNDLE)
+    with open_checked(path) as file:
+        content = read_whole(file, max_bytes=MAX_CERTIFICATES_BYTES)
     # Between certificates stand names in any language, and Python takes nothing but ASCII.
-    text = decode(content).encode("ascii", errors="ignore").decode()
-    if not _is_trusted(text):
-        raise ValueError(_tell_no_certificate(content, text, path))
+    text = decode_text(content).encode("ascii", errors="ignore").decode()
+    if not _is_loadable(text):
+        raise ValueError(_render_no_certificate(content, text, path))
     return text
 
 
-def _is_trusted(certificates: str | bytes) -> bool:
+def _is_loadable(certificates: str | bytes) -> bool:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
     except (ValueError, ssl.SSLError):
@@ -116,16 +116,16 @@ def _is_trusted(certificates: str | bytes) -> bool:
     return True
 
 
-def _tell_no_certificate(content: bytes, text: str, path: Path) -> str:
+def _render_no_certificate(content: bytes, text: str, path: Path) -> str:
     if not content.strip():
         return "is empty"
-    if _is_trusted(content):
+    if _is_loadable(content):
         command = shlex.join(["openssl", "x509", "-inform", "der", "-in", str(path)])
         return f"holds a certificate in DER, and PEM is needed: `{command}` prints it"
     if "-----BEGIN CERTIFICATE-----" in text:
         return "holds no readable PEM certificate: what begins as one is damaged"
     if "PRIVATE KEY-----" in text:
         return "holds a private key and no readable PEM certificate"
-    if is_secret(text[:MAX_SEARCHED]):
+    if has_secret(text[:MAX_SEARCHED_CHARS]):
         return "holds a token or something like one, and no readable PEM certificate"
     return "holds no readable PEM certificate"

@@ -10,24 +10,24 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator
 
 from token_tools.errors import SettingsError
-from token_tools.operator_input import find_secret, show
+from token_tools.operator_input import find_secret_reason, format_given
 from token_tools.quoting import is_visible
 
 _APPLICATION: Final = "qumulo-token-tools"
-_WINDOWS: Final = re.compile(r"[A-Za-z]:|.*\\", re.DOTALL)
-_QUOTED: Final = re.compile(r"[\"`]|'.*'", re.DOTALL)
+_WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:|.*\\", re.DOTALL)
+_QUOTED_TEXT: Final = re.compile(r"[\"`]|'.*'", re.DOTALL)
 
 
-def _read_place(value: object) -> object:
-    return _expand(value) if isinstance(value, str) else value
+def _coerce_path(value: object) -> object:
+    return _parse_path(value) if isinstance(value, str) else value
 
 
-def _expand(text: str) -> Path:
+def _parse_path(text: str) -> Path:
     if "$" in text:
         raise ValueError("has a $ in it: the client did not expand it")
-    if _WINDOWS.match(text):
+    if _WINDOWS_PATH.match(text):
         raise ValueError("is a path of Windows: its parts are divided by /, and it begins with one")
-    if _QUOTED.search(text):
+    if _QUOTED_TEXT.search(text):
         raise ValueError("has quotes in it: write it without them")
     first, _, rest = text.partition("/")
     return find_home() / rest if first == "~" else _expand_user(text)
@@ -37,16 +37,16 @@ def _expand_user(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"names {show(text)}, and there is no such user") from None
+        raise ValueError(f"names {format_given(text)}, and there is no such user") from None
 
 
-def check_place(path: Path) -> Path:
+def validate_path(path: Path) -> Path:
     """The path, if it leads to the same place from everywhere and can be told.
 
     Raises:
         ValueError: With the reason.
     """
-    if secret := find_secret(str(path)):
+    if secret := find_secret_reason(str(path)):
         raise ValueError(f"is wrong: {secret}")
     if not path.is_absolute():
         raise ValueError("must be an absolute path, or begin with ~/")
@@ -55,7 +55,7 @@ def check_place(path: Path) -> Path:
     return path
 
 
-Place = Annotated[Path, BeforeValidator(_read_place), AfterValidator(check_place)]
+AbsolutePath = Annotated[Path, BeforeValidator(_coerce_path), AfterValidator(validate_path)]
 """An absolute path; `~` is expanded."""
 
 
@@ -69,7 +69,9 @@ def find_home() -> Path:
     if given is None:
         given = _look_up_home()
     if not given.startswith("/"):
-        raise ValueError(f"needs a home folder, and HOME is {show(given) or 'empty'}: it must be an absolute path")
+        raise ValueError(
+            f"needs a home folder, and HOME is {format_given(given) or 'empty'}: it must be an absolute path"
+        )
     return Path(given)
 
 
@@ -88,7 +90,7 @@ def find_config_home() -> Path:
     Raises:
         ValueError: If that depends on a home folder, and there is none.
     """
-    return _find_base("XDG_CONFIG_HOME", ".config")
+    return _find_xdg_base("XDG_CONFIG_HOME", ".config")
 
 
 def find_state_dir() -> Path:
@@ -98,7 +100,7 @@ def find_state_dir() -> Path:
         SettingsError: If there is no such place, or it is none that can be told.
     """
     try:
-        return check_place(_find_default_state_dir())
+        return validate_path(_find_default_state_dir())
     except ValueError as reason:
         raise SettingsError(
             f"QUMULO_STATE_DIR is not set, and its default {reason}. Set QUMULO_STATE_DIR to an absolute path."
@@ -107,13 +109,13 @@ def find_state_dir() -> Path:
 
 def _find_default_state_dir() -> Path:
     if os.environ.get("XDG_STATE_HOME"):
-        return _find_base("XDG_STATE_HOME", ".local/state") / _APPLICATION
+        return _find_xdg_base("XDG_STATE_HOME", ".local/state") / _APPLICATION
     # Without a home, platformdirs answers with a folder that is called `~`.
     find_home()
     return platformdirs.user_state_path(_APPLICATION)
 
 
-def _find_base(variable: str, default: str) -> Path:
+def _find_xdg_base(variable: str, default: str) -> Path:
     given = Path(os.environ.get(variable, ""))
     # A relative path is to be ignored. Source: XDG Base Directory Specification 0.8, "Basics".
     return given if given.is_absolute() else find_home() / default

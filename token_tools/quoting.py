@@ -11,57 +11,68 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from token_tools.redaction import MAX_SEARCHED, WITHHELD, WITHHELD_TOO, looks_secret, mask_bearers, repeats_secret
+from token_tools.redaction import (
+    MAX_SEARCHED_CHARS,
+    WITHHELD_KNOWN,
+    WITHHELD_LIKELY,
+    has_known_secret,
+    has_likely_secret,
+    redact_bearers,
+)
 
-LONGEST: Final = 25_000
+MAX_ANSWER_CHARS: Final = 25_000
 """Characters that no text that leaves may reach; hosts cut or refuse what is longer."""
 
-CUT: Final = " … (cut here: the whole was too long for an answer)"
+TRUNCATION_NOTICE: Final = " … (cut here: the whole was too long for an answer)"
 
-FEW: Final = 3
+MAX_ITEMS_SHOWN: Final = 3
 """How many of many are told."""
 
-_NO_INK: Final = re.compile(
+_INVISIBLE: Final = re.compile(
     # Default_Ignorable_Code_Point, and last the symbols that are blank. Source: DerivedCoreProperties.txt, Unicode 16.
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     "\u2800\U0001d159\U00016fe4]"
 )
-_MARK: Final = {"Mn", "Mc", "Me"}
+_MARK_CATEGORIES: Final = {"Mn", "Mc", "Me"}
 
 
-def quote(text: str, *, longest: int) -> str:
-    """A JSON string with everything escaped that cannot be seen, cut after `longest` characters of the text.
+def quote_untrusted(text: str, *, max_chars: int) -> str:
+    """A JSON string with everything escaped that cannot be seen, cut after `max_chars` characters of the text.
 
     `json.loads` gives the text back if it was not cut, and had nothing of a secret in it or of what looks like one.
     """
     # What is not shown need not be searched: a list may have hundreds of long names.
-    head = text[: min(2 * longest, MAX_SEARCHED)]
-    known = mask_bearers(head)
-    if repeats_secret(head):
-        return f'"{WITHHELD}"'
-    if looks_secret(known):
-        return f'"{WITHHELD_TOO}"'
-    shown = known if len(known) <= longest and len(head) == len(text) else f"{known[: longest - 1]}…"
+    head = text[: min(2 * max_chars, MAX_SEARCHED_CHARS)]
+    known = redact_bearers(head)
+    if has_known_secret(head):
+        return f'"{WITHHELD_KNOWN}"'
+    if has_likely_secret(known):
+        return f'"{WITHHELD_LIKELY}"'
+    shown = known if len(known) <= max_chars and len(head) == len(text) else f"{known[: max_chars - 1]}…"
     quoted = json.dumps(shown, ensure_ascii=False)
-    return quoted if quoted.isascii() and quoted.isprintable() else _show_invisible(quoted)
+    return quoted if quoted.isascii() and quoted.isprintable() else _escape_invisible(quoted)
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """A text within bounds; it says so where it is cut."""
-    return text if len(text) < LONGEST else f"{text[: LONGEST - len(CUT) - 1]}{CUT}"
+    return (
+        text
+        if len(text) < MAX_ANSWER_CHARS
+        else f"{text[: MAX_ANSWER_CHARS - len(TRUNCATION_NOTICE) - 1]}{TRUNCATION_NOTICE}"
+    )
 
 
-def tell_some(texts: Sequence[str]) -> str:
+def render_first_items(texts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b, c and 2,997 more`."""
-    more = [f"{len(texts) - FEW:,} more"] if len(texts) > FEW else []
-    *others, last = [*texts[:FEW], *more]
+    more = [f"{len(texts) - MAX_ITEMS_SHOWN:,} more"] if len(texts) > MAX_ITEMS_SHOWN else []
+    *others, last = [*texts[:MAX_ITEMS_SHOWN], *more]
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def is_secret(text: str) -> bool:
+def has_secret(text: str) -> bool:
     """Whether a text must not be quoted: it repeats a secret that this process has held, or looks like another."""
-    return repeats_secret(text) or looks_secret(text)
+    return has_known_secret(text) or has_likely_secret(text)
 
 
 def has_one_script(text: str) -> bool:
@@ -71,19 +82,20 @@ def has_one_script(text: str) -> bool:
 
 def is_visible(text: str) -> bool:
     """Whether each character can be seen as what it is."""
-    return (text.isascii() and text.isprintable()) or _show_invisible(text) == text
+    return (text.isascii() and text.isprintable()) or _escape_invisible(text) == text
 
 
-def _show_invisible(text: str) -> str:
+def _escape_invisible(text: str) -> str:
     before = " " + text
     return "".join(
-        char if _has_ink(char, after) else json.dumps(char)[1:-1] for char, after in zip(text, before, strict=False)
+        char if _is_visible_after(char, after) else json.dumps(char)[1:-1]
+        for char, after in zip(text, before, strict=False)
     )
 
 
-def _has_ink(char: str, after: str) -> bool:
+def _is_visible_after(char: str, previous: str) -> bool:
     """Whether a character can be seen where it stands: a mark only on a letter or on another mark."""
-    is_on_nothing = unicodedata.category(char) in _MARK and not (
-        after.isalpha() or unicodedata.category(after) in _MARK
+    is_on_nothing = unicodedata.category(char) in _MARK_CATEGORIES and not (
+        previous.isalpha() or unicodedata.category(previous) in _MARK_CATEGORIES
     )
-    return char.isprintable() and not _NO_INK.match(char) and not is_on_nothing
+    return char.isprintable() and not _INVISIBLE.match(char) and not is_on_nothing

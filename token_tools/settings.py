@@ -33,22 +33,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from token_tools.credentials import (
     BearerToken,
-    default_store,
+    find_default_store,
     is_readable_by_others,
     read_bearer,
     read_bearer_once,
 )
 from token_tools.errors import SettingsError
-from token_tools.files import find_mode, read_certificates
-from token_tools.operator_input import check_ordinary, clean, show, show_refused
-from token_tools.paths import Place, check_place, find_config_home, find_home, find_state_dir
-from token_tools.redaction import hold, looks_secret
+from token_tools.files import read_certificates, read_mode
+from token_tools.operator_input import check_ordinary, format_given, render_refused, strip_invisible
+from token_tools.paths import AbsolutePath, find_config_home, find_home, find_state_dir, validate_path
+from token_tools.redaction import has_likely_secret, remember_secret
 from token_tools.times import parse_duration, parse_lifetime
 
-PREFIX: Final = "QUMULO_"
-SECRET: Final = frozenset({"bearer_token"})
+ENV_PREFIX: Final = "QUMULO_"
+SECRET_SETTINGS: Final = frozenset({"bearer_token"})
 """The settings that are secrets."""
-RESTRICTING: Final = frozenset(
+RESTRICTING_VARIABLES: Final = frozenset(
     {
         "QUMULO_CONFIRM",
         "QUMULO_DEFAULT_LIFETIME",
@@ -59,18 +59,18 @@ RESTRICTING: Final = frozenset(
     }
 )
 """The settings of which a misspelt one would leave open what the operator meant to close."""
-HIGHEST_PORT: Final = 65535
+MAX_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
-_LONGEST_NAME: Final = 253
-_LONGEST_LABEL: Final = 63
+_MAX_HOST_CHARS: Final = 253
+_MAX_LABEL_CHARS: Final = 63
 """Characters of a name in the DNS, and of what stands between its dots. Source: RFC 1035, section 2.3.4."""
 _WORD: Final = re.compile("[a-z0-9]+")
-_NEAR: Final = 0.8
+_MIN_SIMILARITY: Final = 0.8
 """How much of two names is the same where one may be meant by the other."""
-_SHORTEST_BEGINNING: Final = 4
-_SHORTEST_WORD: Final = 6
+_MIN_BEGINNING_CHARS: Final = 4
+_MIN_WORD_CHARS: Final = 6
 """Letters by which the beginning of a setting's name, or one word of it, tells which is meant."""
-_OF_MANY: Final = {"default"}
+_AMBIGUOUS_WORDS: Final = {"default"}
 """Long words that tell nothing alone: other tools of the vendor's have a QUMULO_DEFAULT_USER."""
 _SYNONYMS: Final[dict[str, str]] = dict.fromkeys(["ttl", "expiry", "expiration"], "lifetime") | {
     "maximum": "max",
@@ -80,16 +80,16 @@ _SYNONYMS: Final[dict[str, str]] = dict.fromkeys(["ttl", "expiry", "expiration"]
 _LOG: Final = logging.getLogger(__name__)
 
 
-def _read_duration(value: object) -> object:
+def _coerce_duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-def _read_lifetime(value: object) -> object:
+def _coerce_lifetime(value: object) -> object:
     return parse_lifetime(value) if isinstance(value, str) else value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_read_duration)]
-Lifetime = Annotated[timedelta | None, BeforeValidator(_read_lifetime)]
+Duration = Annotated[timedelta, BeforeValidator(_coerce_duration)]
+Lifetime = Annotated[timedelta | None, BeforeValidator(_coerce_lifetime)]
 Confirm = Literal["all", "risky", "none"]
 
 
@@ -97,20 +97,20 @@ class Settings(BaseSettings):
     """What the operator decided. `load_settings` makes it, complete and free of contradictions."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
     host: str = Field(description="Cluster address: a DNS name or an IP address")
-    port: int = Field(default=8000, ge=1, le=HIGHEST_PORT, description="REST port of the cluster")
+    port: int = Field(default=8000, ge=1, le=MAX_PORT, description="REST port of the cluster")
     bearer_token: BearerToken | None = Field(
         default=None, description="The credential that the server itself works with"
     )
-    credentials_file: Place | None = Field(
+    credentials_file: AbsolutePath | None = Field(
         default=None,
         description="File in the format of qq's credentials store, instead of the bearer token; "
         "read again when the cluster answers 401, a pipe only once",
     )
-    ca_file: Place | None = Field(
+    ca_file: AbsolutePath | None = Field(
         default=None, description="PEM file of certificates to trust besides the system's trust store"
     )
     verify_tls: bool = Field(default=True, description="false: do not verify the cluster's certificate")
@@ -121,11 +121,11 @@ class Settings(BaseSettings):
         description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
         "and so to the model",
     )
-    state_dir: Place = Field(
+    state_dir: AbsolutePath = Field(
         default_factory=find_state_dir,
         description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
     )
-    delivery_dir: Place = Field(
+    delivery_dir: AbsolutePath = Field(
         default_factory=lambda given: given["state_dir"] / "tokens",
         description="Folder for new bearer tokens",
     )
@@ -145,39 +145,39 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _clean(cls, given: dict[str, object]) -> dict[str, object]:
-        cleaned = {name: clean(value) if isinstance(value, str) else value for name, value in given.items()}
+    def _coerce_clean_values(cls, given: dict[str, object]) -> dict[str, object]:
+        cleaned = {name: strip_invisible(value) if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in cleaned.items() if value != ""}
 
     @field_validator("*", mode="before")
     @classmethod
-    def _check_ordinary(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str) and info.field_name not in SECRET:
+    def _validate_ordinary(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and info.field_name not in SECRET_SETTINGS:
             check_ordinary(value)
         return value
 
     @field_validator("host")
     @classmethod
-    def _check_host(cls, host: str) -> str:
+    def _validate_host(cls, host: str) -> str:
         host = host.strip("[]")
         if not _NAME_OR_IPV4.fullmatch(host):
             _check_ipv6(host)
-        elif len(host) > _LONGEST_NAME or not all(0 < len(label) <= _LONGEST_LABEL for label in host.split(".")):
+        elif len(host) > _MAX_HOST_CHARS or not all(0 < len(label) <= _MAX_LABEL_CHARS for label in host.split(".")):
             raise ValueError(
-                f"must be a name that can exist: at most {_LONGEST_NAME} characters, and 1 to {_LONGEST_LABEL} "
+                f"must be a name that can exist: at most {_MAX_HOST_CHARS} characters, and 1 to {_MAX_LABEL_CHARS} "
                 "between its dots"
             )
         return host
 
     @field_validator("ca_file")
     @classmethod
-    def _check_ca_file(cls, ca_file: Path | None) -> Path | None:
+    def _validate_ca_file(cls, ca_file: Path | None) -> Path | None:
         if ca_file is not None:
             _read_certificates(ca_file)
         return ca_file
 
     @model_validator(mode="after")
-    def _check_contradictions(self) -> Self:
+    def _validate_consistency(self) -> Self:
         if self.bearer_token is not None and self.credentials_file is not None:
             raise ValueError("QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE are both set: keep one")
         if self.ca_file is not None and not self.verify_tls:
@@ -230,19 +230,19 @@ def _read_certificates(ca_file: Path) -> str:
     try:
         return read_certificates(ca_file)
     except ValueError as reason:
-        raise ValueError(f"names {show(str(ca_file))}, which {reason}") from None
+        raise ValueError(f"names {format_given(str(ca_file))}, which {reason}") from None
 
 
-def variable(field: str) -> str:
+def variable_name(field: str) -> str:
     """The environment variable of a setting: `ca_file` is `QUMULO_CA_FILE`."""
-    return PREFIX + field.upper()
+    return ENV_PREFIX + field.upper()
 
 
-def hold_given_secrets() -> None:
+def remember_given_secrets() -> None:
     """Let no text repeat a secret that was given, from before anything else is read on."""
     for name, value in os.environ.items():
-        if name.upper() in map(variable, SECRET) and looks_secret(value):
-            hold(SecretStr(clean(value)))
+        if name.upper() in map(variable_name, SECRET_SETTINGS) and has_likely_secret(value):
+            remember_secret(SecretStr(strip_invisible(value)))
 
 
 def load_settings(options: Mapping[str, Any]) -> Settings:
@@ -258,23 +258,23 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
     except ValidationError as invalid:
         # A default that depends on another setting is reported too where that, or any other, is a mistake.
         mistakes = [mistake for mistake in invalid.errors() if mistake["type"] != "default_factory_not_called"]
-        raise SettingsError("; ".join(map(_tell_mistake, mistakes))) from None
+        raise SettingsError("; ".join(map(_render_mistake, mistakes))) from None
     if settings.bearer_token is None and settings.credentials_file is None:
         settings = settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
-    return _try_credential(settings)
+    return _load_credential(settings)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
     # An empty variable is none, but whoever writes an option means one.
     for name, value in options.items():
-        if isinstance(value, str) and not clean(value):
-            raise SettingsError(f"{variable(name)} is given as an option, and without a value.")
+        if isinstance(value, str) and not strip_invisible(value):
+            raise SettingsError(f"{variable_name(name)} is given as an option, and without a value.")
 
 
-def _try_credential(settings: Settings) -> Settings:
+def _load_credential(settings: Settings) -> Settings:
     """The settings, if their credential can be read, with what a pipe gave, which gives it once."""
     store = settings.credentials_file
-    if store is not None and stat.S_ISFIFO(find_mode(store)):
+    if store is not None and stat.S_ISFIFO(read_mode(store)):
         return settings.model_copy(update={"bearer_token": read_bearer_once(store)})
     settings.read_bearer()
     if store is not None and is_readable_by_others(store):
@@ -291,36 +291,36 @@ def _find_qq_store(settings: Settings) -> Path | None:
     with suppress(ValueError):
         folders["config_home"] = find_config_home()
         folders["home"] = find_home()
-    store = default_store(settings.host, settings.port, **folders)
+    store = find_default_store(settings.host, settings.port, **folders)
     try:
-        return store and check_place(store)
+        return store and validate_path(store)
     except ValueError as reason:
         raise SettingsError(f"QUMULO_CREDENTIALS_FILE is not set, and the path of qq's own {reason}.") from None
 
 
-def _tell_mistake(mistake: ErrorDetails) -> str:
-    name = variable(str(mistake["loc"][0])) if mistake["loc"] else ""
+def _render_mistake(mistake: ErrorDetails) -> str:
+    name = variable_name(str(mistake["loc"][0])) if mistake["loc"] else ""
     match mistake:
         case {"type": "missing"}:
             return f"{name} is not set: name the cluster, or start with --demo to try without one"
         case {"type": "value_error", "ctx": {"error": error}}:
             told = f"{name} {error}".strip()
         case _:
-            told = f"{name} must be {_tell_expected(Settings.model_fields[str(mistake['loc'][0])])}"
-    return told + _show_given(mistake, told)
+            told = f"{name} must be {_render_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+    return told + _render_given(mistake, told)
 
 
-def _show_given(mistake: ErrorDetails, told: str) -> str:
+def _render_given(mistake: ErrorDetails, rendered: str) -> str:
     given = mistake["input"]
-    is_told = not isinstance(given, str) or given in told or {*mistake["loc"]} & SECRET
-    return "" if is_told else show_refused(given)
+    is_told = not isinstance(given, str) or given in rendered or {*mistake["loc"]} & SECRET_SETTINGS
+    return "" if is_told else render_refused(given)
 
 
-def _tell_expected(field: FieldInfo) -> str:
+def _render_expected(field: FieldInfo) -> str:
     if field.annotation is bool:
         return "true or false"
     if field.annotation is int:
-        return f"a whole number from 1 to {HIGHEST_PORT}"
+        return f"a whole number from 1 to {MAX_PORT}"
     *others, last = get_args(field.annotation)
     return f"{', '.join(others)} or {last}"
 
@@ -333,11 +333,11 @@ def _check_variables() -> None:
     """
     unknown = find_unknown_variables()
     for name, nearest in unknown.items():
-        if nearest in RESTRICTING and _is_meant(_find_words(name), nearest):
-            raise SettingsError(f"{show(name)} is no setting: {nearest} is meant? Rename or remove it.")
+        if nearest in RESTRICTING_VARIABLES and _may_mean(_split_words(name), nearest):
+            raise SettingsError(f"{format_given(name)} is no setting: {nearest} is meant? Rename or remove it.")
     for name, nearest in unknown.items():
-        near = f"; nearest is {nearest}" if _is_meant(_find_words(name), nearest) else ""
-        _LOG.warning("%s is no setting and is ignored%s", show(name), near)
+        near = f"; nearest is {nearest}" if _may_mean(_split_words(name), nearest) else ""
+        _LOG.warning("%s is no setting and is ignored%s", format_given(name), near)
 
 
 def find_unknown_variables() -> dict[str, str]:
@@ -345,41 +345,43 @@ def find_unknown_variables() -> dict[str, str]:
 
     They have our prefix, or nearly that and nearly the name of a setting.
     """
-    real = [variable(name) for name in Settings.model_fields]
-    words = {name: _find_words(name) for name in sorted(os.environ) if name.upper() not in real}
-    nearest = {name: max(real, key=partial(_compare, given)) for name, given in words.items() if given}
+    real = [variable_name(name) for name in Settings.model_fields]
+    words = {name: _split_words(name) for name in sorted(os.environ) if name.upper() not in real}
+    nearest = {name: max(real, key=partial(_name_similarity, given)) for name, given in words.items() if given}
     return {
         name: setting
         for name, setting in nearest.items()
-        if name.upper().startswith(PREFIX) or _is_meant(words[name], setting)
+        if name.upper().startswith(ENV_PREFIX) or _may_mean(words[name], setting)
     }
 
 
-def _find_words(name: str) -> list[str]:
+def _split_words(name: str) -> list[str]:
     """The words of a variable's name after something like our prefix; none if it does not begin so."""
     first, *rest = _WORD.findall(name.casefold()) or [""]
-    prefix = PREFIX.rstrip("_").casefold()
+    prefix = ENV_PREFIX.rstrip("_").casefold()
     if first.startswith(prefix) or len(first) > len(prefix) + 1:
         # Whoever forgets the underscore may have mistyped the rest as well.
         first, rest = first[: len(prefix)], [first[len(prefix) :], *rest]
-    if _resemble(first, prefix) < _NEAR:
+    if _similarity(first, prefix) < _MIN_SIMILARITY:
         return []
     return [str(_SYNONYMS.get(word, word)) for word in rest if word]
 
 
-def _is_meant(words: list[str], setting: str) -> bool:
-    given, name = "".join(words), "".join(_find_words(setting))
-    begins = given.startswith(name) or (len(given) >= _SHORTEST_BEGINNING and name.startswith(given))
-    shared = {*words} & {*_find_words(setting)}
-    is_named = shared == {*_find_words(setting)} or any(len(word) >= _SHORTEST_WORD for word in shared - _OF_MANY)
-    return begins or is_named or _compare(words, setting) >= _NEAR
+def _may_mean(words: list[str], setting: str) -> bool:
+    given, name = "".join(words), "".join(_split_words(setting))
+    begins = given.startswith(name) or (len(given) >= _MIN_BEGINNING_CHARS and name.startswith(given))
+    shared = {*words} & {*_split_words(setting)}
+    is_named = shared == {*_split_words(setting)} or any(
+        len(word) >= _MIN_WORD_CHARS for word in shared - _AMBIGUOUS_WORDS
+    )
+    return begins or is_named or _name_similarity(words, setting) >= _MIN_SIMILARITY
 
 
-def _compare(words: list[str], setting: str) -> float:
+def _name_similarity(words: list[str], setting: str) -> float:
     """How much of a name and a setting's is the same, from 0 to 1, in whatever order their words are."""
-    name = _find_words(setting)
-    return max(_resemble("".join(words), "".join(name)), _resemble("".join(sorted(words)), "".join(sorted(name))))
+    name = _split_words(setting)
+    return max(_similarity("".join(words), "".join(name)), _similarity("".join(sorted(words)), "".join(sorted(name))))
 
 
-def _resemble(one: str, other: str) -> float:
+def _similarity(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()

@@ -22,82 +22,82 @@ from typing import Final, NoReturn
 
 import anyio
 
-GRACE: Final = 0.3
+THREAD_JOIN_TIMEOUT_SECONDS: Final = 0.3
 """Seconds that a thread has to end by itself, as one does that has nothing to do."""
 
-FOR_THE_DISK: Final = timedelta(seconds=5)
+CLEANUP_TIMEOUT: Final = timedelta(seconds=5)
 """How much longer than the requests everything else may take, once the end was asked for."""
 
 
-class Ending:
+class Shutdown:
     """When the process has to end: never, until somebody asks for it.
 
-    From then on, requests to the cluster may take `patience` altogether. A process that is still there `FOR_THE_DISK`
+    From then on, requests to the cluster may take `timeout` altogether. A process that is still there `CLEANUP_TIMEOUT`
     later says so on stderr and is gone at once, with status 1.
     """
 
-    def __init__(self, patience: timedelta) -> None:
-        self._patience = patience.total_seconds()
-        self._asked_at = math.inf
-        self._limits: set[Callable[[], object]] = set()
+    def __init__(self, timeout: timedelta) -> None:
+        self._timeout_seconds = timeout.total_seconds()
+        self._requested_at = math.inf
+        self._shorten_callbacks: set[Callable[[], object]] = set()
 
     @property
-    def is_asked(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether somebody has asked for the end."""
-        return self._asked_at < math.inf
+        return self._requested_at < math.inf
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Ask for the end, from any thread; the first time counts."""
-        if self.is_asked:
+        if self.is_requested:
             return
-        self._asked_at = time.monotonic()
-        bound = self._patience + FOR_THE_DISK.total_seconds()
-        watchdog = threading.Timer(bound, _give_up, [bound])
+        self._requested_at = time.monotonic()
+        bound = self._timeout_seconds + CLEANUP_TIMEOUT.total_seconds()
+        watchdog = threading.Timer(bound, _exit_after_timeout, [bound])
         watchdog.daemon = True
         watchdog.start()
-        for shorten in tuple(self._limits):
+        for shorten in tuple(self._shorten_callbacks):
             shorten()
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds that requests may still take; without an end as many as you like."""
-        return max(self._asked_at + self._patience - time.monotonic(), 0)
+        return max(self._requested_at + self._timeout_seconds - time.monotonic(), 0)
 
-    def limit_request(self, seconds: float) -> AbstractContextManager[None]:
+    def request_timeout(self, seconds: float) -> AbstractContextManager[None]:
         """Like `anyio.fail_after`, for what is asked of the cluster; once the end is asked for, what is left counts.
 
         Raises:
             TimeoutError: If the block took longer.
         """
-        return self._limit(seconds, self.left)
+        return self._timeout(seconds, self.seconds_left)
 
-    def limit_delivery(self, seconds: float) -> AbstractContextManager[None]:
+    def delivery_timeout(self, seconds: float) -> AbstractContextManager[None]:
         """The same for a delivery: half of what is left, since a token that is not delivered has to be deleted again.
 
         Raises:
             TimeoutError: If the block took longer.
         """
-        return self._limit(seconds, lambda: max(self.left(), FOR_THE_DISK.total_seconds()) / 2)
+        return self._timeout(seconds, lambda: max(self.seconds_left(), CLEANUP_TIMEOUT.total_seconds()) / 2)
 
     @contextmanager
-    def _limit(self, seconds: float, left: Callable[[], float]) -> Generator[None]:
+    def _timeout(self, seconds: float, seconds_left: Callable[[], float]) -> Generator[None]:
         loop = asyncio.get_running_loop()
         with anyio.fail_after(seconds) as scope:
 
             def shorten() -> None:
-                if self.is_asked:
-                    scope.deadline = min(scope.deadline, loop.time() + left())
+                if self.is_requested:
+                    scope.deadline = min(scope.deadline, loop.time() + seconds_left())
 
             limit = partial(loop.call_soon_threadsafe, shorten)
             # In this order: an end that is asked for in between is noticed twice, and not never.
-            self._limits.add(limit)
+            self._shorten_callbacks.add(limit)
             shorten()
             try:
                 yield
             finally:
-                self._limits.remove(limit)
+                self._shorten_callbacks.remove(limit)
 
 
-def _give_up(seconds: float) -> NoReturn:
+def _exit_after_timeout(seconds: float) -> NoReturn:
     told = (
         f"ERROR {__name__}: Something still hangs {seconds:g} s after the end was asked for, and is given up. What was "
         "begun is in the journal; the next start names what has no outcome there.\n"
@@ -109,23 +109,23 @@ def _give_up(seconds: float) -> NoReturn:
     os._exit(1)
 
 
-class _Abandoning(ThreadPoolExecutor):
+class _NonWaitingExecutor(ThreadPoolExecutor):
     """Worker threads that are left alone when the loop is closed."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - as inherited
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
-def make_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> asyncio.AbstractEventLoop:
     """An event loop that does not wait for look-ups of names when it is closed."""
     loop = asyncio.new_event_loop()
-    loop.set_default_executor(_Abandoning())
+    loop.set_default_executor(_NonWaitingExecutor())
     return loop
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """End the process with this status, whatever its threads are waiting for."""
-    latest = time.monotonic() + GRACE
+    latest = time.monotonic() + THREAD_JOIN_TIMEOUT_SECONDS
     others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
     for thread in others:
         thread.join(max(latest - time.monotonic(), 0))

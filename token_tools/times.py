@@ -20,18 +20,18 @@ Clock = Callable[[], datetime]
 """Gives the present, aware."""
 
 NEVER: Final = "never"
-LONGEST: Final = timedelta(days=36_525)
+MAX_DURATION: Final = timedelta(days=36_525)
 """A hundred years: what is longer is a mistake, and would leave the calendar some day."""
 
-MAX_CHARACTERS: Final = 64
+MAX_TEXT_CHARS: Final = 64
 """Of a text that is read as a time or a duration; no pattern sees a longer one."""
 
-EXAMPLE: Final = timedelta(days=90)
+EXAMPLE_DURATION: Final = timedelta(days=90)
 """How far in the future a time is that an error gives as an example: it has to work when it is copied."""
 
-_FIRST: Final = datetime.min.replace(tzinfo=UTC)
-_LAST: Final = datetime.max.replace(tzinfo=UTC)
-_LENGTHS: Final = {
+_MIN_INSTANT: Final = datetime.min.replace(tzinfo=UTC)
+_MAX_INSTANT: Final = datetime.max.replace(tzinfo=UTC)
+_UNIT_DURATIONS: Final = {
     "moment": timedelta(),
     "s": timedelta(seconds=1),
     "min": timedelta(minutes=1),
@@ -43,11 +43,11 @@ _LENGTHS: Final = {
 }
 """Of each unit; those of the last two are only good for a proposal."""
 
-_TOLD: Final = (*(_LENGTHS[unit] for unit in ("d", "h", "min", "s")), timedelta(seconds=0.1))
+_FORMATTED_UNITS: Final = (*(_UNIT_DURATIONS[unit] for unit in ("d", "h", "min", "s")), timedelta(seconds=0.1))
 """The units in which a duration is told, the longest first."""
 
-_UNEVEN: Final = {"month", "year"}
-_UNITS: Final = {"m": "m"} | {
+_VARIABLE_UNITS: Final = {"month", "year"}
+_UNIT_BY_WORD: Final = {"m": "m"} | {
     word: unit
     for unit, words in {
         "moment": "moment",
@@ -61,30 +61,30 @@ _UNITS: Final = {"m": "m"} | {
     }.items()
     for word in words.split()
 }
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)[ -]?([a-z]+)", re.ASCII | re.IGNORECASE)
-_SPOKEN: Final = re.compile(
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)[ -]?([a-z]+)", re.ASCII | re.IGNORECASE)
+_DURATION: Final = re.compile(
     # Each part begins with a digit, so that there is one way to read a text. The last line is what people say after it.
     r"(?:expires )?(?:in |for |within |now ?\+ ?|\+ ?)?"
-    rf"((?:an?|one) [a-z]+|{_PART.pattern}(?:(?:, ?| and | )?{_PART.pattern})*)"
+    rf"((?:an?|one) [a-z]+|{_DURATION_PART.pattern}(?:(?:, ?| and | )?{_DURATION_PART.pattern})*)"
     r"(?: from (?:now|today))?",
     re.ASCII | re.IGNORECASE,
 )
-_ONE: Final = re.compile(r"^(?:an?|one) ", re.IGNORECASE)
-_MINUS: Final = re.compile(r"(P?)- ?(?=[P\d])", re.ASCII | re.IGNORECASE)
+_LEADING_ONE: Final = re.compile(r"^(?:an?|one) ", re.IGNORECASE)
+_LEADING_MINUS: Final = re.compile(r"(P?)- ?(?=[P\d])", re.ASCII | re.IGNORECASE)
 _BARE_NUMBER: Final = re.compile(r"\+? ?(\d+(?:\.\d+)?)", re.ASCII)
-_LIMITLESS: Final = re.compile(r"0(?:\.0+)?|(-) ?\d+(?:\.\d+)?", re.ASCII)
+_ZERO_OR_NEGATIVE: Final = re.compile(r"0(?:\.0+)?|(-) ?\d+(?:\.\d+)?", re.ASCII)
 _SHORT_NUMBER: Final = re.compile(r"(?=.{1,7}$)\d+(?:\.\d+)?", re.ASCII)
 """What a proposal repeats; a longer number could be a part of a secret."""
 
-_SINCE_1970: Final = re.compile(r"(\d{9,13})(?:\.\d+)?", re.ASCII)
-_MOST_DIGITS_OF_SECONDS: Final = 11
+_UNIX_TIME: Final = re.compile(r"(\d{9,13})(?:\.\d+)?", re.ASCII)
+_MAX_UNIX_SECONDS_DIGITS: Final = 11
 _YEAR: Final = re.compile(r"20\d\d", re.ASCII)
 _DATE: Final = re.compile(r"(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", re.ASCII)
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,30})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE
 )
-_AT_ONCE: Final = re.compile(r"(?:right )?now|today|immediate(?:ly)?|at once", re.IGNORECASE)
-_NEVER: Final = re.compile(r"(?:expires )?never(?: expires)?", re.IGNORECASE)
+_NOW_WORDS: Final = re.compile(r"(?:right )?now|today|immediate(?:ly)?|at once", re.IGNORECASE)
+_NEVER_WORDS: Final = re.compile(r"(?:expires )?never(?: expires)?", re.IGNORECASE)
 _TIME: Final = re.compile(
     r"""
     (?:expire[sd][ ]|until[ ])?
@@ -100,8 +100,8 @@ _TIME: Final = re.compile(
 """A time as RFC 3339, ISO 8601 and our own answers write it; `rest` is what is not understood."""
 
 _DIGIT: Final = re.compile(r"\d")
-_MINUTE: Final = _LENGTHS["min"]
-_TYPOGRAPHY: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
+_MINUTE: Final = _UNIT_DURATIONS["min"]
+_DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 
 
 def utc_now() -> datetime:
@@ -110,57 +110,67 @@ def utc_now() -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """A duration longer than zero and no longer than `LONGEST`, in whole seconds: `90d`, `1 week 3 days`, `P1DT12H`.
+    """A duration longer than zero and no longer than `MAX_DURATION`, in whole seconds.
 
-    A month or a year has no fixed length, and a bare `m` can be a month or a minute, so none of them is taken.
+    `90d`, `1 week 3 days`, `P1DT12H`.
+
+    A month or a year has no fixed length, and a bare `m_unit` can be a month or a minute, so none of them is taken.
 
     Raises:
         ValueError: With what to write instead.
     """
-    duration = _read_duration(_tidy(text))
+    duration = _try_parse_duration(_normalize(text))
     if duration is None:
         raise ValueError("must be a duration with its unit: s, min, h, d or w, such as 30s, 12h or 90d")
     return duration
 
 
-def _tidy(text: str) -> str:
+def _normalize(text: str) -> str:
     """The text as one would type it: without what surrounds it, with one kind of blank and one kind of dash."""
     stripped = text.strip()
-    if len(stripped) > MAX_CHARACTERS:
-        raise ValueError(f"must be no longer than {MAX_CHARACTERS} characters")
-    return " ".join(stripped.strip("\"'`").removesuffix(".").translate(_TYPOGRAPHY).split())
+    if len(stripped) > MAX_TEXT_CHARS:
+        raise ValueError(f"must be no longer than {MAX_TEXT_CHARS} characters")
+    return " ".join(stripped.strip("\"'`").removesuffix(".").translate(_DASHES).split())
 
 
-def _read_duration(text: str) -> timedelta | None:
+def _try_parse_duration(text: str) -> timedelta | None:
     """A duration, None for what is not to be understood as one.
 
     Raises:
         ValueError: With what is wrong with it, and what to write instead.
     """
     if text.lower().endswith(" ago"):
-        raise _Past("is in the past: write what is still to come, such as 90d")
+        raise _PastError("is in the past: write what is still to come, such as 90d")
     if bare := _BARE_NUMBER.fullmatch(text):
         raise ValueError(f"has no unit: write {propose_units(bare[1])}")
-    if _MINUS.match(text):
-        positive = _read_duration(_MINUS.sub(r"\1", text, count=1))
-        raise ValueError(f"is negative: write {'90d' if positive is None else _write(positive)} for what is to come")
-    parts = _find_parts(text)
-    return None if parts is None else _add(parts)
+    if _LEADING_MINUS.match(text):
+        positive = _try_parse_duration(_LEADING_MINUS.sub(r"\1", text, count=1))
+        raise ValueError(
+            f"is negative: write {'90d' if positive is None else _format_in_one_unit(positive)} for what is to come"
+        )
+    parts = _parse_parts(text)
+    return None if parts is None else _combine_parts(parts)
 
 
-def _find_parts(text: str) -> list[tuple[float, str]] | None:
+def _parse_parts(text: str) -> list[tuple[float, str]] | None:
     """The numbers and units of which a duration consists, None if it is none."""
     date, _, clock = text[1:].upper().partition("T")
     is_iso = text[:1] in {"P", "p"}
     # An M is a month before the T and a minute after it.
-    spoken = _SPOKEN.fullmatch(date.replace("M", "MO") + clock.replace("M", "MIN") if is_iso else text)
+    spoken = _DURATION.fullmatch(date.replace("M", "MO") + clock.replace("M", "MIN") if is_iso else text)
     if spoken is None:
         return None
-    found = [(float(number), word.lower()) for number, word in _PART.findall(_ONE.sub("1 ", spoken[1]))]
-    return [(number, _UNITS[word]) for number, word in found] if _UNITS.keys() >= {word for _, word in found} else None
+    found = [
+        (float(number), word.lower()) for number, word in _DURATION_PART.findall(_LEADING_ONE.sub("1 ", spoken[1]))
+    ]
+    return (
+        [(number, _UNIT_BY_WORD[word]) for number, word in found]
+        if _UNIT_BY_WORD.keys() >= {word for _, word in found}
+        else None
+    )
 
 
-def _add(parts: list[tuple[float, str]]) -> timedelta:
+def _combine_parts(parts: list[tuple[float, str]]) -> timedelta:
     """The whole of a duration's parts.
 
     Raises:
@@ -168,22 +178,23 @@ def _add(parts: list[tuple[float, str]]) -> timedelta:
     """
     counted = {unit for number, unit in parts if number}
     if "m" in counted and not counted & {"h", "s"}:
-        readings = [_check_length(_measure(parts, m="min")), _measure(parts, m="month")]
-        proposed = " or ".join(_write(reading) for reading in readings if reading <= LONGEST)
+        readings = [_validate_duration(_sum_parts(parts, m_unit="min")), _sum_parts(parts, m_unit="month")]
+        proposed = " or ".join(_format_in_one_unit(reading) for reading in readings if reading <= MAX_DURATION)
         raise ValueError(f"has an m, which can be minutes or months: write {proposed}")
-    duration = _check_length(_measure(parts, m="min"))
-    if counted & _UNEVEN:
+    duration = _validate_duration(_sum_parts(parts, m_unit="min"))
+    if counted & _VARIABLE_UNITS:
         raise ValueError(
-            f"must not count in months or years, which differ in length: write days, such as {_write(duration)}"
+            "must not count in months or years, which differ in length: write days, such as "
+            f"{_format_in_one_unit(duration)}"
         )
     return duration
 
 
-def _measure(parts: list[tuple[float, str]], *, m: str) -> timedelta:
-    """How long the parts are together, in whole seconds, if `m` is what an m stands for."""
+def _sum_parts(parts: list[tuple[float, str]], *, m_unit: str) -> timedelta:
+    """How long the parts are together, in whole seconds, if `m_unit` is what an m stands for."""
     try:
-        measured = [(number, m if unit == "m" else unit) for number, unit in parts]
-        exact = sum((number * _LENGTHS[unit] for number, unit in measured), timedelta())
+        measured = [(number, m_unit if unit == "m" else unit) for number, unit in parts]
+        exact = sum((number * _UNIT_DURATIONS[unit] for number, unit in measured), timedelta())
         # Twelve months are a year.
         exact += timedelta(days=5 * sum(number // 12 for number, unit in measured if unit == "month"))
     except OverflowError:
@@ -191,24 +202,26 @@ def _measure(parts: list[tuple[float, str]], *, m: str) -> timedelta:
     return exact - timedelta(microseconds=exact.microseconds)
 
 
-def _check_length(duration: timedelta) -> timedelta:
-    if duration > LONGEST:
+def _validate_duration(duration: timedelta) -> timedelta:
+    if duration > MAX_DURATION:
         raise ValueError("must be no longer than 100 years: write a shorter one, such as 365d")
     if not duration:
         raise ValueError("must be longer than zero: write a longer one, such as 12h")
     return duration
 
 
-def _write(duration: timedelta) -> str:
+def _format_in_one_unit(duration: timedelta) -> str:
     """In one unit: `90d`, `36h`, `15min`."""
-    unit = next(unit for unit in ("d", "h", "min", "s") if not duration % _LENGTHS[unit])
-    return f"{duration // _LENGTHS[unit]}{unit}"
+    unit = next(unit for unit in ("d", "h", "min", "s") if not duration % _UNIT_DURATIONS[unit])
+    return f"{duration // _UNIT_DURATIONS[unit]}{unit}"
 
 
 def propose_units(number: str) -> str:
     """How to write a number that lacks its unit: `90d or 90h or 90s`."""
     fitting = ("d", "h", "s") if _SHORT_NUMBER.fullmatch(number) else ()
-    proposed = [f"{number}{unit}" for unit in fitting if timedelta() < float(number) * _LENGTHS[unit] <= LONGEST]
+    proposed = [
+        f"{number}{unit}" for unit in fitting if timedelta() < float(number) * _UNIT_DURATIONS[unit] <= MAX_DURATION
+    ]
     return " or ".join(proposed) or "a duration with its unit, such as 90d"
 
 
@@ -218,11 +231,11 @@ def propose_expiry(number: str) -> str:
         return f"{'-'.join(date.groups())}T23:59:59Z if that is a date"
     if _YEAR.fullmatch(number):
         return f"{number}-12-31T23:59:59Z if that is a year, or {propose_units(number)}"
-    match = _SINCE_1970.fullmatch(number)
+    match = _UNIX_TIME.fullmatch(number)
     if match is None:
         return propose_units(number)
-    seconds = int(match[1]) if len(match[1]) <= _MOST_DIGITS_OF_SECONDS else int(match[1]) // 1000
-    return f"{format_instant(datetime.fromtimestamp(seconds, UTC))} if it counts from 1970"
+    seconds = int(match[1]) if len(match[1]) <= _MAX_UNIX_SECONDS_DIGITS else int(match[1]) // 1000
+    return f"{format_rfc3339(datetime.fromtimestamp(seconds, UTC))} if it counts from 1970"
 
 
 def parse_lifetime(text: str) -> timedelta | None:
@@ -231,7 +244,7 @@ def parse_lifetime(text: str) -> timedelta | None:
     Raises:
         ValueError: With what to write instead.
     """
-    if _NEVER.fullmatch(_tidy(text)):
+    if _NEVER_WORDS.fullmatch(_normalize(text)):
         return None
     try:
         return parse_duration(text)
@@ -239,7 +252,7 @@ def parse_lifetime(text: str) -> timedelta | None:
         raise ValueError(f"{doubt}; or be {NEVER}") from None
 
 
-def parse_instant(text: str) -> datetime:
+def parse_rfc3339(text: str) -> datetime:
     """An RFC 3339 time as the cluster writes it; digits past the microsecond are dropped.
 
     Without an offset it is UTC, the only zone in which the cluster speaks. What an offset puts before the year 1 or
@@ -248,7 +261,7 @@ def parse_instant(text: str) -> datetime:
     Raises:
         ValueError: If it is not such a time.
     """
-    match = _INSTANT.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
+    match = _INSTANT.fullmatch(text) if len(text) <= MAX_TEXT_CHARS else None
     if match is None:
         raise ValueError("expected a time such as 2027-01-31T17:00:00Z")
     try:
@@ -259,17 +272,17 @@ def parse_instant(text: str) -> datetime:
     try:
         return instant.astimezone(UTC) if match[1] else instant.replace(tzinfo=UTC)
     except OverflowError:
-        return _FIRST if instant.year == _FIRST.year else _LAST
+        return _MIN_INSTANT if instant.year == _MIN_INSTANT.year else _MAX_INSTANT
 
 
-class _Past(ValueError):
+class _PastError(ValueError):
     """What is not in the future."""
 
 
-def parse_expiry(text: str, *, now: datetime, longest: timedelta | None = None) -> datetime | None:
+def parse_expiry(text: str, *, now: datetime, max_lifetime: timedelta | None = None) -> datetime | None:
     """When something expires, in UTC with whole seconds, or None for `never`.
 
-    An error proposes nothing that is later than `longest` from now, if that is given; otherwise it may be read.
+    An error proposes nothing that is later than `max_lifetime` from now, if that is given; otherwise it may be read.
 
     Raises:
         PastExpiry: If it is not in the future.
@@ -277,30 +290,34 @@ def parse_expiry(text: str, *, now: datetime, longest: timedelta | None = None) 
             and the present time, since a model has no clock.
     """
     try:
-        text = _tidy(text)
-        return None if _NEVER.fullmatch(text) else _read_expiry(text, now, _tell_forms(now, longest))
+        text = _normalize(text)
+        return (
+            None
+            if _NEVER_WORDS.fullmatch(text)
+            else _parse_expiry(text, now, _render_accepted_forms(now, max_lifetime))
+        )
     except ValueError as doubt:
-        refusal = PastExpiry if isinstance(doubt, _Past) else Refusal
-        raise refusal(f"`expiration_time` {doubt}. It is now {tell_time(now)}.") from None
+        refusal = PastExpiry if isinstance(doubt, _PastError) else Refusal
+        raise refusal(f"`expiration_time` {doubt}. It is now {format_time(now)}.") from None
 
 
-def _read_expiry(text: str, now: datetime, forms: str) -> datetime:
-    if _AT_ONCE.fullmatch(text):
-        raise _Past(f"is not in the future. {forms}")
-    if bare := _LIMITLESS.fullmatch(text):
+def _parse_expiry(text: str, now: datetime, forms: str) -> datetime:
+    if _NOW_WORDS.fullmatch(text):
+        raise _PastError(f"is not in the future. {forms}")
+    if bare := _ZERO_OR_NEGATIVE.fullmatch(text):
         # In some interfaces it means for ever, in others at once.
         raise ValueError(f"is {'negative' if bare[1] else 'zero'}. {forms}")
     if bare := _BARE_NUMBER.fullmatch(text):
         raise ValueError(f"has no unit: write {propose_expiry(bare[1])}")
     if match := _TIME.fullmatch(text):
-        return _check_future(_read_time(match, now, forms), now, forms)
-    duration = _read_duration(text)
+        return _validate_future(_parse_time_match(match, now, forms), now, forms)
+    duration = _try_parse_duration(text)
     if duration is None:
         raise ValueError(f"is not understood. {forms}")
     return (now + duration).astimezone(UTC).replace(microsecond=0)
 
 
-def _read_time(match: re.Match[str], now: datetime, forms: str) -> datetime:
+def _parse_time_match(match: re.Match[str], now: datetime, forms: str) -> datetime:
     """The time that is meant.
 
     Raises:
@@ -310,43 +327,43 @@ def _read_time(match: re.Match[str], now: datetime, forms: str) -> datetime:
     day, clock = f"{date[:4]}-{date[4:6]}-{date[6:]}", match["clock"]
     offset = f"{match['east']}{match['hours']:0>2}{match['minutes'] or ''}" if match["east"] else "Z"
     if clock and match["zone"] and not match["rest"]:
-        return _read_iso(f"{day}T{clock}{offset}", forms)
+        return _parse_iso(f"{day}T{clock}{offset}", forms)
     if not clock and _DIGIT.search(match["rest"]):
         raise ValueError(f"has a time of day that cannot be read. {forms}")
-    proposed = _check_future(_read_iso(f"{day}T{clock or '23:59:59'}{offset}", forms), now, forms)
+    proposed = _validate_future(_parse_iso(f"{day}T{clock or '23:59:59'}{offset}", forms), now, forms)
     raise ValueError(
         f"has no offset from UTC{'' if clock else ', or no time of day,'} that can be read: "
-        f"write {format_instant(proposed)} if that is meant, or the offset in place of Z, such as +01:00"
+        f"write {format_rfc3339(proposed)} if that is meant, or the offset in place of Z, such as +01:00"
     )
 
 
-def _read_iso(text: str, forms: str) -> datetime:
+def _parse_iso(text: str, forms: str) -> datetime:
     try:
         return datetime.fromisoformat(text).replace(microsecond=0)
     except ValueError:
         raise ValueError(f"is not in the calendar. {forms}") from None
 
 
-def _check_future(time: datetime, now: datetime, forms: str) -> datetime:
+def _validate_future(time: datetime, now: datetime, forms: str) -> datetime:
     if time <= now:
-        raise _Past(f"is in the past. {forms}")
-    if time - now > LONGEST:
+        raise _PastError(f"is in the past. {forms}")
+    if time - now > MAX_DURATION:
         raise ValueError(f"must be within 100 years. {forms}")
     return time.astimezone(UTC)
 
 
-def _tell_forms(now: datetime, longest: timedelta | None) -> str:
-    if longest is not None and longest < EXAMPLE:
-        duration, example = _write(longest), longest
+def _render_accepted_forms(now: datetime, max_lifetime: timedelta | None) -> str:
+    if max_lifetime is not None and max_lifetime < EXAMPLE_DURATION:
+        duration, example = _format_in_one_unit(max_lifetime), max_lifetime
     else:
-        duration, example = "1d, 12h or 90d", EXAMPLE
+        duration, example = "1d, 12h or 90d", EXAMPLE_DURATION
     # An example of more than a minute may lose its seconds, and is still in the future.
-    time = format_instant((now + example).replace(second=0, microsecond=0) if example > _MINUTE else now + example)
-    for_ever = f", or {NEVER}" if longest is None else ""
+    time = format_rfc3339((now + example).replace(second=0, microsecond=0) if example > _MINUTE else now + example)
+    for_ever = f", or {NEVER}" if max_lifetime is None else ""
     return f"Write a duration from now such as {duration}, a time such as {time}{for_ever}, or leave it out"
 
 
-def names_lifetime(text: str) -> bool:
+def is_lifetime(text: str) -> bool:
     """Whether a valid expiry says how long something is to live, and not until when or for ever."""
     try:
         parse_duration(text)
@@ -355,31 +372,31 @@ def names_lifetime(text: str) -> bool:
     return True
 
 
-def format_instant(instant: datetime) -> str:
+def format_rfc3339(instant: datetime) -> str:
     """RFC 3339 in UTC, as the cluster takes it: `2027-01-31T17:00:00Z`."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def tell_time(instant: datetime) -> str:
+def format_time(instant: datetime) -> str:
     """To the minute, for reading: `2027-01-31 17:00 UTC`."""
-    return f"{tell_minute(instant)} UTC"
+    return f"{format_time_without_zone(instant)} UTC"
 
 
-def tell_minute(instant: datetime) -> str:
+def format_time_without_zone(instant: datetime) -> str:
     """The same where it is said elsewhere that it is UTC: `2027-01-31 17:00`."""
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "minutes")
 
 
-def tell_duration(duration: timedelta) -> str:
+def format_duration(duration: timedelta) -> str:
     """For reading, at most a twentieth off: `90 days`, `1 day and 12 hours`, `5 minutes`; below a second `a moment`.
 
     It is not told for longer than it is but by a hundredth of a unit: a moment later, 90 days are still that.
     """
     length = abs(duration)
-    for unit, smaller in pairwise(_TOLD):
+    for unit, smaller in pairwise(_FORMATTED_UNITS):
         if length >= unit * 0.99:
             told = _round_down(length, unit)
-            return _tell_exactly(told if length - told <= length * 0.05 else _round_down(length, smaller))
+            return _format_exactly(told if length - told <= length * 0.05 else _round_down(length, smaller))
     return "a moment"
 
 
@@ -387,13 +404,13 @@ def _round_down(length: timedelta, unit: timedelta) -> timedelta:
     return int(length / unit + 0.01) * unit
 
 
-def _tell_exactly(length: timedelta) -> str:
-    if length in _TOLD:
+def _format_exactly(length: timedelta) -> str:
+    if length in _FORMATTED_UNITS:
         return humanize.naturaldelta(length)
     return humanize.precisedelta(length, suppress=("years", "months"), format="%.4g")
 
 
-def tell_distance(instant: datetime, *, now: datetime) -> str:
+def format_relative_time(instant: datetime, *, now: datetime) -> str:
     """`in 90 days` or `3 hours ago`."""
-    distance = tell_duration(instant - now)
+    distance = format_duration(instant - now)
     return f"in {distance}" if instant > now else f"{distance} ago"

@@ -14,32 +14,38 @@ import pytest
 from tests.support.secret_scan import find_secrets
 
 COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
 BODY = base64.b64encode(hashlib.sha256(b"test").digest() * 2).decode()
 SECRET = f"access-v1:{BODY}"
-STORE = json.dumps({"bearer_token": SECRET, "version": 1})
-NEEDED = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
-STARTED = (0, "")
-AS_NOBODY = "import os, sys; os.setreuid(54321, -1); os.execv(sys.argv[1], sys.argv[1:])"
+CREDENTIALS_FILE_JSON = json.dumps({"bearer_token": SECRET, "version": 1})
+REQUIRED_ENVIRONMENT = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
+STARTED_CLEANLY = (0, "")
+RUN_AS_UNKNOWN_USER_SCRIPT = "import os, sys; os.setreuid(54321, -1); os.execv(sys.argv[1], sys.argv[1:])"
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as somebody else")
 
 
-def run(
-    *words: str, env: Mapping[str, str] | None = None, without: Sequence[str] = (), cwd: Path | None = None
+def run_command(
+    *words: str, env: Mapping[str, str] | None = None, unset: Sequence[str] = (), cwd: Path | None = None
 ) -> tuple[int, str]:
     """The status and the stderr of a process, on which no secret may be."""
-    variables = {name: value for name, value in (os.environ | (env or {})).items() if name not in without}
+    variables = {name: value for name, value in (os.environ | (env or {})).items() if name not in unset}
     ended = subprocess.run(
-        words, capture_output=True, timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL, env=variables, cwd=cwd
+        words,
+        capture_output=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=variables,
+        cwd=cwd,
     )
     assert find_secrets(ended.stdout + ended.stderr, [SECRET]) == []
     return ended.returncode, ended.stderr.decode()
 
 
-def refusal(*words: str, env: Mapping[str, str] | None = None, without: Sequence[str] = ()) -> str:
+def read_start_failure(*words: str, env: Mapping[str, str] | None = None, unset: Sequence[str] = ()) -> str:
     """The one line in which a process says why it does not start, without its beginning."""
     beginning = "qumulo-token-tools could not start: "
-    status, told = run(*words, env=env, without=without)
+    status, told = run_command(*words, env=env, unset=unset)
     assert status == 2
     assert told.startswith(beginning)
     assert told.endswith("\n")
@@ -53,19 +59,33 @@ def refusal(*words: str, env: Mapping[str, str] | None = None, without: Sequence
     [
         pytest.param({}, "QUMULO_HOST is not set", id="no-host"),
         pytest.param({"QUMULO_HOST": "c"}, "QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE has to", id="no-credential"),
-        pytest.param(NEEDED | {"QUMULO_READONLY": "true"}, "QUMULO_READONLY is no setting", id="near-miss"),
-        pytest.param(NEEDED | {"QUMULO_READ_ONLY": "ture"}, "QUMULO_READ_ONLY must be true or false", id="value"),
-        pytest.param({"QUMULO_HOST": "c", "QUMULO_CREDENTIALS_FILE": STORE}, "QUMULO_CREDENTIALS_FILE is", id="store"),
-        pytest.param(NEEDED | {"QUMULO_CA_FILE": SECRET}, "QUMULO_CA_FILE is wrong: this is a token", id="token"),
-        pytest.param(NEEDED | {"QUMULO_CA_FILE": "/nowhere"}, "QUMULO_CA_FILE names /nowhere", id="no-ca-file"),
-        pytest.param(NEEDED | {"QUMULO_STATE_DIR": "$HOME/x"}, "QUMULO_STATE_DIR is not", id="not-expanded"),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_READONLY": "true"}, "QUMULO_READONLY is no setting", id="near-miss"
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_READ_ONLY": "ture"}, "QUMULO_READ_ONLY must be true or false", id="value"
+        ),
+        pytest.param(
+            {"QUMULO_HOST": "c", "QUMULO_CREDENTIALS_FILE": CREDENTIALS_FILE_JSON},
+            "QUMULO_CREDENTIALS_FILE is",
+            id="store",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": SECRET}, "QUMULO_CA_FILE is wrong: this is a token", id="token"
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": "/nowhere"}, "QUMULO_CA_FILE names /nowhere", id="no-ca-file"
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_STATE_DIR": "$HOME/x"}, "QUMULO_STATE_DIR is not", id="not-expanded"
+        ),
         pytest.param(
             {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": f"'{SECRET}'"}, "QUMULO_BEARER_TOKEN has its", id="quotes"
         ),
     ],
 )
 def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mapping[str, str], told: str) -> None:
-    assert refusal(COMMAND, env=env).startswith(told)
+    assert read_start_failure(COMMAND, env=env).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +96,7 @@ def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mappin
         pytest.param([f"--ca-file={SECRET}"], id="option"),
         pytest.param(["--port", SECRET], id="number"),
         pytest.param([f"--{SECRET}"], id="as-an-option"),
-        pytest.param(["--delivery-dir", STORE], id="store"),
+        pytest.param(["--delivery-dir", CREDENTIALS_FILE_JSON], id="store"),
         pytest.param(["demo", SECRET], id="demo"),
         pytest.param(["sandbox", "--fault", SECRET], id="fault"),
         pytest.param(["sandbox", "--port", SECRET], id="sandbox-port"),
@@ -84,25 +104,25 @@ def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mappin
     ],
 )
 def test_a_secret_among_the_arguments_is_told_and_not_repeated(words: Sequence[str]) -> None:
-    told = refusal(COMMAND, *words, env=NEEDED)
+    told = read_start_failure(COMMAND, *words, env=REQUIRED_ENVIRONMENT)
 
     assert told.startswith("an argument is wrong: this is ")
     assert told.endswith("a secret is only an environment variable, QUMULO_BEARER_TOKEN.")
 
 
 def test_an_option_for_a_secret_is_none_even_without_one() -> None:
-    told = refusal(COMMAND, "--bearer-token", "own")
+    told = read_start_failure(COMMAND, "--bearer-token", "own")
 
     assert told.startswith("--bearer-token is no option, since every user of the machine could read it")
 
 
 def test_a_mistake_on_the_command_line_stays_one_line_whatever_is_in_it() -> None:
-    assert refusal(COMMAND, "demo", "x\ny") == '"unrecognized arguments: x\\ny"'
-    assert refusal(COMMAND, "--ho\u200bst", "c") == '"there is no option --ho\\u200bst; nearest is --host."'
+    assert read_start_failure(COMMAND, "demo", "x\ny") == '"unrecognized arguments: x\\ny"'
+    assert read_start_failure(COMMAND, "--ho\u200bst", "c") == '"there is no option --ho\\u200bst; nearest is --host."'
 
 
 def test_an_option_that_is_near_to_none_is_not_told_to_be() -> None:
-    told = refusal(COMMAND, "--frobnicate")
+    told = read_start_failure(COMMAND, "--frobnicate")
 
     assert told == "there is no option --frobnicate; --help tells those that there are."
 
@@ -110,46 +130,46 @@ def test_an_option_that_is_near_to_none_is_not_told_to_be() -> None:
 def test_a_credential_out_of_a_shell_s_pipe_is_taken() -> None:
     shell = ["bash", "-c", f"exec '{COMMAND}' --host c --credentials-file <(printf %s \"$STORE\")"]
 
-    assert run(*shell, env={"STORE": STORE}) == STARTED
+    assert run_command(*shell, env={"STORE": CREDENTIALS_FILE_JSON}) == STARTED_CLEANLY
 
 
 def test_stdin_is_no_file_of_credentials() -> None:
     shell = ["bash", "-c", f"printf %s \"$STORE\" | '{COMMAND}' --host c --credentials-file /dev/stdin"]
 
-    assert refusal(*shell, env={"STORE": STORE}) == (
+    assert read_start_failure(*shell, env={"STORE": CREDENTIALS_FILE_JSON}) == (
         "QUMULO_CREDENTIALS_FILE names /dev/stdin, which is stdin: there the client talks to the server."
     )
 
 
 @only_root
 def test_a_user_whom_the_system_does_not_know_is_told_what_is_missing(tmp_path: Path) -> None:
-    nobody = [sys.executable, "-c", AS_NOBODY, COMMAND]
+    nobody = [sys.executable, "-c", RUN_AS_UNKNOWN_USER_SCRIPT, COMMAND]
     without = ["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"]
 
-    assert refusal(*nobody, env=NEEDED, without=without) == (
+    assert read_start_failure(*nobody, env=REQUIRED_ENVIRONMENT, unset=without) == (
         "QUMULO_STATE_DIR is not set, and its default needs a home folder, and HOME is not set: the system knows no "
         "user 54321 who could have one. Set QUMULO_STATE_DIR to an absolute path."
     )
     folders = {"QUMULO_STATE_DIR": str(tmp_path / "state"), "QUMULO_DELIVERY_DIR": str(tmp_path / "tokens")}
-    assert run(*nobody, env=NEEDED | folders, without=without) == STARTED
-    assert run(*nobody, "--demo", without=without) == STARTED
+    assert run_command(*nobody, env=REQUIRED_ENVIRONMENT | folders, unset=without) == STARTED_CLEANLY
+    assert run_command(*nobody, "--demo", unset=without) == STARTED_CLEANLY
 
 
 def test_a_working_directory_that_is_gone_does_not_matter(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     shell = ["sh", "-c", f"mkdir {gone} && cd {gone} && rmdir {gone} && exec '{COMMAND}'"]
 
-    assert run(*shell, env=NEEDED) == STARTED
+    assert run_command(*shell, env=REQUIRED_ENVIRONMENT) == STARTED_CLEANLY
 
 
 def test_stderr_that_is_closed_or_that_nobody_reads_changes_nothing() -> None:
     for redirection in ("2>&-", "2> >(exec true)"):
         shell = ["bash", "-c", f"'{COMMAND}' --host 'a b' {redirection}"]
-        assert run(*shell) == (2, "")
-    assert run("sh", "-c", f"'{COMMAND}' demo 2>&-") == STARTED
+        assert run_command(*shell) == (2, "")
+    assert run_command("sh", "-c", f"'{COMMAND}' demo 2>&-") == STARTED_CLEANLY
 
 
-TELLING = """
+LOG_SECRET_SCRIPT = """
 import logging, sys, threading, warnings
 from pydantic import SecretStr
 from token_tools.cli.stderr import redact_stderr
@@ -157,7 +177,7 @@ from token_tools.redaction import hold
 
 redact_stderr()
 secret = sys.argv[1]
-hold(SecretStr(secret))
+remember_secret(SecretStr(secret))
 logging.basicConfig()
 
 def fail():
@@ -186,7 +206,7 @@ finally:
 
 @pytest.mark.parametrize("ends", ["traceback", "half"])
 def test_no_line_on_stderr_repeats_a_secret(ends: str) -> None:
-    status, told = run(sys.executable, "-c", TELLING, SECRET, ends)
+    status, told = run_command(sys.executable, "-c", LOG_SECRET_SCRIPT, SECRET, ends)
 
     lines = told.splitlines()
     assert status == 1
@@ -201,12 +221,12 @@ def test_no_line_on_stderr_repeats_a_secret(ends: str) -> None:
     "words", [(BODY[:12],), (".".join(BODY),), (BODY[:15], BODY[15:30]), ("sandbox", "--port", BODY[:12])]
 )
 def test_a_piece_of_a_secret_among_the_arguments_is_not_repeated(words: Sequence[str]) -> None:
-    told = refusal(COMMAND, *words, env=NEEDED)
+    told = read_start_failure(COMMAND, *words, env=REQUIRED_ENVIRONMENT)
 
     assert all(word not in told for word in words if word.startswith(BODY[:2]))
 
 
 def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> None:
-    told = refusal(COMMAND, "serve-it")
+    told = read_start_failure(COMMAND, "serve-it")
 
     assert told == "there is no such command; there are demo and sandbox."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
 
 
 @pytest.mark.parametrize("before", ["", "import mcp"], ids=["first", "loaded-before"])
@@ -26,7 +26,9 @@ assert mcp.types.Tool(name="x", input_schema=dict(type="object")).name == "x"
 print(early)
 """
 
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+    )
 
     assert ended.stdout.strip() == str(bool(before))
     assert ended.stderr == ""
@@ -55,7 +57,7 @@ def test_a_system_that_is_not_supported_is_told_in_one_line(tmp_path: Path, bloc
         [sys.executable, "-m", "token_tools", *words],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
         stdin=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},

@@ -19,10 +19,10 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 from anyio.streams.tls import TLSListener, TLSStream
 from pydantic import SecretStr
 
-from tests.support.harness import refusal
+from tests.support.harness import refusal_response
 from token_tools.cluster.client import ClusterClient, connect
 from token_tools.cluster.identity import Identity
-from token_tools.credentials import write_store
+from token_tools.credentials import encode_store
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
@@ -40,15 +40,15 @@ from token_tools.times import utc_now
 
 pytestmark = pytest.mark.anyio
 
-OWN = "1:legacy/own+bearer=="
-PATIENCE = 20
-PAGE: dict[str, object] = {"entries": [], "paging": {"next": None}}
+OWN_CREDENTIAL = "1:legacy/own+bearer=="
+TIMEOUT_SECONDS = 20
+EMPTY_PAGE: dict[str, object] = {"entries": [], "paging": {"next": None}}
 JANE = Identity(auth_id="1001")
-Serve = Callable[[httpx.Request], httpx.Response]
+Handler = Callable[[httpx.Request], httpx.Response]
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_between_attempts() -> Generator[None]:
+def no_retry_backoff() -> Generator[None]:
     """The library's own mode for tests: as many attempts as in earnest, no pauses."""
     with stamina.set_testing(testing=True, attempts=4):
         yield
@@ -56,17 +56,17 @@ def no_waiting_between_attempts() -> Generator[None]:
 
 @asynccontextmanager
 async def connected(
-    transport: httpx.AsyncBaseTransport | Serve | None, settings: Settings | None = None
+    transport: httpx.AsyncBaseTransport | Handler | None, settings: Settings | None = None
 ) -> AsyncGenerator[ClusterClient]:
-    settings = settings or Settings(host="c", bearer_token=SecretStr(OWN))
+    settings = settings or Settings(host="c", bearer_token=SecretStr(OWN_CREDENTIAL))
     if not (transport is None or isinstance(transport, httpx.AsyncBaseTransport)):
         transport = httpx.MockTransport(transport)
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with connect(settings, transport=transport) as cluster:
             yield cluster
 
 
-class Script:
+class ScriptedCluster:
     """Answers, or failures, one after the other; the last one again and again."""
 
     def __init__(self, *answers: httpx.Response | httpx.TransportError) -> None:
@@ -82,8 +82,8 @@ class Script:
         return answer
 
 
-def page() -> httpx.Response:
-    return httpx.Response(200, json=PAGE)
+def empty_page_response() -> httpx.Response:
+    return httpx.Response(200, json=EMPTY_PAGE)
 
 
 @pytest.mark.parametrize(
@@ -100,20 +100,20 @@ def page() -> httpx.Response:
 async def test_a_request_that_reads_is_repeated_until_it_is_answered(
     trouble: httpx.Response | httpx.TransportError,
 ) -> None:
-    script = Script(trouble, trouble, page())
+    script = ScriptedCluster(trouble, trouble, empty_page_response())
     async with connected(script) as cluster:
-        assert (await cluster.list_tokens()).entries == ()
+        assert (await cluster.fetch_page()).entries == ()
 
     assert len(script.requests) == 3
 
 
 async def test_a_wait_that_does_not_fit_any_more_is_told_and_not_a_missing_answer() -> None:
-    script = Script(httpx.Response(429, headers={"Retry-After": "1"}))
-    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1.5))
+    script = ScriptedCluster(httpx.Response(429, headers={"Retry-After": "1"}))
+    settings = Settings(host="c", bearer_token=SecretStr(OWN_CREDENTIAL), timeout=timedelta(seconds=1.5))
     with stamina.set_testing(testing=False):
         async with connected(script, settings) as cluster:
             with pytest.raises(Unavailable, match="It asks to wait a second") as failure:
-                await cluster.list_tokens()
+                await cluster.fetch_page()
 
     assert failure.value.advice == "Try again after that, and not before."
     assert len(script.requests) == 2
@@ -127,10 +127,10 @@ async def test_what_is_no_http_is_not_told_as_a_broken_connection(tmp_path: Path
 
 
 async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
-    script = Script(httpx.Response(503))
+    script = ScriptedCluster(httpx.Response(503))
     async with connected(script) as cluster:
         with pytest.raises(Unavailable):
-            await cluster.find_identity(JANE)
+            await cluster.resolve_identity(JANE)
 
     assert len(script.requests) == 4
 
@@ -138,7 +138,7 @@ async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
 @pytest.mark.parametrize(
     ("trouble", "failure"),
     [
-        pytest.param(refusal(400), Rejected, id="400"),
+        pytest.param(refusal_response(400), Rejected, id="400"),
         pytest.param(httpx.Response(401), Unauthenticated, id="401"),
         pytest.param(httpx.Response(500), Unavailable, id="500"),
         pytest.param(httpx.Response(429, headers={"Retry-After": "3600"}), Unavailable, id="too-long-a-wait"),
@@ -147,10 +147,10 @@ async def test_a_request_that_reads_is_given_up_in_the_end() -> None:
     ],
 )
 async def test_what_would_not_get_better_is_not_repeated(trouble: httpx.Response, failure: type[ClusterError]) -> None:
-    script = Script(trouble)
+    script = ScriptedCluster(trouble)
     async with connected(script) as cluster:
         with pytest.raises(failure):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
     assert len(script.requests) == 1
 
@@ -169,7 +169,7 @@ async def test_what_would_not_get_better_is_not_repeated(trouble: httpx.Response
 )
 @pytest.mark.parametrize("write", ["create", "delete"])
 async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | httpx.TransportError, write: str) -> None:
-    script = Script(trouble)
+    script = ScriptedCluster(trouble)
     async with connected(script) as cluster:
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "create": partial(cluster.create_token, JANE, None),
@@ -182,11 +182,11 @@ async def test_a_request_that_writes_is_sent_once(trouble: httpx.Response | http
 
 
 async def test_no_request_goes_out_for_a_user_of_whom_nothing_is_known() -> None:
-    script = Script(page())
+    script = ScriptedCluster(empty_page_response())
     async with connected(script) as cluster:
         for call in (
             partial(cluster.create_token, Identity(domain="LOCAL"), None),
-            partial(cluster.find_identity, Identity()),
+            partial(cluster.resolve_identity, Identity()),
         ):
             with pytest.raises(Refusal):
                 await call()
@@ -196,9 +196,9 @@ async def test_no_request_goes_out_for_a_user_of_whom_nothing_is_known() -> None
 
 @pytest.mark.parametrize("text", ["k" * 70_000, "\ud800"], ids=["too-long", "half-a-character"])
 async def test_what_no_request_can_carry_is_refused_before_it_is_asked(text: str) -> None:
-    script = Script(page())
+    script = ScriptedCluster(empty_page_response())
     async with connected(script) as cluster:
-        for call in (partial(cluster.list_tokens, after=text), partial(cluster.list_tokens, user=text)):
+        for call in (partial(cluster.fetch_page, cursor=text), partial(cluster.fetch_page, user=text)):
             with pytest.raises(Refusal, match="Nothing was asked"):
                 await call()
 
@@ -211,9 +211,9 @@ async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:
             await anyio.sleep_forever()
             raise AssertionError(request)
 
-    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(milliseconds=50))
+    settings = Settings(host="c", bearer_token=SecretStr(OWN_CREDENTIAL), timeout=timedelta(milliseconds=50))
     async with connected(Silence(), settings) as cluster:
-        for call in (cluster.list_tokens, cluster.who_am_i, partial(cluster.create_token, JANE, None)):
+        for call in (cluster.fetch_page, cluster.who_am_i, partial(cluster.create_token, JANE, None)):
             with pytest.raises(Unreachable, match=r"No whole answer from c:8000 within .* \(QUMULO_TIMEOUT\)"):
                 await call()
 
@@ -233,11 +233,11 @@ async def test_no_more_than_eight_requests_are_on_their_way_at_once() -> None:
             await go_on.wait()
             await anyio.lowlevel.checkpoint()
             self.now -= 1
-            return httpx.Response(200, json=PAGE, request=request)
+            return httpx.Response(200, json=EMPTY_PAGE, request=request)
 
     async with connected(Counter()) as cluster, anyio.create_task_group() as calls:
         for _ in range(30):
-            calls.start_soon(cluster.list_tokens)
+            calls.start_soon(cluster.fetch_page)
 
     assert (len(at_once), max(at_once)) == (30, 8)
 
@@ -252,11 +252,11 @@ async def test_calls_have_their_turns_in_the_order_in_which_they_came() -> None:
             if len(keys) == 8:
                 go_on.set()
             await go_on.wait()
-            return httpx.Response(200, json=PAGE, request=request)
+            return httpx.Response(200, json=EMPTY_PAGE, request=request)
 
     async with connected(Queue()) as cluster, anyio.create_task_group() as calls:
         for number in range(30):
-            calls.start_soon(partial(cluster.list_tokens, after=str(number)))
+            calls.start_soon(partial(cluster.fetch_page, cursor=str(number)))
 
     assert keys == [str(number) for number in range(30)]
 
@@ -265,12 +265,12 @@ async def test_waiting_for_a_turn_is_not_counted_as_the_time_of_a_request() -> N
     class Slowness(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             await anyio.sleep(0.6)
-            return httpx.Response(200, json=PAGE, request=request)
+            return httpx.Response(200, json=EMPTY_PAGE, request=request)
 
-    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(seconds=1))
+    settings = Settings(host="c", bearer_token=SecretStr(OWN_CREDENTIAL), timeout=timedelta(seconds=1))
     async with connected(Slowness(), settings) as cluster, anyio.create_task_group() as calls:
         for _ in range(16):
-            calls.start_soon(cluster.list_tokens)
+            calls.start_soon(cluster.fetch_page)
 
 
 async def test_a_request_whose_turn_never_comes_is_told_as_never_sent() -> None:
@@ -284,7 +284,7 @@ async def test_a_request_whose_turn_never_comes_is_told_as_never_sent() -> None:
             await anyio.sleep_forever()
             raise AssertionError(request)
 
-    settings = Settings(host="c", bearer_token=SecretStr(OWN), timeout=timedelta(milliseconds=100))
+    settings = Settings(host="c", bearer_token=SecretStr(OWN_CREDENTIAL), timeout=timedelta(milliseconds=100))
     async with connected(Silence(), settings) as cluster, anyio.create_task_group() as calls:
 
         async def create() -> None:
@@ -308,45 +308,45 @@ async def test_a_request_whose_turn_never_comes_is_told_as_never_sent() -> None:
 
 
 async def test_each_request_is_signed_and_says_who_asks() -> None:
-    script = Script(page())
+    script = ScriptedCluster(empty_page_response())
     async with connected(script) as cluster:
-        await cluster.list_tokens()
+        await cluster.fetch_page()
 
     [request] = script.requests
-    assert request.headers["Authorization"] == f"Bearer {OWN}"
+    assert request.headers["Authorization"] == f"Bearer {OWN_CREDENTIAL}"
     assert request.headers["User-Agent"].startswith("qumulo-token-tools/")
     assert request.headers["Accept-Encoding"] == "identity"
 
 
 BEARER = "access-v1:" + base64.b64encode(b"\x9f\xd3OWNSECRET" + bytes(range(100, 151))).decode()
-OWN_PART = BEARER.removeprefix("access-v1:")
+BEARER_BODY = BEARER.removeprefix("access-v1:")
 
 
 @pytest.mark.parametrize(
     "echo",
     [
         pytest.param(BEARER, id="whole"),
-        pytest.param(OWN_PART, id="without-its-prefix"),
-        pytest.param(f"token {OWN_PART[:20]}…", id="its-beginning"),
-        pytest.param(f"…{OWN_PART[-12:]}", id="its-end"),
+        pytest.param(BEARER_BODY, id="without-its-prefix"),
+        pytest.param(f"token {BEARER_BODY[:20]}…", id="its-beginning"),
+        pytest.param(f"…{BEARER_BODY[-12:]}", id="its-end"),
         pytest.param(quote_plus(BEARER), id="percent-encoded"),
-        pytest.param(quote_plus(quote_plus(OWN_PART)), id="percent-encoded-twice"),
-        pytest.param(f"{OWN_PART[:30]} {OWN_PART[30:]}", id="split"),
-        pytest.param(OWN_PART[:4] + "\n" + OWN_PART[4:9], id="short-and-split"),
-        pytest.param(OWN_PART.replace("/", "\\/"), id="escaped"),
-        pytest.param("\\x" + "\\x".join(f"{ord(c):02x}" for c in OWN_PART), id="escaped-each"),
-        pytest.param(base64.b64decode(OWN_PART)[2:11].decode(), id="decoded"),
-        pytest.param(base64.b64decode(OWN_PART).hex(), id="decoded-in-hexadecimal"),
+        pytest.param(quote_plus(quote_plus(BEARER_BODY)), id="percent-encoded-twice"),
+        pytest.param(f"{BEARER_BODY[:30]} {BEARER_BODY[30:]}", id="split"),
+        pytest.param(BEARER_BODY[:4] + "\n" + BEARER_BODY[4:9], id="short-and-split"),
+        pytest.param(BEARER_BODY.replace("/", "\\/"), id="escaped"),
+        pytest.param("\\x" + "\\x".join(f"{ord(c):02x}" for c in BEARER_BODY), id="escaped-each"),
+        pytest.param(base64.b64decode(BEARER_BODY)[2:11].decode(), id="decoded"),
+        pytest.param(base64.b64decode(BEARER_BODY).hex(), id="decoded-in-hexadecimal"),
         pytest.param(base64.b64encode(f"Authorization: Bearer {BEARER}".encode()).decode(), id="encoded-again"),
         pytest.param(base64.urlsafe_b64encode(b"12" + BEARER.encode()).decode().rstrip("="), id="encoded-for-urls"),
         pytest.param(BEARER.swapcase(), id="other-case"),
     ],
 )
 async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(echo: str) -> None:
-    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {echo}"}))
+    script = ScriptedCluster(httpx.Response(400, json={"error_class": "x_error", "description": f"you sent {echo}"}))
     async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
         with pytest.raises(Rejected) as failure:
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
     assert str(failure.value) == (
         "The cluster declined (400 x_error: its words are withheld, since they repeat something of a credential)."
@@ -354,30 +354,32 @@ async def test_an_error_that_repeats_something_of_the_credential_is_not_quoted(e
 
 
 async def test_a_credential_that_is_no_base64_is_not_quoted_either() -> None:
-    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": "you sent ~opaque.token"}))
+    script = ScriptedCluster(
+        httpx.Response(400, json={"error_class": "x_error", "description": "you sent ~opaque.token"})
+    )
     async with connected(script, Settings(host="c", bearer_token=SecretStr("an~opaque.token~12"))) as cluster:
         with pytest.raises(Rejected, match="withheld"):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
 
 @pytest.mark.parametrize("said", ["access-v1: tokens are not supported", "no", "AAAA 100 %", "user%20jane \\x1b"])
 async def test_an_error_that_repeats_nothing_of_the_credential_is_quoted(said: str) -> None:
-    script = Script(httpx.Response(400, json={"error_class": "x_error", "description": said}))
+    script = ScriptedCluster(httpx.Response(400, json={"error_class": "x_error", "description": said}))
     async with connected(script, Settings(host="c", bearer_token=SecretStr(BEARER))) as cluster:
         with pytest.raises(Rejected, match=r'x_error: "[^w]'):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
 
 async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_received(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    answer = f"HTTP/1.1 400 No\r\nX-Echo: {OWN}\r\nContent-Length: 0\r\n\r\n".encode()
+    answer = f"HTTP/1.1 400 No\r\nX-Echo: {OWN_CREDENTIAL}\r\nContent-Length: 0\r\n\r\n".encode()
     async with tls_server(tmp_path, answer) as (settings, _), connected(None, settings) as cluster:
         with pytest.raises(BadAnswer):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
-    assert OWN not in caplog.text
+    assert OWN_CREDENTIAL not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -385,7 +387,7 @@ async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_rece
 )
 async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
     """What the TLS library says of it comes through all layers as it is."""
-    async with tls_server(tmp_path, raw=tail) as (settings, _), connected(None, settings) as cluster:
+    async with tls_server(tmp_path, plain_answer=tail) as (settings, _), connected(None, settings) as cluster:
         with pytest.raises(Unreachable, match=r"No whole answer from 127\.0\.0\.1") as failure:
             await cluster.create_token(JANE, None)
 
@@ -437,7 +439,7 @@ async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy
     def fail_to_keep() -> None:
         raise DeliveryError("the disk") from OSError(1, "Operation not permitted")
 
-    async with connected(Script(httpx.ReadError("cut"))) as cluster:
+    async with connected(ScriptedCluster(httpx.ReadError("cut"))) as cluster:
         try:
             fail_to_keep()
         except DeliveryError:
@@ -446,99 +448,107 @@ async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy
 
 
 async def test_an_answer_compressed_against_the_request_is_a_bad_answer() -> None:
-    script = Script(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"nonsense")))
+    script = ScriptedCluster(
+        httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"nonsense"))
+    )
     async with connected(script) as cluster:
         with pytest.raises(BadAnswer, match="compressed"):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def credentials_file(tmp_path: Path) -> Path:
     path = tmp_path / "store"
-    path.write_bytes(write_store(SecretStr("old")))
+    path.write_bytes(encode_store(SecretStr("old")))
     return path
 
 
 @pytest.fixture
-def cluster_of_the_new() -> Script:
-    class Strict(Script):
+def cluster_accepting_new_login() -> ScriptedCluster:
+    class Strict(ScriptedCluster):
         def __call__(self, request: httpx.Request) -> httpx.Response:
             answer = super().__call__(request)
             return answer if request.headers["Authorization"] == "Bearer new" else httpx.Response(401)
 
-    return Strict(page())
+    return Strict(empty_page_response())
 
 
-async def test_a_renewed_login_is_used_at_once_by_what_reads(store: Path, cluster_of_the_new: Script) -> None:
-    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
-        store.write_bytes(write_store(SecretStr("new")))
+async def test_a_renewed_login_is_used_at_once_by_what_reads(
+    credentials_file: Path, cluster_accepting_new_login: ScriptedCluster
+) -> None:
+    async with connected(cluster_accepting_new_login, Settings(host="c", credentials_file=credentials_file)) as cluster:
+        credentials_file.write_bytes(encode_store(SecretStr("new")))
 
-        assert (await cluster.list_tokens()).entries == ()
+        assert (await cluster.fetch_page()).entries == ()
 
-    assert len(cluster_of_the_new.requests) == 2
-
-
-async def test_a_look_up_reads_although_it_is_a_post(store: Path, cluster_of_the_new: Script) -> None:
-    cluster_of_the_new.answers[:] = [httpx.Response(200, json={"auth_id": "1001"})]
-    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
-        store.write_bytes(write_store(SecretStr("new")))
-
-        assert await cluster.find_identity(JANE) == JANE
+    assert len(cluster_accepting_new_login.requests) == 2
 
 
-async def test_a_renewed_login_serves_all_requests_that_were_on_their_way_with_the_old_one(store: Path) -> None:
+async def test_a_look_up_reads_although_it_is_a_post(
+    credentials_file: Path, cluster_accepting_new_login: ScriptedCluster
+) -> None:
+    cluster_accepting_new_login.answers[:] = [httpx.Response(200, json={"auth_id": "1001"})]
+    async with connected(cluster_accepting_new_login, Settings(host="c", credentials_file=credentials_file)) as cluster:
+        credentials_file.write_bytes(encode_store(SecretStr("new")))
+
+        assert await cluster.resolve_identity(JANE) == JANE
+
+
+async def test_a_renewed_login_serves_all_requests_that_were_on_their_way_with_the_old_one(
+    credentials_file: Path,
+) -> None:
     waiting: list[httpx.Request] = []
     go_on = anyio.Event()
 
     class Slow(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             if request.headers["Authorization"] == "Bearer new":
-                return page()
+                return empty_page_response()
             waiting.append(request)
             if len(waiting) == 3:
-                store.write_bytes(write_store(SecretStr("new")))
+                credentials_file.write_bytes(encode_store(SecretStr("new")))
                 go_on.set()
             await go_on.wait()
             return httpx.Response(401)
 
-    settings = Settings(host="c", credentials_file=store)
+    settings = Settings(host="c", credentials_file=credentials_file)
     async with connected(Slow(), settings) as cluster, anyio.create_task_group() as calls:
         for _ in range(3):
-            calls.start_soon(cluster.list_tokens)
+            calls.start_soon(cluster.fetch_page)
 
     assert len(waiting) == 3
 
 
 async def test_a_renewed_login_is_used_from_the_next_request_on_by_what_writes(
-    store: Path, cluster_of_the_new: Script
+    credentials_file: Path, cluster_accepting_new_login: ScriptedCluster
 ) -> None:
-    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
-        store.write_bytes(write_store(SecretStr("new")))
+    async with connected(cluster_accepting_new_login, Settings(host="c", credentials_file=credentials_file)) as cluster:
+        credentials_file.write_bytes(encode_store(SecretStr("new")))
 
         with pytest.raises(BadAnswer, match="status 401"):
             await cluster.create_token(JANE, None)
-        await cluster.list_tokens()
+        await cluster.fetch_page()
 
-    assert [request.method for request in cluster_of_the_new.requests] == ["POST", "GET"]
+    assert [request.method for request in cluster_accepting_new_login.requests] == ["POST", "GET"]
 
 
 @pytest.mark.parametrize("content", [b"nonsense", None], ids=["broken", "gone"])
 async def test_a_renewed_login_that_cannot_be_read_leaves_the_401_as_it_is(
-    store: Path,
-    cluster_of_the_new: Script,
+    credentials_file: Path,
+    cluster_accepting_new_login: ScriptedCluster,
     content: bytes | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with connected(cluster_of_the_new, Settings(host="c", credentials_file=store)) as cluster:
+    async with connected(cluster_accepting_new_login, Settings(host="c", credentials_file=credentials_file)) as cluster:
         if content is None:
-            store.unlink()
+            credentials_file.unlink()
         else:
-            store.write_bytes(content)
+            credentials_file.write_bytes(content)
 
         with pytest.raises(Unauthenticated):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
-    assert len(cluster_of_the_new.requests) == 1
+    assert len(cluster_accepting_new_login.requests) == 1
     assert "could not be read again" in caplog.text
 
 
@@ -552,33 +562,33 @@ async def test_the_credential_goes_neither_to_a_redirect_nor_through_a_proxy(
     answer = b"HTTP/1.1 302 Found\r\nLocation: https://localhost:9/\r\nContent-Length: 0\r\n\r\n"
     async with tls_server(tmp_path, answer) as (settings, received), connected(None, settings) as cluster:
         with pytest.raises(BadAnswer, match="redirect"):
-            await cluster.list_tokens()
+            await cluster.fetch_page()
 
     [request] = received
-    assert f"Authorization: Bearer {OWN}".encode() in request
+    assert f"Authorization: Bearer {OWN_CREDENTIAL}".encode() in request
 
 
-OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
+OK_RESPONSE = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"entries": []}'
 
 
 @asynccontextmanager
 async def tls_server(
     folder: Path,
-    answer: bytes = OK,
+    answer: bytes = OK_RESPONSE,
     *,
     name: str = "127.0.0.1",
-    begins: timedelta | None = None,
-    raw: bytes = b"",
+    valid_from: timedelta | None = None,
+    plain_answer: bytes = b"",
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
     """A TLS server, the settings that trust it, and what it receives.
 
-    Its certificate is for `name`, and if it `begins` at a time relative to the present, for one day. Of both answers,
-    `raw` is the one that does not go through TLS.
+    Its certificate is for `name`, and if it `valid_from` at a time relative to the present, for one day. Of both
+    answers, `plain_answer` is the one that does not go through TLS.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    start = None if begins is None else utc_now() + begins
+    start = None if valid_from is None else utc_now() + valid_from
     certificate = authority.issue_cert(name, not_before=start, not_after=start and start + timedelta(days=1))
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     context.load_cert_chain(folder / "server.pem")
@@ -587,9 +597,9 @@ async def tls_server(
     async def serve(stream: ByteStream) -> None:
         async with stream:
             received.append(await stream.receive())
-            if raw:
+            if plain_answer:
                 assert isinstance(stream, TLSStream)
-                await stream.transport_stream.send(raw)
+                await stream.transport_stream.send(plain_answer)
                 with anyio.move_on_after(1):
                     await stream.receive()
             else:
@@ -598,7 +608,7 @@ async def tls_server(
     plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = plain.extra_attributes[SocketAttribute.local_port]()
     listener = TLSListener(plain, context, standard_compatible=False)
-    settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN), ca_file=folder / "ca.pem")
+    settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN_CREDENTIAL), ca_file=folder / "ca.pem")
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve, None)
         yield settings, received
@@ -607,14 +617,14 @@ async def tls_server(
 
 async def test_a_ca_file_is_trusted(tmp_path: Path) -> None:
     async with tls_server(tmp_path) as (settings, _), connected(None, settings) as cluster:
-        assert (await cluster.list_tokens()).entries == ()
+        assert (await cluster.fetch_page()).entries == ()
 
 
 async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
     async with tls_server(tmp_path, name="elsewhere.example.com") as (settings, _):
         unverified = settings.model_copy(update={"ca_file": None, "verify_tls": False})
         async with connected(None, unverified) as cluster:
-            assert (await cluster.list_tokens()).entries == ()
+            assert (await cluster.fetch_page()).entries == ()
 
 
 @pytest.mark.parametrize(
@@ -651,11 +661,11 @@ async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
     tmp_path: Path, name: str, begins: timedelta | None, trusted: str, told: str
 ) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
-    async with tls_server(tmp_path, name=name, begins=begins) as (settings, received):
+    async with tls_server(tmp_path, name=name, valid_from=begins) as (settings, received):
         ca_file = {"nothing": None, "other": tmp_path / "other.pem", "it": settings.ca_file}[trusted]
         async with connected(None, settings.model_copy(update={"ca_file": ca_file})) as cluster:
             with pytest.raises(Untrusted, match=told) as failure:
-                await cluster.list_tokens()
+                await cluster.fetch_page()
 
     assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")
     assert "Nothing was sent" in str(failure.value)
@@ -671,17 +681,17 @@ async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> 
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra_attributes[SocketAttribute.local_port]()
-        settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN))
+        settings = Settings(host="127.0.0.1", port=port, bearer_token=SecretStr(OWN_CREDENTIAL))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, talk_plainly)
             async with connected(None, settings) as cluster:
                 with pytest.raises(Unsent, match=f"No connection to 127.0.0.1:{port}.*QUMULO_PORT") as failure:
-                    await cluster.list_tokens()
+                    await cluster.fetch_page()
             assert "_ssl" not in str(failure.value)
             tasks.cancel_scope.cancel()
     async with connected(None, settings) as cluster:
         with pytest.raises(
             Unsent, match=r"Connection refused. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up\?"
         ) as failure:
-            await cluster.list_tokens()
+            await cluster.fetch_page()
         assert f"No connection to 127.0.0.1:{port}: Connection refused." in str(failure.value)

@@ -5,95 +5,95 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
-from tests.support.harness import AGREES, JANE, NOW, PATH, Bench, Human
+from tests.support.harness import AGREES, JANE, NOW, TOKENS_PATH, Harness, ScriptedPerson
 from token_tools.cluster.clock import ClusterClock
 
 pytestmark = pytest.mark.anyio
 
-HOUR = timedelta(hours=1)
-YEARS = timedelta(days=3653)
+ONE_HOUR = timedelta(hours=1)
+TEN_YEARS = timedelta(days=3653)
 
 
 @pytest.fixture(autouse=True)
-def calm(bench: Bench) -> None:
+def no_consent(harness: Harness) -> None:
     """Nobody is asked anything here."""
-    bench.settings = bench.settings.model_copy(update={"confirm": "none"})
+    harness.settings = harness.settings.model_copy(update={"confirm": "none"})
 
 
-def set_cluster(bench: Bench, ahead: timedelta, *, tells: bool = False) -> None:
+def set_cluster_clock(harness: Harness, ahead: timedelta, *, sends_date: bool = False) -> None:
     """Let the cluster's clock be ahead of ours, and tell in each answer what it shows or not."""
-    bench.cluster.clock = lambda: bench.now + ahead
+    harness.cluster.clock = lambda: harness.now + ahead
 
     async def date(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if tells:
-            response.headers["Date"] = f"{bench.now + ahead:%a, %d %b %Y %H:%M:%S} GMT"
+        if sends_date:
+            response.headers["Date"] = f"{harness.now + ahead:%a, %d %b %Y %H:%M:%S} GMT"
         return response
 
-    bench.recorder.on_served = date
+    harness.recorder.on_served = date
 
 
-async def test_a_token_that_is_dead_on_arrival_is_not_told_as_made(bench: Bench) -> None:
-    set_cluster(bench, 2 * HOUR)
+async def test_a_token_that_is_dead_on_arrival_is_not_told_as_made(harness: Harness) -> None:
+    set_cluster_clock(harness, 2 * ONE_HOUR)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
 
     assert (
         "it had expired at 2026-11-24 10:00 UTC, before it was made at 2026-11-24 11:00 UTC by the cluster's clock, "
         "which is 2 hours ahead of this machine's."
     ) in told
     assert "It was deleted again. No token is left of this." in told
-    assert bench.tokens_of(JANE) == []
+    assert harness.tokens_of(JANE) == []
 
 
-async def test_the_next_one_lives_as_long_as_it_was_asked_to(bench: Bench) -> None:
-    set_cluster(bench, 2 * HOUR)
-    async with bench.connected() as client:
+async def test_the_next_one_lives_as_long_as_it_was_asked_to(harness: Harness) -> None:
+    set_cluster_clock(harness, 2 * ONE_HOUR)
+    async with harness.connected() as client:
         await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
         told = await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
 
-    [token] = bench.tokens_of(JANE)
-    assert token.expiration_time == NOW + 3 * HOUR
+    [token] = harness.tokens_of(JANE)
+    assert token.expiration_time == NOW + 3 * ONE_HOUR
     assert told.structured_content is not None
     assert "expires 2026-11-24 12:00 UTC (in an hour)" in told.structured_content["summary"]
     assert "the cluster's clock, which is 2 hours ahead of this machine's" in told.structured_content["warning"]
 
 
-@pytest.mark.parametrize("ahead", [timedelta(minutes=7), -timedelta(minutes=7), 2 * HOUR, -2 * HOUR])
-async def test_a_difference_of_minutes_is_told_with_a_new_token(bench: Bench, ahead: timedelta) -> None:
-    set_cluster(bench, ahead)
+@pytest.mark.parametrize("ahead", [timedelta(minutes=7), -timedelta(minutes=7), 2 * ONE_HOUR, -2 * ONE_HOUR])
+async def test_a_difference_of_minutes_is_told_with_a_new_token(harness: Harness, ahead: timedelta) -> None:
+    set_cluster_clock(harness, ahead)
 
-    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "30d"})
+    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "30d"})
 
     where = "ahead of" if ahead > timedelta() else "behind"
     assert f" {where} this machine's" in told.fields["warning"]
 
 
-async def test_a_request_that_takes_minutes_makes_no_difference_of_the_clocks(bench: Bench) -> None:
+async def test_a_request_that_takes_minutes_makes_no_difference_of_the_clocks(harness: Harness) -> None:
     async def take_time(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        bench.now += timedelta(minutes=3 if request.method == "POST" and request.url.path == PATH else 0)
+        harness.now += timedelta(minutes=3 if request.method == "POST" and request.url.path == TOKENS_PATH else 0)
         return response
 
-    bench.recorder.on_served = take_time
+    harness.recorder.on_served = take_time
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "warning" not in told.fields
 
 
-async def test_a_difference_of_seconds_is_no_news(bench: Bench) -> None:
-    set_cluster(bench, timedelta(seconds=90))
+async def test_a_difference_of_seconds_is_no_news(harness: Harness) -> None:
+    set_cluster_clock(harness, timedelta(seconds=90))
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "warning" not in told.fields
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
-async def test_what_the_cluster_says_of_the_time_is_what_times_are_told_by(bench: Bench, tool: str) -> None:
-    set_cluster(bench, 2 * HOUR, tells=True)
-    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * HOUR)
+async def test_what_the_cluster_says_of_the_time_is_what_times_are_told_by(harness: Harness, tool: str) -> None:
+    set_cluster_clock(harness, 2 * ONE_HOUR, sends_date=True)
+    token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * ONE_HOUR)
 
-    told = await bench.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+    told = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
 
     present = "It is 2026-11-24 11:00 UTC by the cluster's clock, which is 2 hours ahead of this machine's."
     assert present in told.text
@@ -104,50 +104,50 @@ async def test_what_the_cluster_says_of_the_time_is_what_times_are_told_by(bench
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
-async def test_a_token_of_the_future_says_that_the_clocks_differ(bench: Bench, tool: str) -> None:
-    set_cluster(bench, 2 * HOUR)
-    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * HOUR)
+async def test_a_token_of_the_future_says_that_the_clocks_differ(harness: Harness, tool: str) -> None:
+    set_cluster_clock(harness, 2 * ONE_HOUR)
+    token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * ONE_HOUR)
 
-    told = await bench.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+    told = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
 
     doubt = "made at 2026-11-24 11:00 UTC, which is still to come by this machine's clock. The clocks differ"
     assert doubt in told.text
     assert doubt in str(told.fields)
 
 
-async def test_the_longest_lifetime_counts_by_the_cluster_s_clock(bench: Bench) -> None:
+async def test_the_longest_lifetime_counts_by_the_cluster_s_clock(harness: Harness) -> None:
     """This machine's clock is ten years ahead, so that what it takes for ninety days are eleven years there."""
-    set_cluster(bench, -YEARS)
+    set_cluster_clock(harness, -TEN_YEARS)
 
-    async with bench.connected(max_lifetime=timedelta(days=90)) as client:
+    async with harness.connected(max_lifetime=timedelta(days=90)) as client:
         first = await client.call_tool("create_access_token", {"user": "local:jane"})
-        assert bench.tokens_of(JANE) == []
+        assert harness.tokens_of(JANE) == []
         second = await client.call_tool("create_access_token", {"user": "local:jane"})
 
     assert first.is_error
     assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again." in str(first.content)
     assert "3653 days behind this machine's" in str(first.content)
     assert not second.is_error
-    [token] = bench.tokens_of(JANE)
-    assert token.expiration_time == NOW - YEARS + timedelta(days=90)
+    [token] = harness.tokens_of(JANE)
+    assert token.expiration_time == NOW - TEN_YEARS + timedelta(days=90)
 
 
 @pytest.mark.parametrize("expiration_time", ["90d", None])
 async def test_a_token_that_lives_for_years_instead_of_days_is_not_kept_either(
-    bench: Bench, expiration_time: str | None
+    harness: Harness, expiration_time: str | None
 ) -> None:
-    set_cluster(bench, -YEARS)
+    set_cluster_clock(harness, -TEN_YEARS)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
 
     assert "it would live 3743 days instead of 90 days." in told
-    assert bench.tokens_of(JANE) == []
+    assert harness.tokens_of(JANE) == []
 
 
-async def test_until_when_is_asked_for_is_kept_however_the_clocks_differ(bench: Bench) -> None:
-    set_cluster(bench, -YEARS)
+async def test_until_when_is_asked_for_is_kept_however_the_clocks_differ(harness: Harness) -> None:
+    set_cluster_clock(harness, -TEN_YEARS)
 
-    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "2027-01-31T17:00:00Z"})
+    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "2027-01-31T17:00:00Z"})
 
     assert not told.is_error
     assert "3653 days behind this machine's" in told.fields["warning"]
@@ -158,51 +158,53 @@ async def test_until_when_is_asked_for_is_kept_however_the_clocks_differ(bench: 
     [("update_access_token", {"expiration_time": "30d"}), ("delete_access_token", {})],
 )
 async def test_a_change_and_its_question_tell_by_whose_clock(
-    bench: Bench, tool: str, arguments: dict[str, str]
+    harness: Harness, tool: str, arguments: dict[str, str]
 ) -> None:
-    set_cluster(bench, 2 * HOUR, tells=True)
-    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + 100 * HOUR)
-    human = Human([AGREES])
+    set_cluster_clock(harness, 2 * ONE_HOUR, sends_date=True)
+    token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + 100 * ONE_HOUR)
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call(tool, {"id": token.id, **arguments}, human=human, confirm="all")
+    told = await harness.call(tool, {"id": token.id, **arguments}, person=human, confirm="all")
 
     clock = "Times are by the cluster's clock, which is 2 hours ahead of this machine's."
-    assert clock in human.asked[0]
+    assert clock in human.questions[0]
     assert clock in told.fields["warning"]
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token", "update_access_token"])
-async def test_where_the_cluster_tells_its_time_the_first_one_is_right_already(bench: Bench, tool: str) -> None:
-    set_cluster(bench, -YEARS, tells=True)
-    there = NOW - YEARS
-    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=there + timedelta(days=9))
+async def test_where_the_cluster_tells_its_time_the_first_one_is_right_already(harness: Harness, tool: str) -> None:
+    set_cluster_clock(harness, -TEN_YEARS, sends_date=True)
+    there = NOW - TEN_YEARS
+    old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=there + timedelta(days=9))
     subject = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
 
-    told = await bench.call(tool, {**subject, "expiration_time": "90d"}, max_lifetime=timedelta(days=90))
+    told = await harness.call(tool, {**subject, "expiration_time": "90d"}, max_lifetime=timedelta(days=90))
 
     assert not told.is_error
-    assert max(token.expiration_time or NOW for token in bench.tokens_of(JANE)) == there + timedelta(days=90)
-    assert [request for request in bench.recorder.requests if request.method == "DELETE"] == []
+    assert max(token.expiration_time or NOW for token in harness.tokens_of(JANE)) == there + timedelta(days=90)
+    assert [request for request in harness.recorder.requests if request.method == "DELETE"] == []
 
 
-async def test_an_absolute_time_is_held_against_the_cluster_s_present(bench: Bench) -> None:
-    set_cluster(bench, 2 * HOUR, tells=True)
+async def test_an_absolute_time_is_held_against_the_cluster_s_present(harness: Harness) -> None:
+    set_cluster_clock(harness, 2 * ONE_HOUR, sends_date=True)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": "2026-11-24T10:00:00Z"})
+    told = await harness.call_refused(
+        "create_access_token", {"user": "local:jane", "expiration_time": "2026-11-24T10:00:00Z"}
+    )
 
     assert "is in the past" in told
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
 def test_a_creation_counts_for_more_than_a_date_for_an_hour() -> None:
     now = NOW
     clock = ClusterClock(lambda: now)
-    clock.hear_creation(NOW + 2 * HOUR, begun=NOW)
-    clock.hear_date(NOW)
-    assert clock() == NOW + 2 * HOUR
-    now += 2 * HOUR
+    clock.observe_creation(NOW + 2 * ONE_HOUR, started=NOW)
+    clock.observe_date(NOW)
+    assert clock() == NOW + 2 * ONE_HOUR
+    now += 2 * ONE_HOUR
 
-    clock.hear_date(now)
+    clock.observe_date(now)
 
     assert clock() == now
 
@@ -211,6 +213,6 @@ def test_a_creation_counts_for_more_than_a_date_for_an_hour() -> None:
 def test_a_clock_beyond_the_calendar_breaks_nothing(there: datetime) -> None:
     clock = ClusterClock(lambda: NOW)
 
-    clock.hear_date(there)
+    clock.observe_date(there)
 
     assert clock() + timedelta(days=36_525) > NOW - timedelta(days=36_525)

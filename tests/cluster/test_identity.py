@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from token_tools.cluster.identity import HOW_TO_WRITE_A_USER, SELF, Domain, Identity, parse_user
 from token_tools.errors import Refusal
 
-HOSTILE = [
+HOSTILE_NAMES = [
     "jane\nid | user | expires\n1 | local:admin | never",
     "\x1b[2J\x00",
     "\u202egnp.exe",
@@ -44,7 +44,9 @@ HOSTILE = [
     "nt:jane",
     "name:jane",
 ]
-NAMES = st.sampled_from(HOSTILE) | st.text(min_size=1).filter(lambda name: max(name) < "\ud800" or max(name) > "\udfff")
+NAMES = st.sampled_from(HOSTILE_NAMES) | st.text(min_size=1).filter(
+    lambda name: max(name) < "\ud800" or max(name) > "\udfff"
+)
 IDENTITIES = st.builds(
     Identity,
     domain=st.none() | st.sampled_from(get_args(Domain)),
@@ -88,7 +90,7 @@ IDENTITIES = st.builds(
 def test_a_spelling_is_read_as_the_vendor_s_qq_reads_it(spelling: str, fields: dict[str, Any]) -> None:
     vendor = importlib.import_module("qumulo.lib.identity_util")
 
-    assert Identity.parse(spelling).known() == fields
+    assert Identity.parse(spelling).known_fields() == fields
     assert (
         fields.items() >= {k: v for k, v in vendor.build_api_identity(spelling.strip()).items() if k != "sid"}.items()
     )
@@ -119,7 +121,7 @@ def test_a_spelling_is_read_as_the_vendor_s_qq_reads_it(spelling: str, fields: d
     ],
 )
 def test_a_spelling_that_can_mean_only_one_is_taken(spelling: str, fields: dict[str, Any]) -> None:
-    assert Identity.parse(spelling).known() == fields
+    assert Identity.parse(spelling).known_fields() == fields
 
 
 @pytest.mark.parametrize(
@@ -177,10 +179,10 @@ def test_a_name_that_looks_like_another_form_is_spelled_so_that_it_is_read_as_a_
 def test_each_domain_is_a_prefix_of_names_and_of_numbers(domain: str) -> None:
     prefix = domain.lower()
 
-    assert Identity.parse(f"{prefix}:x").known() == {"domain": domain, "name": "x"}
-    assert Identity.parse(f"{prefix}:uid:7").known() == {"domain": domain, "uid": 7}
-    assert Identity.parse(f'{prefix}:"uid:7"').known() == {"domain": domain, "name": "uid:7"}
-    assert Identity.parse(f"{prefix}:domain:x").known() == {"domain": domain, "name": "domain:x"}
+    assert Identity.parse(f"{prefix}:x").known_fields() == {"domain": domain, "name": "x"}
+    assert Identity.parse(f"{prefix}:uid:7").known_fields() == {"domain": domain, "uid": 7}
+    assert Identity.parse(f'{prefix}:"uid:7"').known_fields() == {"domain": domain, "name": "uid:7"}
+    assert Identity.parse(f"{prefix}:domain:x").known_fields() == {"domain": domain, "name": "domain:x"}
 
 
 @pytest.mark.parametrize(
@@ -246,21 +248,21 @@ def test_whatever_a_cluster_tells_is_spelled_on_one_bounded_line_that_denotes_it
     if any(getattr(identity, key) is not None for key in ("auth_id", "uid", "gid", "sid")) or (
         identity.name and len(identity.name) <= 96
     ):
-        assert Identity.parse(spelled).known().items() <= identity.known().items()
+        assert Identity.parse(spelled).known_fields().items() <= identity.known_fields().items()
 
 
 @pytest.mark.parametrize(
     "identity", [Identity(), Identity(domain="LOCAL"), Identity(uid=2**32)], ids=["empty", "domain", "no-uid"]
 )
 def test_nothing_is_asked_about_nobody(identity: Identity) -> None:
-    for name in (identity.as_body, identity.as_query):
+    for name in (identity.as_request_body, identity.as_user_filter):
         with pytest.raises(Refusal) as refused:
             name()
 
         assert str(refused.value) == ("Nothing is known of this user by which the cluster could be asked.")
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_a_name_that_is_not_one_plain_word_is_quoted(name: str) -> None:
     spelled = str(Identity(domain="LOCAL", name=name))
 
@@ -283,10 +285,10 @@ def test_a_name_that_is_too_long_gives_way_to_a_number() -> None:
 def test_what_a_look_up_tells_is_added_unless_it_is_about_somebody_else() -> None:
     asked = Identity.parse("local:Jane")
 
-    assert asked.completed_by(JANE) == JANE
-    assert asked.completed_by(Identity(auth_id="7")) == Identity(domain="LOCAL", name="Jane", auth_id="7")
-    assert asked.completed_by(AD_JANE) is None
-    assert Identity(auth_id="7").completed_by(JANE) is None
+    assert asked.merged_with(JANE) == JANE
+    assert asked.merged_with(Identity(auth_id="7")) == Identity(domain="LOCAL", name="Jane", auth_id="7")
+    assert asked.merged_with(AD_JANE) is None
+    assert Identity(auth_id="7").merged_with(JANE) is None
 
 
 def test_a_sid_that_is_none_is_quoted() -> None:
@@ -339,7 +341,7 @@ def test_only_text_names_a_user(given: object) -> None:
     ],
 )
 def test_the_endpoint_s_filter_is_given_what_it_takes(identity: Identity, query: str) -> None:
-    assert identity.as_query() == query
+    assert identity.as_user_filter() == query
 
 
 AD_JANE = Identity(domain="ACTIVE_DIRECTORY", name=r"CORP\jane")
@@ -370,8 +372,10 @@ JANE = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5-21-1-100
         ),
     ],
 )
-def test_who_is_told_is_who_was_asked_for(asked: Identity, told: Identity, covered: bool) -> None:
-    assert asked.covers(told) is covered
+def test_may_be_compares_an_answered_identity_with_the_requested_one(
+    asked: Identity, told: Identity, covered: bool
+) -> None:
+    assert asked.may_be(told) is covered
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from tests.support.harness import PATIENCE
+from tests.support.harness import TIMEOUT_SECONDS
 from token_tools.cluster import responses as wire
 from token_tools.cluster.models import TokenPage
 from token_tools.errors import (
@@ -24,19 +24,23 @@ from token_tools.errors import (
     Unauthenticated,
     Unavailable,
 )
-from token_tools.redaction import hold
+from token_tools.redaction import remember_secret
 
-READERS: list[Callable[[wire.Answer], object]] = [
-    wire.read_page,
-    wire.read_token,
-    wire.read_changed_token,
-    wire.read_new_token,
-    wire.read_caller,
-    wire.read_identity,
-    wire.read_deletion,
+DECODERS: list[Callable[[wire.Answer], object]] = [
+    wire.decode_page,
+    wire.decode_token,
+    wire.decode_updated_token,
+    wire.decode_new_token,
+    wire.decode_caller,
+    wire.decode_identity,
+    wire.check_deletion,
 ]
-TOKEN: dict[str, Any] = {"id": "1" * 23, "user": {"auth_id": "500"}, "creation_time": "2026-10-01T10:00:00.123456789Z"}
-EMPTY: dict[str, Any] = {"entries": []}
+TOKEN_ENTRY: dict[str, Any] = {
+    "id": "1" * 23,
+    "user": {"auth_id": "500"},
+    "creation_time": "2026-10-01T10:00:00.123456789Z",
+}
+EMPTY_PAGE: dict[str, Any] = {"entries": []}
 OTHER_SHAPES: list[object] = [
     b"",
     b"<html>Bearer access-v1:own</html>",
@@ -49,25 +53,30 @@ OTHER_SHAPES: list[object] = [
     {"entries": None},
     {"entries": {}},
     {"entries": [[]]},
-    {"entries": [TOKEN | {"id": "../admin"}]},
-    {"entries": [TOKEN | {"creation_time": "yesterday"}]},
-    {"entries": [TOKEN | {"user": {"auth_id": "x"}}]},
-    EMPTY | {"paging": []},
+    {"entries": [TOKEN_ENTRY | {"id": "../admin"}]},
+    {"entries": [TOKEN_ENTRY | {"creation_time": "yesterday"}]},
+    {"entries": [TOKEN_ENTRY | {"user": {"auth_id": "x"}}]},
+    EMPTY_PAGE | {"paging": []},
 ]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([TOKEN, "2026-10-01T10:00Z"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([TOKEN_ENTRY, "2026-10-01T10:00Z"]),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["entries", "paging", "next"]), inner),
     max_leaves=8,
 )
 BODIES = st.binary() | JSON.map(lambda value: json.dumps(value).encode())
 
 
-def answer(status: int = 200, body: object = None, **headers: str) -> wire.Answer:
+def create_answer(status: int = 200, body: object = None, **headers: str) -> wire.Answer:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return wire.Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
 
 
-@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("read", DECODERS)
 @given(
     status=st.integers(100, 599) | st.just(200),
     body=BODIES,
@@ -100,7 +109,7 @@ def test_any_answer_is_a_value_or_one_of_our_errors(
     ],
 )
 def test_of_a_link_only_its_key_is_taken(paging: dict[str, Any], after: str | None) -> None:
-    assert wire.read_page(answer(body=EMPTY | paging)) == TokenPage((), after)
+    assert wire.decode_page(create_answer(body=EMPTY_PAGE | paging)) == TokenPage((), after)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +127,7 @@ def test_of_a_link_only_its_key_is_taken(paging: dict[str, Any], after: str | No
 )
 def test_a_link_without_a_usable_key_is_a_bad_answer(link: str) -> None:
     with pytest.raises(BadAnswer) as failure:
-        wire.read_page(answer(body={"entries": [], "paging": {"next": link}}))
+        wire.decode_page(create_answer(body={"entries": [], "paging": {"next": link}}))
 
     assert str(failure.value) == (
         "The answer's `paging.next` has no usable `after` key, so the next page cannot be asked for."
@@ -127,26 +136,26 @@ def test_a_link_without_a_usable_key_is_a_bad_answer(link: str) -> None:
 
 def test_an_entry_keeps_what_the_cluster_wrote() -> None:
     identity = {"domain": None, "auth_id": "500", "uid": None, "gid": None, "sid": None, "name": None}
-    entry = TOKEN | {"user": identity, "creator": identity, "expiration_time": "", "enabled": None, "future": 1}
+    entry = TOKEN_ENTRY | {"user": identity, "creator": identity, "expiration_time": "", "enabled": None, "future": 1}
 
-    [token] = wire.read_page(answer(body={"entries": [entry]})).entries
+    [token] = wire.decode_page(create_answer(body={"entries": [entry]})).entries
 
     assert (token.id, token.creation_time) == ("1" * 23, "2026-10-01T10:00:00.123456789Z")
-    assert token.user.known() == {"auth_id": "500"}
+    assert token.user.known_fields() == {"auth_id": "500"}
     assert (token.expires, token.is_disabled) == (None, False)
 
 
 def test_an_id_need_not_be_a_number() -> None:
-    assert wire.read_token(answer(body=TOKEN | {"id": "an-id_7"})).id == "an-id_7"
+    assert wire.decode_token(create_answer(body=TOKEN_ENTRY | {"id": "an-id_7"})).id == "an-id_7"
 
 
 def test_numbers_for_text_and_numbers_as_text_are_tolerated_where_they_lose_nothing() -> None:
-    entry = TOKEN | {"id": 12345678901234567890123, "user": {"auth_id": 500, "uid": "7", "gid": 8.0}}
+    entry = TOKEN_ENTRY | {"id": 12345678901234567890123, "user": {"auth_id": 500, "uid": "7", "gid": 8.0}}
 
-    token = wire.read_token(answer(body=entry))
+    token = wire.decode_token(create_answer(body=entry))
 
     assert token.id == "12345678901234567890123"
-    assert token.user.known() == {"auth_id": "500", "uid": 7, "gid": 8}
+    assert token.user.known_fields() == {"auth_id": "500", "uid": 7, "gid": 8}
 
 
 @pytest.mark.parametrize(
@@ -163,14 +172,16 @@ def test_numbers_for_text_and_numbers_as_text_are_tolerated_where_they_lose_noth
 def test_what_a_cluster_does_not_tell_of_a_user_does_not_hide_the_token(
     user: dict[str, Any] | None, known: dict[str, Any]
 ) -> None:
-    [token] = wire.read_page(answer(body={"entries": [TOKEN | {"user": user}]})).entries
+    [token] = wire.decode_page(create_answer(body={"entries": [TOKEN_ENTRY | {"user": user}]})).entries
 
-    assert token.user.known() == known
+    assert token.user.known_fields() == known
 
 
 @pytest.mark.parametrize("expiration_time", ["9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"])
 def test_a_time_beyond_the_calendar_does_not_hide_the_token(expiration_time: str) -> None:
-    [token] = wire.read_page(answer(body={"entries": [TOKEN | {"expiration_time": expiration_time}]})).entries
+    [token] = wire.decode_page(
+        create_answer(body={"entries": [TOKEN_ENTRY | {"expiration_time": expiration_time}]})
+    ).entries
 
     assert token.expiration_time == expiration_time
     assert token.expires is not None
@@ -179,15 +190,15 @@ def test_a_time_beyond_the_calendar_does_not_hide_the_token(expiration_time: str
 @pytest.mark.parametrize("auth_id", ["abc", "", "-1", "1_0", 1.5, None], ids=repr)
 def test_a_caller_without_an_auth_id_is_a_bad_answer(auth_id: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not who-am-i"):
-        wire.read_caller(answer(body={"id": auth_id}))
+        wire.decode_caller(create_answer(body={"id": auth_id}))
 
 
 def test_a_caller_whose_token_has_an_empty_id_came_with_one_that_is_not_known() -> None:
-    caller = wire.read_caller(
-        replace(answer(body={"id": "500", "access_token_id": ""}), credential=SecretStr("access-v1:QUJD"))
+    caller = wire.decode_caller(
+        replace(create_answer(body={"id": "500", "access_token_id": ""}), credential=SecretStr("access-v1:QUJD"))
     )
 
-    assert caller.is_unnamed_token
+    assert caller.is_unidentified_token
 
 
 @pytest.mark.parametrize(
@@ -196,7 +207,7 @@ def test_a_caller_whose_token_has_an_empty_id_came_with_one_that_is_not_known() 
     ids=["access-token", "login", "none"],
 )
 def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token: bool) -> None:
-    caller = wire.read_caller(replace(answer(body={"id": "500"}), credential=SecretStr(credential)))
+    caller = wire.decode_caller(replace(create_answer(body={"id": "500"}), credential=SecretStr(credential)))
 
     assert caller.is_token is is_token
 
@@ -204,34 +215,37 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
 @pytest.mark.parametrize(
     ("read", "body", "told"),
     [
-        pytest.param(wire.read_page, b"", "a list of access tokens, nor any JSON object", id="list"),
+        pytest.param(wire.decode_page, b"", "a list of access tokens, nor any JSON object", id="list"),
         pytest.param(
-            wire.read_page,
-            {"entries": [TOKEN, TOKEN | {"id": ""}]},
+            wire.decode_page,
+            {"entries": [TOKEN_ENTRY, TOKEN_ENTRY | {"id": ""}]},
             'a list of access tokens (it does not fit at "entries.1.id")',
             id="entry",
         ),
         pytest.param(
-            wire.read_page,
-            {"entries": [TOKEN | {"user": {"auth_id": "none"}}]},
+            wire.decode_page,
+            {"entries": [TOKEN_ENTRY | {"user": {"auth_id": "none"}}]},
             'a list of access tokens (it does not fit at "entries.0.user.auth_id")',
             id="one-of-several-forms",
         ),
-        pytest.param(wire.skim_page, b"", "a list of access tokens, nor any JSON object", id="skimmed-list"),
-        pytest.param(wire.read_token, [], "an access token, nor any JSON object", id="token"),
-        pytest.param(wire.read_changed_token, [], "an access token, nor any JSON object", id="changed-token"),
+        pytest.param(wire.decode_page_lazily, b"", "a list of access tokens, nor any JSON object", id="skimmed-list"),
+        pytest.param(wire.decode_token, [], "an access token, nor any JSON object", id="token"),
+        pytest.param(wire.decode_updated_token, [], "an access token, nor any JSON object", id="changed-token"),
         pytest.param(
-            wire.read_new_token, [], "the id and the bearer token of a new access token, nor any JSON object", id="new"
+            wire.decode_new_token,
+            [],
+            "the id and the bearer token of a new access token, nor any JSON object",
+            id="new",
         ),
-        pytest.param(wire.read_caller, [], "who-am-i, nor any JSON object", id="caller"),
-        pytest.param(wire.read_identity, [], "an identity, nor any JSON object", id="identity"),
+        pytest.param(wire.decode_caller, [], "who-am-i, nor any JSON object", id="caller"),
+        pytest.param(wire.decode_identity, [], "an identity, nor any JSON object", id="identity"),
     ],
 )
 def test_a_bad_answer_says_what_was_expected_and_where_it_is_not(
     read: Callable[[wire.Answer], object], body: object, told: str
 ) -> None:
     with pytest.raises(BadAnswer) as failure:
-        read(answer(body=body))
+        read(create_answer(body=body))
 
     assert str(failure.value) == (
         f"The answer is not {told}. Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
@@ -241,7 +255,7 @@ def test_a_bad_answer_says_what_was_expected_and_where_it_is_not(
 @pytest.mark.parametrize("body", OTHER_SHAPES, ids=str)
 def test_another_shape_is_a_bad_answer_that_repeats_nothing_of_it(body: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not a list of access tokens") as failure:
-        wire.read_page(answer(body=body))
+        wire.decode_page(create_answer(body=body))
 
     assert "own" not in str(failure.value)
 
@@ -249,11 +263,11 @@ def test_another_shape_is_a_bad_answer_that_repeats_nothing_of_it(body: object) 
 @pytest.mark.parametrize("bearer_token", ["", " ", None, "two words", "zürich"], ids=str)
 def test_a_new_token_without_a_usable_secret_is_a_bad_answer(bearer_token: str | None) -> None:
     with pytest.raises(BadAnswer, match="not the id and the bearer token of a new access token"):
-        wire.read_new_token(answer(body={"id": "1", "bearer_token": bearer_token}))
+        wire.decode_new_token(create_answer(body={"id": "1", "bearer_token": bearer_token}))
 
 
 def test_a_new_token_hides_its_secret() -> None:
-    new = wire.read_new_token(answer(body={"id": "1", "bearer_token": "access-v1:AAAA"}))
+    new = wire.decode_new_token(create_answer(body={"id": "1", "bearer_token": "access-v1:AAAA"}))
 
     assert new.bearer_token.get_secret_value() == "access-v1:AAAA"
     assert "AAAA" not in f"{new} {new!r}"
@@ -286,12 +300,12 @@ def test_a_new_token_hides_its_secret() -> None:
 )
 def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:
     with pytest.raises(failure) as raised:
-        wire.read_page(answer(status, {"error_class": "some_error"}))
+        wire.decode_page(create_answer(status, {"error_class": "some_error"}))
 
     assert str(raised.value) == told
 
 
-STRANGERS: list[object] = [
+ANSWERS_WITHOUT_ENVELOPE: list[object] = [
     b"",
     b"<html><h1>Forbidden</h1></html>",
     b"null",
@@ -307,14 +321,14 @@ STRANGERS: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("body", STRANGERS, ids=repr)
+@pytest.mark.parametrize("body", ANSWERS_WITHOUT_ENVELOPE, ids=repr)
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 407, 409, 413, 418, 421, 431, 451])
-@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+@pytest.mark.parametrize("read", DECODERS, ids=lambda read: read.__name__)
 def test_a_refusal_without_the_vendor_s_envelope_is_no_answer_of_a_cluster(
     read: Callable[[wire.Answer], object], status: int, body: object
 ) -> None:
     with pytest.raises(BadAnswer) as failure:
-        read(answer(status, body))
+        read(create_answer(status, body))
 
     assert f"The answer (status {status}) is not in the form of a Qumulo cluster's." in str(failure.value)
     assert "QUMULO_HOST and QUMULO_PORT" in str(failure.value)
@@ -322,35 +336,35 @@ def test_a_refusal_without_the_vendor_s_envelope_is_no_answer_of_a_cluster(
 
 def test_a_401_without_a_body_is_the_cluster_s_where_nothing_was_to_be_changed() -> None:
     with pytest.raises(Unauthenticated):
-        wire.read_page(answer(401, b""))
-    for read in (wire.read_new_token, wire.read_changed_token, wire.read_deletion):
+        wire.decode_page(create_answer(401, b""))
+    for read in (wire.decode_new_token, wire.decode_updated_token, wire.check_deletion):
         with pytest.raises(BadAnswer):
-            read(answer(401, b""))
+            read(create_answer(401, b""))
     with pytest.raises(BadAnswer):
-        wire.read_page(answer(401, b"<h1>Login</h1>"))
+        wire.decode_page(create_answer(401, b"<h1>Login</h1>"))
 
 
-STILL = " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
+SELF_SERVICE_HINT = " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
 
 
 @pytest.mark.parametrize(
     ("read", "privilege", "still"),
     [
-        pytest.param(wire.read_page, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="list"),
-        pytest.param(wire.skim_page, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="skimmed-list"),
-        pytest.param(wire.read_token, "PRIVILEGE_ACCESS_TOKENS_READ", STILL, id="token"),
-        pytest.param(wire.read_changed_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="change"),
-        pytest.param(wire.read_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="new-token"),
-        pytest.param(wire.read_deletion, "PRIVILEGE_ACCESS_TOKENS_WRITE", STILL, id="deletion"),
-        pytest.param(wire.read_identity, "PRIVILEGE_IDENTITY_READ", "", id="identity"),
-        pytest.param(wire.read_caller, "whatever who-am-i needs there", "", id="caller"),
+        pytest.param(wire.decode_page, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="list"),
+        pytest.param(wire.decode_page_lazily, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="skimmed-list"),
+        pytest.param(wire.decode_token, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="token"),
+        pytest.param(wire.decode_updated_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="change"),
+        pytest.param(wire.decode_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="new-token"),
+        pytest.param(wire.check_deletion, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="deletion"),
+        pytest.param(wire.decode_identity, "PRIVILEGE_IDENTITY_READ", "", id="identity"),
+        pytest.param(wire.decode_caller, "whatever who-am-i needs there", "", id="caller"),
     ],
 )
 def test_a_missing_privilege_is_the_one_for_what_was_asked(
     read: Callable[[wire.Answer], object], privilege: str, still: str
 ) -> None:
     with pytest.raises(Forbidden) as failure:
-        read(answer(403, {"error_class": "some_error"}))
+        read(create_answer(403, {"error_class": "some_error"}))
 
     assert str(failure.value) == (
         "This server's credential lacks a privilege (403 some_error). An administrator can grant "
@@ -364,7 +378,7 @@ def test_a_missing_privilege_is_the_one_for_what_was_asked(
 )
 def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:
     with pytest.raises(Unavailable) as failure:
-        wire.read_page(answer(status))
+        wire.decode_page(create_answer(status))
 
     assert failure.value.transient is transient
 
@@ -397,14 +411,14 @@ def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool)
 )
 def test_a_wait_that_the_cluster_asks_for_is_understood(headers: dict[str, str], wait: timedelta | None) -> None:
     with pytest.raises(Unavailable) as failure:
-        wire.read_page(answer(503, **headers))
+        wire.decode_page(create_answer(503, **headers))
 
     assert failure.value.retry_after == wait
 
 
 def test_a_wait_is_told_in_words() -> None:
     with pytest.raises(Unavailable, match=r"cannot answer now \(503\)\. It asks to wait 7 seconds\.$"):
-        wire.read_page(answer(503, retry_after="7"))
+        wire.decode_page(create_answer(503, retry_after="7"))
 
 
 @pytest.mark.parametrize(
@@ -424,25 +438,25 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(
     error_class: str, description: object, told: str
 ) -> None:
     with pytest.raises(Rejected) as failure:
-        wire.read_page(answer(400, {"error_class": error_class, "description": description}))
+        wire.decode_page(create_answer(400, {"error_class": error_class, "description": description}))
 
     assert str(failure.value) == f"The cluster declined {told}."
 
 
-@pytest.mark.parametrize("read", [wire.read_new_token, wire.read_proof], ids=lambda read: read.__name__)
+@pytest.mark.parametrize("read", [wire.decode_new_token, wire.decode_verified_caller], ids=lambda read: read.__name__)
 def test_where_the_cluster_knows_a_secret_that_nobody_else_does_yet_only_the_class_is_told(
     read: Callable[[wire.Answer], object],
 ) -> None:
     with pytest.raises(Rejected, match=r"The cluster declined \(400 cred_invalid_sid_error\)\.$"):
-        read(answer(400, {"error_class": "cred_invalid_sid_error", "description": "any sentence"}))
+        read(create_answer(400, {"error_class": "cred_invalid_sid_error", "description": "any sentence"}))
 
 
-@pytest.mark.parametrize("read", [wire.read_new_token, wire.read_proof], ids=lambda read: read.__name__)
+@pytest.mark.parametrize("read", [wire.decode_new_token, wire.decode_verified_caller], ids=lambda read: read.__name__)
 def test_there_no_class_is_told_whose_words_could_be_parts_of_the_secret(
     read: Callable[[wire.Answer], object],
 ) -> None:
     with pytest.raises(Rejected, match=r"The cluster declined \(400\)\.$"):
-        read(answer(400, {"error_class": "gpnusqcxakb6_worftxttsfyj0_error", "description": "any sentence"}))
+        read(create_answer(400, {"error_class": "gpnusqcxakb6_worftxttsfyj0_error", "description": "any sentence"}))
 
 
 @pytest.mark.parametrize(
@@ -454,10 +468,10 @@ def test_there_no_class_is_told_whose_words_could_be_parts_of_the_secret(
     ids=["of-the-request", "of-its-look"],
 )
 def test_an_error_that_repeats_a_credential_is_told_without_its_words(description: str, why: str) -> None:
-    hold(SecretStr("access-v1:QUJDREVGR0hJSktM"))
+    remember_secret(SecretStr("access-v1:QUJDREVGR0hJSktM"))
 
     with pytest.raises(Rejected) as failure:
-        wire.read_page(answer(400, {"error_class": "a_b_error", "description": description}))
+        wire.decode_page(create_answer(400, {"error_class": "a_b_error", "description": description}))
 
     assert str(failure.value) == f"The cluster declined (400 a_b_error: its words are withheld, since {why})."
 
@@ -466,46 +480,46 @@ def test_of_a_description_without_an_end_only_the_beginning_is_searched() -> Non
     credential = "access-v1:" + "QUJD" * 20
 
     with pytest.raises(Rejected, match="x…") as failure:
-        wire.read_page(answer(400, {"error_class": "a_b_error", "description": "x" * 4096 + credential}))
+        wire.decode_page(create_answer(400, {"error_class": "a_b_error", "description": "x" * 4096 + credential}))
 
     assert credential not in str(failure.value)
 
 
 def test_a_time_with_digits_without_end_is_a_bad_answer() -> None:
     with pytest.raises(BadAnswer):
-        wire.read_token(answer(body=TOKEN | {"creation_time": f"2026-10-01T10:00:00.{'1' * 31}Z"}))
+        wire.decode_token(create_answer(body=TOKEN_ENTRY | {"creation_time": f"2026-10-01T10:00:00.{'1' * 31}Z"}))
 
 
 def test_the_answer_to_a_deletion_is_empty() -> None:
-    wire.read_deletion(answer(200, b""))
-    wire.read_deletion(answer(200, b"\r\n"))
+    wire.check_deletion(create_answer(200, b""))
+    wire.check_deletion(create_answer(200, b"\r\n"))
     with pytest.raises(NotFound):
-        wire.read_deletion(answer(404, {"error_class": "some_error"}))
+        wire.check_deletion(create_answer(404, {"error_class": "some_error"}))
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"null", b"{}", b"ok", TOKEN], ids=repr)
+@pytest.mark.parametrize("body", [b"<html>", b"null", b"{}", b"ok", TOKEN_ENTRY], ids=repr)
 def test_another_answer_to_a_deletion_is_none_of_a_cluster(body: object) -> None:
     with pytest.raises(BadAnswer, match="The answer to the deletion is not empty"):
-        wire.read_deletion(answer(200, body))
+        wire.check_deletion(create_answer(200, body))
 
 
 @pytest.mark.parametrize("token_id", [" 7", "07", "0x7", 7.0, "7.0", "", True, None, [], "\u0667"], ids=repr)
 def test_a_caller_s_token_that_is_not_plain_digits_counts_as_not_told(token_id: object) -> None:
-    caller = wire.read_caller(answer(body={"id": "500", "access_token_id": token_id}))
+    caller = wire.decode_caller(create_answer(body={"id": "500", "access_token_id": token_id}))
 
     assert caller.access_token_id is None
-    assert caller.is_unnamed_token
+    assert caller.is_unidentified_token
 
 
 def test_a_page_of_more_tokens_than_any_cluster_gives_is_not_read() -> None:
     with pytest.raises(BadAnswer, match="more than 20,000 access tokens at once"):
-        wire.read_page(answer(body={"entries": [TOKEN] * 20_001}))
+        wire.decode_page(create_answer(body={"entries": [TOKEN_ENTRY] * 20_001}))
 
 
 @pytest.mark.parametrize("link", ["?after=" + "k" * (28 << 20), "/?after=" + "k" * 1025], ids=["28-MB", "long-key"])
 def test_a_link_that_is_too_long_is_not_looked_into(link: str) -> None:
     with pytest.raises(BadAnswer, match="no usable `after` key"):
-        wire.read_page(answer(body=EMPTY | {"paging": {"next": link}}))
+        wire.decode_page(create_answer(body=EMPTY_PAGE | {"paging": {"next": link}}))
 
 
 @pytest.mark.parametrize(
@@ -533,13 +547,13 @@ def test_of_a_page_that_is_none_the_first_entry_is_enough(entry: bytes) -> None:
 
     before = time.perf_counter()
     with pytest.raises(BadAnswer, match=r"it does not fit at \"entries\.0"):
-        wire.read_page(page)
+        wire.decode_page(page)
 
-    assert time.perf_counter() - before < PATIENCE  # what a call may take; it once took minutes
+    assert time.perf_counter() - before < TIMEOUT_SECONDS  # what a call may take; it once took minutes
 
 
 def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
     entry = rb'{"id":"1","user":null,"creation\u005ftime":"2026-01-01T00:00:00Z"}'
 
     with pytest.raises(BadAnswer, match='it does not fit at "entries"'):
-        wire.read_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))
+        wire.decode_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))

@@ -15,21 +15,21 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from token_tools.credentials import read_bearer, read_bearer_once, write_store
+from token_tools.credentials import encode_store, read_bearer, read_bearer_once
 from token_tools.errors import SettingsError
-from token_tools.redaction import repeats_secret
+from token_tools.redaction import has_known_secret
 from token_tools.settings import Settings, load_settings
 
 BODY = "c2VjcmV0IG9mIHRoZSB0ZXN0cyBhbG9uZQ"
 SECRET = f"access-v1:{BODY}=="
-STORE = write_store(SecretStr(SECRET))
-CA = trustme.CA()
-PEM = CA.cert_pem.bytes()
-PATIENCE = 10
+CREDENTIALS_FILE_CONTENT = encode_store(SecretStr(SECRET))
+CERTIFICATE_AUTHORITY = trustme.CA()
+CA_CERTIFICATE = CERTIFICATE_AUTHORITY.cert_pem.bytes()
+TIMEOUT_SECONDS = 10
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
 
 
-def store_of(content: object) -> bytes:
+def encode_credentials(content: object) -> bytes:
     return json.dumps(content).encode()
 
 
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
+def refusal_of_credentials(path: Path) -> str:
     """Why a store is not read, in one sentence that names setting and file, and quotes nothing of what it holds."""
     with pytest.raises(SettingsError) as failure:
         load_settings({"host": "c", "credentials_file": str(path)})
@@ -54,11 +54,11 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(STORE, id="utf-8"),
-        pytest.param(b"\r\n" + STORE + b"\r\n", id="line-ends"),
-        pytest.param(codecs.BOM_UTF8 + STORE, id="utf-8-with-mark"),
-        pytest.param(codecs.BOM_UTF16_LE + STORE.decode().encode("utf-16-le"), id="utf-16-le"),
-        pytest.param(codecs.BOM_UTF16_BE + STORE.decode().encode("utf-16-be"), id="utf-16-be"),
+        pytest.param(CREDENTIALS_FILE_CONTENT, id="utf-8"),
+        pytest.param(b"\r\n" + CREDENTIALS_FILE_CONTENT + b"\r\n", id="line-ends"),
+        pytest.param(codecs.BOM_UTF8 + CREDENTIALS_FILE_CONTENT, id="utf-8-with-mark"),
+        pytest.param(codecs.BOM_UTF16_LE + CREDENTIALS_FILE_CONTENT.decode().encode("utf-16-le"), id="utf-16-le"),
+        pytest.param(codecs.BOM_UTF16_BE + CREDENTIALS_FILE_CONTENT.decode().encode("utf-16-be"), id="utf-16-be"),
     ],
 )
 def test_a_store_is_read_however_an_editor_has_saved_it(path: Path, content: bytes) -> None:
@@ -75,28 +75,36 @@ def test_a_store_is_read_however_an_editor_has_saved_it(path: Path, content: byt
         pytest.param(f"{SECRET}\n".encode(), 'holds a bare token: put it in as {"bearer_token": …,', id="bare"),
         pytest.param(BODY.encode(), "holds a bare token", id="bare-without-its-prefix"),
         pytest.param(f'"{SECRET}"'.encode(), "holds a bare token", id="bare-in-quotes"),
-        pytest.param(store_of({"bearer_token": SECRET, "version": 2}), "is in another version", id="other-version"),
-        pytest.param(store_of({"bearer_token": SECRET}), "is not JSON in the format of qq's", id="no-version"),
-        pytest.param(store_of([SECRET]), "is not JSON in the format of qq's", id="list"),
-        pytest.param(b"\xff", "is not JSON in the format of qq's", id="no-text"),
-        pytest.param(STORE.replace(b"=", b"\xff"), "holds a bearer_token that is not a token", id="damaged-token"),
         pytest.param(
-            store_of({"bearer_token": f"{SECRET} x", "version": 1}),
+            encode_credentials({"bearer_token": SECRET, "version": 2}), "is in another version", id="other-version"
+        ),
+        pytest.param(
+            encode_credentials({"bearer_token": SECRET}), "is not JSON in the format of qq's", id="no-version"
+        ),
+        pytest.param(encode_credentials([SECRET]), "is not JSON in the format of qq's", id="list"),
+        pytest.param(b"\xff", "is not JSON in the format of qq's", id="no-text"),
+        pytest.param(
+            CREDENTIALS_FILE_CONTENT.replace(b"=", b"\xff"),
+            "holds a bearer_token that is not a token",
+            id="damaged-token",
+        ),
+        pytest.param(
+            encode_credentials({"bearer_token": f"{SECRET} x", "version": 1}),
             "holds a bearer_token that is not a token",
             id="words",
         ),
         pytest.param(
-            store_of({"bearer_token": "${TOKEN}", "version": 1}),
+            encode_credentials({"bearer_token": "${TOKEN}", "version": 1}),
             "holds a bearer_token that is not the value itself but what stands for it",
             id="not-expanded",
         ),
-        pytest.param(STORE + b" " * (64 << 10), "is larger than 64 KiB", id="large"),
+        pytest.param(CREDENTIALS_FILE_CONTENT + b" " * (64 << 10), "is larger than 64 KiB", id="large"),
     ],
 )
 def test_a_file_that_is_no_store_is_told_as_what_it_is(path: Path, content: bytes, told: str) -> None:
     path.write_bytes(content)
 
-    assert refusal(path).startswith(told)
+    assert refusal_of_credentials(path).startswith(told)
 
 
 def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -106,15 +114,15 @@ def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
             patch.chdir(tmp_path)
             listener.bind("socket")
 
-        assert refusal(tmp_path / "socket") == "is a socket and not a file."
-    assert refusal(tmp_path) == "is a folder and not a file."
-    assert refusal(Path("/dev/zero")) == "is a device and not a file."
-    assert refusal(tmp_path / "nothing") == "does not exist."
-    assert refusal(Path(f"{__file__}/x")) == "cannot be read: Not a directory."
+        assert refusal_of_credentials(tmp_path / "socket") == "is a socket and not a file."
+    assert refusal_of_credentials(tmp_path) == "is a folder and not a file."
+    assert refusal_of_credentials(Path("/dev/zero")) == "is a device and not a file."
+    assert refusal_of_credentials(tmp_path / "nothing") == "does not exist."
+    assert refusal_of_credentials(Path(f"{__file__}/x")) == "cannot be read: Not a directory."
 
 
 @contextmanager
-def without_the_rights_of_root() -> Generator[None]:
+def without_root_rights() -> Generator[None]:
     """Root, who may read everything, is somebody else meanwhile; whoever is not root stays who they are."""
     before = os.geteuid()
     os.seteuid(before or 54321)
@@ -125,33 +133,35 @@ def without_the_rights_of_root() -> Generator[None]:
 
 
 def test_a_store_that_may_not_be_read_is_told_with_the_reason(path: Path) -> None:
-    path.write_bytes(STORE)
+    path.write_bytes(CREDENTIALS_FILE_CONTENT)
     path.chmod(0)
 
-    with without_the_rights_of_root():
-        assert refusal(path) == "cannot be read: Permission denied."
+    with without_root_rights():
+        assert refusal_of_credentials(path) == "cannot be read: Permission denied."
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_store_that_others_can_write_is_refused_with_what_mends_it(path: Path, mode: int) -> None:
-    path.write_bytes(STORE)
+    path.write_bytes(CREDENTIALS_FILE_CONTENT)
     path.chmod(mode)
 
-    assert refusal(path) == f"other users can put another credential into: `chmod 600 {path}` mends that."
+    assert (
+        refusal_of_credentials(path) == f"other users can put another credential into: `chmod 600 {path}` mends that."
+    )
 
 
 @only_root
 def test_a_store_of_somebody_else_is_refused_with_what_mends_it(path: Path) -> None:
-    path.write_bytes(STORE)
+    path.write_bytes(CREDENTIALS_FILE_CONTENT)
     os.chown(path, 54321, -1)
 
-    assert refusal(path) == (
+    assert refusal_of_credentials(path) == (
         f"belongs to another user, who can put another credential in there: `chown 0 {path}` mends that."
     )
 
 
 def test_a_store_that_others_can_read_is_warned_of_once_and_used(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path.write_bytes(STORE)
+    path.write_bytes(CREDENTIALS_FILE_CONTENT)
     path.chmod(0o644)
 
     settings = load_settings({"host": "c", "credentials_file": str(path)})
@@ -166,12 +176,12 @@ def test_a_store_that_others_can_read_is_warned_of_once_and_used(path: Path, cap
 
 
 def test_from_the_reading_on_no_text_that_repeats_a_credential_may_leave(path: Path) -> None:
-    path.write_bytes(write_store(SecretStr("access-v1:aGVsZCBmcm9tIGl0cyByZWFkaW5nIG9u")))
-    assert not repeats_secret("aGVsZCBmcm9t")
+    path.write_bytes(encode_store(SecretStr("access-v1:aGVsZCBmcm9tIGl0cyByZWFkaW5nIG9u")))
+    assert not has_known_secret("aGVsZCBmcm9t")
 
     read_bearer(path)
 
-    assert repeats_secret("aGVsZCBmcm9t")
+    assert has_known_secret("aGVsZCBmcm9t")
 
 
 @pytest.fixture
@@ -181,7 +191,7 @@ def pipe(tmp_path: Path) -> Path:
     return path
 
 
-def feed(pipe: Path, content: bytes) -> threading.Thread:
+def write_to_pipe(pipe: Path, content: bytes) -> threading.Thread:
     """Somebody who writes this into a pipe as soon as it is read, and once."""
     writer = threading.Thread(target=pipe.write_bytes, args=(content,))
     writer.start()
@@ -189,29 +199,29 @@ def feed(pipe: Path, content: bytes) -> threading.Thread:
 
 
 def test_a_pipe_is_read_once_and_what_it_gave_is_kept(pipe: Path) -> None:
-    writer = feed(pipe, STORE)
+    writer = write_to_pipe(pipe, CREDENTIALS_FILE_CONTENT)
 
     settings = load_settings({"host": "c", "credentials_file": str(pipe)})
 
-    writer.join(PATIENCE)
+    writer.join(TIMEOUT_SECONDS)
     assert [settings.read_bearer().get_secret_value() for _ in range(2)] == [SECRET, SECRET]
     assert settings.credentials_file == pipe
 
 
 def test_a_pipe_that_gives_no_store_is_told_as_what_it_gave(pipe: Path) -> None:
-    writer = feed(pipe, b"")
+    writer = write_to_pipe(pipe, b"")
 
-    assert refusal(pipe) == "is empty."
-    writer.join(PATIENCE)
+    assert refusal_of_credentials(pipe) == "is empty."
+    writer.join(TIMEOUT_SECONDS)
 
 
-@pytest.mark.parametrize("begins", [b"", STORE], ids=["nothing", "half"])
+@pytest.mark.parametrize("begins", [b"", CREDENTIALS_FILE_CONTENT], ids=["nothing", "half"])
 def test_a_pipe_without_an_end_is_given_up(pipe: Path, begins: bytes) -> None:
     descriptor = os.open(pipe, os.O_RDWR)
     os.write(descriptor, begins)
 
     with pytest.raises(SettingsError, match=r"has no end: whoever writes into it took longer than 0\.2 seconds"):
-        read_bearer_once(pipe, timeout=0.2)
+        read_bearer_once(pipe, timeout_seconds=0.2)
 
     os.close(descriptor)
 
@@ -224,11 +234,11 @@ def test_a_file_that_has_become_a_pipe_is_not_waited_for(pipe: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(PEM, id="plain"),
-        pytest.param(codecs.BOM_UTF8 + PEM, id="utf-8-with-mark"),
-        pytest.param(codecs.BOM_UTF16_LE + PEM.decode().encode("utf-16-le"), id="utf-16"),
-        pytest.param("Autorität\n".encode() + PEM, id="with-a-name"),
-        pytest.param(CA.private_key_pem.bytes() + PEM, id="beside-its-key"),
+        pytest.param(CA_CERTIFICATE, id="plain"),
+        pytest.param(codecs.BOM_UTF8 + CA_CERTIFICATE, id="utf-8-with-mark"),
+        pytest.param(codecs.BOM_UTF16_LE + CA_CERTIFICATE.decode().encode("utf-16-le"), id="utf-16"),
+        pytest.param("Autorität\n".encode() + CA_CERTIFICATE, id="with-a-name"),
+        pytest.param(CERTIFICATE_AUTHORITY.private_key_pem.bytes() + CA_CERTIFICATE, id="beside-its-key"),
     ],
 )
 def test_certificates_are_read_however_an_editor_has_saved_them(path: Path, content: bytes) -> None:
@@ -237,17 +247,23 @@ def test_certificates_are_read_however_an_editor_has_saved_them(path: Path, cont
     told = Settings(host="c", ca_file=path).read_certificates()
 
     assert told is not None
-    assert PEM.decode().strip() in told
+    assert CA_CERTIFICATE.decode().strip() in told
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         pytest.param(b"\n", "is empty", id="empty"),
-        pytest.param(ssl.PEM_cert_to_DER_cert(PEM.decode()), "holds a certificate in DER, and PEM is needed", id="der"),
-        pytest.param(CA.private_key_pem.bytes(), "holds a private key and no readable PEM certificate", id="key"),
-        pytest.param(PEM.replace(b"M", b"!"), "what begins as one is damaged", id="damaged"),
-        pytest.param(STORE, "holds a token or something like one", id="token"),
+        pytest.param(
+            ssl.PEM_cert_to_DER_cert(CA_CERTIFICATE.decode()), "holds a certificate in DER, and PEM is needed", id="der"
+        ),
+        pytest.param(
+            CERTIFICATE_AUTHORITY.private_key_pem.bytes(),
+            "holds a private key and no readable PEM certificate",
+            id="key",
+        ),
+        pytest.param(CA_CERTIFICATE.replace(b"M", b"!"), "what begins as one is damaged", id="damaged"),
+        pytest.param(CREDENTIALS_FILE_CONTENT, "holds a token or something like one", id="token"),
         pytest.param(b"x", "holds no readable PEM certificate", id="other"),
         pytest.param(b"x" * (5 << 20), "is larger than 4096 KiB", id="large"),
     ],
@@ -276,7 +292,7 @@ def refusal_of_certificates(path: Path) -> str:
 
 
 def test_certificates_that_are_gone_since_the_start_are_told_so(path: Path) -> None:
-    path.write_bytes(PEM)
+    path.write_bytes(CA_CERTIFICATE)
     settings = Settings(host="c", ca_file=path)
     path.unlink()
 

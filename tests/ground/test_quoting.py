@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from token_tools.quoting import quote
+from token_tools.quoting import quote_untrusted
 
 
 @given(st.text(max_size=50).filter(lambda text: "earer" not in text.lower()))
 def test_a_short_text_is_on_one_printable_line_and_can_be_read_back(text: str) -> None:
-    quoted = quote(text, longest=50)
+    quoted = quote_untrusted(text, max_chars=50)
 
     assert quoted.isprintable()
     assert json.loads(quoted) == text
 
 
 def test_a_long_text_is_cut() -> None:
-    assert quote("abcdef", longest=4) == '"abc…"'
+    assert quote_untrusted("abcdef", max_chars=4) == '"abc…"'
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_a_long_text_is_cut() -> None:
     ],
 )
 def test_what_looks_like_a_bearer_token_is_taken_out(text: str, quoted: str) -> None:
-    assert quote(text, longest=100) == quoted
+    assert quote_untrusted(text, max_chars=100) == quoted

@@ -17,36 +17,45 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
-from tests.support.harness import AGREES, JANE, NOW, PATH, PATIENCE, Bench, Human, refusal
+from tests.support.harness import (
+    AGREES,
+    JANE,
+    NOW,
+    TIMEOUT_SECONDS,
+    TOKENS_PATH,
+    Harness,
+    ScriptedPerson,
+    refusal_response,
+)
 from token_tools import redaction
-from token_tools.quoting import quote as quoted
+from token_tools.quoting import quote_untrusted as quoted
 
 pytestmark = pytest.mark.anyio
 
-FULL_WIDTH = {code: code + 0xFEE0 for code in range(33, 127)}
+FULL_WIDTH_MAP = {code: code + 0xFEE0 for code in range(33, 127)}
 
 
-def body(secret: str) -> str:
+def secret_body(secret: str) -> str:
     return secret.partition(":")[2]
 
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as-it-is": str,
-    "without-its-prefix": body,
-    "first-half": lambda secret: body(secret)[:44],
-    "second-half": lambda secret: body(secret)[44:],
-    "a-piece": lambda secret: body(secret)[20:30],
-    "upper-case": lambda secret: body(secret).upper(),
-    "lower-case": lambda secret: body(secret).lower(),
-    "other-case": lambda secret: body(secret).swapcase(),
-    "backwards": lambda secret: body(secret)[::-1],
-    "dots-between": lambda secret: ".".join(body(secret)),
-    "blanks-between": lambda secret: " ".join(body(secret)),
-    "invisible-between": lambda secret: "\u200b".join(body(secret)),
-    "soft-hyphens-between": lambda secret: "\xad".join(body(secret)),
-    "selectors-between": lambda secret: "\ufe0f".join(body(secret)),
-    "marks-on-each": lambda secret: "\u0301".join(body(secret)),
-    "full-width": lambda secret: body(secret).translate(FULL_WIDTH),
+    "without-its-prefix": secret_body,
+    "first-half": lambda secret: secret_body(secret)[:44],
+    "second-half": lambda secret: secret_body(secret)[44:],
+    "a-piece": lambda secret: secret_body(secret)[20:30],
+    "upper-case": lambda secret: secret_body(secret).upper(),
+    "lower-case": lambda secret: secret_body(secret).lower(),
+    "other-case": lambda secret: secret_body(secret).swapcase(),
+    "backwards": lambda secret: secret_body(secret)[::-1],
+    "dots-between": lambda secret: ".".join(secret_body(secret)),
+    "blanks-between": lambda secret: " ".join(secret_body(secret)),
+    "invisible-between": lambda secret: "\u200b".join(secret_body(secret)),
+    "soft-hyphens-between": lambda secret: "\xad".join(secret_body(secret)),
+    "selectors-between": lambda secret: "\ufe0f".join(secret_body(secret)),
+    "marks-on-each": lambda secret: "\u0301".join(secret_body(secret)),
+    "full-width": lambda secret: secret_body(secret).translate(FULL_WIDTH_MAP),
     "percent": lambda secret: quote(secret, safe=""),
     "percent-each": lambda secret: "".join(f"%{ord(char):02x}" for char in secret),
     "percent-twice": lambda secret: quote(quote(secret, safe=""), safe=""),
@@ -62,196 +71,196 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "decimal-codes": lambda secret: ",".join(str(ord(char)) for char in secret),
     "bits": lambda secret: " ".join(f"{ord(char):08b}" for char in secret),
     "hex": lambda secret: secret.encode().hex(),
-    "hex-of-its-bytes": lambda secret: base64.b64decode(body(secret)).hex(),
-    "hex-with-colons": lambda secret: base64.b64decode(body(secret)).hex(":"),
+    "hex-of-its-bytes": lambda secret: base64.b64decode(secret_body(secret)).hex(),
+    "hex-with-colons": lambda secret: base64.b64decode(secret_body(secret)).hex(":"),
     "base64-again": lambda secret: base64.b64encode(secret.encode()).decode(),
     "base64-twice": lambda secret: base64.b64encode(base64.b64encode(secret.encode())).decode(),
     "base64-for-urls": lambda secret: base64.urlsafe_b64encode(b"x" + secret.encode()).decode().rstrip("="),
-    "base64-of-a-piece": lambda secret: base64.b64encode(body(secret)[10:24].encode()).decode(),
+    "base64-of-a-piece": lambda secret: base64.b64encode(secret_body(secret)[10:24].encode()).decode(),
     "base32": lambda secret: base64.b32encode(secret.encode()).decode(),
-    "rot13": lambda secret: codecs.encode(body(secret), "rot13"),
+    "rot13": lambda secret: codecs.encode(secret_body(secret), "rot13"),
 }
-SPELT = pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
+each_spelling = pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
 
 
-def own(bench: Bench) -> str:
-    assert bench.settings.bearer_token is not None
-    return bench.settings.bearer_token.get_secret_value()
+def own_bearer_token(harness: Harness) -> str:
+    assert harness.settings.bearer_token is not None
+    return harness.settings.bearer_token.get_secret_value()
 
 
-def is_told(told: str, secret: str) -> bool:
+def is_leaked(told: str, secret: str) -> bool:
     """Whether eight characters of it can be read, whatever their case and whatever stands between them."""
     plain = "".join(filter(str.isalnum, told.casefold()))
-    letters = "".join(filter(str.isalnum, body(secret).casefold()))
+    letters = "".join(filter(str.isalnum, secret_body(secret).casefold()))
     return any(letters[start : start + 8] in plain for start in range(len(letters) - 7))
 
 
-@SPELT
+@each_spelling
 async def test_a_key_of_a_page_that_repeats_the_credential_is_no_answer(
-    bench: Bench, spell: Callable[[str], str]
+    harness: Harness, spell: Callable[[str], str]
 ) -> None:
-    link = f"{PATH}?after={quote(spell(own(bench)), safe='')}"
+    link = f"{TOKENS_PATH}?after={quote(spell(own_bearer_token(harness)), safe='')}"
 
     async def link_on(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return httpx.Response(200, json=response.json() | {"paging": {"next": link}})
 
-    bench.recorder.on_served = link_on
+    harness.recorder.on_served = link_on
 
-    told = await bench.refused("list_access_tokens")
+    told = await harness.call_refused("list_access_tokens")
 
     assert "no usable `after` key" in told
-    assert not is_told(told, own(bench))
+    assert not is_leaked(told, own_bearer_token(harness))
 
 
-@SPELT
+@each_spelling
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
 async def test_a_name_that_repeats_the_credential_is_withheld(
-    bench: Bench, tool: str, spell: Callable[[str], str]
+    harness: Harness, tool: str, spell: Callable[[str], str]
 ) -> None:
-    name = spell(own(bench))
+    name = spell(own_bearer_token(harness))
     identity = JANE.identity() | {"name": name, "sid": name, "domain": name}
-    token = bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
+    token = harness.cluster.add_token(JANE.auth_id, creator=JANE.auth_id)
 
     async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         text = response.text.replace(json.dumps(JANE.identity(), separators=(",", ":")), json.dumps(identity))
         return httpx.Response(response.status_code, text=text, headers={"Content-Type": "application/json"})
 
-    bench.recorder.on_served = rename
+    harness.recorder.on_served = rename
 
     arguments: dict[str, Any] = {"id": token.id} if tool == "get_access_token" else {}
-    told = await bench.call(tool, {"report": "csv"} if tool == "audit_access_tokens" else arguments)
+    told = await harness.call(tool, {"report": "csv"} if tool == "audit_access_tokens" else arguments)
 
     assert not told.is_error
-    files = [file.read_text() for file in bench.settings.delivery_dir.glob("*.csv")]
+    files = [file.read_text() for file in harness.settings.delivery_dir.glob("*.csv")]
     for text in [told.text, json.dumps(told.fields), *files]:
         assert json.dumps(name)[1:-1] not in text
         assert name not in text
-        assert not is_told(text, own(bench))
+        assert not is_leaked(text, own_bearer_token(harness))
 
 
-@SPELT
+@each_spelling
 async def test_a_sentence_of_an_error_that_repeats_the_credential_is_withheld(
-    bench: Bench, spell: Callable[[str], str]
+    harness: Harness, spell: Callable[[str], str]
 ) -> None:
-    said = spell(own(bench))
+    said = spell(own_bearer_token(harness))
 
     async def decline(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(400, description=f"you sent {said} to us")
+        return refusal_response(400, description=f"you sent {said} to us")
 
-    bench.recorder.on_served = decline
+    harness.recorder.on_served = decline
 
-    told = await bench.refused("list_access_tokens")
+    told = await harness.call_refused("list_access_tokens")
 
     assert said not in told
-    assert not is_told(told, own(bench))
+    assert not is_leaked(told, own_bearer_token(harness))
 
 
-@SPELT
+@each_spelling
 @pytest.mark.parametrize("status", [400, 403, 500])
 async def test_no_answer_to_a_create_tells_the_new_bearer_token(
-    bench: Bench, status: int, spell: Callable[[str], str]
+    harness: Harness, status: int, spell: Callable[[str], str]
 ) -> None:
     said = ""
 
     async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         nonlocal said
-        if request.method == "POST" and request.url.path == PATH:
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
             said = spell(response.json()["bearer_token"])
-            return refusal(status, error_class=said.lower(), description=said)
+            return refusal_response(status, error_class=said.lower(), description=said)
         return response
 
-    bench.recorder.on_served = betray
+    harness.recorder.on_served = betray
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert said not in told
     assert said.lower() not in told
-    [token] = bench.tokens_of(JANE)
-    assert not is_told(told, token.bearer_token)
+    [token] = harness.tokens_of(JANE)
+    assert not is_leaked(told, token.bearer_token)
 
 
-@SPELT
-async def test_no_answer_to_a_proof_tells_the_new_bearer_token(bench: Bench, spell: Callable[[str], str]) -> None:
-    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW)
+@each_spelling
+async def test_no_answer_to_a_proof_tells_the_new_bearer_token(harness: Harness, spell: Callable[[str], str]) -> None:
+    old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW)
     said = secret = ""
 
     async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         nonlocal said, secret
         sent = request.headers["Authorization"].removeprefix("Bearer ")
-        if request.url.path == "/v1/session/who-am-i" and sent != own(bench):
+        if request.url.path == "/v1/session/who-am-i" and sent != own_bearer_token(harness):
             said, secret = spell(sent), sent
-            return refusal(400, error_class=said.lower(), description=said)
+            return refusal_response(400, error_class=said.lower(), description=said)
         return response
 
-    bench.recorder.on_served = betray
+    harness.recorder.on_served = betray
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert said
     assert said not in told
-    assert not is_told(told, secret)
+    assert not is_leaked(told, secret)
 
 
 @pytest.mark.parametrize("part", [slice(10, 40), slice(10, 20)], ids=["much", "little"])
-async def test_a_new_token_whose_id_is_of_its_bearer_token_is_no_answer(bench: Bench, part: slice) -> None:
+async def test_a_new_token_whose_id_is_of_its_bearer_token_is_no_answer(harness: Harness, part: slice) -> None:
     async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
             new = response.json()
             return httpx.Response(200, json=new | {"id": new["bearer_token"][part].replace("/", "_").replace("+", "-")})
         return response
 
-    bench.recorder.on_served = betray
+    harness.recorder.on_served = betray
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    [token] = bench.tokens_of(JANE)
+    [token] = harness.tokens_of(JANE)
     assert f'delete_access_token(id="{token.id}")' in told
-    assert not is_told(told, token.bearer_token)
-    assert not is_told((bench.settings.state_dir / "journal.jsonl").read_text(), token.bearer_token)
-    assert [*bench.settings.delivery_dir.iterdir()] == []
+    assert not is_leaked(told, token.bearer_token)
+    assert not is_leaked((harness.settings.state_dir / "journal.jsonl").read_text(), token.bearer_token)
+    assert [*harness.settings.delivery_dir.iterdir()] == []
 
 
-async def test_a_question_tells_nothing_of_a_secret(bench: Bench) -> None:
-    name = body(own(bench))[:30]
-    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+async def test_a_question_tells_nothing_of_a_secret(harness: Harness) -> None:
+    name = secret_body(own_bearer_token(harness))[:30]
+    token = harness.cluster.add_token(JANE.auth_id, creator="500")
 
     async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method != "GET" or not request.url.path.startswith(PATH):
+        if request.method != "GET" or not request.url.path.startswith(TOKENS_PATH):
             return response
         user = JANE.identity() | {"name": name, "domain": name}
         return httpx.Response(200, json=response.json() | {"user": user, "creator": user})
 
-    bench.recorder.on_served = rename
-    human = Human([AGREES])
+    harness.recorder.on_served = rename
+    human = ScriptedPerson([AGREES])
 
-    await bench.call("delete_access_token", {"id": token.id}, human=human)
+    await harness.call("delete_access_token", {"id": token.id}, person=human)
 
-    assert len(human.asked) == 1
-    assert not is_told(human.asked[0], own(bench))
+    assert len(human.questions) == 1
+    assert not is_leaked(human.questions[0], own_bearer_token(harness))
 
 
-async def test_an_argument_that_looks_like_a_secret_is_not_repeated(bench: Bench) -> None:
-    bench.settings = bench.settings.model_copy(update={"confirm": "none"})
+async def test_an_argument_that_looks_like_a_secret_is_not_repeated(harness: Harness) -> None:
+    harness.settings = harness.settings.model_copy(update={"confirm": "none"})
     for user in ("AbCdEfGh12IjKlMnOpQr34StUvWxYz", "local:access-v1:QUJDREVGR0hJSktM", "name:Bearer QUJDREVGR0hJ"):
-        told = await bench.refused("create_access_token", {"user": user})
+        told = await harness.call_refused("create_access_token", {"user": user})
         assert "AbCdEfGh" not in told
         assert "QUJDREVG" not in told
 
 
 def test_what_leaves_is_redacted_line_by_line() -> None:
     secret = "access-v1:" + base64.b64encode(bytes(range(7, 71))).decode()
-    redaction.hold(SecretStr(secret))
+    redaction.remember_secret(SecretStr(secret))
 
-    assert redaction.redact(f"one\n{body(secret)[8:20]}\r\ntwo access-v1:QUJD= three") == (
+    assert redaction.redact(f"one\n{secret_body(secret)[8:20]}\r\ntwo access-v1:QUJD= three") == (
         "one\n[withheld: it repeats something of a secret]\r\ntwo access-v1 [redacted] three"
     )
-    assert body(secret) not in redaction.redact("x" * 10_000 + secret)
+    assert secret_body(secret) not in redaction.redact("x" * 10_000 + secret)
     assert redaction.redact("y" * 10_000) == "y" * 10_000
 
 
 def test_what_else_a_line_says_is_not_lost_with_the_sentence_that_is_withheld() -> None:
     secret = base64.b64encode(bytes(range(90, 154))).decode()
-    redaction.hold(SecretStr(secret))
+    redaction.remember_secret(SecretStr(secret))
 
     assert redaction.redact(f"Token 7 may live. It said {secret[5:30]} then. Look at it.") == (
         "Token 7 may live. [withheld: it repeats something of a secret] Look at it."
@@ -264,23 +273,27 @@ def test_what_looks_like_a_secret_is_told_from_words_written_together(length: in
     digests = [hashlib.sha512(f"{number}".encode()).digest() + b"xy" for number in range(200)]
     texts = [base64.b64encode(digest).decode()[:length] for digest in digests]
 
-    assert sum(map(redaction.looks_secret, texts)) > 190
+    assert sum(map(redaction.has_likely_secret, texts)) > 190
 
 
 @pytest.mark.parametrize("text", ["Bearer authentication is required.", "Bearer Service", "no bearer token"])
 def test_a_plain_word_after_bearer_is_no_secret(text: str) -> None:
-    assert redaction.mask_bearers(text) == text
+    assert redaction.redact_bearers(text) == text
 
 
-async def test_a_name_that_only_looks_like_a_secret_is_not_said_to_repeat_one(bench: Bench) -> None:
-    told = await bench.refused("list_access_tokens", {"Zq4Tn8Lw2XcR7vBk5MdJ9sHy": "x"})
+async def test_a_name_that_only_looks_like_a_secret_is_not_said_to_repeat_one(harness: Harness) -> None:
+    told = await harness.call_refused("list_access_tokens", {"Zq4Tn8Lw2XcR7vBk5MdJ9sHy": "x"})
 
     assert 'no argument "[withheld: it looks like a secret]"' in told
 
 
-async def test_nothing_that_does_not_exist_is_named_by_a_secret(bench: Bench) -> None:
-    async with bench.connected() as client:
-        for name in (own(bench), body(own(bench))[10:40], "Zq4Tn8Lw2XcR7vBk5MdJ9sHy"):
+async def test_nothing_that_does_not_exist_is_named_by_a_secret(harness: Harness) -> None:
+    async with harness.connected() as client:
+        for name in (
+            own_bearer_token(harness),
+            secret_body(own_bearer_token(harness))[10:40],
+            "Zq4Tn8Lw2XcR7vBk5MdJ9sHy",
+        ):
             for ask in (
                 client.call_tool(name, {}),
                 client.get_prompt(name, {}),
@@ -289,21 +302,23 @@ async def test_nothing_that_does_not_exist_is_named_by_a_secret(bench: Bench) ->
                 with pytest.raises(MCPError) as failure:
                     await ask
                 assert name not in f"{failure.value} {failure.value.data}"
-                assert not is_told(str(failure.value), own(bench))
+                assert not is_leaked(str(failure.value), own_bearer_token(harness))
 
 
-async def test_a_name_that_is_too_long_is_not_repeated(bench: Bench) -> None:
-    async with bench.connected() as client:
+async def test_a_name_that_is_too_long_is_not_repeated(harness: Harness) -> None:
+    async with harness.connected() as client:
         with pytest.raises(MCPError, match="too long, or looks like a secret"):
             await client.call_tool("x" * 30_000, {})
 
 
-async def test_the_server_s_own_credential_is_never_forgotten(bench: Bench) -> None:
-    async with bench.connected() as client:
-        for number in range(redaction.MAX_HELD + 1):
-            redaction.hold(SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode()))
+async def test_the_server_s_own_credential_is_never_forgotten(harness: Harness) -> None:
+    async with harness.connected() as client:
+        for number in range(redaction.MAX_REMEMBERED_SECRETS + 1):
+            redaction.remember_secret(
+                SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode())
+            )
         with pytest.raises(MCPError, match="or looks like a secret"):
-            await client.call_tool(body(own(bench)), {})
+            await client.call_tool(secret_body(own_bearer_token(harness)), {})
 
 
 @pytest.mark.parametrize("unit", ["\\", "a", "\ufdfa", "AbCdEf12/", "&#65;", "\\u0041", "41 "])
@@ -312,37 +327,41 @@ def test_hundreds_of_long_names_are_quoted_at_once(unit: str) -> None:
 
     before = time.perf_counter()
     for name in names:
-        quoted(name, longest=96)
+        quoted(name, max_chars=96)
 
-    assert time.perf_counter() - before < PATIENCE  # what a call may take; it once took minutes
+    assert time.perf_counter() - before < TIMEOUT_SECONDS  # what a call may take; it once took minutes
 
 
 def test_a_secret_that_is_withheld_is_looked_for_in_all_that_is_shown() -> None:
     secret = base64.b64encode(bytes(range(33, 97))).decode()
-    redaction.hold(SecretStr(secret))
+    redaction.remember_secret(SecretStr(secret))
 
-    assert quoted("Bearer " + "1" * 70 + " " + "x" * 40 + secret[20:28], longest=96) == f'"{redaction.WITHHELD}"'
-    assert secret[20:28] not in quoted("Bearer " + "1" * 185 + " " + secret[20:28], longest=96)
+    assert (
+        quoted("Bearer " + "1" * 70 + " " + "x" * 40 + secret[20:28], max_chars=96) == f'"{redaction.WITHHELD_KNOWN}"'
+    )
+    assert secret[20:28] not in quoted("Bearer " + "1" * 185 + " " + secret[20:28], max_chars=96)
 
 
 def test_a_secret_that_is_words_in_disguise_withholds_no_sentence() -> None:
-    redaction.hold(SecretStr(base64.b64encode(b"the secret of the cluster is no secret").decode()))
+    redaction.remember_secret(SecretStr(base64.b64encode(b"the secret of the cluster is no secret").decode()))
 
     assert redaction.redact("the secret of the cluster") == "the secret of the cluster"
 
 
 def test_a_text_that_is_too_long_to_be_searched_counts_as_a_secret() -> None:
-    assert redaction.repeats_secret("y" * 4097)
+    assert redaction.has_known_secret("y" * 4097)
 
 
 def test_the_secrets_that_are_remembered_do_not_grow_without_end() -> None:
     first = base64.b64encode(os.urandom(64)).decode()
-    redaction.hold(SecretStr(first))
-    assert redaction.repeats_secret(first)
+    redaction.remember_secret(SecretStr(first))
+    assert redaction.has_known_secret(first)
     for number in range(300):
-        redaction.hold(SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode()))
+        redaction.remember_secret(
+            SecretStr(base64.b64encode(f"some secret with the number {number}".encode()).decode())
+        )
 
-    assert not redaction.repeats_secret(first)
+    assert not redaction.has_known_secret(first)
 
 
 @pytest.mark.parametrize(
@@ -354,8 +373,8 @@ def test_the_secrets_that_are_remembered_do_not_grow_without_end() -> None:
     ],
 )
 def test_an_ordinary_name_is_no_secret(name: str) -> None:
-    assert not redaction.looks_secret(name)
-    assert not redaction.repeats_secret(name)
+    assert not redaction.has_likely_secret(name)
+    assert not redaction.has_known_secret(name)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +394,7 @@ def test_an_ordinary_name_is_no_secret(name: str) -> None:
     ],
 )
 def test_what_has_no_ink_is_made_visible(text: str, shown: str) -> None:
-    assert quoted(text, longest=50) == shown
+    assert quoted(text, max_chars=50) == shown
 
 
 @pytest.mark.parametrize(
@@ -390,40 +409,40 @@ def test_what_has_no_ink_is_made_visible(text: str, shown: str) -> None:
     ],
 )
 async def test_a_name_that_could_be_mistaken_is_quoted_in_answers_and_questions(
-    bench: Bench, name: str, spelled: str
+    harness: Harness, name: str, spelled: str
 ) -> None:
     user = JANE.identity() | {"name": name}
-    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+    token = harness.cluster.add_token(JANE.auth_id, creator="500")
 
     async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        is_token = request.url.path == PATH + token.id and response.content
+        is_token = request.url.path == TOKENS_PATH + token.id and response.content
         return httpx.Response(200, json=response.json() | {"user": user}) if is_token else response
 
-    bench.recorder.on_served = rename
-    human = Human([AGREES])
+    harness.recorder.on_served = rename
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call("get_access_token", {"id": token.id})
-    await bench.call("delete_access_token", {"id": token.id}, human=human)
+    told = await harness.call("get_access_token", {"id": token.id})
+    await harness.call("delete_access_token", {"id": token.id}, person=human)
 
     assert f" of {spelled} on" in told.fields["summary"]
-    assert f" of the user {spelled} (" in human.asked[0]
+    assert f" of the user {spelled} (" in human.questions[0]
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
-async def test_no_class_of_an_error_spells_the_new_bearer_token(bench: Bench, status: int) -> None:
+async def test_no_class_of_an_error_spells_the_new_bearer_token(harness: Harness, status: int) -> None:
     said = ""
 
     async def betray(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         nonlocal said
-        if request.method == "POST" and request.url.path == PATH:
-            letters = re.sub(r"[^a-z0-9]", "", body(response.json()["bearer_token"]).lower())
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            letters = re.sub(r"[^a-z0-9]", "", secret_body(response.json()["bearer_token"]).lower())
             said = "_".join(re.findall(r"[a-z]{6,24}[0-9]{0,2}", letters)[:8]) + "_error"
-            return refusal(status, error_class=said)
+            return refusal_response(status, error_class=said)
         return response
 
-    bench.recorder.on_served = betray
+    harness.recorder.on_served = betray
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert said
     assert said not in told

@@ -13,16 +13,16 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from token_tools.credentials import read_bearer, write_store
+from token_tools.credentials import encode_store, read_bearer
 from token_tools.errors import SettingsError
-from token_tools.quoting import quote
+from token_tools.quoting import quote_untrusted
 from token_tools.settings import Settings, find_unknown_variables, load_settings
 
 SECRET = "access-v1:SECRETSECRET"
-NEEDED = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
+REQUIRED_ENVIRONMENT = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
 
 
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+def set_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
@@ -35,17 +35,19 @@ def ca_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def credentials_file(tmp_path: Path) -> Path:
     path = tmp_path / "store"
-    path.write_bytes(write_store(SecretStr(SECRET)))
+    path.write_bytes(encode_store(SecretStr(SECRET)))
     return path
 
 
-def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca_file: Path, tmp_path: Path) -> None:
+def test_every_variable_is_read(
+    monkeypatch: pytest.MonkeyPatch, credentials_file: Path, ca_file: Path, tmp_path: Path
+) -> None:
     variables = {
         "HOST": "cluster.example.com",
         "PORT": "8443",
-        "CREDENTIALS_FILE": str(store),
+        "CREDENTIALS_FILE": str(credentials_file),
         "CA_FILE": str(ca_file),
         "TIMEOUT": "5s",
         "READ_ONLY": "true",
@@ -56,7 +58,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "MAX_LIFETIME": "30d",
         "CONFIRM": "all",
     }
-    set_all(monkeypatch, {f"QUMULO_{name}": value for name, value in variables.items()})
+    set_environment(monkeypatch, {f"QUMULO_{name}": value for name, value in variables.items()})
 
     settings = load_settings({})
 
@@ -64,7 +66,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
         "host": "cluster.example.com",
         "port": 8443,
         "bearer_token": None,
-        "credentials_file": store,
+        "credentials_file": credentials_file,
         "ca_file": ca_file,
         "verify_tls": True,
         "timeout": timedelta(seconds=5),
@@ -80,7 +82,9 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, store: Path, ca
 
 
 def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_PORT": "1", "QUMULO_TIMEOUT": "", "QUMULO_CREDENTIALS_FILE": ""})
+    set_environment(
+        monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_PORT": "1", "QUMULO_TIMEOUT": "", "QUMULO_CREDENTIALS_FILE": ""}
+    )
 
     settings = load_settings({"port": "2"})
 
@@ -90,7 +94,7 @@ def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(mo
 def test_new_tokens_go_to_the_user_s_state_directory_by_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    set_all(monkeypatch, NEEDED | {"XDG_STATE_HOME": str(tmp_path)})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"XDG_STATE_HOME": str(tmp_path)})
 
     assert load_settings({}).delivery_dir.parts[-2:] == ("qumulo-token-tools", "tokens")
     assert load_settings({"state_dir": "/s"}).delivery_dir == Path("/s/tokens")
@@ -108,45 +112,73 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
         pytest.param({"QUMULO_HOST": "a" * 64}, "QUMULO_HOST must be a name that can exist", id="long-label"),
         pytest.param({"QUMULO_HOST": ".".join(["a" * 50] * 6)}, "at most 253 characters", id="long-name"),
         pytest.param({"QUMULO_HOST": "a..b"}, "1 to 63 between its dots", id="empty-label"),
-        pytest.param(NEEDED | {"QUMULO_PORT": "0"}, "QUMULO_PORT must be a whole number from 1 to 65535", id="port"),
         pytest.param(
-            NEEDED | {"QUMULO_PORT": "x"}, "QUMULO_PORT must be a whole number from 1 to 65535", id="port-word"
+            REQUIRED_ENVIRONMENT | {"QUMULO_PORT": "0"}, "QUMULO_PORT must be a whole number from 1 to 65535", id="port"
         ),
-        pytest.param(NEEDED | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT has no unit: write 30d", id="no-unit"),
-        pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "0d"}, "QUMULO_DEFAULT_LIFETIME must be", id="no-lifetime"),
-        pytest.param(NEEDED | {"QUMULO_DEFAULT_LIFETIME": "foo"}, "or be never", id="lifetime-word"),
         pytest.param(
-            NEEDED | {"QUMULO_DEFAULT_LIFETIME": "999999999d"},
+            REQUIRED_ENVIRONMENT | {"QUMULO_PORT": "x"},
+            "QUMULO_PORT must be a whole number from 1 to 65535",
+            id="port-word",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_TIMEOUT": "30"}, "QUMULO_TIMEOUT has no unit: write 30d", id="no-unit"
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_DEFAULT_LIFETIME": "0d"},
+            "QUMULO_DEFAULT_LIFETIME must be",
+            id="no-lifetime",
+        ),
+        pytest.param(REQUIRED_ENVIRONMENT | {"QUMULO_DEFAULT_LIFETIME": "foo"}, "or be never", id="lifetime-word"),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_DEFAULT_LIFETIME": "999999999d"},
             "QUMULO_DEFAULT_LIFETIME must be no longer than 100 years",
             id="endless-lifetime",
         ),
         pytest.param(
-            NEEDED | {"QUMULO_MAX_LIFETIME": "9999999d"},
+            REQUIRED_ENVIRONMENT | {"QUMULO_MAX_LIFETIME": "9999999d"},
             "QUMULO_MAX_LIFETIME must be no longer than 100 years",
             id="endless-maximum",
         ),
-        pytest.param(NEEDED | {"QUMULO_MAX_LIFETIME": "never"}, "QUMULO_MAX_LIFETIME must be", id="no-maximum"),
         pytest.param(
-            NEEDED | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "31d"},
+            REQUIRED_ENVIRONMENT | {"QUMULO_MAX_LIFETIME": "never"}, "QUMULO_MAX_LIFETIME must be", id="no-maximum"
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "31d"},
             "QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME",
             id="default-over-maximum",
         ),
         pytest.param(
-            NEEDED | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "never"},
+            REQUIRED_ENVIRONMENT | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "never"},
             "QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME",
             id="endless-default-with-maximum",
         ),
-        pytest.param(NEEDED | {"QUMULO_CONFIRM": "maybe"}, "QUMULO_CONFIRM must be all, risky or none", id="confirm"),
         pytest.param(
-            NEEDED | {"QUMULO_DELIVERY": "mail"}, "QUMULO_DELIVERY must be file, keyring or inline", id="delivery"
+            REQUIRED_ENVIRONMENT | {"QUMULO_CONFIRM": "maybe"},
+            "QUMULO_CONFIRM must be all, risky or none",
+            id="confirm",
         ),
-        pytest.param(NEEDED | {"QUMULO_VERIFY_TLS": "maybe"}, "QUMULO_VERIFY_TLS must be true or false", id="boolean"),
-        pytest.param(NEEDED | {"QUMULO_CA_FILE": "/nowhere"}, "QUMULO_CA_FILE names /nowhere", id="no-ca-file"),
-        pytest.param(NEEDED | {"QUMULO_CA_FILE": __file__}, "no readable PEM certificate", id="no-certificate"),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_DELIVERY": "mail"},
+            "QUMULO_DELIVERY must be file, keyring or inline",
+            id="delivery",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_VERIFY_TLS": "maybe"},
+            "QUMULO_VERIFY_TLS must be true or false",
+            id="boolean",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": "/nowhere"}, "QUMULO_CA_FILE names /nowhere", id="no-ca-file"
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": __file__}, "no readable PEM certificate", id="no-certificate"
+        ),
         pytest.param({"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": f"{SECRET} x"}, "QUMULO_BEARER_TOKEN", id="words"),
         pytest.param({"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": f"{SECRET}é"}, "QUMULO_BEARER_TOKEN", id="no-ascii"),
         pytest.param(
-            NEEDED | {"QUMULO_CREDENTIALS_FILE": "/x"}, "QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE", id="both"
+            REQUIRED_ENVIRONMENT | {"QUMULO_CREDENTIALS_FILE": "/x"},
+            "QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE",
+            id="both",
         ),
         pytest.param(
             {"QUMULO_HOST": "c", "QUMULO_CREDENTIALS_FILE": "/nowhere"}, "QUMULO_CREDENTIALS_FILE", id="no-file"
@@ -156,7 +188,7 @@ def test_new_tokens_go_to_the_user_s_state_directory_by_default(
 def test_a_setting_that_cannot_be_used_is_named_in_one_line_without_the_secret(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
 ) -> None:
-    set_all(monkeypatch, variables)
+    set_environment(monkeypatch, variables)
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -169,7 +201,10 @@ def test_a_setting_that_cannot_be_used_is_named_in_one_line_without_the_secret(
 
 
 def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED | {"qumulo_port": "1", "QUMULO_READONLY": "true", "QUMULO_BEARER": SECRET, "QUMU": "x"})
+    set_environment(
+        monkeypatch,
+        REQUIRED_ENVIRONMENT | {"qumulo_port": "1", "QUMULO_READONLY": "true", "QUMULO_BEARER": SECRET, "QUMU": "x"},
+    )
 
     assert find_unknown_variables() == {"QUMULO_READONLY": "QUMULO_READ_ONLY", "QUMULO_BEARER": "QUMULO_BEARER_TOKEN"}
 
@@ -207,7 +242,7 @@ def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monk
 def test_a_variable_that_nearly_restricts_something_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
-    set_all(monkeypatch, NEEDED | {name: "true"})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {name: "true"})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -227,7 +262,7 @@ def test_a_variable_that_nearly_restricts_something_is_refused(
 def test_a_variable_that_restricts_nothing_is_only_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    set_all(monkeypatch, NEEDED | {name: SECRET})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {name: SECRET})
 
     load_settings({})
 
@@ -242,7 +277,7 @@ def test_a_variable_that_restricts_nothing_is_only_warned_of(
 def test_a_variable_of_somebody_else_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    set_all(monkeypatch, NEEDED | {name: "true"})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {name: "true"})
 
     assert not load_settings({}).read_only
     assert caplog.messages == []
@@ -251,7 +286,7 @@ def test_a_variable_of_somebody_else_is_left_alone(
 def test_the_name_of_a_variable_is_not_repeated_with_a_secret_in_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    set_all(monkeypatch, NEEDED | {f"QUMULO_{SECRET}": "x"})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {f"QUMULO_{SECRET}": "x"})
 
     load_settings({})
 
@@ -262,32 +297,35 @@ def test_the_name_of_a_variable_is_not_repeated_with_a_secret_in_it(
     ("value", "read_only"), [("on", True), ("yes", True), ("1", True), ("TRUE\r", True), ("off", False)]
 )
 def test_a_boolean_is_read_as_people_write_it(monkeypatch: pytest.MonkeyPatch, value: str, read_only: bool) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_READ_ONLY": value})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_READ_ONLY": value})
 
     assert load_settings({}).read_only is read_only
 
 
-SETTINGS = sorted({*Settings.model_fields} - {"bearer_token"})
-TOKEN = "access-v1:" + "c2VjcmV0IG9mIHRoZSB0ZXN0czogbm9ib2R5J3M5NzQ2NTQ="
-CONTENT = {
-    "token": (TOKEN, "this is a token, or looks like one: it belongs in QUMULO_BEARER_TOKEN"),
-    "body": (TOKEN.partition(":")[2], "it belongs in QUMULO_BEARER_TOKEN"),
-    "part-of-a-path": (f"/x/{TOKEN}", "it belongs in QUMULO_BEARER_TOKEN"),
-    "store": (write_store(SecretStr(TOKEN)).decode(), "QUMULO_CREDENTIALS_FILE takes its path"),
-    "store-in-quotes": (json.dumps(write_store(SecretStr(TOKEN)).decode()), "QUMULO_CREDENTIALS_FILE takes its path"),
+SETTING_NAMES = sorted({*Settings.model_fields} - {"bearer_token"})
+BEARER_TOKEN = "access-v1:" + "c2VjcmV0IG9mIHRoZSB0ZXN0czogbm9ib2R5J3M5NzQ2NTQ="
+SECRETS_IN_WRONG_SETTING = {
+    "token": (BEARER_TOKEN, "this is a token, or looks like one: it belongs in QUMULO_BEARER_TOKEN"),
+    "body": (BEARER_TOKEN.partition(":")[2], "it belongs in QUMULO_BEARER_TOKEN"),
+    "part-of-a-path": (f"/x/{BEARER_TOKEN}", "it belongs in QUMULO_BEARER_TOKEN"),
+    "store": (encode_store(SecretStr(BEARER_TOKEN)).decode(), "QUMULO_CREDENTIALS_FILE takes its path"),
+    "store-in-quotes": (
+        json.dumps(encode_store(SecretStr(BEARER_TOKEN)).decode()),
+        "QUMULO_CREDENTIALS_FILE takes its path",
+    ),
     "other-json": ('{"token": "secret9746"}', "QUMULO_CREDENTIALS_FILE takes its path"),
     "pem": (trustme.CA().private_key_pem.bytes().decode(), "QUMULO_CA_FILE takes its path"),
     "endless": ("/" + "secret9746" * 1000, "must not be longer than 4096 characters"),
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("content", CONTENT)
+@pytest.mark.parametrize("name", SETTING_NAMES)
+@pytest.mark.parametrize("content", SECRETS_IN_WRONG_SETTING)
 def test_a_secret_in_the_wrong_setting_is_told_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, name: str, content: str
 ) -> None:
-    value, told = CONTENT[content]
-    set_all(monkeypatch, NEEDED | {f"QUMULO_{name.upper()}": value})
+    value, told = SECRETS_IN_WRONG_SETTING[content]
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {f"QUMULO_{name.upper()}": value})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -298,7 +336,7 @@ def test_a_secret_in_the_wrong_setting_is_told_and_not_repeated(
 
 
 def test_a_password_in_an_address_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_HOST": "https://admin:hunter22@c"})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_HOST": "https://admin:hunter22@c"})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -306,14 +344,14 @@ def test_a_password_in_an_address_is_not_repeated(monkeypatch: pytest.MonkeyPatc
     assert "hunter" not in str(failure.value)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", SETTING_NAMES)
 @pytest.mark.parametrize(
     "value", ["$NAME", "${input:value}", "$(cat x)", "%NAME%", "{{ value }}", "{env:NAME}", "{file:x}", '"x"', "'x'"]
 )
 def test_a_value_that_was_not_expanded_is_refused_with_what_was_given(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    set_all(monkeypatch, NEEDED | {f"QUMULO_{name.upper()}": value})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {f"QUMULO_{name.upper()}": value})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -325,7 +363,7 @@ def test_a_value_that_was_not_expanded_is_refused_with_what_was_given(
 
 @pytest.mark.parametrize("token", ["access-v1://abc+/==", "session-v1://AB", "1://x", "access-v1:~/.", "plain.word"])
 def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    set_all(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": token})
+    set_environment(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": token})
 
     assert load_settings({}).read_bearer().get_secret_value() == token
 
@@ -344,7 +382,7 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
         pytest.param("./SECRET", "is a path", id="relative-path"),
         pytest.param("op://vault/SECRET/token", "is a reference to a secret", id="reference"),
         pytest.param(f"Bearer {SECRET}", 'has the word "Bearer" in front', id="header"),
-        pytest.param(write_store(SecretStr(SECRET)).decode(), "is the content of a credentials file", id="store"),
+        pytest.param(encode_store(SecretStr(SECRET)).decode(), "is the content of a credentials file", id="store"),
         pytest.param("<SECRET>", "is not a token: one word", id="placeholder"),
         pytest.param("SECRET" * 1000, "is longer than 4096 characters", id="endless"),
     ],
@@ -352,7 +390,7 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
 def test_a_bearer_token_that_is_none_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, value: str, told: str
 ) -> None:
-    set_all(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": value})
+    set_environment(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": value})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -381,10 +419,10 @@ def test_what_nobody_sees_around_a_value_is_no_part_of_it(
         "MAX_LIFETIME": "30d",
         "CONFIRM": "all",
     }
-    set_all(monkeypatch, {f"QUMULO_{name}": value for name, value in variables.items()})
+    set_environment(monkeypatch, {f"QUMULO_{name}": value for name, value in variables.items()})
     plain = load_settings({})
 
-    set_all(monkeypatch, {f"QUMULO_{name}": around.format(value) for name, value in variables.items()})
+    set_environment(monkeypatch, {f"QUMULO_{name}": around.format(value) for name, value in variables.items()})
 
     assert load_settings({}) == plain
 
@@ -392,7 +430,7 @@ def test_what_nobody_sees_around_a_value_is_no_part_of_it(
 def test_a_variable_in_which_there_is_nothing_to_see_is_none_and_such_an_option_a_mistake(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_CA_FILE": "\r", "QUMULO_MAX_LIFETIME": "\u200b"})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": "\r", "QUMULO_MAX_LIFETIME": "\u200b"})
 
     settings = load_settings({})
 
@@ -402,7 +440,9 @@ def test_a_variable_in_which_there_is_nothing_to_see_is_none_and_such_an_option_
 
 
 def test_what_is_invisible_in_a_refused_value_is_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_HOST": "clu\u200bster", "QUMULO_READ_ONLY": "tr\xa0ue"})
+    set_environment(
+        monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_HOST": "clu\u200bster", "QUMULO_READ_ONLY": "tr\xa0ue"}
+    )
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -412,7 +452,7 @@ def test_what_is_invisible_in_a_refused_value_is_made_visible(monkeypatch: pytes
 
 
 def test_a_ca_file_contradicts_unverified_tls(monkeypatch: pytest.MonkeyPatch, ca_file: Path) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_CA_FILE": str(ca_file), "QUMULO_VERIFY_TLS": "false"})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": str(ca_file), "QUMULO_VERIFY_TLS": "false"})
 
     with pytest.raises(SettingsError, match="QUMULO_CA_FILE and QUMULO_VERIFY_TLS=false contradict each other"):
         load_settings({})
@@ -428,19 +468,21 @@ def test_a_ca_file_contradicts_unverified_tls(monkeypatch: pytest.MonkeyPatch, c
     ],
 )
 def test_a_host_is_a_name_or_an_address(monkeypatch: pytest.MonkeyPatch, host: str, address: str) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_HOST": host})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_HOST": host})
 
     assert load_settings({}).address == address
 
 
 @pytest.mark.parametrize("place", ["config/qumulo/credentials/c_8000", ".qfsd_cred"], ids=["per-cluster", "legacy"])
 def test_without_a_credential_the_login_of_qq_is_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path, place: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials_file: Path, place: str
 ) -> None:
-    set_all(monkeypatch, {"QUMULO_HOST": "C", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")})
+    set_environment(
+        monkeypatch, {"QUMULO_HOST": "C", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    )
     path = tmp_path / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.rename(path)
+    credentials_file.rename(path)
 
     settings = load_settings({})
 
@@ -449,7 +491,7 @@ def test_without_a_credential_the_login_of_qq_is_used(
 
 
 def test_a_secret_is_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED)
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT)
 
     settings = load_settings({})
 
@@ -460,14 +502,14 @@ def test_a_store_is_what_the_vendor_s_qq_reads(tmp_path: Path) -> None:
     theirs = importlib.import_module("qumulo.lib.auth")
     path = tmp_path / "store"
 
-    path.write_bytes(write_store(SecretStr(SECRET)))
+    path.write_bytes(encode_store(SecretStr(SECRET)))
     assert theirs.get_credentials(str(path)).bearer_token == SECRET
 
     theirs.set_credentials({"bearer_token": SECRET + "2"}, str(path))
     assert read_bearer(path).get_secret_value() == SECRET + "2"
 
 
-PLACES = ["credentials_file", "ca_file", "state_dir", "delivery_dir"]
+PATH_SETTINGS = ["credentials_file", "ca_file", "state_dir", "delivery_dir"]
 
 
 @pytest.mark.parametrize("name", ["credentials_file", "state_dir", "delivery_dir"])
@@ -478,7 +520,7 @@ def test_a_place_in_one_s_home_is_found(name: str, monkeypatch: pytest.MonkeyPat
         assert str(getattr(Settings.model_validate({"host": "c", name: given}), name)) == found
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", PATH_SETTINGS)
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -505,7 +547,7 @@ def test_a_place_that_would_not_be_where_somebody_means_is_refused(name: str, gi
 
     assert f"QUMULO_{name.upper()} " in str(failure.value)
     assert told in str(failure.value)
-    assert f"(given: {quote(given, longest=100)})" in str(failure.value)
+    assert f"(given: {quote_untrusted(given, max_chars=100)})" in str(failure.value)
     assert str(failure.value).isprintable()
 
 
@@ -518,13 +560,15 @@ def test_a_place_that_would_not_be_where_somebody_means_is_refused(name: str, gi
     ],
 )
 def test_a_folder_may_be_called_by_a_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_STATE_DIR": str(tmp_path / folder)})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_STATE_DIR": str(tmp_path / folder)})
 
     assert load_settings({}).state_dir == tmp_path / folder
 
 
 def test_a_secret_that_begins_with_a_slash_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_STATE_DIR": "/Xk3Jq0ZbT2mLw9/RrYt5VdQmYwAPJzv5CZsnA625s3X"})
+    set_environment(
+        monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_STATE_DIR": "/Xk3Jq0ZbT2mLw9/RrYt5VdQmYwAPJzv5CZsnA625s3X"}
+    )
 
     with pytest.raises(SettingsError, match="this is a token, or looks like one"):
         load_settings({})
@@ -532,7 +576,7 @@ def test_a_secret_that_begins_with_a_slash_is_no_folder(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("given", ["aelh4J/kmamhiPnZWqbI3hMGOFheSX", ".".join("aelh4JkmamhiPnZWqbI3hMGOFheSX")])
 def test_a_piece_of_a_secret_in_the_wrong_setting_is_not_repeated(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    set_all(monkeypatch, NEEDED | {"QUMULO_PORT": given})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_PORT": given})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
@@ -567,14 +611,14 @@ def test_a_place_in_the_home_of_nobody_is_refused() -> None:
         ("", "needs a home folder, and HOME is empty"),
         ("home", "needs a home folder, and HOME is home: it must be an absolute path"),
         ("/z\udceb", "must be a path in UTF-8"),
-        (f"/{TOKEN}", "is wrong: this is a token"),
+        (f"/{BEARER_TOKEN}", "is wrong: this is a token"),
     ],
     ids=["empty", "relative", "latin-1", "token"],
 )
 def test_a_home_that_is_none_is_told_with_the_setting_that_helps(
     monkeypatch: pytest.MonkeyPatch, home: str, told: str
 ) -> None:
-    set_all(monkeypatch, NEEDED | {"HOME": home})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"HOME": home})
     monkeypatch.delenv("XDG_STATE_HOME")
 
     with pytest.raises(SettingsError) as failure:
@@ -587,7 +631,7 @@ def test_a_home_that_is_none_is_told_with_the_setting_that_helps(
 
 
 def test_a_place_in_the_home_of_somebody_without_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, NEEDED | {"HOME": ""})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"HOME": ""})
 
     with pytest.raises(SettingsError, match="QUMULO_STATE_DIR needs a home folder, and HOME is empty"):
         load_settings({"state_dir": "~/x"})
@@ -595,19 +639,19 @@ def test_a_place_in_the_home_of_somebody_without_one_is_refused(monkeypatch: pyt
 
 @pytest.mark.parametrize("home", ["", "/z\udceb"], ids=["none", "latin-1"])
 def test_without_a_usable_home_there_is_no_login_of_qq(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
-    set_all(monkeypatch, {"QUMULO_HOST": "c", "HOME": home, "XDG_CONFIG_HOME": "relative"})
+    set_environment(monkeypatch, {"QUMULO_HOST": "c", "HOME": home, "XDG_CONFIG_HOME": "relative"})
 
     with pytest.raises(SettingsError, match="QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE has to be set"):
         load_settings({"state_dir": "/s"})
 
 
 def test_a_login_of_qq_whose_path_cannot_be_told_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials_file: Path
 ) -> None:
     home = tmp_path / "z\udceb"
     home.mkdir()
-    store.rename(home / ".qfsd_cred")
-    set_all(monkeypatch, {"QUMULO_HOST": "c", "HOME": str(home)})
+    credentials_file.rename(home / ".qfsd_cred")
+    set_environment(monkeypatch, {"QUMULO_HOST": "c", "HOME": str(home)})
 
     with pytest.raises(
         SettingsError, match="QUMULO_CREDENTIALS_FILE is not set, and the path of qq's own must be a path"
@@ -616,11 +660,11 @@ def test_a_login_of_qq_whose_path_cannot_be_told_is_refused(
 
 
 def test_a_relative_folder_of_the_xdg_is_ignored_as_its_specification_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials_file: Path
 ) -> None:
     (tmp_path / ".config/qumulo/credentials").mkdir(parents=True)
-    store.rename(tmp_path / ".config/qumulo/credentials/c_8000")
-    set_all(
+    credentials_file.rename(tmp_path / ".config/qumulo/credentials/c_8000")
+    set_environment(
         monkeypatch,
         {"QUMULO_HOST": "c", "HOME": str(tmp_path), "XDG_CONFIG_HOME": "config", "XDG_STATE_HOME": "state"},
     )
@@ -632,7 +676,7 @@ def test_a_relative_folder_of_the_xdg_is_ignored_as_its_specification_says(
 
 
 def test_without_the_xdg_s_folders_the_state_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    set_all(monkeypatch, NEEDED | {"HOME": str(tmp_path)})
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"HOME": str(tmp_path)})
     monkeypatch.delenv("XDG_STATE_HOME")
 
     assert tmp_path in load_settings({}).state_dir.parents

@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 
 from token_tools.errors import Refusal
 from token_tools.times import (
-    LONGEST,
-    format_instant,
-    names_lifetime,
+    MAX_DURATION,
+    format_duration,
+    format_relative_time,
+    format_rfc3339,
+    format_time,
+    format_time_without_zone,
+    is_lifetime,
     parse_duration,
     parse_expiry,
-    parse_instant,
     parse_lifetime,
-    tell_distance,
-    tell_duration,
-    tell_minute,
-    tell_time,
+    parse_rfc3339,
     utc_now,
 )
 
 NOW = datetime(2026, 11, 24, 9, 0, 30, tzinfo=UTC)
-AWARE = st.datetimes(
+AWARE_DATETIMES = st.datetimes(
     min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis takes bounds without a zone, and adds it
     max_value=datetime(9999, 12, 29),  # noqa: DTZ001 - the same
     timezones=st.timezones(),
@@ -149,7 +149,7 @@ def test_a_duration_of_nothing_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["36526d", "99999999999d", "999999999w", "P999999999W", "200y", "9" * 63 + "w"])
 def test_a_duration_that_would_leave_the_calendar_is_refused(text: str) -> None:
-    assert parse_duration("36525d") == LONGEST
+    assert parse_duration("36525d") == MAX_DURATION
     with pytest.raises(ValueError, match=r"^must be no longer than 100 years: write a shorter one, such as 365d$"):
         parse_duration(text)
 
@@ -178,23 +178,23 @@ def test_a_lifetime_that_is_none_is_told_that_it_may_be_without_end() -> None:
     ids=["nanoseconds", "hundredths", "small-letters", "offset", "no-offset", "past-the-end", "before-the-beginning"],
 )
 def test_a_time_of_the_cluster_is_read(text: str, instant: datetime) -> None:
-    assert parse_instant(text) == instant
+    assert parse_rfc3339(text) == instant
 
 
 @pytest.mark.parametrize("text", ["", "2026-11-24", "1700000000", "2026-02-31T00:00:00Z", "0000-01-01T00:00:00Z"])
 def test_what_is_no_time_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a time|is not in the calendar"):
-        parse_instant(text)
+        parse_rfc3339(text)
 
 
-@given(AWARE)
+@given(AWARE_DATETIMES)
 def test_a_time_survives_writing_and_reading(instant: datetime) -> None:
-    assert parse_instant(format_instant(instant)) == instant.astimezone(UTC)
+    assert parse_rfc3339(format_rfc3339(instant)) == instant.astimezone(UTC)
 
 
 @given(st.text() | st.from_regex(r"(0001-01-01|9999-12-31)T\d\d:\d\d:\d\d[+-]\d\d:\d\d", fullmatch=True))
 def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
-    for parse in (parse_instant, parse_duration, parse_lifetime):
+    for parse in (parse_rfc3339, parse_duration, parse_lifetime):
         try:
             parse(text)
         except ValueError:
@@ -279,39 +279,43 @@ def test_each_form_that_an_error_gives_can_be_copied(form: str) -> None:
     with pytest.raises(Refusal, match=form):
         parse_expiry("soon", now=NOW)
 
-    assert names_lifetime(form) == (form not in {"never", "2027-02-22T09:00:00Z"})
+    assert is_lifetime(form) == (form not in {"never", "2027-02-22T09:00:00Z"})
     assert parse_expiry(form, now=NOW) is None or form != "never"
 
 
 @given(st.timedeltas(min_value=timedelta(seconds=1), max_value=timedelta(days=30_000)))
 def test_whatever_is_told_of_the_future_is_read_as_what_it_says(ahead: timedelta) -> None:
     expiry = (NOW + ahead).replace(microsecond=0)
-    rounded, distance = expiry.replace(second=0), tell_distance(expiry, now=NOW)
+    rounded, distance = expiry.replace(second=0), format_relative_time(expiry, now=NOW)
     assume(rounded > NOW)
 
-    for told in (format_instant(expiry), expiry.isoformat()):
+    for told in (format_rfc3339(expiry), expiry.isoformat()):
         assert parse_expiry(told, now=NOW) == expiry
-    for told in (tell_time(expiry), f"{tell_time(expiry)} ({distance})", f"expires {tell_time(expiry)} ({distance})"):
+    for told in (
+        format_time(expiry),
+        f"{format_time(expiry)} ({distance})",
+        f"expires {format_time(expiry)} ({distance})",
+    ):
         assert parse_expiry(told, now=NOW) == rounded
-    for told in (tell_duration(ahead), distance):
+    for told in (format_duration(ahead), distance):
         assert abs(parse_duration(told) - ahead) <= max(
             timedelta(minutes=1), timedelta(days=1) if ahead.days else ahead / 2
         )
-    for told in (tell_minute(expiry), f"{tell_minute(expiry)} ({distance})"):
-        with pytest.raises(Refusal, match=f"write {format_instant(rounded)} if that is meant"):
+    for told in (format_time_without_zone(expiry), f"{format_time_without_zone(expiry)} ({distance})"):
+        with pytest.raises(Refusal, match=f"write {format_rfc3339(rounded)} if that is meant"):
             parse_expiry(told, now=NOW)
 
 
 @given(st.timedeltas(min_value=timedelta(), max_value=timedelta(days=30_000)))
 def test_whatever_is_told_of_the_past_is_refused_as_past(ago: timedelta) -> None:
     time = NOW - ago
-    distance = tell_distance(time, now=NOW)
+    distance = format_relative_time(time, now=NOW)
 
-    for told in (format_instant(time), tell_time(time), tell_minute(time), distance):
+    for told in (format_rfc3339(time), format_time(time), format_time_without_zone(time), distance):
         with pytest.raises(Refusal, match="`expiration_time` is in the past"):
             parse_expiry(told, now=NOW)
     with pytest.raises(Refusal, match="`expiration_time` is in the past"):
-        parse_expiry(f"expired {tell_time(time)} ({distance})", now=NOW)
+        parse_expiry(f"expired {format_time(time)} ({distance})", now=NOW)
 
 
 @given(
@@ -354,20 +358,20 @@ def test_any_text_is_an_expiry_in_the_future_or_refused(text: str) -> None:
     ],
 )
 def test_a_distance_is_told_in_days_hours_or_minutes(distance: timedelta, words: str) -> None:
-    assert tell_distance(NOW + distance, now=NOW) == words
+    assert format_relative_time(NOW + distance, now=NOW) == words
 
 
 @given(st.timedeltas(timedelta(seconds=1), timedelta(days=36_525)))
 def test_a_duration_is_told_a_twentieth_off_at_most(duration: timedelta) -> None:
     units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
-    told = re.findall(r"([\d.]+|an?) ([a-z]+?)s?(?: and |$)", tell_duration(duration))
+    told = re.findall(r"([\d.]+|an?) ([a-z]+?)s?(?: and |$)", format_duration(duration))
     seconds = sum(float(number if number[0].isdigit() else 1) * units[unit] for number, unit in told)
     assert seconds == pytest.approx(duration.total_seconds(), rel=0.05)
 
 
 def test_a_duration_and_a_time_are_told_for_reading() -> None:
-    assert tell_duration(timedelta(seconds=30)) == "30 seconds"
-    assert tell_time(datetime(2027, 1, 31, 18, 0, tzinfo=timezone(timedelta(hours=1)))) == "2027-01-31 17:00 UTC"
+    assert format_duration(timedelta(seconds=30)) == "30 seconds"
+    assert format_time(datetime(2027, 1, 31, 18, 0, tzinfo=timezone(timedelta(hours=1)))) == "2027-01-31 17:00 UTC"
 
 
 def test_the_clock_tells_utc() -> None:

@@ -21,15 +21,15 @@ from tests.support.harness import (
     AD_JANE,
     ADMIN,
     JANE,
-    NOTHING,
+    NOTHING_DONE,
     NOW,
-    PATH,
-    WRITING,
-    Bench,
-    Human,
-    Told,
-    make_bench,
-    refusal,
+    TOKENS_PATH,
+    WRITE_TOOLS,
+    Harness,
+    ScriptedPerson,
+    ToolAnswer,
+    create_harness,
+    refusal_response,
 )
 from tests.support.sandbox_process import running_sandbox
 from tests.support.secret_scan import find_secrets
@@ -38,145 +38,147 @@ from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
 from token_tools.cluster.qq import Qq
 from token_tools.errors import DeliveryError
-from token_tools.operations.create import Mint, Order
+from token_tools.operations.create import CreateRequest, TokenCreator
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
-from token_tools.storage.delivery import Delivered, InlineDelivery
+from token_tools.storage.delivery import DeliveredToken, InlineDelivery
 from token_tools.storage.journal import Journal
 
 pytestmark = pytest.mark.anyio
 
-Outcome = Literal["made", "nothing", "orphan"]
-Outcomes = dict[Fault, Outcome]
-ONLY_OF_LISTS: list[Fault] = ["endless", "foreign"]
-HARMLESS_TO_LISTS: list[Fault] = [*ONLY_OF_LISTS, "another"]
-FAULTS: list[Fault] = [fault for fault in get_args(Fault) if fault not in ONLY_OF_LISTS]
-AFTER_THE_DEED: list[Fault] = [
+CreateOutcome = Literal["made", "nothing", "orphan"]
+CreateOutcomes = dict[Fault, CreateOutcome]
+LIST_ONLY_FAULTS: list[Fault] = ["endless", "foreign"]
+FAULTS_HARMLESS_TO_LISTS: list[Fault] = [*LIST_ONLY_FAULTS, "another"]
+FAULTS: list[Fault] = [fault for fault in get_args(Fault) if fault not in LIST_ONLY_FAULTS]
+FAULTS_AFTER_EXECUTION: list[Fault] = [
     *[fault for fault in FAULTS if fault.endswith("-after")],
     *("half", "no-json", "other-json", "slow", "another"),
 ]
 
 
-def expect(outcome: Outcome, faults: list[Fault] = FAULTS) -> Outcomes:
+def create_outcomes(outcome: CreateOutcome, faults: list[Fault] = FAULTS) -> CreateOutcomes:
     return dict.fromkeys(faults, outcome)
 
 
 # A refusal to list somebody's tokens is no reason not to try; a user who is neither found nor listed is.
-CREATE: dict[Endpoint, Outcomes] = {
+CREATE_TABLE: dict[Endpoint, CreateOutcomes] = {
     # Nobody can tell that it is another user whom who-am-i names.
-    "who-am-i": expect("nothing", [fault for fault in FAULTS if fault != "another"]),
-    "find": expect("nothing"),
-    "list": expect("nothing") | expect("made", ["error-400", *HARMLESS_TO_LISTS]),
-    "create": expect("nothing") | expect("orphan", AFTER_THE_DEED),
-    "get": expect("made"),
+    "who-am-i": create_outcomes("nothing", [fault for fault in FAULTS if fault != "another"]),
+    "find": create_outcomes("nothing"),
+    "list": create_outcomes("nothing") | create_outcomes("made", ["error-400", *FAULTS_HARMLESS_TO_LISTS]),
+    "create": create_outcomes("nothing") | create_outcomes("orphan", FAULTS_AFTER_EXECUTION),
+    "get": create_outcomes("made"),
 }
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_between_attempts() -> Generator[None]:
+def no_retry_backoff() -> Generator[None]:
     """Fewer attempts than in earnest, and no pauses."""
     with stamina.set_testing(testing=True, attempts=2):
         yield
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def harness(tmp_path: Path) -> Harness:
     """The newer era only: nothing here depends on it."""
-    bench = make_bench("auto", tmp_path)
-    bench.settings = bench.settings.model_copy(update={"timeout": timedelta(seconds=0.5), "confirm": "none"})
-    return bench
+    harness = create_harness("auto", tmp_path)
+    harness.settings = harness.settings.model_copy(update={"timeout": timedelta(seconds=0.5), "confirm": "none"})
+    return harness
 
 
-def break_at(bench: Bench, endpoint: Endpoint, fault: Fault) -> None:
-    bench.recorder.cluster = httpx.ASGITransport(Faults(create_app(bench.cluster), {endpoint: fault}))
+def inject_fault(harness: Harness, endpoint: Endpoint, fault: Fault) -> None:
+    harness.recorder.cluster = httpx.ASGITransport(Faults(create_app(harness.cluster), {endpoint: fault}))
 
 
-def check_that_it_says_whether_anything_was_done(bench: Bench, told: Told, *, is_changed: bool) -> None:
+def check_nothing_done_prefix(harness: Harness, told: ToolAnswer, *, is_changed: bool) -> None:
     """The first words of an error say that nothing was done if no write was sent, and never if it was carried out."""
-    sent = [one for one in bench.recorder.requests if one.method in {"PATCH", "DELETE"} or one.url.path == PATH]
+    sent = [
+        one for one in harness.recorder.requests if one.method in {"PATCH", "DELETE"} or one.url.path == TOKENS_PATH
+    ]
     is_sent = any(one.method != "GET" for one in sent)
-    assert not (told.text.startswith(NOTHING) and is_changed)
-    assert told.text.startswith(NOTHING) or is_sent
+    assert not (told.text.startswith(NOTHING_DONE) and is_changed)
+    assert told.text.startswith(NOTHING_DONE) or is_sent
 
 
 @pytest.mark.parametrize(
     ("endpoint", "fault", "outcome"),
     [
         pytest.param(endpoint, fault, outcome, id=f"{endpoint}-{fault}")
-        for endpoint, outcomes in CREATE.items()
+        for endpoint, outcomes in CREATE_TABLE.items()
         for fault, outcome in outcomes.items()
     ],
 )
 async def test_a_create_ends_in_a_token_delivered_or_in_a_clear_error(
-    bench: Bench, endpoint: Endpoint, fault: Fault, outcome: Outcome, caplog: pytest.LogCaptureFixture
+    harness: Harness, endpoint: Endpoint, fault: Fault, outcome: CreateOutcome, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    break_at(bench, endpoint, fault)
+    inject_fault(harness, endpoint, fault)
 
-    told = await bench.call("create_access_token", {"user": "self" if endpoint == "who-am-i" else "local:jane"})
+    told = await harness.call("create_access_token", {"user": "self" if endpoint == "who-am-i" else "local:jane"})
 
     user = ADMIN if endpoint == "who-am-i" else JANE
     before = 1 if user is ADMIN else 0
-    folder = bench.settings.delivery_dir
+    folder = harness.settings.delivery_dir
     files = [*folder.iterdir()] if folder.exists() else []
     assert told.is_error is (outcome != "made")
-    assert len(bench.tokens_of(user)) - before == (outcome != "nothing")
+    assert len(harness.tokens_of(user)) - before == (outcome != "nothing")
     assert len(files) == (outcome == "made")
-    assert len(bench.recorder.bodies("POST", "/v1/auth/access-tokens/")) <= 1
+    assert len(harness.recorder.bodies("POST", "/v1/auth/access-tokens/")) <= 1
     if told.is_error:
-        check_that_it_says_whether_anything_was_done(bench, told, is_changed=outcome == "orphan")
+        check_nothing_done_prefix(harness, told, is_changed=outcome == "orphan")
     if outcome == "orphan":
-        [orphan] = bench.tokens_of(JANE)
+        [orphan] = harness.tokens_of(JANE)
         assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane" in told.text
         assert f"auth_delete_access_token {orphan.id}" in told.text
     if endpoint == "create" and outcome == "nothing" and fault not in {"refuse", "error-400"}:
         assert "So far, no new token of local:jane" in told.text
     if outcome == "made":
-        [token], [file] = bench.tokens_of(user), files
+        [token], [file] = harness.tokens_of(user), files
         assert json.loads(file.read_text())["bearer_token"] == token.bearer_token
     spoken = f"{told.text}\n{json.dumps(told.fields)}\n{caplog.text}\n{[str(file) for file in files]}"
-    secrets = [token.bearer_token for token in bench.cluster.tokens.values()]
+    secrets = [token.bearer_token for token in harness.cluster.tokens.values()]
     assert find_secrets(spoken.encode(), secrets) == []
-    assert find_secrets(read_all(folder.parent, besides=files), secrets) == []
-    assert find_secrets(read_all(bench.settings.state_dir, besides=[]), secrets) == []
+    assert find_secrets(read_all_files(folder.parent, excluded=files), secrets) == []
+    assert find_secrets(read_all_files(harness.settings.state_dir, excluded=[]), secrets) == []
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *ONLY_OF_LISTS])
+@pytest.mark.parametrize("fault", [*FAULTS, *LIST_ONLY_FAULTS])
 @pytest.mark.parametrize("user", [None, "self", "local:jane"], ids=["everybody", "self", "jane"])
-async def test_a_list_ends_in_a_list_or_in_a_clear_error(bench: Bench, user: str | None, fault: Fault) -> None:
-    bench.cluster.create_token(JANE.auth_id, creator="500")
-    break_at(bench, "list", fault)
+async def test_a_list_ends_in_a_list_or_in_a_clear_error(harness: Harness, user: str | None, fault: Fault) -> None:
+    harness.cluster.add_token(JANE.auth_id, creator="500")
+    inject_fault(harness, "list", fault)
 
-    told = await bench.call("list_access_tokens", {"user": user})
+    told = await harness.call("list_access_tokens", {"user": user})
 
-    assert told.is_error is (fault not in HARMLESS_TO_LISTS)
+    assert told.is_error is (fault not in FAULTS_HARMLESS_TO_LISTS)
     assert "elsewhere.example.com" not in told.text
-    assert {request.url.host for request in bench.recorder.requests} == {"c.example.com"}
-    assert find_secrets(told.text.encode(), [token.bearer_token for token in bench.cluster.tokens.values()]) == []
+    assert {request.url.host for request in harness.recorder.requests} == {"c.example.com"}
+    assert find_secrets(told.text.encode(), [token.bearer_token for token in harness.cluster.tokens.values()]) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(bench: Bench, fault: Fault) -> None:
+async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(harness: Harness, fault: Fault) -> None:
     """The worst case: what is left is the id, and the command that deletes it."""
-    break_at(bench, "delete", fault)
+    inject_fault(harness, "delete", fault)
 
     async def lose_the_folder(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
-            [pending] = bench.settings.delivery_dir.iterdir()
+            [pending] = harness.settings.delivery_dir.iterdir()
             pending.unlink()
         return response
 
-    bench.recorder.on_served = lose_the_folder
+    harness.recorder.on_served = lose_the_folder
 
-    told = await bench.call("create_access_token", {"user": r"ad:CORP\jane"})
+    told = await harness.call("create_access_token", {"user": r"ad:CORP\jane"})
 
     assert told.is_error
-    seen = [request.url.path for request in bench.recorder.requests if request.method == "DELETE"]
+    seen = [request.url.path for request in harness.recorder.requests if request.method == "DELETE"]
     assert len(seen) == 1
-    if fault in AFTER_THE_DEED:
+    if fault in FAULTS_AFTER_EXECUTION:
         # Either the status said that it was done, or the token was looked for and is not there any more.
         assert "was deleted again" in told.text
-        assert bench.tokens_of(AD_JANE) == []
+        assert harness.tokens_of(AD_JANE) == []
     else:
         token_id = seen[0].rpartition("/")[2]
         assert f"The new token {token_id} could not be deleted again" in told.text
@@ -184,94 +186,94 @@ async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(bench: Benc
         assert told.text.endswith(f"auth_delete_access_token {token_id}")
 
 
-async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(bench: Bench) -> None:
-    app = Faults(create_app(bench.cluster), {"create": "cut-after", "list": "error-400"})
-    bench.recorder.cluster = httpx.ASGITransport(app)
+async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(harness: Harness) -> None:
+    app = Faults(create_app(harness.cluster), {"create": "cut-after", "list": "error-400"})
+    harness.recorder.cluster = httpx.ASGITransport(app)
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "It could not be found out whether a token was made for local:jane: their tokens were not known" in told.text
 
 
-async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(bench: Bench) -> None:
-    app = Faults(create_app(bench.cluster), {"create": "cut-before"})
-    bench.recorder.cluster = httpx.ASGITransport(app)
+async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(harness: Harness) -> None:
+    app = Faults(create_app(harness.cluster), {"create": "cut-before"})
+    harness.recorder.cluster = httpx.ASGITransport(app)
 
     async def make_another(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path == "/v1/session/who-am-i":
-            bench.cluster.create_token(JANE.auth_id, creator=AD_JANE.auth_id)
+            harness.cluster.add_token(JANE.auth_id, creator=AD_JANE.auth_id)
         return response
 
-    bench.recorder.on_served = make_another
+    harness.recorder.on_served = make_another
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    [other] = bench.tokens_of(JANE)
+    [other] = harness.tokens_of(JANE)
     assert "So far, no new token of local:jane" in told.text
     assert f"new are only {other.id} (made 2026-11-24 09:00 UTC by ad:CORP\\jane)." in told.text
 
 
-Ending = Literal["done", "nothing", "unsaid"]
-Endings = dict[Fault, Ending]
+ToolOutcome = Literal["done", "nothing", "unsaid"]
+ToolOutcomes = dict[Fault, ToolOutcome]
 
 
-def end(ending: Ending, faults: list[Fault] = FAULTS) -> Endings:
+def tool_outcomes(ending: ToolOutcome, faults: list[Fault] = FAULTS) -> ToolOutcomes:
     return dict.fromkeys(faults, ending)
 
 
 # `unsaid`: done without a clear answer, so that the error tells how to find out.
-CELLS: dict[str, dict[Endpoint, Endings]] = {
+OUTCOMES_BY_TOOL: dict[str, dict[Endpoint, ToolOutcomes]] = {
     "get_access_token": {
-        "get": end("nothing"),
-        "who-am-i": end("done"),
-        "list": end("done", [*FAULTS, *ONLY_OF_LISTS]),
+        "get": tool_outcomes("nothing"),
+        "who-am-i": tool_outcomes("done"),
+        "list": tool_outcomes("done", [*FAULTS, *LIST_ONLY_FAULTS]),
     },
     "update_access_token": {
-        "get": end("nothing"),
-        "who-am-i": end("nothing") | end("done", ["another"]),
-        "modify": end("nothing") | end("done", AFTER_THE_DEED),
+        "get": tool_outcomes("nothing"),
+        "who-am-i": tool_outcomes("nothing") | tool_outcomes("done", ["another"]),
+        "modify": tool_outcomes("nothing") | tool_outcomes("done", FAULTS_AFTER_EXECUTION),
     },
     "delete_access_token": {
-        "get": end("nothing"),
-        "who-am-i": end("nothing") | end("done", ["another"]),
-        "delete": end("nothing") | end("done", AFTER_THE_DEED),
+        "get": tool_outcomes("nothing"),
+        "who-am-i": tool_outcomes("nothing") | tool_outcomes("done", ["another"]),
+        "delete": tool_outcomes("nothing") | tool_outcomes("done", FAULTS_AFTER_EXECUTION),
     },
     "rotate_access_token": {
-        "get": end("nothing"),
-        "who-am-i": end("nothing"),
-        "find": end("nothing") | end("done", ["error-400"]),
-        "list": end("nothing") | end("done", ["error-400", *HARMLESS_TO_LISTS]),
-        "list-again": end("done", [*FAULTS, *ONLY_OF_LISTS]),
-        "create": end("nothing") | end("unsaid", AFTER_THE_DEED),
+        "get": tool_outcomes("nothing"),
+        "who-am-i": tool_outcomes("nothing"),
+        "find": tool_outcomes("nothing") | tool_outcomes("done", ["error-400"]),
+        "list": tool_outcomes("nothing") | tool_outcomes("done", ["error-400", *FAULTS_HARMLESS_TO_LISTS]),
+        "list-again": tool_outcomes("done", [*FAULTS, *LIST_ONLY_FAULTS]),
+        "create": tool_outcomes("nothing") | tool_outcomes("unsaid", FAULTS_AFTER_EXECUTION),
     },
     "audit_access_tokens": {
-        "who-am-i": end("done"),
-        "find": end("done"),
-        "list": end("nothing") | end("done", HARMLESS_TO_LISTS),
+        "who-am-i": tool_outcomes("done"),
+        "find": tool_outcomes("done"),
+        "list": tool_outcomes("nothing") | tool_outcomes("done", FAULTS_HARMLESS_TO_LISTS),
     },
 }
-ARGUMENTS: dict[str, dict[str, object]] = {"update_access_token": {"enabled": False}, "audit_access_tokens": {}}
+ARGUMENTS_BY_TOOL: dict[str, dict[str, object]] = {"update_access_token": {"enabled": False}, "audit_access_tokens": {}}
 
 
 @pytest.mark.parametrize(
     ("tool", "endpoint", "fault", "ending"),
     [
         pytest.param(tool, endpoint, fault, ending, id=f"{tool.partition('_')[0]}-{endpoint}-{fault}")
-        for tool, endpoints in CELLS.items()
+        for tool, endpoints in OUTCOMES_BY_TOOL.items()
         for endpoint, endings in endpoints.items()
         for fault, ending in endings.items()
     ],
 )
 async def test_every_other_tool_does_it_or_says_what_is_the_case(
-    bench: Bench, tool: str, endpoint: Endpoint, fault: Fault, ending: Ending
+    harness: Harness, tool: str, endpoint: Endpoint, fault: Fault, ending: ToolOutcome
 ) -> None:
-    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
-    break_at(bench, endpoint, fault)
-    arguments = ARGUMENTS.get(tool, {}) | ({} if tool == "audit_access_tokens" else {"id": token.id})
+    token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
+    inject_fault(harness, endpoint, fault)
+    arguments = ARGUMENTS_BY_TOOL.get(tool, {}) | ({} if tool == "audit_access_tokens" else {"id": token.id})
 
-    told = await bench.call(tool, arguments)
+    told = await harness.call(tool, arguments)
 
-    there = bench.tokens_of(JANE)
+    there = harness.tokens_of(JANE)
     changed = {
         "update_access_token": there != [token] and not any(one.enabled for one in there),
         "delete_access_token": there == [],
@@ -279,31 +281,33 @@ async def test_every_other_tool_does_it_or_says_what_is_the_case(
     }
     assert told.is_error is (ending != "done")
     assert changed.get(tool, there != [token]) is (ending != "nothing" and tool in changed)
-    assert len([one for one in bench.recorder.requests if one.method in {"PATCH", "DELETE"}]) <= 1
-    assert len(bench.recorder.bodies("POST", PATH)) <= 1
-    if told.is_error and tool in WRITING:
-        check_that_it_says_whether_anything_was_done(bench, told, is_changed=ending == "unsaid")
+    assert len([one for one in harness.recorder.requests if one.method in {"PATCH", "DELETE"}]) <= 1
+    assert len(harness.recorder.bodies("POST", TOKENS_PATH)) <= 1
+    if told.is_error and tool in WRITE_TOOLS:
+        check_nothing_done_prefix(harness, told, is_changed=ending == "unsaid")
     if ending == "unsaid":
         [new] = [one for one in there if one.id != token.id]
         assert f'delete_access_token(id="{new.id}")' in told.text
-    files = [*bench.settings.delivery_dir.glob("*")]
+    files = [*harness.settings.delivery_dir.glob("*")]
     assert len(files) == (tool == "rotate_access_token" and ending == "done")
     spoken = f"{told.text}\n{json.dumps(told.fields)}\n{[str(file) for file in files]}".encode()
-    disk = read_all(bench.settings.delivery_dir.parent, besides=files) + read_all(bench.settings.state_dir, besides=[])
-    assert find_secrets(spoken + disk, [one.bearer_token for one in bench.cluster.tokens.values()]) == []
+    disk = read_all_files(harness.settings.delivery_dir.parent, excluded=files) + read_all_files(
+        harness.settings.state_dir, excluded=[]
+    )
+    assert find_secrets(spoken + disk, [one.bearer_token for one in harness.cluster.tokens.values()]) == []
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "another"])
 async def test_an_orphan_among_tokens_that_cannot_be_read_any_more_is_said_to_be_possible(
-    bench: Bench, fault: Fault
+    harness: Harness, fault: Fault
 ) -> None:
-    app = Faults(create_app(bench.cluster), {"create": "cut-after", "list-again": fault})
-    bench.recorder.cluster = httpx.ASGITransport(app)
+    app = Faults(create_app(harness.cluster), {"create": "cut-after", "list-again": fault})
+    harness.recorder.cluster = httpx.ASGITransport(app)
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "It could not be found out whether a token was made for local:jane" in told.text
-    assert len(bench.tokens_of(JANE)) == 1
+    assert len(harness.tokens_of(JANE)) == 1
 
 
 def test_over_https_a_cut_connection_is_cut_before_any_answer_and_the_next_one_served() -> None:
@@ -313,120 +317,122 @@ def test_over_https_a_cut_connection_is_cut_before_any_answer_and_the_next_one_s
             base_url=f"https://{settings['QUMULO_HOST']}:{settings['QUMULO_PORT']}",
             verify=ssl.create_default_context(cafile=settings["QUMULO_CA_FILE"]),
         ) as client:
-            for path in (PATH, "/v1/session/who-am-i"):
+            for path in (TOKENS_PATH, "/v1/session/who-am-i"):
                 with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
                     client.get(path)
             assert client.get("/v1/version").status_code == 200
 
 
-class Cut(httpx.AsyncBaseTransport):
+class CutFirstCreate(httpx.AsyncBaseTransport):
     """A cluster whose first create is not done, but `meanwhile` is, before the connection is cut."""
 
-    def __init__(self, bench: Bench, meanwhile: Callable[[], Awaitable[object]]) -> None:
-        self.cluster = bench.recorder.cluster
+    def __init__(self, harness: Harness, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self.cluster = harness.recorder.cluster
         self.left = [meanwhile]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Serve all but the first create."""
-        if request.method == "POST" and request.url.path == PATH and self.left:
+        if request.method == "POST" and request.url.path == TOKENS_PATH and self.left:
             await self.left.pop()()
             raise httpx.ReadError("cut")
         return await self.cluster.handle_async_request(request)
 
 
-async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_not_blamed(bench: Bench) -> None:
+async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_not_blamed(harness: Harness) -> None:
     async def make_another() -> None:
-        assert not (await bench.call("create_access_token", {"user": "local:jane"})).is_error
+        assert not (await harness.call("create_access_token", {"user": "local:jane"})).is_error
 
-    bench.recorder.cluster = Cut(bench, make_another)
+    harness.recorder.cluster = CutFirstCreate(harness, make_another)
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    [other] = bench.tokens_of(JANE)
+    [other] = harness.tokens_of(JANE)
     assert "So far, no new token of local:jane is there." in told.text
     assert other.id not in told.text
 
 
-async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(bench: Bench) -> None:
-    journal = Journal(bench.settings.state_dir, cluster=bench.settings.address, clock=lambda: NOW)
-    async with journal.intend("local:jane"):
-        break_at(bench, "create", "cut-after")
-        told = await bench.call("create_access_token", {"user": "local:jane"})
+async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(harness: Harness) -> None:
+    journal = Journal(harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW)
+    async with journal.record_intent("local:jane"):
+        inject_fault(harness, "create", "cut-after")
+        told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "Another call is making one for the same user just now; that may be it." in told.text
-    assert entries_of(bench)[-1].keys().isdisjoint({"token_id"})
+    assert read_journal(harness)[-1].keys().isdisjoint({"token_id"})
 
 
-async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(bench: Bench) -> None:
+async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(harness: Harness) -> None:
     async def make_two() -> None:
         for _ in range(2):
-            bench.cluster.create_token(JANE.auth_id, creator="500")
+            harness.cluster.add_token(JANE.auth_id, creator="500")
 
-    bench.recorder.cluster = Cut(bench, make_two)
+    harness.recorder.cluster = CutFirstCreate(harness, make_two)
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    for token in bench.tokens_of(JANE):
+    for token in harness.tokens_of(JANE):
         assert f'delete_access_token(id="{token.id}")' in told.text
         assert f"auth_delete_access_token {token.id}" in told.text
-    assert entries_of(bench)[-1].keys().isdisjoint({"token_id"})
+    assert read_journal(harness)[-1].keys().isdisjoint({"token_id"})
 
 
 @pytest.mark.parametrize("age", [timedelta(days=3), timedelta(hours=-3)], ids=["slow-clock", "fast-clock"])
-async def test_an_orphan_is_named_however_wrong_the_cluster_s_clock_is(bench: Bench, age: timedelta) -> None:
+async def test_an_orphan_is_named_however_wrong_the_cluster_s_clock_is(harness: Harness, age: timedelta) -> None:
     async def make_one() -> None:
-        bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - age)
+        harness.cluster.add_token(JANE.auth_id, creator="500", creation_time=NOW - age)
 
-    bench.recorder.cluster = Cut(bench, make_one)
+    harness.recorder.cluster = CutFirstCreate(harness, make_one)
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    [orphan] = bench.tokens_of(JANE)
+    [orphan] = harness.tokens_of(JANE)
     assert f'delete_access_token(id="{orphan.id}")' in told.text
 
 
-async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(bench: Bench) -> None:
+async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(harness: Harness) -> None:
     async def make_two() -> None:
         for age in (timedelta(days=3), timedelta(minutes=4)):
-            bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - age)
+            harness.cluster.add_token(JANE.auth_id, creator="500", creation_time=NOW - age)
 
-    bench.recorder.cluster = Cut(bench, make_two)
+    harness.recorder.cluster = CutFirstCreate(harness, make_two)
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    old, new = sorted(bench.tokens_of(JANE), key=lambda token: token.creation_time)
+    old, new = sorted(harness.tokens_of(JANE), key=lambda token: token.creation_time)
     assert new.id in told.text
     assert old.id not in told.text
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token"], ids=["create", "rotate"])
-async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_next(bench: Bench, tool: str) -> None:
+async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_next(
+    harness: Harness, tool: str
+) -> None:
     async def nothing() -> None:
         pass
 
-    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
-    bench.recorder.cluster = Cut(bench, nothing)
+    old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
+    harness.recorder.cluster = CutFirstCreate(harness, nothing)
 
-    await bench.call("create_access_token", {"user": "local:jane"})
+    await harness.call("create_access_token", {"user": "local:jane"})
     named = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
-    told = await bench.call(tool, named)
+    told = await harness.call(tool, named)
 
     assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
 
 
 async def test_whatever_breaks_after_the_request_the_orphan_is_named(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def stumble(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
             raise RuntimeError("access-v1:SECRETSECRET")
         return response
 
-    bench.recorder.on_served = stumble
+    harness.recorder.on_served = stumble
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    [orphan] = bench.tokens_of(JANE)
+    [orphan] = harness.tokens_of(JANE)
     assert f'delete_access_token(id="{orphan.id}")' in told.text
     assert "stumbled over a RuntimeError" in caplog.text
     assert "SECRETSECRET" not in told.text + caplog.text
@@ -435,135 +441,135 @@ async def test_whatever_breaks_after_the_request_the_orphan_is_named(
 @pytest.mark.parametrize("expires", [None, NOW + timedelta(days=31)], ids=["never", "later"])
 @pytest.mark.parametrize("delivery", ["file", "inline"])
 async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_again(
-    bench: Bench, expires: datetime | None, delivery: str
+    harness: Harness, expires: datetime | None, delivery: str
 ) -> None:
     async def forget_the_expiry(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
-            token = bench.cluster.tokens[response.json()["id"]]
-            bench.cluster.tokens[token.id] = replace(token, expiration_time=expires)
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            token = harness.cluster.tokens[response.json()["id"]]
+            harness.cluster.tokens[token.id] = replace(token, expiration_time=expires)
         return response
 
-    bench.recorder.on_served = forget_the_expiry
+    harness.recorder.on_served = forget_the_expiry
 
-    told = await bench.refused(
+    told = await harness.call_refused(
         "create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30), delivery=delivery
     )
 
     assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again. No token is left of this." in told
     assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in told
-    assert bench.tokens_of(JANE) == []
-    assert not [*bench.settings.delivery_dir.parent.rglob("*.json")]
-    assert journal_of(bench) == ["intended", "deleted again"]
+    assert harness.tokens_of(JANE) == []
+    assert not [*harness.settings.delivery_dir.parent.rglob("*.json")]
+    assert journal_outcomes(harness) == ["intended", "deleted again"]
 
 
-async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(bench: Bench) -> None:
-    old = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
-    forget_expiries(bench)
+async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(harness: Harness) -> None:
+    old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
+    ignore_expiries(harness)
 
-    told = await bench.refused("rotate_access_token", {"id": old.id}, max_lifetime=timedelta(days=30))
+    told = await harness.call_refused("rotate_access_token", {"id": old.id}, max_lifetime=timedelta(days=30))
 
     assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again." in told
-    assert bench.tokens_of(JANE) == [old]
+    assert harness.tokens_of(JANE) == [old]
 
 
-async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_token(bench: Bench) -> None:
+async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_token(harness: Harness) -> None:
     async def round_up(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
-            token = bench.cluster.tokens[response.json()["id"]]
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            token = harness.cluster.tokens[response.json()["id"]]
             expires = NOW + timedelta(days=30, minutes=1)
-            bench.cluster.tokens[token.id] = replace(token, expiration_time=expires)
+            harness.cluster.tokens[token.id] = replace(token, expiration_time=expires)
         return response
 
-    bench.recorder.on_served = round_up
+    harness.recorder.on_served = round_up
 
-    told = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+    told = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
 
     assert not told.is_error
 
 
-def forget_expiries(bench: Bench) -> None:
+def ignore_expiries(harness: Harness) -> None:
     """A cluster that is too old for them, and takes no notice."""
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
-            token = bench.cluster.tokens[response.json()["id"]]
-            bench.cluster.tokens[token.id] = replace(token, expiration_time=None)
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            token = harness.cluster.tokens[response.json()["id"]]
+            harness.cluster.tokens[token.id] = replace(token, expiration_time=None)
         if request.method == "DELETE":
-            for file in bench.settings.delivery_dir.iterdir():
+            for file in harness.settings.delivery_dir.iterdir():
                 file.unlink()
                 file.mkdir()
         return response
 
-    bench.recorder.on_served = forget
+    harness.recorder.on_served = forget
 
 
-async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_place(bench: Bench) -> None:
-    forget_expiries(bench)
-    break_at(bench, "delete", "error-400")
+async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_place(harness: Harness) -> None:
+    ignore_expiries(harness)
+    inject_fault(harness, "delete", "error-400")
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
-    [token] = bench.tokens_of(JANE)
+    [token] = harness.tokens_of(JANE)
     assert "It could not be deleted again: The cluster declined (400" in told
-    assert f"It is in {bench.settings.delivery_dir}" in told
+    assert f"It is in {harness.settings.delivery_dir}" in told
     assert told.endswith(f"auth_delete_access_token {token.id}")
-    assert journal_of(bench) == ["intended", "stranded"]
+    assert journal_outcomes(harness) == ["intended", "stranded"]
 
 
-async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(bench: Bench) -> None:
-    forget_expiries(bench)
+async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(harness: Harness) -> None:
+    ignore_expiries(harness)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
-    assert bench.tokens_of(JANE) == []
-    assert f"It was deleted again. What was delivered is still in {bench.settings.delivery_dir}" in told
-    assert journal_of(bench) == ["intended", "deleted again"]
+    assert harness.tokens_of(JANE) == []
+    assert f"It was deleted again. What was delivered is still in {harness.settings.delivery_dir}" in told
+    assert journal_outcomes(harness) == ["intended", "deleted again"]
 
 
-async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(bench: Bench) -> None:
+async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness: Harness) -> None:
     async def forbid(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(403) if request.method == "POST" and request.url.path == PATH else response
+        return refusal_response(403) if request.method == "POST" and request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = forbid
+    harness.recorder.on_served = forbid
 
-    assert "lacks a privilege" in await bench.refused("create_access_token", {"user": "local:jane"})
-    assert journal_of(bench) == ["intended", "not made"]
+    assert "lacks a privilege" in await harness.call_refused("create_access_token", {"user": "local:jane"})
+    assert journal_outcomes(harness) == ["intended", "not made"]
 
 
 @pytest.mark.parametrize("fault", [None, "cut-before"])
 async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
-    bench: Bench, fault: Fault | None
+    harness: Harness, fault: Fault | None
 ) -> None:
     made, go_on = anyio.Event(), anyio.Event()
     if fault is not None:
-        break_at(bench, "delete", fault)
+        inject_fault(harness, "delete", fault)
 
     async def hold_the_answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
             made.set()
             await go_on.wait()
         return response
 
-    bench.recorder.on_served = hold_the_answer
-    async with bench.connected(delivery="inline") as client, anyio.create_task_group() as calls:
+    harness.recorder.on_served = hold_the_answer
+    async with harness.connected(delivery="inline") as client, anyio.create_task_group() as calls:
         calls.start_soon(client.call_tool, "create_access_token", {"user": "local:jane"})
         await made.wait()
         calls.cancel_scope.cancel()
         go_on.set()
 
-    [*_, last] = entries_of(bench)
+    [*_, last] = read_journal(harness)
     assert last["result"] == ("deleted again" if fault is None else "stranded")
-    assert [token.id for token in bench.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
+    assert [token.id for token in harness.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
 
 
-def entries_of(bench: Bench) -> list[dict[str, str]]:
+def read_journal(harness: Harness) -> list[dict[str, str]]:
     """The journal."""
-    return [json.loads(line) for line in (bench.settings.state_dir / "journal.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (harness.settings.state_dir / "journal.jsonl").read_text().splitlines()]
 
 
-def journal_of(bench: Bench) -> list[str]:
+def journal_outcomes(harness: Harness) -> list[str]:
     """The results in the journal, in order."""
-    return [entry["result"] for entry in entries_of(bench)]
+    return [entry["result"] for entry in read_journal(harness)]
 
 
 @pytest.mark.parametrize(
@@ -576,64 +582,66 @@ def journal_of(bench: Bench) -> list[str]:
         pytest.param({"create": "cut-after"}, ["intended", "unknown"], id="cut-after"),
     ],
 )
-async def test_the_journal_knows_what_came_of_it(bench: Bench, plan: dict[Endpoint, Fault], results: list[str]) -> None:
-    bench.recorder.cluster = httpx.ASGITransport(Faults(create_app(bench.cluster), plan))
+async def test_the_journal_knows_what_came_of_it(
+    harness: Harness, plan: dict[Endpoint, Fault], results: list[str]
+) -> None:
+    harness.recorder.cluster = httpx.ASGITransport(Faults(create_app(harness.cluster), plan))
 
-    await bench.call("create_access_token", {"user": "local:jane"})
+    await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert journal_of(bench) == results
+    assert journal_outcomes(harness) == results
 
 
 async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.settings.state_dir.write_text("a file where the folder should be")
+    harness.settings.state_dir.write_text("a file where the folder should be")
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
-    listed = await bench.call("list_access_tokens")
+    told = await harness.call("create_access_token", {"user": "local:jane"})
+    listed = await harness.call("list_access_tokens")
 
     assert told.is_error
     assert told.text.startswith("Nothing was done. The journal ")
-    assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
+    assert harness.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
     assert not listed.is_error
     assert "cannot be written" in caplog.text
 
 
 async def test_a_start_tells_of_what_a_killed_server_had_on_the_disk_already(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.settings.delivery_dir.mkdir(parents=True, mode=0o700)
-    (bench.settings.delivery_dir / ".pending-1").write_text('{"bearer_token": "access-v1:left", "version": 1}')
+    harness.settings.delivery_dir.mkdir(parents=True, mode=0o700)
+    (harness.settings.delivery_dir / ".pending-1").write_text('{"bearer_token": "access-v1:left", "version": 1}')
 
-    await bench.call("list_access_tokens")
+    await harness.call("list_access_tokens")
 
-    recovered = bench.settings.delivery_dir / "recovered-1.json"
+    recovered = harness.settings.delivery_dir / "recovered-1.json"
     assert f"The bearer token of a create that was cut off is in {recovered}" in caplog.text
     assert recovered.exists()
 
 
 async def test_a_start_tells_of_a_folder_that_it_cannot_look_through(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.settings.delivery_dir.parent.mkdir(parents=True, mode=0o700)
-    bench.settings.delivery_dir.write_text("a file where the folder should be")
+    harness.settings.delivery_dir.parent.mkdir(parents=True, mode=0o700)
+    harness.settings.delivery_dir.write_text("a file where the folder should be")
 
-    told = await bench.call("list_access_tokens")
+    told = await harness.call("list_access_tokens")
 
     assert not told.is_error
-    assert f"A new bearer token cannot be kept in {bench.settings.delivery_dir}" in caplog.text
+    assert f"A new bearer token cannot be kept in {harness.settings.delivery_dir}" in caplog.text
 
 
-async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(bench: Bench) -> None:
+async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(harness: Harness) -> None:
     async def break_the_journal(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
-            (bench.settings.state_dir / "journal.jsonl").unlink()
-            (bench.settings.state_dir / "journal.jsonl").mkdir()
+            (harness.settings.state_dir / "journal.jsonl").unlink()
+            (harness.settings.state_dir / "journal.jsonl").mkdir()
         return response
 
-    bench.recorder.on_served = break_the_journal
+    harness.recorder.on_served = break_the_journal
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert not told.is_error
     assert "The journal" in told.fields["warning"]
@@ -641,15 +649,15 @@ async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(bench: B
 
 
 async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_once(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await bench.call("create_access_token", {"user": "local:jane"})
-    journal = bench.settings.state_dir / "journal.jsonl"
+    await harness.call("create_access_token", {"user": "local:jane"})
+    journal = harness.settings.state_dir / "journal.jsonl"
     intent = json.loads(journal.read_text().splitlines()[0]) | {"attempt": "a"}
     journal.write_text(json.dumps(intent) + "\n")
 
-    mentioned = await bench.call("create_access_token", {"user": "local:jane"}, human=Human([]))
-    again = await bench.call("create_access_token", {"user": r"ad:CORP\jane"})
+    mentioned = await harness.call("create_access_token", {"user": "local:jane"}, person=ScriptedPerson([]))
+    again = await harness.call("create_access_token", {"user": r"ad:CORP\jane"})
 
     assert (
         "The create of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was begun"
@@ -659,24 +667,24 @@ async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_o
     assert "warning" not in again.fields
 
 
-async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(bench: Bench) -> None:
+async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(harness: Harness) -> None:
     month = timedelta(days=30)
 
     for expiration_time in ("31d", "never", "2027-01-01T00:00:00Z"):
         arguments = {"user": "local:jane", "expiration_time": expiration_time}
-        told = await bench.undone("create_access_token", arguments, max_lifetime=month)
+        told = await harness.call_without_effect("create_access_token", arguments, max_lifetime=month)
         assert told == (
             "QUMULO_MAX_LIFETIME allows 30 days at most, so `expiration_time` can be 2026-12-24 09:00 UTC at the "
             "latest."
         )
-    assert bench.recorder.seen() == []
-    made = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=month)
+    assert harness.recorder.request_lines() == []
+    made = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=month)
     assert made.fields["expiration_time"] == "2026-12-24T09:00:00Z"
 
 
-def read_all(folder: Path, *, besides: list[Path]) -> bytes:
+def read_all_files(folder: Path, *, excluded: list[Path]) -> bytes:
     """Every byte on the disk below a folder, without those files."""
-    return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file() and file not in besides)
+    return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file() and file not in excluded)
 
 
 def test_the_search_for_secrets_finds_them_whole_in_parts_and_decoded() -> None:
@@ -688,55 +696,55 @@ def test_the_search_for_secrets_finds_them_whole_in_parts_and_decoded() -> None:
 
 
 def test_a_told_result_is_comparable() -> None:
-    assert Told("a", None, is_error=False) == Told("a", None, is_error=False)
+    assert ToolAnswer("a", None, is_error=False) == ToolAnswer("a", None, is_error=False)
 
 
-class Stumbling(InlineDelivery):
+class CrashingDelivery(InlineDelivery):
     """A way to hand tokens over that breaks in a way nobody thought of."""
 
-    async def reserve(self) -> "Stumbling":
+    async def reserve(self) -> "CrashingDelivery":
         """It seems to work."""
         return self
 
-    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+    async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
         """It does not."""
         raise RuntimeError("can't start new thread")
 
 
 async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connect(bench.settings, transport=bench.recorder) as cluster:
-        journal = Journal(bench.settings.state_dir, cluster="c:8000", clock=lambda: NOW)
-        mint = Mint(cluster, Stumbling(), journal, Qq("c", 8000))
+    async with connect(harness.settings, transport=harness.recorder) as cluster:
+        journal = Journal(harness.settings.state_dir, cluster="c:8000", clock=lambda: NOW)
+        mint = TokenCreator(cluster, CrashingDelivery(), journal, Qq("c", 8000))
 
         with pytest.raises(DeliveryError, match=r"this server stumbled\. The new token [0-9]+ was deleted again"):
-            await mint.make(Order(Identity(auth_id=JANE.auth_id), None, []))
+            await mint.create(CreateRequest(Identity(auth_id=JANE.auth_id), None, []))
 
-    assert bench.tokens_of(JANE) == []
+    assert harness.tokens_of(JANE) == []
     assert "stumbled over a RuntimeError" in caplog.text
 
 
-async def test_no_sentence_is_quoted_of_the_answer_to_a_create_that_failed(bench: Bench) -> None:
+async def test_no_sentence_is_quoted_of_the_answer_to_a_create_that_failed(harness: Harness) -> None:
     """It may name the token that was made all the same, which nobody can compare with."""
 
     async def tell_the_secret(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
             secret = response.json()["bearer_token"].removeprefix("access-v1:")
-            return refusal(500, description=f"cannot answer with {secret}")
+            return refusal_response(500, description=f"cannot answer with {secret}")
         return response
 
-    bench.recorder.on_served = tell_the_secret
+    harness.recorder.on_served = tell_the_secret
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert "cannot answer now (500 some_error)." in told
-    assert find_secrets(told.encode(), [token.bearer_token for token in bench.tokens_of(JANE)]) == []
+    assert find_secrets(told.encode(), [token.bearer_token for token in harness.tokens_of(JANE)]) == []
 
 
-async def test_a_maximum_that_cannot_be_verified_is_said_to_be_open(bench: Bench) -> None:
-    break_at(bench, "get", "error-500")
+async def test_a_maximum_that_cannot_be_verified_is_said_to_be_open(harness: Harness) -> None:
+    inject_fault(harness, "get", "error-500")
 
-    told = await bench.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+    told = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
 
     assert "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified" in told.fields["warning"]

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from token_tools.sandbox.app import create_app
-from token_tools.sandbox.cluster import READ, WRITE, Behaviour, Cluster, Complaint
-from token_tools.sandbox.demo import GONE, create_demo_cluster
+from token_tools.sandbox.cluster import READ_PRIVILEGE, WRITE_PRIVILEGE, Behaviour, Cluster, RefusalReason
+from token_tools.sandbox.demo import DELETED_USER_ID, create_demo_cluster
 
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
-PATH = "/v1/auth/access-tokens/"
-JANE, BACKUP, METRICS, RENDER = "1001", "1002", "1003", str((3 << 32) + 2001)
+TOKENS_PATH = "/v1/auth/access-tokens/"
+JANE_ID, BACKUP_ID, METRICS_ID, RENDER_ID = "1001", "1002", "1003", str((3 << 32) + 2001)
 
 
 @pytest.fixture
@@ -26,18 +26,18 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 async def admin(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient]:
-    async with calling(cluster, "1010") as client:
+    async with create_client(cluster, "1010") as client:
         yield client
 
 
 @pytest.fixture
 async def jane(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient]:
     """Somebody without any privilege."""
-    async with calling(cluster, JANE) as client:
+    async with create_client(cluster, JANE_ID) as client:
         yield client
 
 
-def calling(cluster: Cluster, auth_id: str) -> httpx.AsyncClient:
+def create_client(cluster: Cluster, auth_id: str) -> httpx.AsyncClient:
     """A client with a live token of that user."""
     [token, *_] = [token for token in cluster.tokens.values() if token.user == auth_id]
     return httpx.AsyncClient(
@@ -47,11 +47,11 @@ def calling(cluster: Cluster, auth_id: str) -> httpx.AsyncClient:
     )
 
 
-def tokens_of(cluster: Cluster, auth_id: str) -> list[str]:
+def token_ids_of(cluster: Cluster, auth_id: str) -> list[str]:
     return [token.id for token in cluster.tokens.values() if token.user == auth_id]
 
 
-def behave(cluster: Cluster, **changes: Any) -> None:  # noqa: ANN401 - the switches differ in type
+def set_behaviour(cluster: Cluster, **changes: Any) -> None:  # noqa: ANN401 - the switches differ in type
     cluster.behaviour = replace(cluster.behaviour, **changes)
 
 
@@ -61,13 +61,13 @@ def test_the_demo_has_users_of_each_kind_and_tokens_of_each_state(cluster: Clust
 
     assert len(tokens) == 20
     assert domains == {"LOCAL", "ACTIVE_DIRECTORY", "POSIX_USER", "API_INTERNAL_DOMAIN"}
-    assert [token.user for token in tokens if token.user not in cluster.accounts] == [GONE]
+    assert [token.user for token in tokens if token.user not in cluster.accounts] == [DELETED_USER_ID]
     assert any(token.expiration_time is None for token in tokens)
     assert any(token.expiration_time and token.expiration_time < NOW for token in tokens)
     assert any(token.expiration_time and NOW < token.expiration_time < NOW + timedelta(days=7) for token in tokens)
     assert any(not token.enabled for token in tokens)
     assert any(token.creator != token.user for token in tokens)
-    assert len(tokens_of(cluster, BACKUP)) == 2
+    assert len(token_ids_of(cluster, BACKUP_ID)) == 2
 
 
 def test_the_demo_s_first_tokens_have_the_same_ids_each_time_and_other_secrets() -> None:
@@ -80,7 +80,7 @@ def test_the_demo_s_first_tokens_have_the_same_ids_each_time_and_other_secrets()
 
 
 def test_a_new_token_of_the_demo_has_an_id_that_nobody_can_tell_before() -> None:
-    ids = {create_demo_cluster(lambda: NOW).cluster.create_token("1001", creator="500").id for _ in range(2)}
+    ids = {create_demo_cluster(lambda: NOW).cluster.add_token("1001", creator="500").id for _ in range(2)}
 
     assert len(ids) == 2
 
@@ -90,7 +90,7 @@ def test_a_token_s_secret_is_not_in_its_repr(cluster: Cluster) -> None:
 
 
 async def test_a_seeded_cluster_is_the_same_each_time() -> None:
-    ids = [Cluster(clock=lambda: NOW, seed=7).create_token("500", creator="500").id for _ in range(2)]
+    ids = [Cluster(clock=lambda: NOW, seed=7).add_token("500", creator="500").id for _ in range(2)]
 
     assert ids[0] == ids[1]
 
@@ -99,7 +99,7 @@ async def test_a_page_leads_to_the_next_even_when_tokens_come_and_go(
     cluster: Cluster, admin: httpx.AsyncClient
 ) -> None:
     before = sorted(cluster.tokens)
-    first = (await admin.get(PATH, params={"limit": 5})).json()
+    first = (await admin.get(TOKENS_PATH, params={"limit": 5})).json()
     del cluster.tokens[before[4]]
 
     second = (await admin.get(first["paging"]["next"])).json()
@@ -121,17 +121,17 @@ async def test_a_page_leads_to_the_next_even_when_tokens_come_and_go(
 async def test_the_end_of_the_pages_has_the_form_that_was_chosen(
     cluster: Cluster, admin: httpx.AsyncClient, end: str, paging: dict[str, Any]
 ) -> None:
-    behave(cluster, end_of_paging=end)
+    set_behaviour(cluster, end_of_paging=end)
 
-    page = (await admin.get(PATH)).json()
+    page = (await admin.get(TOKENS_PATH)).json()
 
     assert {key: page[key] for key in page if key != "entries"} == paging
 
 
 async def test_a_cluster_without_an_end_can_lead_to_empty_pages(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, end_of_paging="empty-pages")
+    set_behaviour(cluster, end_of_paging="empty-pages")
 
-    page = (await admin.get(PATH)).json()
+    page = (await admin.get(TOKENS_PATH)).json()
     beyond = (await admin.get(page["paging"]["next"])).json()
 
     assert len(page["entries"]) == len(cluster.tokens)
@@ -139,12 +139,12 @@ async def test_a_cluster_without_an_end_can_lead_to_empty_pages(cluster: Cluster
 
 
 async def test_a_cluster_without_an_end_can_repeat_its_last_page(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, end_of_paging="repeated")
+    set_behaviour(cluster, end_of_paging="repeated")
 
-    page = (await admin.get(PATH, params={"limit": 15})).json()
+    page = (await admin.get(TOKENS_PATH, params={"limit": 15})).json()
     last = (await admin.get(page["paging"]["next"])).json()
     again = (await admin.get(last["paging"]["next"])).json()
-    whole = (await admin.get(PATH)).json()
+    whole = (await admin.get(TOKENS_PATH)).json()
 
     assert len(last["entries"]) == len(cluster.tokens) - 15
     assert last["paging"] == page["paging"]
@@ -153,79 +153,79 @@ async def test_a_cluster_without_an_end_can_repeat_its_last_page(cluster: Cluste
 
 
 async def test_links_can_be_absolute_and_keep_the_filter(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, absolute_links=True)
+    set_behaviour(cluster, has_absolute_links=True)
 
-    page = (await admin.get(PATH, params={"user": "backup", "limit": 1})).json()
+    page = (await admin.get(TOKENS_PATH, params={"user": "backup", "limit": 1})).json()
     rest = (await admin.get(page["paging"]["next"])).json()
 
-    assert page["paging"]["next"].startswith(f"https://cluster:8000{PATH}?user=backup&after=")
-    assert [page["entries"][0]["id"], rest["entries"][0]["id"]] == sorted(tokens_of(cluster, BACKUP))
+    assert page["paging"]["next"].startswith(f"https://cluster:8000{TOKENS_PATH}?user=backup&after=")
+    assert [page["entries"][0]["id"], rest["entries"][0]["id"]] == sorted(token_ids_of(cluster, BACKUP_ID))
 
 
 async def test_a_page_is_never_larger_than_the_cluster_wants(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, largest_page=4)
+    set_behaviour(cluster, max_page_size=4)
 
-    assert len((await admin.get(PATH, params={"limit": 100})).json()["entries"]) == 4
-    assert len((await admin.get(PATH)).json()["entries"]) == 4
+    assert len((await admin.get(TOKENS_PATH, params={"limit": 100})).json()["entries"]) == 4
+    assert len((await admin.get(TOKENS_PATH)).json()["entries"]) == 4
 
 
 async def test_a_page_has_its_usual_size_when_none_is_asked_for(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, usual_page=3)
+    set_behaviour(cluster, default_page_size=3)
 
-    assert len((await admin.get(PATH)).json()["entries"]) == 3
-    assert len((await admin.get(PATH, params={"limit": 6})).json()["entries"]) == 6
+    assert len((await admin.get(TOKENS_PATH)).json()["entries"]) == 3
+    assert len((await admin.get(TOKENS_PATH, params={"limit": 6})).json()["entries"]) == 6
 
 
 @pytest.mark.parametrize(
     ("user", "owner"),
     [
-        pytest.param("backup", BACKUP, id="name"),
-        pytest.param("BACKUP", BACKUP, id="name-in-capitals"),
+        pytest.param("backup", BACKUP_ID, id="name"),
+        pytest.param("BACKUP", BACKUP_ID, id="name-in-capitals"),
         pytest.param("CORP\\jane", str((5 << 32) + 1), id="domain-and-name"),
         pytest.param("tom.meyer", str((5 << 32) + 4), id="active-directory-without-domain"),
         pytest.param("jane@corp.example.com", str((5 << 32) + 1), id="user-principal-name"),
-        pytest.param("uid:2001", RENDER, id="uid"),
-        pytest.param("auth_id:1002", BACKUP, id="auth-id"),
-        pytest.param("sid:S-1-5-88-1-2001", RENDER, id="sid"),
-        pytest.param("S-1-5-88-1-2001", RENDER, id="bare-sid"),
+        pytest.param("uid:2001", RENDER_ID, id="uid"),
+        pytest.param("auth_id:1002", BACKUP_ID, id="auth-id"),
+        pytest.param("sid:S-1-5-88-1-2001", RENDER_ID, id="sid"),
+        pytest.param("S-1-5-88-1-2001", RENDER_ID, id="bare-sid"),
     ],
 )
 async def test_the_filter_takes_each_documented_form_of_a_user(
     cluster: Cluster, admin: httpx.AsyncClient, user: str, owner: str
 ) -> None:
-    page = (await admin.get(PATH, params={"user": user})).json()
+    page = (await admin.get(TOKENS_PATH, params={"user": user})).json()
 
-    assert [entry["id"] for entry in page["entries"]] == sorted(tokens_of(cluster, owner))
+    assert [entry["id"] for entry in page["entries"]] == sorted(token_ids_of(cluster, owner))
 
 
 @pytest.mark.parametrize(
     ("user", "owner"),
     [
-        pytest.param("local:jane", JANE, id="local"),
+        pytest.param("local:jane", JANE_ID, id="local"),
         pytest.param("ad:CORP\\jane", str((5 << 32) + 1), id="active-directory"),
-        pytest.param("LDAP_USER:render", RENDER, id="ldap"),
+        pytest.param("LDAP_USER:render", RENDER_ID, id="ldap"),
     ],
 )
 async def test_the_filter_can_read_the_prefix_of_a_domain(
     cluster: Cluster, admin: httpx.AsyncClient, user: str, owner: str
 ) -> None:
-    assert (await admin.get(PATH, params={"user": user})).status_code == 404
+    assert (await admin.get(TOKENS_PATH, params={"user": user})).status_code == 404
 
-    behave(cluster, domain_prefixes=True)
-    page = (await admin.get(PATH, params={"user": user})).json()
+    set_behaviour(cluster, allows_domain_prefixes=True)
+    page = (await admin.get(TOKENS_PATH, params={"user": user})).json()
 
-    assert [entry["id"] for entry in page["entries"]] == sorted(tokens_of(cluster, owner))
+    assert [entry["id"] for entry in page["entries"]] == sorted(token_ids_of(cluster, owner))
 
 
 async def test_lists_can_tell_no_more_of_an_identity_than_its_key(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, sparse_identities=True)
+    set_behaviour(cluster, sparse_identities=True)
 
-    [listed, _] = (await admin.get(PATH, params={"user": "backup"})).json()["entries"]
-    single = (await admin.get(PATH + listed["id"])).json()
+    [listed, _] = (await admin.get(TOKENS_PATH, params={"user": "backup"})).json()["entries"]
+    single = (await admin.get(TOKENS_PATH + listed["id"])).json()
 
     assert listed["user"] == {
         "domain": None,
-        "auth_id": BACKUP,
+        "auth_id": BACKUP_ID,
         "uid": None,
         "gid": None,
         "sid": None,
@@ -235,20 +235,20 @@ async def test_lists_can_tell_no_more_of_an_identity_than_its_key(cluster: Clust
 
 
 async def test_an_old_core_knows_neither_expiry_nor_disabling(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, has_expiry=False, has_enabled=False)
-    [token_id, _] = tokens_of(cluster, BACKUP)
+    set_behaviour(cluster, has_expiry=False, has_enabled=False)
+    [token_id, _] = token_ids_of(cluster, BACKUP_ID)
 
-    told = (await admin.get(PATH + token_id)).json()
+    told = (await admin.get(TOKENS_PATH + token_id)).json()
     expiry = "2027-01-01T00:00:00Z"
 
     assert told.keys() == {"id", "user", "creator", "creation_time"}
     for refused in (
-        await admin.patch(PATH + token_id, json={"enabled": False}),
-        await admin.patch(PATH + token_id, json={"expiration_time": expiry}),
-        await admin.post(PATH, json={"user": {"auth_id": METRICS}, "expiration_time": expiry}),
+        await admin.patch(TOKENS_PATH + token_id, json={"enabled": False}),
+        await admin.patch(TOKENS_PATH + token_id, json={"expiration_time": expiry}),
+        await admin.post(TOKENS_PATH, json={"user": {"auth_id": METRICS_ID}, "expiration_time": expiry}),
     ):
         assert (refused.status_code, refused.json()["error_class"]) == (400, "decode_error")
-    assert (await admin.post(PATH, json={"user": {"auth_id": METRICS}})).status_code == 200
+    assert (await admin.post(TOKENS_PATH, json={"user": {"auth_id": METRICS_ID}})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -264,27 +264,27 @@ async def test_a_creation_time_has_up_to_nine_digits(
     cluster: Cluster, admin: httpx.AsyncClient, microseconds: int, nanoseconds: int, told: str
 ) -> None:
     created = NOW + timedelta(microseconds=microseconds)
-    token = cluster.create_token(METRICS, creator="500", creation_time=created)
+    token = cluster.add_token(METRICS_ID, creator="500", creation_time=created)
     cluster.tokens[token.id] = replace(token, creation_nanoseconds=nanoseconds)
 
-    assert (await admin.get(PATH + token.id)).json()["creation_time"] == told
+    assert (await admin.get(TOKENS_PATH + token.id)).json()["creation_time"] == told
 
 
 async def test_a_token_is_made_used_changed_and_deleted(admin: httpx.AsyncClient) -> None:
     body = {"user": {"domain": "LOCAL", "name": "metrics"}, "expiration_time": "2027-01-01T00:00:00+01:00"}
-    made = (await admin.post(PATH, json=body)).json()
+    made = (await admin.post(TOKENS_PATH, json=body)).json()
     mine = {"Authorization": f"Bearer {made['bearer_token']}"}
 
     me = (await admin.get("/v1/session/who-am-i", headers=mine)).json()
-    assert (me["id"], me["access_token_id"]) == (METRICS, made["id"])
+    assert (me["id"], me["access_token_id"]) == (METRICS_ID, made["id"])
 
-    changed = (await admin.patch(PATH + made["id"], json={"enabled": False})).json()
+    changed = (await admin.patch(TOKENS_PATH + made["id"], json={"enabled": False})).json()
     assert (changed["enabled"], changed["expiration_time"]) == (False, "2026-12-31T23:00:00Z")
     assert (await admin.get("/v1/session/who-am-i", headers=mine)).status_code == 401
 
-    deleted = await admin.delete(PATH + made["id"])
+    deleted = await admin.delete(TOKENS_PATH + made["id"])
     assert (deleted.status_code, deleted.content) == (200, b"")
-    assert (await admin.get(PATH + made["id"])).status_code == 404
+    assert (await admin.get(TOKENS_PATH + made["id"])).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ async def test_a_body_that_is_not_as_published_is_a_decode_error(
 ) -> None:
     before = dict(cluster.tokens)
 
-    answer = await admin.post(PATH, content=body)
+    answer = await admin.post(TOKENS_PATH, content=body)
 
     assert (answer.status_code, answer.json()["error_class"]) == (400, "decode_error")
     assert answer.json().keys() == {"module", "error_class", "description", "stack", "user_visible"}
@@ -322,19 +322,19 @@ async def test_a_body_that_is_not_as_published_is_a_decode_error(
 @pytest.mark.parametrize(
     ("user", "complaint"),
     [
-        pytest.param({"auth_id": BACKUP}, "limit", id="third-token"),
+        pytest.param({"auth_id": BACKUP_ID}, "limit", id="third-token"),
         pytest.param({"name": "Users"}, "group", id="group"),
         pytest.param({"name": "nobody"}, "no-user", id="nobody"),
         pytest.param({"name": "jane"}, "ambiguous", id="two-of-that-name"),
-        pytest.param({"auth_id": METRICS, "name": "jane"}, "no-user", id="contradiction"),
+        pytest.param({"auth_id": METRICS_ID, "name": "jane"}, "no-user", id="contradiction"),
     ],
 )
 async def test_a_create_against_the_rules_is_refused(
-    admin: httpx.AsyncClient, user: dict[str, str], complaint: Complaint
+    admin: httpx.AsyncClient, user: dict[str, str], complaint: RefusalReason
 ) -> None:
-    answer = await admin.post(PATH, json={"user": user})
+    answer = await admin.post(TOKENS_PATH, json={"user": user})
 
-    status, error_class = Behaviour().complaints[complaint]
+    status, error_class = Behaviour().refusals[complaint]
     assert (answer.status_code, answer.json()["error_class"]) == (status, error_class)
 
 
@@ -346,57 +346,57 @@ async def test_a_create_against_the_rules_is_refused(
     ],
 )
 async def test_a_time_that_is_refused_has_a_complaint_of_its_own(
-    cluster: Cluster, admin: httpx.AsyncClient, expiry: str, complaint: Complaint
+    cluster: Cluster, admin: httpx.AsyncClient, expiry: str, complaint: RefusalReason
 ) -> None:
-    complaints = {**cluster.behaviour.complaints, complaint: (422, "some_time_error")}
-    behave(cluster, past_expiry=False, complaints=complaints)
+    complaints = {**cluster.behaviour.refusals, complaint: (422, "some_time_error")}
+    set_behaviour(cluster, allows_past_expiry=False, complaints=complaints)
 
-    answer = await admin.post(PATH, json={"user": {"auth_id": METRICS}, "expiration_time": expiry})
+    answer = await admin.post(TOKENS_PATH, json={"user": {"auth_id": METRICS_ID}, "expiration_time": expiry})
 
     assert (answer.status_code, answer.json()["error_class"]) == (422, "some_time_error")
 
 
 async def test_dead_tokens_can_leave_their_place_to_others(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, dead_tokens_count=False)
+    set_behaviour(cluster, counts_dead_tokens=False)
 
-    assert (await admin.post(PATH, json={"user": {"auth_id": RENDER}})).status_code == 200
-    assert (await admin.post(PATH, json={"user": {"auth_id": RENDER}})).status_code == 400
+    assert (await admin.post(TOKENS_PATH, json={"user": {"auth_id": RENDER_ID}})).status_code == 200
+    assert (await admin.post(TOKENS_PATH, json={"user": {"auth_id": RENDER_ID}})).status_code == 400
 
 
 async def test_a_past_expiry_can_be_refused(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    body = {"user": {"auth_id": METRICS}, "expiration_time": "2020-01-01T00:00:00Z"}
-    behave(cluster, past_expiry=False)
-    assert (await admin.post(PATH, json=body)).status_code == 400
+    body = {"user": {"auth_id": METRICS_ID}, "expiration_time": "2020-01-01T00:00:00Z"}
+    set_behaviour(cluster, allows_past_expiry=False)
+    assert (await admin.post(TOKENS_PATH, json=body)).status_code == 400
 
-    behave(cluster, past_expiry=True)
-    assert (await admin.post(PATH, json=body)).status_code == 200
+    set_behaviour(cluster, allows_past_expiry=True)
+    assert (await admin.post(TOKENS_PATH, json=body)).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("change", "switch"),
     [
-        pytest.param({"expiration_time": None}, "clearing_expiry", id="clearing-the-expiry"),
-        pytest.param({}, "empty_change", id="changing-nothing"),
+        pytest.param({"expiration_time": None}, "allows_clearing_expiry", id="clearing-the-expiry"),
+        pytest.param({}, "allows_empty_update", id="changing-nothing"),
     ],
 )
 async def test_an_undocumented_change_is_taken_or_refused_by_its_switch(
     cluster: Cluster, admin: httpx.AsyncClient, change: dict[str, Any], switch: str
 ) -> None:
-    [token_id] = tokens_of(cluster, JANE)
+    [token_id] = token_ids_of(cluster, JANE_ID)
 
-    behave(cluster, **{switch: False})
-    assert (await admin.patch(PATH + token_id, json=change)).status_code == 400
+    set_behaviour(cluster, **{switch: False})
+    assert (await admin.patch(TOKENS_PATH + token_id, json=change)).status_code == 400
 
-    behave(cluster, **{switch: True})
-    assert (await admin.patch(PATH + token_id, json=change)).status_code == 200
+    set_behaviour(cluster, **{switch: True})
+    assert (await admin.patch(TOKENS_PATH + token_id, json=change)).status_code == 200
     assert (cluster.tokens[token_id].expiration_time is None) == ("expiration_time" in change)
 
 
 async def test_a_user_with_a_limit_can_be_refused(cluster: Cluster, admin: httpx.AsyncClient) -> None:
-    behave(cluster, user_with_limit=False)
+    set_behaviour(cluster, allows_user_with_limit=False)
 
-    assert (await admin.get(PATH, params={"user": "backup", "limit": 1})).status_code == 400
-    assert (await admin.get(PATH, params={"user": "backup"})).status_code == 200
+    assert (await admin.get(TOKENS_PATH, params={"user": "backup", "limit": 1})).status_code == 400
+    assert (await admin.get(TOKENS_PATH, params={"user": "backup"})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -413,24 +413,24 @@ async def test_a_user_with_a_limit_can_be_refused(cluster: Cluster, admin: httpx
     ids=str,
 )
 async def test_a_nonsensical_query_is_refused(admin: httpx.AsyncClient, query: dict[str, str]) -> None:
-    assert (await admin.get(PATH, params=query)).status_code == 400
+    assert (await admin.get(TOKENS_PATH, params=query)).status_code == 400
 
 
 async def test_one_s_own_tokens_need_no_privilege_and_all_others_do(cluster: Cluster, jane: httpx.AsyncClient) -> None:
-    [own], [other, _] = tokens_of(cluster, JANE), tokens_of(cluster, BACKUP)
+    [own], [other, _] = token_ids_of(cluster, JANE_ID), token_ids_of(cluster, BACKUP_ID)
 
-    assert (await jane.get(PATH, params={"user": "auth_id:1001"})).status_code == 200
-    assert (await jane.get(PATH + own)).status_code == 200
-    assert (await jane.post(PATH, json={"user": {"auth_id": JANE}})).status_code == 200
+    assert (await jane.get(TOKENS_PATH, params={"user": "auth_id:1001"})).status_code == 200
+    assert (await jane.get(TOKENS_PATH + own)).status_code == 200
+    assert (await jane.post(TOKENS_PATH, json={"user": {"auth_id": JANE_ID}})).status_code == 200
     for refused in (
-        await jane.get(PATH),
-        await jane.get(PATH, params={"user": "backup"}),
-        await jane.get(PATH + other),
-        await jane.get(PATH + "123"),
-        await jane.post(PATH, json={"user": {"auth_id": METRICS}}),
-        await jane.patch(PATH + other, json={"enabled": False}),
-        await jane.delete(PATH + other),
-        await jane.post("/v1/identity/find", json={"auth_id": JANE}),
+        await jane.get(TOKENS_PATH),
+        await jane.get(TOKENS_PATH, params={"user": "backup"}),
+        await jane.get(TOKENS_PATH + other),
+        await jane.get(TOKENS_PATH + "123"),
+        await jane.post(TOKENS_PATH, json={"user": {"auth_id": METRICS_ID}}),
+        await jane.patch(TOKENS_PATH + other, json={"enabled": False}),
+        await jane.delete(TOKENS_PATH + other),
+        await jane.post("/v1/identity/find", json={"auth_id": JANE_ID}),
     ):
         assert refused.status_code == 403
 
@@ -438,22 +438,22 @@ async def test_one_s_own_tokens_need_no_privilege_and_all_others_do(cluster: Clu
 async def test_before_self_service_one_s_own_tokens_need_the_privilege_too(
     cluster: Cluster, jane: httpx.AsyncClient
 ) -> None:
-    behave(cluster, self_service=False)
+    set_behaviour(cluster, has_self_service=False)
 
-    assert (await jane.get(PATH, params={"user": "auth_id:1001"})).status_code == 403
+    assert (await jane.get(TOKENS_PATH, params={"user": "auth_id:1001"})).status_code == 403
 
-    cluster.add_account(replace(cluster.accounts[JANE], privileges=frozenset({READ, WRITE})))
-    assert (await jane.get(PATH, params={"user": "auth_id:1001"})).status_code == 200
+    cluster.add_account(replace(cluster.accounts[JANE_ID], privileges=frozenset({READ_PRIVILEGE, WRITE_PRIVILEGE})))
+    assert (await jane.get(TOKENS_PATH, params={"user": "auth_id:1001"})).status_code == 200
 
 
 async def test_an_unprivileged_list_of_all_can_be_one_s_own(cluster: Cluster, jane: httpx.AsyncClient) -> None:
-    behave(cluster, own_list_unasked=True)
+    set_behaviour(cluster, unprivileged_list_is_own=True)
 
-    assert [entry["id"] for entry in (await jane.get(PATH)).json()["entries"]] == tokens_of(cluster, JANE)
+    assert [entry["id"] for entry in (await jane.get(TOKENS_PATH)).json()["entries"]] == token_ids_of(cluster, JANE_ID)
 
 
 async def test_lookups_can_be_open_to_everyone(cluster: Cluster, jane: httpx.AsyncClient) -> None:
-    behave(cluster, lookup_privilege=False)
+    set_behaviour(cluster, lookup_needs_privilege=False)
 
     for path in ("/v1/identity/find", "/v1/auth/identity/find"):
         found = (await jane.post(path, json={"domain": "ACTIVE_DIRECTORY", "name": "jane"})).json()
@@ -467,7 +467,7 @@ async def test_lookups_can_be_open_to_everyone(cluster: Cluster, jane: httpx.Asy
         }
 
 
-@pytest.mark.parametrize(("auth_id", "kind"), [(JANE, "USER"), ("513", "GROUP")], ids=["user", "group"])
+@pytest.mark.parametrize(("auth_id", "kind"), [(JANE_ID, "USER"), ("513", "GROUP")], ids=["user", "group"])
 async def test_an_identity_is_expanded_to_its_kind(admin: httpx.AsyncClient, auth_id: str, kind: str) -> None:
     assert (await admin.post("/v1/identity/expand", json={"id": {"auth_id": auth_id}})).json()["type"] == kind
 
@@ -482,39 +482,39 @@ async def test_without_a_live_token_there_is_a_401_without_a_body(cluster: Clust
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(cluster)), base_url="https://c", headers=headers
     ) as stranger:
-        answer = await stranger.get(PATH)
+        answer = await stranger.get(TOKENS_PATH)
         assert (answer.status_code, answer.content) == (401, b"")
 
-        behave(cluster, body_of_401=True)
-        assert (await stranger.get(PATH)).json()["error_class"] == "http_unauthorized_error"
+        set_behaviour(cluster, has_body_of_401=True)
+        assert (await stranger.get(TOKENS_PATH)).json()["error_class"] == "http_unauthorized_error"
         assert (await stranger.get("/v1/version")).status_code == 200
 
 
 async def test_an_expired_token_no_longer_authenticates(cluster: Cluster, jane: httpx.AsyncClient) -> None:
-    [token_id] = tokens_of(cluster, JANE)
+    [token_id] = token_ids_of(cluster, JANE_ID)
     cluster.tokens[token_id] = replace(cluster.tokens[token_id], expiration_time=NOW)
 
     assert (await jane.get("/v1/session/who-am-i")).status_code == 401
 
 
 async def test_the_tokens_of_a_deleted_user_stay_or_go_by_a_switch(cluster: Cluster) -> None:
-    cluster.remove_account(JANE)
-    assert len(tokens_of(cluster, JANE)) == 1
+    cluster.remove_account(JANE_ID)
+    assert len(token_ids_of(cluster, JANE_ID)) == 1
 
-    behave(cluster, tokens_outlive_users=False)
-    cluster.remove_account(BACKUP)
-    assert tokens_of(cluster, BACKUP) == []
+    set_behaviour(cluster, tokens_outlive_users=False)
+    cluster.remove_account(BACKUP_ID)
+    assert token_ids_of(cluster, BACKUP_ID) == []
 
 
 async def test_paths_and_verbs_are_as_strict_as_the_real_ones(admin: httpx.AsyncClient) -> None:
     assert (await admin.get("/v1/auth/access-tokens")).status_code == 404
     assert (await admin.get("/v1/auth/access-tokens/123/")).status_code == 404
-    assert (await admin.put(PATH)).json()["error_class"] == "http_method_not_allowed_error"
+    assert (await admin.put(TOKENS_PATH)).json()["error_class"] == "http_method_not_allowed_error"
 
 
 async def test_a_caller_with_a_uid_is_told_it_as_text(cluster: Cluster) -> None:
     bob = str((3 << 32) + 1000)
-    async with calling(cluster, bob) as client:
+    async with create_client(cluster, bob) as client:
         me = (await client.get("/v1/session/who-am-i")).json()
         roles = (await client.get("/v1/session/roles")).json()
 

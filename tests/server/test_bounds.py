@@ -10,18 +10,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.harness import AGREES, JANE, NOW, PATH, Bench, Human
-from token_tools.views.tokens import Summary, TokenEntry, TokenList
+from tests.support.harness import AGREES, JANE, NOW, TOKENS_PATH, Harness, ScriptedPerson
+from token_tools.views.tokens import RenderedResult, TokenEntry, TokenList
 
 pytestmark = pytest.mark.anyio
 
-MOST = 25_000
+MAX_ANSWER_CHARACTERS = 25_000
 
 
-def crowd(bench: Bench, number: int) -> list[str]:
+def add_many_tokens(harness: Harness, number: int) -> list[str]:
     """Give one user far more tokens than a user can have."""
     made = [
-        bench.cluster.create_token(JANE.auth_id, creator="500", creation_time=NOW - timedelta(days=40)).id
+        harness.cluster.add_token(JANE.auth_id, creator="500", creation_time=NOW - timedelta(days=40)).id
         for _ in range(number)
     ]
     return sorted(made)
@@ -46,7 +46,7 @@ def crowd(bench: Bench, number: int) -> list[str]:
     ],
 )
 async def test_no_text_of_a_caller_is_too_long_to_be_refused_at_once(
-    bench: Bench, tool: str, name: str, text: str
+    harness: Harness, tool: str, name: str, text: str
 ) -> None:
     """Each of these patterns alone would take minutes on such a text; a call has seconds."""
     needed: dict[str, Any] = {
@@ -55,13 +55,13 @@ async def test_no_text_of_a_caller_is_too_long_to_be_refused_at_once(
         "rotate_access_token": {"id": "1" * 22},
     }
 
-    told = await bench.refused(tool, needed.get(tool, {}) | {name: text})
+    told = await harness.call_refused(tool, needed.get(tool, {}) | {name: text})
 
     assert len(told) < 1_000
 
 
-async def test_many_and_long_mistakes_are_answered_briefly(bench: Bench) -> None:
-    told = await bench.refused("list_access_tokens", {f"{number}{'x' * 2_000}": 1 for number in range(500)})
+async def test_many_and_long_mistakes_are_answered_briefly(harness: Harness) -> None:
+    told = await harness.call_refused("list_access_tokens", {f"{number}{'x' * 2_000}": 1 for number in range(500)})
 
     assert len(told) < 5_000
     assert told.count("has no argument") == 8
@@ -70,7 +70,7 @@ async def test_many_and_long_mistakes_are_answered_briefly(bench: Bench) -> None
 @pytest.mark.parametrize(
     "encoding", ["gzip", "gzip, gzip, gzip", "deflate", "br", "zstd", "IDENTITY, gzip", "x-unknown"]
 )
-async def test_an_answer_in_an_encoding_that_was_not_asked_for_is_not_decoded(bench: Bench, encoding: str) -> None:
+async def test_an_answer_in_an_encoding_that_was_not_asked_for_is_not_decoded(harness: Harness, encoding: str) -> None:
     squeezed = gzip.compress(gzip.compress(gzip.compress(b'{"entries": []}' + b" " * (1 << 20))))
 
     class Squeezed(httpx.AsyncByteStream):
@@ -80,125 +80,125 @@ async def test_an_answer_in_an_encoding_that_was_not_asked_for_is_not_decoded(be
     async def squeeze(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return httpx.Response(200, stream=Squeezed(), headers={"Content-Encoding": encoding})
 
-    bench.recorder.on_served = squeeze
+    harness.recorder.on_served = squeeze
 
-    told = await bench.refused("list_access_tokens")
+    told = await harness.call_refused("list_access_tokens")
 
     assert "is compressed, which was not asked for, and was not read" in told
 
 
-async def test_an_answer_that_says_that_it_is_not_encoded_is_read(bench: Bench) -> None:
+async def test_an_answer_that_says_that_it_is_not_encoded_is_read(harness: Harness) -> None:
     async def tell(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         response.headers["Content-Encoding"] = "Identity"
         return response
 
-    bench.recorder.on_served = tell
+    harness.recorder.on_served = tell
 
-    assert not (await bench.call("list_access_tokens")).is_error
+    assert not (await harness.call("list_access_tokens")).is_error
 
 
 @pytest.mark.parametrize("tool", ["get_access_token", "list_access_tokens", "audit_access_tokens"])
-async def test_an_answer_stays_within_bounds_where_a_user_has_thousands_of_tokens(bench: Bench, tool: str) -> None:
-    [first, *_] = crowd(bench, 3_000)
+async def test_an_answer_stays_within_bounds_where_a_user_has_thousands_of_tokens(harness: Harness, tool: str) -> None:
+    [first, *_] = add_many_tokens(harness, 3_000)
     arguments: dict[str, Any] = {
         "get_access_token": {"id": first},
         "list_access_tokens": {"user": "local:jane", "limit": 200},
     }
 
-    told = await bench.call(tool, arguments.get(tool, {}))
+    told = await harness.call(tool, arguments.get(tool, {}))
 
     assert not told.is_error
-    assert len(told.text) < MOST
-    assert len(json.dumps(told.fields)) < MOST
+    assert len(told.text) < MAX_ANSWER_CHARACTERS
+    assert len(json.dumps(told.fields)) < MAX_ANSWER_CHARACTERS
     if tool == "get_access_token":
         assert told.fields["other_tokens"][-1] == "and 2,979 more"
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token"])
-async def test_a_refusal_stays_within_bounds_where_a_user_has_thousands_of_tokens(bench: Bench, tool: str) -> None:
-    [first, *_] = crowd(bench, 3_000)
+async def test_a_refusal_stays_within_bounds_where_a_user_has_thousands_of_tokens(harness: Harness, tool: str) -> None:
+    [first, *_] = add_many_tokens(harness, 3_000)
 
-    told = await bench.refused(tool, {"user": "local:jane"} if tool == "create_access_token" else {"id": first})
+    told = await harness.call_refused(tool, {"user": "local:jane"} if tool == "create_access_token" else {"id": first})
 
     assert len(told) < 2_000
     assert "local:jane has 3,000 access tokens already" in told
 
 
-async def test_a_refusal_of_the_cluster_s_stays_within_bounds_too(bench: Bench) -> None:
-    for token_id in crowd(bench, 3_000):
-        token = bench.cluster.tokens[token_id]
-        bench.cluster.tokens[token_id] = replace(token, enabled=False)
+async def test_a_refusal_of_the_cluster_s_stays_within_bounds_too(harness: Harness) -> None:
+    for token_id in add_many_tokens(harness, 3_000):
+        token = harness.cluster.tokens[token_id]
+        harness.cluster.tokens[token_id] = replace(token, enabled=False)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert len(told) < 2_000
     assert "and 2,997 more already" in told
 
 
-async def test_a_question_stays_within_bounds_whatever_was_begun_before(bench: Bench) -> None:
+async def test_a_question_stays_within_bounds_whatever_was_begun_before(harness: Harness) -> None:
     intent = {
         "time": "2026-11-24T08:00:00Z",
         "operation": "create",
-        "cluster": bench.settings.address,
+        "cluster": harness.settings.address,
         "user": "local:jane",
         "result": "intended",
     }
-    bench.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    harness.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = "".join(f"{json.dumps(intent | {'attempt': f'{number:x}'})}\n" for number in range(2_000))
-    journal = bench.settings.state_dir / "journal.jsonl"
+    journal = harness.settings.state_dir / "journal.jsonl"
     journal.touch(mode=0o600)
     journal.write_text(lines)
-    human = Human([AGREES])
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, human=human)
+    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, person=human)
 
     assert not told.is_error
-    assert len(human.asked[0]) < 2_000
-    assert "and 1,997 more" in human.asked[0]
-    assert len(told.text) < MOST
+    assert len(human.questions[0]) < 2_000
+    assert "and 1,997 more" in human.questions[0]
+    assert len(told.text) < MAX_ANSWER_CHARACTERS
 
 
-async def test_a_page_of_more_tokens_than_any_cluster_gives_is_refused_before_it_is_read(bench: Bench) -> None:
+async def test_a_page_of_more_tokens_than_any_cluster_gives_is_refused_before_it_is_read(harness: Harness) -> None:
     entry = {"id": "1" * 23, "user": {"auth_id": "500"}, "creation_time": "2026-10-01T10:00:00Z"}
     page = json.dumps({"entries": [entry] * 100_000}).encode()
 
     async def flood(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return httpx.Response(200, content=page) if request.url.path == PATH else response
+        return httpx.Response(200, content=page) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = flood
+    harness.recorder.on_served = flood
 
-    assert "more than 20,000 access tokens at once" in await bench.refused("list_access_tokens")
+    assert "more than 20,000 access tokens at once" in await harness.call_refused("list_access_tokens")
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
-async def test_names_of_any_length_leave_room_for_the_rest(bench: Bench, tool: str) -> None:
-    token = bench.cluster.create_token(JANE.auth_id, creator=JANE.auth_id)
+async def test_names_of_any_length_leave_room_for_the_rest(harness: Harness, tool: str) -> None:
+    token = harness.cluster.add_token(JANE.auth_id, creator=JANE.auth_id)
     name = "\U0001f600 \u202e" * 200_000
 
     async def rename(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if not request.url.path.startswith(PATH):
+        if not request.url.path.startswith(TOKENS_PATH):
             return response
         user = {"name": name, "domain": name, "sid": name, "auth_id": "7"}
         entry = {"id": token.id, "user": user, "creator": user, "creation_time": "2026-10-01T10:00:00Z"}
-        return httpx.Response(200, json={"entries": [entry]} if request.url.path == PATH else entry)
+        return httpx.Response(200, json={"entries": [entry]} if request.url.path == TOKENS_PATH else entry)
 
-    bench.recorder.on_served = rename
+    harness.recorder.on_served = rename
 
-    told = await bench.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+    told = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
 
     assert not told.is_error
-    assert len(told.text) < MOST
-    assert len(json.dumps(told.fields)) < MOST
+    assert len(told.text) < MAX_ANSWER_CHARACTERS
+    assert len(json.dumps(told.fields)) < MAX_ANSWER_CHARACTERS
 
 
 def test_what_no_other_bound_kept_short_is_cut_in_both_channels_and_says_so() -> None:
     entry = TokenEntry.model_validate({"id": "1" * 23, "user": "jane", "creation_time": "2026-10-01T10:00:00Z"})
     fields = TokenList.model_validate({"summary": "y" * 40_000, "tokens": [entry] * 1_000})
 
-    text, structured = Summary("x" * 90_000, fields).cut()
+    text, structured = RenderedResult("x" * 90_000, fields).truncate()
 
-    assert len(text) < MOST
+    assert len(text) < MAX_ANSWER_CHARACTERS
     assert text.endswith("(cut here: the whole was too long for an answer)")
-    assert len(json.dumps(structured)) < MOST
+    assert len(json.dumps(structured)) < MAX_ANSWER_CHARACTERS
     assert structured["summary"].endswith("(cut here: the whole was too long for an answer)")
     assert 0 < len(structured["tokens"]) < 1_000

@@ -17,56 +17,63 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
 from tests.support.secret_scan import find_secrets
-from token_tools.server.failed_start import MOST_ANSWERED
+from token_tools.server.failed_start import MAX_ANSWERED_REQUESTS
 
 COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
-PATIENCE = 60
-BEGINNING = "qumulo-token-tools could not start: "
+TIMEOUT_SECONDS = 60
+FAILED_START_PREFIX = "qumulo-token-tools could not start: "
 SECRET = "access-v1:QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("QUMULO_")}
-META = {
+ENVIRONMENT_WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("QUMULO_")}
+REQUEST_META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-INITIALIZE = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+INITIALIZE_PARAMS = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "test", "version": "1"},
+}
 
 
-def ask(method: str, number: int | str = 1, params: dict[str, Any] | None = None) -> bytes:
+def encode_request(method: str, number: int | str = 1, params: dict[str, Any] | None = None) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}).encode() + b"\n"
 
 
-def start(
-    options: Sequence[str] = (), settings: Mapping[str, str] = ENVIRONMENT, *, stdin: int = subprocess.PIPE
+def start_process(
+    options: Sequence[str] = (),
+    settings: Mapping[str, str] = ENVIRONMENT_WITHOUT_SETTINGS,
+    *,
+    stdin: int = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
     return subprocess.Popen([COMMAND, *options], stdin=stdin, stdout=pipe, stderr=pipe, env={**settings})
 
 
-def converse(*lines: bytes, options: Sequence[str] = (), **settings: str) -> tuple[list[dict[str, Any]], str]:
+def read_answers(*lines: bytes, options: Sequence[str] = (), **settings: str) -> tuple[list[dict[str, Any]], str]:
     """What a server answers that could not start, and its stderr; stdin stays open until it has ended by itself."""
-    with start(options, ENVIRONMENT | settings) as process:
+    with start_process(options, ENVIRONMENT_WITHOUT_SETTINGS | settings) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdin.write(b"".join(lines))
         process.stdin.flush()
-        assert process.wait(PATIENCE) == 2
+        assert process.wait(TIMEOUT_SECONDS) == 2
         return [json.loads(line) for line in process.stdout.readlines()], process.stderr.read().decode()
 
 
 @pytest.mark.parametrize(
     "request_line",
     [
-        pytest.param(ask("initialize", 0, INITIALIZE), id="2025-11-25"),
-        pytest.param(ask("server/discover", "a", {"_meta": META}), id="2026-07-28-discover"),
-        pytest.param(ask("tools/list", 7, {"_meta": META}), id="2026-07-28-list"),
-        pytest.param(ask("initialize", 1, INITIALIZE).rstrip(), id="without-its-end-of-line"),
+        pytest.param(encode_request("initialize", 0, INITIALIZE_PARAMS), id="2025-11-25"),
+        pytest.param(encode_request("server/discover", "a", {"_meta": REQUEST_META}), id="2026-07-28-discover"),
+        pytest.param(encode_request("tools/list", 7, {"_meta": REQUEST_META}), id="2026-07-28-list"),
+        pytest.param(encode_request("initialize", 1, INITIALIZE_PARAMS).rstrip(), id="without-its-end-of-line"),
     ],
 )
 def test_the_first_request_is_answered_with_the_line_on_stderr(request_line: bytes) -> None:
-    with start() as process:
-        told, line = process.communicate(request_line, PATIENCE)
+    with start_process() as process:
+        told, line = process.communicate(request_line, TIMEOUT_SECONDS)
 
     [answer] = [json.loads(told)]
     assert process.returncode == 2
@@ -75,17 +82,19 @@ def test_the_first_request_is_answered_with_the_line_on_stderr(request_line: byt
         "id": json.loads(request_line)["id"],
         "error": {"code": -32603, "message": line.decode().removesuffix("\n")},
     }
-    assert answer["error"]["message"].startswith(f"{BEGINNING}QUMULO_HOST is not set")
+    assert answer["error"]["message"].startswith(f"{FAILED_START_PREFIX}QUMULO_HOST is not set")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
 async def test_a_client_of_either_era_is_told_the_reason(mode: Literal["auto", "legacy"]) -> None:
-    server = StdioServerParameters(command=COMMAND, env=ENVIRONMENT | {"QUMULO_HOST": "c", "QUMULO_PORT": "x"})
+    server = StdioServerParameters(
+        command=COMMAND, env=ENVIRONMENT_WITHOUT_SETTINGS | {"QUMULO_HOST": "c", "QUMULO_PORT": "x"}
+    )
 
-    reason = pytest.RaisesExc(MCPError, match=f"{BEGINNING}QUMULO_PORT must be")
+    reason = pytest.RaisesExc(MCPError, match=f"{FAILED_START_PREFIX}QUMULO_PORT must be")
 
-    with anyio.fail_after(PATIENCE), pytest.RaisesGroup(reason, flatten_subgroups=True):
+    with anyio.fail_after(TIMEOUT_SECONDS), pytest.RaisesGroup(reason, flatten_subgroups=True):
         async with Client(server, mode=mode):
             pytest.fail("it started")
 
@@ -101,19 +110,23 @@ async def test_a_client_of_either_era_is_told_the_reason(mode: Literal["auto", "
     ids=["option", "secret", "demo", "command"],
 )
 def test_a_mistake_in_the_arguments_is_told_in_the_same_way(options: Sequence[str], reason: str) -> None:
-    [answer], line = converse(ask("initialize", 1, INITIALIZE), options=options, QUMULO_BEARER_TOKEN=SECRET)
+    [answer], line = read_answers(
+        encode_request("initialize", 1, INITIALIZE_PARAMS), options=options, QUMULO_BEARER_TOKEN=SECRET
+    )
 
-    assert answer["error"]["message"].startswith(BEGINNING)
+    assert answer["error"]["message"].startswith(FAILED_START_PREFIX)
     assert reason in answer["error"]["message"]
     assert find_secrets((str(answer) + line).encode(), [SECRET]) == []
 
 
 def test_a_secret_in_the_wrong_setting_is_not_repeated() -> None:
-    [answer], line = converse(
-        ask("initialize", 1, INITIALIZE), QUMULO_HOST="c", QUMULO_CREDENTIALS_FILE=json.dumps({"bearer_token": SECRET})
+    [answer], line = read_answers(
+        encode_request("initialize", 1, INITIALIZE_PARAMS),
+        QUMULO_HOST="c",
+        QUMULO_CREDENTIALS_FILE=json.dumps({"bearer_token": SECRET}),
     )
 
-    assert f"{BEGINNING}QUMULO_CREDENTIALS_FILE" in answer["error"]["message"]
+    assert f"{FAILED_START_PREFIX}QUMULO_CREDENTIALS_FILE" in answer["error"]["message"]
     assert find_secrets((str(answer) + line).encode(), [SECRET]) == []
 
 
@@ -122,7 +135,7 @@ def test_what_is_no_request_is_passed_over() -> None:
     result = b'{"jsonrpc":"2.0","id":3,"result":{}}\n'
     lines = [b"\n", b"GET / HTTP/1.1\r\n", notification, result, b'"\xff"\n', b"a" * (5 << 20) + b"\n"]
 
-    [answer], _ = converse(*lines, ask("initialize", 6, INITIALIZE))
+    [answer], _ = read_answers(*lines, encode_request("initialize", 6, INITIALIZE_PARAMS))
 
     assert answer["id"] == 6
 
@@ -130,17 +143,24 @@ def test_what_is_no_request_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("line", "numbers"),
     [
-        (b"[" + ask("initialize", 1, INITIALIZE).strip() + b"," + ask("tools/list", "b").strip() + b"]\n", [1, "b"]),
-        (b"\xef\xbb\xbf" + ask("initialize", 3, INITIALIZE), [3]),
-        (ask("initialize", 1).replace(b'"id": 1', b'"id": 1.5'), [None]),
-        (ask("initialize", 1).replace(b'"id": 1', b'"id": null'), [None]),
-        (ask("initialize", 4).replace(b'"2.0"', b'"1.0"'), [4]),
-        (ask("ping", 5, {"_meta": {"a": "a" * (5 << 20)}}), [5]),
+        (
+            b"["
+            + encode_request("initialize", 1, INITIALIZE_PARAMS).strip()
+            + b","
+            + encode_request("tools/list", "b").strip()
+            + b"]\n",
+            [1, "b"],
+        ),
+        (b"\xef\xbb\xbf" + encode_request("initialize", 3, INITIALIZE_PARAMS), [3]),
+        (encode_request("initialize", 1).replace(b'"id": 1', b'"id": 1.5'), [None]),
+        (encode_request("initialize", 1).replace(b'"id": 1', b'"id": null'), [None]),
+        (encode_request("initialize", 4).replace(b'"2.0"', b'"1.0"'), [4]),
+        (encode_request("ping", 5, {"_meta": {"a": "a" * (5 << 20)}}), [5]),
     ],
     ids=["batch", "mark", "fraction", "null", "older", "too-long"],
 )
 def test_a_request_that_is_not_in_order_is_told_the_reason_too(line: bytes, numbers: list[int | str | None]) -> None:
-    answers, _ = converse(line)
+    answers, _ = read_answers(line)
 
     assert [answer["id"] for answer in answers] == numbers
     assert all("QUMULO_HOST is not set" in answer["error"]["message"] for answer in answers)
@@ -148,61 +168,61 @@ def test_a_request_that_is_not_in_order_is_told_the_reason_too(line: bytes, numb
 
 @pytest.mark.parametrize("words", [["sandbox", "--fault", "x"], ["demo", "now"], ["sandbox", "--port", "99999"]])
 def test_a_command_that_serves_nobody_over_stdin_reads_nothing_of_it(words: list[str]) -> None:
-    answers, told = converse(ask("initialize"), options=words)
+    answers, told = read_answers(encode_request("initialize"), options=words)
 
     assert answers == []
-    assert told.startswith(BEGINNING)
+    assert told.startswith(FAILED_START_PREFIX)
 
 
 def test_a_host_that_asks_again_in_the_older_era_is_answered_again_but_not_for_ever() -> None:
-    answers, _ = converse(*(ask("initialize", number) for number in range(MOST_ANSWERED + 5)))
+    answers, _ = read_answers(*(encode_request("initialize", number) for number in range(MAX_ANSWERED_REQUESTS + 5)))
 
-    assert [answer["id"] for answer in answers] == [*range(MOST_ANSWERED)]
+    assert [answer["id"] for answer in answers] == [*range(MAX_ANSWERED_REQUESTS)]
 
 
 def test_without_a_request_it_ends_by_itself() -> None:
-    assert converse()[0] == []
+    assert read_answers()[0] == []
 
 
 @pytest.mark.parametrize("stdin", ["/dev/null", "/dev/zero"])
 def test_an_input_without_lines_does_not_keep_it(stdin: str) -> None:
     descriptor = os.open(stdin, os.O_RDONLY)
-    with start(stdin=descriptor) as process:
+    with start_process(stdin=descriptor) as process:
         os.close(descriptor)
-        told, line = process.communicate(timeout=PATIENCE)
+        told, line = process.communicate(timeout=TIMEOUT_SECONDS)
 
     assert (process.returncode, told) == (2, b"")
-    assert line.decode().startswith(BEGINNING)
+    assert line.decode().startswith(FAILED_START_PREFIX)
 
 
 def test_a_terminal_is_not_waited_for() -> None:
     ours, terminal = pty.openpty()
-    os.write(ours, ask("initialize", 1, INITIALIZE))
-    with start(stdin=terminal) as process:
+    os.write(ours, encode_request("initialize", 1, INITIALIZE_PARAMS))
+    with start_process(stdin=terminal) as process:
         os.close(terminal)
-        told, line = process.communicate(timeout=PATIENCE)
+        told, line = process.communicate(timeout=TIMEOUT_SECONDS)
     os.close(ours)
 
     assert (process.returncode, told) == (2, b"")
-    assert line.decode().startswith(BEGINNING)
+    assert line.decode().startswith(FAILED_START_PREFIX)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_wait(signum: signal.Signals) -> None:
-    with start() as process:
+    with start_process() as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith(BEGINNING.encode())
+        assert process.stderr.readline().startswith(FAILED_START_PREFIX.encode())
         process.send_signal(signum)
 
-        assert process.wait(PATIENCE) in {-signum, 2}
+        assert process.wait(TIMEOUT_SECONDS) in {-signum, 2}
 
 
 def test_a_host_that_reads_no_answer_changes_nothing() -> None:
-    with start() as process:
+    with start_process() as process:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        _, line = process.communicate(ask("initialize", 1, INITIALIZE), PATIENCE)
+        _, line = process.communicate(encode_request("initialize", 1, INITIALIZE_PARAMS), TIMEOUT_SECONDS)
 
     assert process.returncode == 2
     assert line.decode().count("\n") == 1

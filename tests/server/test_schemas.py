@@ -20,19 +20,19 @@ from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-GOLDEN = Path(__file__).with_name("tool_schemas")
+GOLDEN_FOLDER = Path(__file__).with_name("tool_schemas")
 COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
-PATIENCE = 60
-LOOKING = {"list_access_tokens", "get_access_token", "audit_access_tokens"}
+TIMEOUT_SECONDS = 60
+READ_TOOLS = {"list_access_tokens", "get_access_token", "audit_access_tokens"}
 SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))
 
 
-async def published(*, read_only: bool = False) -> list[Tool]:
+async def list_published_tools(*, read_only: bool = False) -> list[Tool]:
     return await create_server(SETTINGS.model_copy(update={"read_only": read_only})).list_tools()
 
 
 async def test_the_tools_are_these_in_this_order() -> None:
-    assert [tool.name for tool in await published()] == [
+    assert [tool.name for tool in await list_published_tools()] == [
         "list_access_tokens",
         "get_access_token",
         "audit_access_tokens",
@@ -44,7 +44,7 @@ async def test_the_tools_are_these_in_this_order() -> None:
 
 
 async def test_a_read_only_server_does_not_list_the_tools_that_write() -> None:
-    assert [tool.name for tool in await published(read_only=True)] == [
+    assert [tool.name for tool in await list_published_tools(read_only=True)] == [
         "list_access_tokens",
         "get_access_token",
         "audit_access_tokens",
@@ -53,33 +53,36 @@ async def test_a_read_only_server_does_not_list_the_tools_that_write() -> None:
 
 async def test_each_tool_is_published_as_its_golden_file_says() -> None:
     """`UPDATE_GOLDEN=1 pytest` writes the files anew; the difference is for a human to read."""
-    tools = {tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await published()}
+    tools = {
+        tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for tool in await list_published_tools()
+    }
     if os.environ.get("UPDATE_GOLDEN"):
         for name, tool in tools.items():
-            (GOLDEN / f"{name}.json").write_text(json.dumps(tool, indent=2, ensure_ascii=False) + "\n")
+            (GOLDEN_FOLDER / f"{name}.json").write_text(json.dumps(tool, indent=2, ensure_ascii=False) + "\n")
 
-    assert tools == {file.stem: json.loads(file.read_text()) for file in GOLDEN.glob("*.json")}
+    assert tools == {file.stem: json.loads(file.read_text()) for file in GOLDEN_FOLDER.glob("*.json")}
 
 
 async def test_all_definitions_together_are_small() -> None:
     """Every conversation pays for them, whether it uses a tool or not."""
-    tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await published()]
+    tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await list_published_tools()]
 
     assert len(json.dumps(tools, separators=(",", ":")).encode()) <= 9_600
 
 
 async def test_a_description_has_a_line_for_each_sentence_and_says_what_is_returned() -> None:
-    for tool in await published():
+    for tool in await list_published_tools():
         lines = (tool.description or "").split("\n")
 
         assert all(re.fullmatch(r"[A-Z][^.]+\.", line) for line in lines), lines
         assert any(line.startswith("Returns ") for line in lines)
-        assert any(line.startswith("Changes no") for line in lines) is (tool.name in LOOKING)
+        assert any(line.startswith("Changes no") for line in lines) is (tool.name in READ_TOOLS)
 
 
 async def test_defaults_and_bounds_are_in_words_too() -> None:
     """Some hosts hand on nothing of a schema but its types and descriptions."""
-    for tool in await published():
+    for tool in await list_published_tools():
         for name, argument in tool.input_schema["properties"].items():
             told = [str(argument[key]) for key in ("minimum", "maximum", "default") if key in argument]
             told += argument.get("enum", [])
@@ -91,8 +94,8 @@ async def test_defaults_and_bounds_are_in_words_too() -> None:
 async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_description_tells() -> None:
     """Typed clients fill it in: a live token is not one whose `enabled` is nothing."""
     found: set[str] = set()
-    for tool in await published():
-        for part in parts_of(tool.output_schema or {}):
+    for tool in await list_published_tools():
+        for part in walk_schema(tool.output_schema or {}):
             told = str(part.get("description", "")).removeprefix("Absent: ")
             if told in {"true", "false"}:
                 assert part["default"] is (told == "true")
@@ -105,10 +108,12 @@ async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_descri
 
 async def test_the_hints_are_true() -> None:
     """An audit may write a report; what makes a credential is no less than what takes one away."""
-    hints = {tool.name: tool.annotations for tool in await published()}
+    hints = {tool.name: tool.annotations for tool in await list_published_tools()}
 
-    assert {name for name, told in hints.items() if told and told.read_only_hint} == LOOKING - {"audit_access_tokens"}
-    assert {name for name, told in hints.items() if told and not told.destructive_hint} == LOOKING
+    assert {name for name, told in hints.items() if told and told.read_only_hint} == READ_TOOLS - {
+        "audit_access_tokens"
+    }
+    assert {name for name, told in hints.items() if told and not told.destructive_hint} == READ_TOOLS
     assert {name for name, told in hints.items() if told and told.idempotent_hint} == {
         "list_access_tokens",
         "get_access_token",
@@ -121,18 +126,18 @@ async def test_nothing_that_is_described_depends_on_docstrings_or_assertions(lev
     """Python leaves them out where it is told to optimize."""
     environment = os.environ | {"PYTHONOPTIMIZE": level}
     server = StdioServerParameters(command=COMMAND, args=["--demo"], env=environment)
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(server) as client:
             tools, prompts = (await client.list_tools()).tools, (await client.list_prompts()).prompts
         helped = [(await anyio.run_process([COMMAND, "--help"], env=env)).stdout for env in (environment, os.environ)]
 
-    assert [tool.description for tool in tools] == [tool.description for tool in await published()]
+    assert [tool.description for tool in tools] == [tool.description for tool in await list_published_tools()]
     assert all(prompt.description for prompt in prompts)
     assert helped[0] == helped[1]
 
 
 async def test_what_never_changes_may_be_kept_for_an_hour_by_whoever_asked() -> None:
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(SETTINGS)) as client:
             kept = [
                 client.session.discover_result,
@@ -146,27 +151,27 @@ async def test_what_never_changes_may_be_kept_for_an_hour_by_whoever_asked() -> 
 
 
 async def test_no_schema_has_a_reference_a_union_or_a_title() -> None:
-    for tool in await published():
+    for tool in await list_published_tools():
         for schema in (tool.input_schema, tool.output_schema or {}):
-            for part in parts_of(schema):
+            for part in walk_schema(schema):
                 assert part.keys().isdisjoint({"$ref", "$defs", "anyOf", "oneOf", "allOf", "title"})
 
 
 async def test_each_tool_takes_its_own_arguments_only_and_describes_each() -> None:
-    for tool in await published():
+    for tool in await list_published_tools():
         assert tool.input_schema["additionalProperties"] is False
         assert all(argument["description"] for argument in tool.input_schema["properties"].values())
 
 
 async def test_each_tool_has_a_title_and_all_four_hints() -> None:
-    for tool in await published():
+    for tool in await list_published_tools():
         assert tool.title
         assert tool.annotations is not None
         assert None not in tool.annotations.model_dump(exclude={"title"}).values()
 
 
 async def test_an_output_is_an_object_whose_lists_hold_flat_objects() -> None:
-    for tool in await published():
+    for tool in await list_published_tools():
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
         for name, part in tool.output_schema["properties"].items():
@@ -175,10 +180,10 @@ async def test_an_output_is_an_object_whose_lists_hold_flat_objects() -> None:
             assert all(field["type"] not in {"object", "array"} for field in inner.values()), name
 
 
-def parts_of(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def walk_schema(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The schema and every schema in it; not the objects that hold properties by name."""
     yield schema
     for part in schema.get("properties", {}).values():
-        yield from parts_of(part)
+        yield from walk_schema(part)
     if "items" in schema:
-        yield from parts_of(schema["items"])
+        yield from walk_schema(schema["items"])

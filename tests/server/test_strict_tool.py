@@ -11,19 +11,19 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, Request, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from tests.support.harness import JANE, NOW, PATH, PATIENCE, Bench, Told
+from tests.support.harness import JANE, NOW, TIMEOUT_SECONDS, TOKENS_PATH, Harness, ToolAnswer
 from token_tools.server.strict_tool import StrictTool
 
 pytestmark = pytest.mark.anyio
 
 
-class Switched(BaseModel):
+class EnabledAnswer(BaseModel):
     """What the switch of a test gives."""
 
     enabled: bool
 
 
-class Acted(BaseModel):
+class ActionAnswer(BaseModel):
     """What the actor of a test gives."""
 
     action: str
@@ -34,38 +34,38 @@ class Acted(BaseModel):
     "user", [{"oops": 1}, {}, True, ["jane"], 1e30], ids=["other", "empty", "truth", "list", "float"]
 )
 async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
-    bench: Bench, tool: str, user: object
+    harness: Harness, tool: str, user: object
 ) -> None:
-    told = await bench.undone(tool, {"user": user})
+    told = await harness.call_without_effect(tool, {"user": user})
 
-    assert bench.recorder.requests == []
+    assert harness.recorder.requests == []
     assert "`user` must be text. " in told
     assert r"self, local:NAME, ad:DOMAIN\NAME" in told
 
 
-async def test_a_flood_of_arguments_is_refused_in_one_sentence(bench: Bench) -> None:
-    told = await bench.refused("list_access_tokens", {f"a{number}": 1 for number in range(2_000)})
+async def test_a_flood_of_arguments_is_refused_in_one_sentence(harness: Harness) -> None:
+    told = await harness.call_refused("list_access_tokens", {f"a{number}": 1 for number in range(2_000)})
 
     assert told == "These are 2,000 arguments. list_access_tokens takes user, after, limit."
 
 
 @pytest.mark.parametrize("arguments", [{"limit": True}, {"limit": False}], ids=["true", "false"])
-async def test_a_truth_value_is_no_number(bench: Bench, arguments: dict[str, Any]) -> None:
-    told = await bench.refused("list_access_tokens", arguments)
+async def test_a_truth_value_is_no_number(harness: Harness, arguments: dict[str, Any]) -> None:
+    told = await harness.call_refused("list_access_tokens", arguments)
 
-    assert bench.recorder.requests == []
+    assert harness.recorder.requests == []
     assert told == "`limit` must be a whole number from 1 to 200."
 
 
 async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() -> None:
-    def switch(enabled: Annotated[bool, Field(description="On or off.")]) -> Switched:
-        return Switched(enabled=enabled)
+    def switch(enabled: Annotated[bool, Field(description="On or off.")]) -> EnabledAnswer:
+        return EnabledAnswer(enabled=enabled)
 
     tool = StrictTool.publish(switch, title="Switch", description="Switch.", annotations=ToolAnnotations())
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(MCPServer("switches", tools=[tool])) as client:
-            switched = Told.of(await client.call_tool("switch", {"enabled": True}))
-            refused = Told.of(await client.call_tool("switch", {"enabled": "perhaps"}))
+            switched = ToolAnswer.from_result(await client.call_tool("switch", {"enabled": True}))
+            refused = ToolAnswer.from_result(await client.call_tool("switch", {"enabled": "perhaps"}))
 
     assert switched.fields == {"enabled": True}
     assert refused.text == "`enabled` must be true or false, as JSON writes them."
@@ -106,45 +106,45 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
         "unknown",
     ],
 )
-async def test_one_answer_is_enough_to_write_it_right(bench: Bench, arguments: dict[str, Any], told: str) -> None:
-    assert told in await bench.undone("create_access_token", arguments)
+async def test_one_answer_is_enough_to_write_it_right(harness: Harness, arguments: dict[str, Any], told: str) -> None:
+    assert told in await harness.call_without_effect("create_access_token", arguments)
 
 
-TOOLS = (
+TOOLS_SENTENCE = (
     "The tools are list_access_tokens, get_access_token, audit_access_tokens, create_access_token, "
     "update_access_token, delete_access_token, rotate_access_token."
 )
-DISABLES = "update_access_token(id=…, enabled=false) disables a token"
-MOVES = "update_access_token(id=…, expiration_time=…) moves the expiry of a token"
-ROTATES = "rotate_access_token(id=…) makes a new token beside an old one"
-NOT_USERS = "no tool tells of users or changes them; list_access_tokens(user=…) lists a user's tokens"
-LISTS = "list_access_tokens() lists all tokens, with user=… those of one user"
+DISABLE_HINT = "update_access_token(id=…, enabled=false) disables a token"
+UPDATE_EXPIRY_HINT = "update_access_token(id=…, expiration_time=…) moves the expiry of a token"
+ROTATE_HINT = "rotate_access_token(id=…) makes a new token beside an old one"
+NO_USER_TOOLS_HINT = "no tool tells of users or changes them; list_access_tokens(user=…) lists a user's tokens"
+LIST_HINT = "list_access_tokens() lists all tokens, with user=… those of one user"
 
 
 @pytest.mark.parametrize(
     ("tool", "call"),
     [
-        ("disable_access_token", DISABLES),
-        ("deactivate_token", DISABLES),
-        ("suspendToken", DISABLES),
+        ("disable_access_token", DISABLE_HINT),
+        ("deactivate_token", DISABLE_HINT),
+        ("suspendToken", DISABLE_HINT),
         ("enable_access_token", "update_access_token(id=…, enabled=true) enables a token"),
         ("revoke_token", "delete_access_token(id=…) cannot"),
         ("revoke_access_token", "update_access_token(id=…, enabled=false) stops a token and can be undone"),
         ("delete_access_tokens", "delete_access_token(id=…) cannot"),
-        ("expire_token", MOVES),
-        ("renew_access_token", MOVES),
-        ("extend_token_expiry", MOVES),
-        ("regenerate_token", ROTATES),
-        ("refresh_access_token", ROTATES),
-        ("rotate_token", ROTATES),
+        ("expire_token", UPDATE_EXPIRY_HINT),
+        ("renew_access_token", UPDATE_EXPIRY_HINT),
+        ("extend_token_expiry", UPDATE_EXPIRY_HINT),
+        ("regenerate_token", ROTATE_HINT),
+        ("refresh_access_token", ROTATE_HINT),
+        ("rotate_token", ROTATE_HINT),
         ("modify_access_token", "update_access_token(id=…) changes a token: enabled, expiration_time, or both"),
         ("update_token", "update_access_token(id=…) changes a token"),
         ("generate_bearer_token", "create_access_token(user=…) creates a token"),
         ("create-token", "create_access_token(user=…) creates a token"),
-        ("list_tokens", LISTS),
-        ("search_tokens", LISTS),
-        ("get_access_tokens", LISTS),
-        ("get_user_tokens", LISTS),
+        ("list_tokens", LIST_HINT),
+        ("search_tokens", LIST_HINT),
+        ("get_access_tokens", LIST_HINT),
+        ("get_user_tokens", LIST_HINT),
         ("list_expiring_tokens", "audit_access_tokens() looks at all tokens and tells what is a risk"),
         ("export_access_tokens", 'audit_access_tokens(report="csv") also writes a file of all tokens'),
         ("check_token_expiry", "audit_access_tokens() looks at all tokens and tells what is a risk"),
@@ -152,12 +152,12 @@ LISTS = "list_access_tokens() lists all tokens, with user=… those of one user"
         ("disable_current_token", "update_access_token(id=…, enabled=false) disables a token"),
         ("token_report", "audit_access_tokens() looks at all tokens"),
         ("get_token_expiration", "get_access_token(id=…) tells of a token"),
-        ("create_user", NOT_USERS),
-        ("set_privileges", NOT_USERS),
-        ("list_groups", NOT_USERS),
-        ("reset_password", NOT_USERS),
-        ("change_password", NOT_USERS),
-        ("get_token_by_user", LISTS),
+        ("create_user", NO_USER_TOOLS_HINT),
+        ("set_privileges", NO_USER_TOOLS_HINT),
+        ("list_groups", NO_USER_TOOLS_HINT),
+        ("reset_password", NO_USER_TOOLS_HINT),
+        ("change_password", NO_USER_TOOLS_HINT),
+        ("get_token_by_user", LIST_HINT),
         ("get_token_value", "nobody can read the bearer token of an existing token"),
         ("read_file", "the tools are for access tokens alone"),
         ("get_cluster_info", "no tool tells of the cluster itself"),
@@ -169,8 +169,8 @@ LISTS = "list_access_tokens() lists all tokens, with user=… those of one user"
         ("confirm_deletion", "this server asks them itself"),
         ("get_current_user", 'list_access_tokens(user="self")'),
         ("whoami", 'list_access_tokens(user="self")'),
-        ("get_user", NOT_USERS),
-        ("list_users", NOT_USERS),
+        ("get_user", NO_USER_TOOLS_HINT),
+        ("list_users", NO_USER_TOOLS_HINT),
         ("get_token", "get_access_token(id=…) tells of a token"),
         ("verify_token", "get_access_token(id=…) tells of a token"),
         ("get_bearer_token", "nobody can read the bearer token of an existing token"),
@@ -180,23 +180,23 @@ LISTS = "list_access_tokens() lists all tokens, with user=… those of one user"
     ],
 )
 async def test_a_tool_that_there_is_not_is_answered_with_the_call_that_does_it(
-    bench: Bench, tool: str, call: str
+    harness: Harness, tool: str, call: str
 ) -> None:
-    told = await bench.refused(tool, {"id": "1"})
+    told = await harness.call_refused(tool, {"id": "1"})
 
     assert told.startswith(f'There is no tool "{tool}": ')
     assert call in told
-    assert told.endswith(f". {TOOLS}")
-    assert bench.recorder.requests == []
+    assert told.endswith(f". {TOOLS_SENTENCE}")
+    assert harness.recorder.requests == []
 
 
-async def test_a_tool_that_nobody_has_heard_of_is_answered_with_those_that_there_are(bench: Bench) -> None:
-    assert await bench.refused("frobnicate") == f'There is no tool "frobnicate". {TOOLS}'
+async def test_a_tool_that_nobody_has_heard_of_is_answered_with_those_that_there_are(harness: Harness) -> None:
+    assert await harness.call_refused("frobnicate") == f'There is no tool "frobnicate". {TOOLS_SENTENCE}'
 
 
 @pytest.mark.parametrize("tool", ["delete_access_token", "disable_access_token", "revoke_token", "renew", "new_token"])
-async def test_of_a_tool_that_writes_a_server_that_only_reads_says_that_it_does(bench: Bench, tool: str) -> None:
-    told = await bench.refused(tool, read_only=True)
+async def test_of_a_tool_that_writes_a_server_that_only_reads_says_that_it_does(harness: Harness, tool: str) -> None:
+    told = await harness.call_refused(tool, read_only=True)
 
     assert told == (
         f'There is no tool "{tool}": this server only reads. '
@@ -204,11 +204,11 @@ async def test_of_a_tool_that_writes_a_server_that_only_reads_says_that_it_does(
     )
 
 
-async def test_a_server_that_only_reads_names_its_own_tools_for_what_they_do(bench: Bench) -> None:
-    assert LISTS in await bench.refused("list_tokens", read_only=True)
+async def test_a_server_that_only_reads_names_its_own_tools_for_what_they_do(harness: Harness) -> None:
+    assert LIST_HINT in await harness.call_refused("list_tokens", read_only=True)
 
 
-HOSTS = [
+HOST_ARGUMENTS = [
     pytest.param({"toolCallId": "call_1", "sessionId": "s", "action": "sendMessage", "chatInput": "hi", "tool": "x"}),
     pytest.param({"action": "serverEvent"}),
     pytest.param({"wait_for_previous": True}),
@@ -219,7 +219,7 @@ HOSTS = [
 ]
 
 
-@pytest.mark.parametrize("added", HOSTS)
+@pytest.mark.parametrize("added", HOST_ARGUMENTS)
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
@@ -229,25 +229,25 @@ HOSTS = [
     ],
 )
 async def test_what_a_host_adds_to_a_call_does_not_count(
-    bench: Bench, tool: str, arguments: dict[str, Any], added: dict[str, Any]
+    harness: Harness, tool: str, arguments: dict[str, Any], added: dict[str, Any]
 ) -> None:
-    told = await bench.call(tool, arguments | added, confirm="none")
+    told = await harness.call(tool, arguments | added, confirm="none")
 
     assert not told.is_error, told.text
 
 
 @pytest.mark.parametrize("action", ["disable", "revokeToken", "ENABLE"])
-async def test_an_action_that_a_model_means_is_not_taken_for_a_host_s(bench: Bench, action: str) -> None:
-    own = next(iter(bench.cluster.tokens))
+async def test_an_action_that_a_model_means_is_not_taken_for_a_host_s(harness: Harness, action: str) -> None:
+    own = next(iter(harness.cluster.tokens))
 
-    told = await bench.undone("delete_access_token", {"id": own, "action": action}, confirm="none")
+    told = await harness.call_without_effect("delete_access_token", {"id": own, "action": action}, confirm="none")
 
     assert 'delete_access_token has no argument "action": each tool does one thing' in told
-    assert bench.recorder.requests == []
+    assert harness.recorder.requests == []
 
 
-async def test_what_a_host_adds_does_not_hide_a_mistake(bench: Bench) -> None:
-    told = await bench.undone("delete_access_token", {"toolCallId": "call_1", "confirm": True})
+async def test_what_a_host_adds_does_not_hide_a_mistake(harness: Harness) -> None:
+    told = await harness.call_without_effect("delete_access_token", {"toolCallId": "call_1", "confirm": True})
 
     assert told.startswith("`id` is missing. ")
     assert 'delete_access_token has no argument "confirm"' in told
@@ -255,13 +255,13 @@ async def test_what_a_host_adds_does_not_hide_a_mistake(bench: Bench) -> None:
 
 
 async def test_an_argument_that_a_tool_has_is_never_taken_for_a_host_s() -> None:
-    def act(action: Annotated[str, Field(description="What to do.")]) -> Acted:
-        return Acted(action=action)
+    def act(action: Annotated[str, Field(description="What to do.")]) -> ActionAnswer:
+        return ActionAnswer(action=action)
 
     tool = StrictTool.publish(act, title="Act", description="Act.", annotations=ToolAnnotations())
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(MCPServer("actors", tools=[tool])) as client:
-            acted = Told.of(await client.call_tool("act", {"action": "sing", "tool": "act"}))
+            acted = ToolAnswer.from_result(await client.call_tool("act", {"action": "sing", "tool": "act"}))
 
     assert acted.fields == {"action": "sing"}
 
@@ -269,42 +269,42 @@ async def test_an_argument_that_a_tool_has_is_never_taken_for_a_host_s() -> None
 @pytest.mark.parametrize(
     ("tool", "arguments", "heard"),
     [
-        ("list_access_tokens", {"user": "", "after": "", "limit": ""}, [f"GET {PATH}?limit=50"]),
-        ("list_access_tokens", {"user": None, "after": None, "limit": None}, [f"GET {PATH}?limit=50"]),
-        ("list_access_tokens", {"user": "  ", "after": "\n", "limit": " "}, [f"GET {PATH}?limit=50"]),
+        ("list_access_tokens", {"user": "", "after": "", "limit": ""}, [f"GET {TOKENS_PATH}?limit=50"]),
+        ("list_access_tokens", {"user": None, "after": None, "limit": None}, [f"GET {TOKENS_PATH}?limit=50"]),
+        ("list_access_tokens", {"user": "  ", "after": "\n", "limit": " "}, [f"GET {TOKENS_PATH}?limit=50"]),
     ],
     ids=["empty", "null", "blank"],
 )
 async def test_an_optional_argument_that_says_nothing_is_absent(
-    bench: Bench, tool: str, arguments: dict[str, Any], heard: list[str]
+    harness: Harness, tool: str, arguments: dict[str, Any], heard: list[str]
 ) -> None:
-    told = await bench.call(tool, arguments)
+    told = await harness.call(tool, arguments)
 
     assert not told.is_error
-    assert bench.recorder.seen() == heard
+    assert harness.recorder.request_lines() == heard
 
 
 @pytest.mark.parametrize("nothing", ["", None, " "], ids=["empty", "null", "blank"])
 @pytest.mark.parametrize("none", ["", None, "none", "NONE"])
-async def test_a_strict_client_audits_without_a_file(bench: Bench, nothing: str | None, none: str | None) -> None:
-    told = await bench.call("audit_access_tokens", {"expiring_within": nothing, "report": none})
+async def test_a_strict_client_audits_without_a_file(harness: Harness, nothing: str | None, none: str | None) -> None:
+    told = await harness.call("audit_access_tokens", {"expiring_within": nothing, "report": none})
 
     assert "Soon is within 30 days" in told.text
     assert "report" not in told.fields
-    assert not bench.settings.delivery_dir.exists() or [*bench.settings.delivery_dir.iterdir()] == []
+    assert not harness.settings.delivery_dir.exists() or [*harness.settings.delivery_dir.iterdir()] == []
 
 
 @pytest.mark.parametrize("nothing", ["", None, " "], ids=["empty", "null", "blank"])
 async def test_a_strict_client_disables_a_token_without_a_new_expiry_and_moves_one_without_a_word_on_the_other(
-    bench: Bench, nothing: str | None
+    harness: Harness, nothing: str | None
 ) -> None:
-    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
+    token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
 
     for arguments in ({"enabled": False, "expiration_time": nothing}, {"enabled": nothing, "expiration_time": "5d"}):
-        told = await bench.call("update_access_token", {"id": token.id, **arguments}, confirm="none")
+        told = await harness.call("update_access_token", {"id": token.id, **arguments}, confirm="none")
         assert not told.is_error, told.text
 
-    after = bench.cluster.tokens[token.id]
+    after = harness.cluster.tokens[token.id]
     assert (after.enabled, after.expiration_time) == (False, NOW + timedelta(days=5))
 
 
@@ -320,22 +320,22 @@ async def test_a_strict_client_disables_a_token_without_a_new_expiry_and_moves_o
     ],
 )
 async def test_a_required_argument_that_says_nothing_is_missing(
-    bench: Bench, tool: str, name: str, nothing: str | None
+    harness: Harness, tool: str, name: str, nothing: str | None
 ) -> None:
-    async with bench.connected() as client:
+    async with harness.connected() as client:
         [published] = [one for one in (await client.list_tools()).tools if one.name == tool]
 
-    told = await bench.undone(tool, {name: nothing})
+    told = await harness.call_without_effect(tool, {name: nothing})
 
     assert told == f"`{name}` is missing. {published.input_schema['properties'][name]['description']}"
 
 
 @pytest.mark.parametrize("arguments", ['{"user": "self"}', ["self"], 1], ids=["text", "list", "number"])
 async def test_arguments_that_are_no_object_are_answered_with_those_that_there_are(
-    bench: Bench, arguments: object
+    harness: Harness, arguments: object
 ) -> None:
     params: dict[str, Any] = {"name": "list_access_tokens", "arguments": arguments}
-    async with bench.connected() as client:
+    async with harness.connected() as client:
         with pytest.raises(MCPError) as failure:
             await client.session.send_request(
                 Request[dict[str, Any], str](method="tools/call", params=params), CallToolResult

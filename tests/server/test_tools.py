@@ -10,33 +10,33 @@ from typing import Final
 
 import pytest
 
-from tests.support.harness import JANE, NOW, Bench
-from token_tools.times import format_instant
+from tests.support.harness import JANE, NOW, Harness
+from token_tools.times import format_rfc3339
 
 pytestmark = pytest.mark.anyio
 
-TOKEN: Final = "18465190798883823713145"
+TOKEN_ID: Final = "18465190798883823713145"
 """The id of local:jane's token."""
-BEARER: Final = "access-v1:q2Jx8Zr0vT5mKc7uWn4yLh1sPd9eXg6b"
-TAKEN: Final = ""
+BEARER_TOKEN: Final = "access-v1:q2Jx8Zr0vT5mKc7uWn4yLh1sPd9eXg6b"
+ACCEPTED: Final = ""
 
 IN_90_DAYS: Final = "2027-02-22T09:00:00Z"
-JANUARY: Final = "2027-01-31T17:00:00Z"
-TIMES: Final = [
-    ("2027-02-22 09:00 UTC", TAKEN, IN_90_DAYS),
-    ("2027-02-22 09:00 UTC (in 90 days)", TAKEN, IN_90_DAYS),
-    ("expires 2027-02-22 09:00 UTC (in 90 days)", TAKEN, IN_90_DAYS),
+END_OF_JANUARY: Final = "2027-01-31T17:00:00Z"
+TIME_SPELLINGS: Final = [
+    ("2027-02-22 09:00 UTC", ACCEPTED, IN_90_DAYS),
+    ("2027-02-22 09:00 UTC (in 90 days)", ACCEPTED, IN_90_DAYS),
+    ("expires 2027-02-22 09:00 UTC (in 90 days)", ACCEPTED, IN_90_DAYS),
     ("2027-02-22 09:00 (in 90 days)", IN_90_DAYS, IN_90_DAYS),
     ("2027-02-22 09:00", IN_90_DAYS, IN_90_DAYS),
-    ("in 90 days", TAKEN, IN_90_DAYS),
-    ("90 days from now", TAKEN, IN_90_DAYS),
-    ("+90d", TAKEN, IN_90_DAYS),
-    ("90 D", TAKEN, IN_90_DAYS),
-    ("P90DT0S", TAKEN, IN_90_DAYS),
-    ("2160h0m0s", TAKEN, IN_90_DAYS),
-    ("12 weeks 6 days", TAKEN, IN_90_DAYS),
-    ("12w6d", TAKEN, IN_90_DAYS),
-    ('"90d"', TAKEN, IN_90_DAYS),
+    ("in 90 days", ACCEPTED, IN_90_DAYS),
+    ("90 days from now", ACCEPTED, IN_90_DAYS),
+    ("+90d", ACCEPTED, IN_90_DAYS),
+    ("90 D", ACCEPTED, IN_90_DAYS),
+    ("P90DT0S", ACCEPTED, IN_90_DAYS),
+    ("2160h0m0s", ACCEPTED, IN_90_DAYS),
+    ("12 weeks 6 days", ACCEPTED, IN_90_DAYS),
+    ("12w6d", ACCEPTED, IN_90_DAYS),
+    ('"90d"', ACCEPTED, IN_90_DAYS),
     ("90", "90d", IN_90_DAYS),
     ("7776000", "7776000s", IN_90_DAYS),
     ("1803286800", IN_90_DAYS, IN_90_DAYS),
@@ -49,20 +49,20 @@ TIMES: Final = [
     ("0d", "12h", "2026-11-24T21:00:00Z"),
     ("1y", "365d", "2027-11-24T09:00:00Z"),
     ("99999999999d", "365d", "2027-11-24T09:00:00Z"),
-    ("1.5d", TAKEN, "2026-11-25T21:00:00Z"),
+    ("1.5d", ACCEPTED, "2026-11-25T21:00:00Z"),
     ("tomorrow", "1d", "2026-11-25T09:00:00Z"),
-    ("20270131T170000Z", TAKEN, JANUARY),
-    ("2027-01-31T17:00Z", TAKEN, JANUARY),
-    ("2027-01-31T17:00:00 GMT", TAKEN, JANUARY),
-    ("2027-01-31T19:00:00+02", TAKEN, JANUARY),
-    ("2027-01-31 19:00:00 +02:00", TAKEN, JANUARY),
-    ("2027-01-31T17:00:00", JANUARY, JANUARY),
-    ("2027-01-31 17:00 CET", JANUARY, JANUARY),
-    ("2027-01-31T17:00:00 Europe/Berlin", JANUARY, JANUARY),
+    ("20270131T170000Z", ACCEPTED, END_OF_JANUARY),
+    ("2027-01-31T17:00Z", ACCEPTED, END_OF_JANUARY),
+    ("2027-01-31T17:00:00 GMT", ACCEPTED, END_OF_JANUARY),
+    ("2027-01-31T19:00:00+02", ACCEPTED, END_OF_JANUARY),
+    ("2027-01-31 19:00:00 +02:00", ACCEPTED, END_OF_JANUARY),
+    ("2027-01-31T17:00:00", END_OF_JANUARY, END_OF_JANUARY),
+    ("2027-01-31 17:00 CET", END_OF_JANUARY, END_OF_JANUARY),
+    ("2027-01-31T17:00:00 Europe/Berlin", END_OF_JANUARY, END_OF_JANUARY),
     ("2027-01-31", "2027-01-31T23:59:59Z", "2027-01-31T23:59:59Z"),
     ("01/31/2027", IN_90_DAYS, IN_90_DAYS),
     ("2025-01-31T17:00:00Z", IN_90_DAYS, IN_90_DAYS),
-    ("never expires", TAKEN, None),
+    ("never expires", ACCEPTED, None),
     ("no expiry", "never", None),
     ("unlimited", "never", None),
     ("forever", "never", None),
@@ -70,12 +70,12 @@ TIMES: Final = [
 ]
 LOCAL_JANE: Final = "local:jane"
 AD_JANE: Final = r"ad:CORP\jane"
-USERS: Final = [
-    ("LOCAL:jane", TAKEN, LOCAL_JANE),
-    ("local: jane ", TAKEN, LOCAL_JANE),
-    ('"local:jane"', TAKEN, LOCAL_JANE),
-    ("'local:jane'", TAKEN, LOCAL_JANE),
-    ("local:jane (auth_id 1001)", TAKEN, LOCAL_JANE),
+USER_SPELLINGS: Final = [
+    ("LOCAL:jane", ACCEPTED, LOCAL_JANE),
+    ("local: jane ", ACCEPTED, LOCAL_JANE),
+    ('"local:jane"', ACCEPTED, LOCAL_JANE),
+    ("'local:jane'", ACCEPTED, LOCAL_JANE),
+    ("local:jane (auth_id 1001)", ACCEPTED, LOCAL_JANE),
     (r"local\jane", LOCAL_JANE, LOCAL_JANE),
     ("local/jane", LOCAL_JANE, LOCAL_JANE),
     ("jane@local", LOCAL_JANE, LOCAL_JANE),
@@ -85,104 +85,114 @@ USERS: Final = [
     ("user:jane", LOCAL_JANE, LOCAL_JANE),
     ("name:jane", LOCAL_JANE, LOCAL_JANE),
     ("@jane", LOCAL_JANE, LOCAL_JANE),
-    ("auth_id=1001", TAKEN, LOCAL_JANE),
+    ("auth_id=1001", ACCEPTED, LOCAL_JANE),
     ("1001", "auth_id:1001", LOCAL_JANE),
-    ("sid: S-1-5-21-1-2-3-1001", TAKEN, LOCAL_JANE),
-    ("S-1-5-21-1-2-3-1001", TAKEN, LOCAL_JANE),
-    (r"CORP\jane", TAKEN, AD_JANE),
-    (r"ad:CORP\\jane", TAKEN, AD_JANE),
-    (r'ad:"CORP\jane"', TAKEN, AD_JANE),
-    ("jane@corp.example.com", TAKEN, AD_JANE),
-    (r"active_directory:CORP\jane", TAKEN, AD_JANE),
+    ("sid: S-1-5-21-1-2-3-1001", ACCEPTED, LOCAL_JANE),
+    ("S-1-5-21-1-2-3-1001", ACCEPTED, LOCAL_JANE),
+    (r"CORP\jane", ACCEPTED, AD_JANE),
+    (r"ad:CORP\\jane", ACCEPTED, AD_JANE),
+    (r'ad:"CORP\jane"', ACCEPTED, AD_JANE),
+    ("jane@corp.example.com", ACCEPTED, AD_JANE),
+    (r"active_directory:CORP\jane", ACCEPTED, AD_JANE),
     (r"nt:CORP\jane", r"ad:CORP\jane", AD_JANE),
-    ("uid=1000", TAKEN, "ldap_user:bob"),
-    ("UID 1000", TAKEN, "ldap_user:bob"),
+    ("uid=1000", ACCEPTED, "ldap_user:bob"),
+    ("UID 1000", ACCEPTED, "ldap_user:bob"),
     ("ldap:bob", "ldap_user:bob", "ldap_user:bob"),
     ("posix:bob", "ldap_user:bob", "ldap_user:bob"),
     ("me", "self", "local:admin"),
     ("myself", "self", "local:admin"),
-    ("admin", TAKEN, "local:admin"),
+    ("admin", ACCEPTED, "local:admin"),
 ]
-IDS: Final = [
-    (f" {TOKEN}\n", TAKEN),
-    (f"#{TOKEN}", TAKEN),
-    (f"id:{TOKEN}", TAKEN),
-    (f"id={TOKEN}", TAKEN),
-    (f'id="{TOKEN}"', TAKEN),
-    (f'"{TOKEN}"', TAKEN),
-    (f'="{TOKEN}"', TAKEN),
-    (f"[{TOKEN}]", TAKEN),
-    (f"token {TOKEN}", TAKEN),
-    (f"Token ID: {TOKEN}", TAKEN),
-    (f"access token {TOKEN}", TAKEN),
-    (f"{TOKEN}.", TAKEN),
-    (f"{int(TOKEN):,}", TOKEN),
-    (f"{int(TOKEN):_}", TOKEN),
-    (int(TOKEN), "list_access_tokens"),
-    (float(TOKEN), "list_access_tokens"),
-    ([TOKEN], "one call for each"),
-    (f"{TOKEN}, 18465190798883823713146", "one call for each"),
-    (f"{TOKEN} and 18465190798883823713146", "one call for each"),
+ID_SPELLINGS: Final = [
+    (f" {TOKEN_ID}\n", ACCEPTED),
+    (f"#{TOKEN_ID}", ACCEPTED),
+    (f"id:{TOKEN_ID}", ACCEPTED),
+    (f"id={TOKEN_ID}", ACCEPTED),
+    (f'id="{TOKEN_ID}"', ACCEPTED),
+    (f'"{TOKEN_ID}"', ACCEPTED),
+    (f'="{TOKEN_ID}"', ACCEPTED),
+    (f"[{TOKEN_ID}]", ACCEPTED),
+    (f"token {TOKEN_ID}", ACCEPTED),
+    (f"Token ID: {TOKEN_ID}", ACCEPTED),
+    (f"access token {TOKEN_ID}", ACCEPTED),
+    (f"{TOKEN_ID}.", ACCEPTED),
+    (f"{int(TOKEN_ID):,}", TOKEN_ID),
+    (f"{int(TOKEN_ID):_}", TOKEN_ID),
+    (int(TOKEN_ID), "list_access_tokens"),
+    (float(TOKEN_ID), "list_access_tokens"),
+    ([TOKEN_ID], "one call for each"),
+    (f"{TOKEN_ID}, 18465190798883823713146", "one call for each"),
+    (f"{TOKEN_ID} and 18465190798883823713146", "one call for each"),
     ("1.848E+22", "does not have all digits of an id: list_access_tokens"),
-    (f"{TOKEN[:8]}…", "does not have all digits of an id: list_access_tokens"),
-    (f"{TOKEN[:4]}...{TOKEN[-4:]}", "does not have all digits of an id: list_access_tokens"),
+    (f"{TOKEN_ID[:8]}…", "does not have all digits of an id: list_access_tokens"),
+    (f"{TOKEN_ID[:4]}...{TOKEN_ID[-4:]}", "does not have all digits of an id: list_access_tokens"),
     ("local:jane", "list_access_tokens(user=…)"),
     ("0x3e8f", "the digits of a token"),
     ("-5", "the digits of a token"),
-    (BEARER, "is a bearer token, or looks like one: list_access_tokens"),
+    (BEARER_TOKEN, "is a bearer token, or looks like one: list_access_tokens"),
 ]
 
 
 @pytest.fixture
-def cluster(bench: Bench) -> Bench:
+def harness_with_known_id(harness: Harness) -> Harness:
     """A token of local:jane with an id that the tables can name."""
-    token = bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
-    del bench.cluster.tokens[token.id]
-    bench.cluster.tokens[TOKEN] = replace(token, id=TOKEN)
-    return bench
+    token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
+    del harness.cluster.tokens[token.id]
+    harness.cluster.tokens[TOKEN_ID] = replace(token, id=TOKEN_ID)
+    return harness
 
 
-@pytest.mark.parametrize(("written", "proposed", "meant"), TIMES, ids=[written for written, *_ in TIMES])
+@pytest.mark.parametrize(
+    ("written", "proposed", "meant"), TIME_SPELLINGS, ids=[written for written, *_ in TIME_SPELLINGS]
+)
 async def test_a_time_is_taken_as_what_it_means_or_mended_by_one_answer(
-    cluster: Bench, written: str, proposed: str, meant: str | None
+    harness_with_known_id: Harness, written: str, proposed: str, meant: str | None
 ) -> None:
     if proposed:
-        assert proposed in await cluster.refused("create_access_token", {"user": "bob", "expiration_time": written})
+        assert proposed in await harness_with_known_id.call_refused(
+            "create_access_token", {"user": "bob", "expiration_time": written}
+        )
         written = proposed
 
-    told = await cluster.call("create_access_token", {"user": "bob", "expiration_time": written}, confirm="none")
+    told = await harness_with_known_id.call(
+        "create_access_token", {"user": "bob", "expiration_time": written}, confirm="none"
+    )
 
     assert not told.is_error, told.text
     assert told.fields.get("expiration_time") == meant
 
 
-@pytest.mark.parametrize(("written", "proposed", "meant"), USERS, ids=[written for written, *_ in USERS])
+@pytest.mark.parametrize(
+    ("written", "proposed", "meant"), USER_SPELLINGS, ids=[written for written, *_ in USER_SPELLINGS]
+)
 async def test_a_user_is_taken_as_whom_it_means_or_mended_by_one_answer(
-    cluster: Bench, written: str, proposed: str, meant: str
+    harness_with_known_id: Harness, written: str, proposed: str, meant: str
 ) -> None:
     if proposed:
-        assert proposed in await cluster.refused("list_access_tokens", {"user": written})
+        assert proposed in await harness_with_known_id.call_refused("list_access_tokens", {"user": written})
         written = proposed
 
-    told = await cluster.call("list_access_tokens", {"user": written})
+    told = await harness_with_known_id.call("list_access_tokens", {"user": written})
 
     assert not told.is_error, told.text
     assert f" of {meant} on " in told.text
 
 
-@pytest.mark.parametrize(("written", "proposed"), IDS, ids=[str(written) for written, _ in IDS])
-async def test_an_id_is_taken_or_what_is_wrong_with_it_is_told(cluster: Bench, written: object, proposed: str) -> None:
-    told = await cluster.call("get_access_token", {"id": written})
+@pytest.mark.parametrize(("written", "proposed"), ID_SPELLINGS, ids=[str(written) for written, _ in ID_SPELLINGS])
+async def test_an_id_is_taken_or_what_is_wrong_with_it_is_told(
+    harness_with_known_id: Harness, written: object, proposed: str
+) -> None:
+    told = await harness_with_known_id.call("get_access_token", {"id": written})
 
     assert told.is_error == bool(proposed), told.text
-    assert (proposed or f"{TOKEN} of local:jane") in told.text
+    assert (proposed or f"{TOKEN_ID} of local:jane") in told.text
     assert "lost" not in told.text
-    assert BEARER[:16] not in told.text
+    assert BEARER_TOKEN[:16] not in told.text
 
 
 @pytest.mark.parametrize("key", [2, 2.0, True, ["2"], {"after": "2"}])
-async def test_a_key_that_was_not_given_is_told_where_it_comes_from(bench: Bench, key: object) -> None:
-    told = await bench.refused("list_access_tokens", {"after": key})
+async def test_a_key_that_was_not_given_is_told_where_it_comes_from(harness: Harness, key: object) -> None:
+    told = await harness.call_refused("list_access_tokens", {"after": key})
 
     assert (
         told
@@ -190,14 +200,16 @@ async def test_a_key_that_was_not_given_is_told_where_it_comes_from(bench: Bench
     )
 
 
-async def test_all_that_a_list_prints_is_taken(cluster: Bench) -> None:
-    listing = await cluster.call("list_access_tokens", {"user": "local:jane", "limit": 1})
+async def test_all_that_a_list_prints_is_taken(harness_with_known_id: Harness) -> None:
+    listing = await harness_with_known_id.call("list_access_tokens", {"user": "local:jane", "limit": 1})
     [entry] = listing.fields["tokens"]
-    [row] = [row for row in listing.text.splitlines() if row.startswith(TOKEN)]
+    [row] = [row for row in listing.text.splitlines() if row.startswith(TOKEN_ID)]
     token_id, user, *_ = row.split(" | ")
 
-    assert {token_id, entry["id"]} == {TOKEN}
+    assert {token_id, entry["id"]} == {TOKEN_ID}
     for spelling in (user, entry["user"]):
-        assert " of local:jane on " in (await cluster.call("list_access_tokens", {"user": spelling})).text
-    told = await cluster.call("create_access_token", {"user": user, "expiration_time": entry["expiration_time"]})
-    assert told.fields["expiration_time"] == entry["expiration_time"] == format_instant(NOW + timedelta(days=10))
+        assert " of local:jane on " in (await harness_with_known_id.call("list_access_tokens", {"user": spelling})).text
+    told = await harness_with_known_id.call(
+        "create_access_token", {"user": user, "expiration_time": entry["expiration_time"]}
+    )
+    assert told.fields["expiration_time"] == entry["expiration_time"] == format_rfc3339(NOW + timedelta(days=10))

@@ -23,17 +23,17 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from pydantic import SecretStr
 
-from tests.support.fake_keyring import Keychain
+from tests.support.fake_keyring import FakeKeyring
 from tests.support.harness import JANE as ACCOUNT
-from tests.support.harness import PATH, PATIENCE, Bench, Told
+from tests.support.harness import TIMEOUT_SECONDS, TOKENS_PATH, Harness, ToolAnswer
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
 from token_tools.cluster.qq import Qq
-from token_tools.credentials import write_store
+from token_tools.credentials import encode_store
 from token_tools.errors import DeliveryError
 from token_tools.settings import Settings
 from token_tools.storage.delivery import (
-    Delivered,
+    DeliveredToken,
     Delivery,
     FileDelivery,
     InlineDelivery,
@@ -44,7 +44,7 @@ from token_tools.storage.delivery import (
 pytestmark = pytest.mark.anyio
 
 SECRET = "access-v1:SECRETSECRET"
-NEW = NewAccessToken(id="18446744073709551616123", bearer_token=SecretStr(SECRET))
+NEW_TOKEN = NewAccessToken(id="18446744073709551616123", bearer_token=SecretStr(SECRET))
 JANE = Identity(domain="LOCAL", name="jane")
 
 
@@ -58,7 +58,7 @@ def delivery(folder: Path) -> Delivery:
     return FileDelivery(folder, Qq("2001:db8::1", 8000))
 
 
-def mode(path: Path) -> int:
+def permission_bits(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
@@ -70,24 +70,24 @@ async def test_a_reserved_file_is_private_and_empty_of_secrets(delivery: Deliver
         os.umask(before)
 
     [file] = folder.iterdir()
-    assert (mode(folder), mode(file)) == (0o700, 0o600)
+    assert (permission_bits(folder), permission_bits(file)) == (0o700, 0o600)
     assert file.read_bytes().strip() == b""
     assert file.stat().st_size == 4096
-    await reservation.drop()
+    await reservation.release()
 
 
 async def test_a_kept_token_is_a_store_whose_name_says_whose_it_is(delivery: Delivery, folder: Path) -> None:
-    delivered = await (await delivery.reserve()).keep(NEW, JANE)
+    delivered = await (await delivery.reserve()).store(NEW_TOKEN, JANE)
 
     [file] = folder.iterdir()
     assert file.name == "2001_db8_1_8000_local_jane_18446744073709551616123.json"
-    assert (delivered.id, delivered.place, delivered.bearer_token) == (NEW.id, str(file), None)
+    assert (delivered.id, delivered.location, delivered.bearer_token) == (NEW_TOKEN.id, str(file), None)
     assert json.loads(file.read_text()) == {"bearer_token": SECRET, "version": 1}
-    assert mode(file) == 0o600
+    assert permission_bits(file) == 0o600
 
 
 async def test_a_dropped_reservation_leaves_nothing(delivery: Delivery, folder: Path) -> None:
-    await (await delivery.reserve()).drop()
+    await (await delivery.reserve()).release()
 
     assert list(folder.iterdir()) == []
 
@@ -99,47 +99,47 @@ async def test_no_name_leads_out_of_the_folder_or_is_too_long(folder: Path, name
     delivery = FileDelivery(folder, Qq(".".join(["x" * 60] * 4), 65535))
     new = NewAccessToken(id="9" * 64, bearer_token=SecretStr(SECRET))
 
-    delivered = await (await delivery.reserve()).keep(new, Identity(name=name))
+    delivered = await (await delivery.reserve()).store(new, Identity(name=name))
 
-    assert Path(delivered.place).parent == folder
-    assert [str(file) for file in folder.iterdir()] == [delivered.place]
-    assert delivered.place.isascii()
+    assert Path(delivered.location).parent == folder
+    assert [str(file) for file in folder.iterdir()] == [delivered.location]
+    assert delivered.location.isascii()
 
 
 async def test_reservations_made_at_the_same_time_do_not_collide(delivery: Delivery, folder: Path) -> None:
     one, two = await delivery.reserve(), await delivery.reserve()
     other = NewAccessToken(id="2", bearer_token=SecretStr("access-v1:other"))
 
-    places = {(await two.keep(other, JANE)).place, (await one.keep(NEW, JANE)).place}
+    places = {(await two.store(other, JANE)).location, (await one.store(NEW_TOKEN, JANE)).location}
 
     assert {str(file) for file in folder.iterdir()} == places
     assert len(places) == 2
 
 
 async def test_an_existing_file_is_not_overwritten_but_stood_beside(delivery: Delivery, folder: Path) -> None:
-    first = await (await delivery.reserve()).keep(NEW, JANE)
-    content = Path(first.place).read_bytes()
-    other = NewAccessToken(id=NEW.id, bearer_token=SecretStr("b"))
+    first = await (await delivery.reserve()).store(NEW_TOKEN, JANE)
+    content = Path(first.location).read_bytes()
+    other = NewAccessToken(id=NEW_TOKEN.id, bearer_token=SecretStr("b"))
 
-    places = [(await (await delivery.reserve()).keep(other, JANE)).place for _ in range(2)]
+    places = [(await (await delivery.reserve()).store(other, JANE)).location for _ in range(2)]
 
-    assert Path(first.place).read_bytes() == content
-    assert [place.removeprefix(first.place.removesuffix(".json")) for place in places] == ["-2.json", "-3.json"]
-    assert {str(file) for file in folder.iterdir()} == {first.place, *places}
+    assert Path(first.location).read_bytes() == content
+    assert [place.removeprefix(first.location.removesuffix(".json")) for place in places] == ["-2.json", "-3.json"]
+    assert {str(file) for file in folder.iterdir()} == {first.location, *places}
 
 
 async def test_the_file_that_a_token_went_into_is_found_before_one_that_has_its_name(delivery: Delivery) -> None:
-    named, beside = [await (await delivery.reserve()).keep(NEW, JANE) for _ in range(2)]
+    named, beside = [await (await delivery.reserve()).store(NEW_TOKEN, JANE) for _ in range(2)]
 
-    assert await delivery.find(NEW.id, beside.place) == beside.place
-    assert await delivery.find(NEW.id, None) == named.place
+    assert await delivery.locate(NEW_TOKEN.id, beside.location) == beside.location
+    assert await delivery.locate(NEW_TOKEN.id, None) == named.location
 
 
 async def test_of_files_with_its_name_any_that_is_left_is_found(delivery: Delivery) -> None:
-    named, beside = [await (await delivery.reserve()).keep(NEW, JANE) for _ in range(2)]
-    Path(named.place).unlink()
+    named, beside = [await (await delivery.reserve()).store(NEW_TOKEN, JANE) for _ in range(2)]
+    Path(named.location).unlink()
 
-    assert await delivery.find(NEW.id, named.place) == beside.place
+    assert await delivery.locate(NEW_TOKEN.id, named.location) == beside.location
 
 
 @pytest.mark.parametrize("is_place", [False, True], ids=["folder", "place"])
@@ -148,11 +148,13 @@ async def test_what_cannot_be_looked_for_is_not_taken_for_gone(folder: Path, tmp
     delivery = FileDelivery(folder if is_place else unreadable, Qq("c", 8000))
 
     with pytest.raises(DeliveryError, match=f" in {unreadable}: {os.strerror(errno.ENAMETOOLONG)}"):
-        await delivery.find(NEW.id, str(unreadable / "token.json") if is_place else None)
+        await delivery.locate(NEW_TOKEN.id, str(unreadable / "token.json") if is_place else None)
 
 
 async def test_the_same_token_of_two_clusters_behind_one_address_has_two_files(folder: Path) -> None:
-    places = {(await (await FileDelivery(folder, Qq("c", port)).reserve()).keep(NEW, JANE)).place for port in (1, 2)}
+    places = {
+        (await (await FileDelivery(folder, Qq("c", port)).reserve()).store(NEW_TOKEN, JANE)).location for port in (1, 2)
+    }
 
     assert len(places) == 2
 
@@ -161,9 +163,9 @@ async def test_an_empty_folder_is_made_private(delivery: Delivery, folder: Path)
     folder.mkdir(parents=True)
     folder.chmod(0o755)
 
-    await (await delivery.reserve()).drop()
+    await (await delivery.reserve()).release()
 
-    assert mode(folder) == 0o700
+    assert permission_bits(folder) == 0o700
 
 
 async def test_a_folder_with_other_things_that_others_can_enter_is_refused(delivery: Delivery, folder: Path) -> None:
@@ -174,7 +176,7 @@ async def test_a_folder_with_other_things_that_others_can_enter_is_refused(deliv
     with pytest.raises(DeliveryError, match="others can enter it"):
         await delivery.reserve()
 
-    assert mode(folder) == 0o755
+    assert permission_bits(folder) == 0o755
 
 
 async def test_a_folder_that_is_a_link_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
@@ -258,7 +260,7 @@ async def test_a_token_that_cannot_be_made_durable_leaves_no_file(delivery: Deli
     pending.unlink()
 
     with pytest.raises(DeliveryError, match=os.strerror(errno.ENOENT)):
-        await reservation.keep(NEW, JANE)
+        await reservation.store(NEW_TOKEN, JANE)
 
     assert list(folder.iterdir()) == []
 
@@ -271,28 +273,28 @@ async def test_a_reservation_that_cannot_be_removed_is_no_failure(
     pending.unlink()
     pending.mkdir()
 
-    await reservation.drop()
+    await reservation.release()
 
     reasons = [os.strerror(number) for number in (errno.EISDIR, errno.EPERM)]  # Linux's, and that of POSIX
     assert caplog.messages in [[f"{pending} could not be removed: {reason}"] for reason in reasons]
 
 
 async def test_a_kept_file_that_is_gone_already_needs_no_retracting(delivery: Delivery, folder: Path) -> None:
-    delivered = await (await delivery.reserve()).keep(NEW, JANE)
-    Path(delivered.place).unlink()
+    delivered = await (await delivery.reserve()).store(NEW_TOKEN, JANE)
+    Path(delivered.location).unlink()
 
-    await delivery.retract(delivered)
+    await delivery.remove(delivered)
 
     assert list(folder.iterdir()) == []
 
 
 async def test_a_kept_file_that_cannot_be_retracted_is_a_failure(delivery: Delivery, folder: Path) -> None:
-    delivered = await (await delivery.reserve()).keep(NEW, JANE)
+    delivered = await (await delivery.reserve()).store(NEW_TOKEN, JANE)
     folder.rename(folder.with_name("moved"))
     folder.write_text("a file")
 
     with pytest.raises(DeliveryError, match=re.escape(f" in {folder}: {os.strerror(errno.ENOTDIR)}.")):
-        await delivery.retract(delivered)
+        await delivery.remove(delivered)
 
 
 async def test_a_token_that_gets_no_name_is_not_left_under_another(delivery: Delivery, folder: Path) -> None:
@@ -301,7 +303,7 @@ async def test_a_token_that_gets_no_name_is_not_left_under_another(delivery: Del
     same = pending.rename(folder / "same")
 
     with pytest.raises(DeliveryError):
-        await reservation.keep(NEW, JANE)
+        await reservation.store(NEW_TOKEN, JANE)
 
     assert same.read_bytes() == b""
 
@@ -325,9 +327,9 @@ anyio.run(FileDelivery(folder, Qq("c", 8000)).reserve)
 
 
 async def test_what_is_no_file_of_ours_is_let_be_by_the_recovery(delivery: Delivery, folder: Path) -> None:
-    await (await delivery.reserve()).drop()
+    await (await delivery.reserve()).release()
     os.mkfifo(folder / ".pending-1")
-    (folder / "elsewhere").write_bytes(write_store(SecretStr(SECRET)))
+    (folder / "elsewhere").write_bytes(encode_store(SecretStr(SECRET)))
     (folder / ".pending-2").symlink_to(folder / "elsewhere")
     before = {*folder.iterdir()}
 
@@ -339,16 +341,16 @@ async def test_what_is_no_file_of_ours_is_let_be_by_the_recovery(delivery: Deliv
 
 async def test_what_a_killed_server_left_is_found_by_the_id_of_the_token(delivery: Delivery, folder: Path) -> None:
     held = await delivery.reserve()
-    (folder / f".pending-1_{NEW.id}").write_bytes(write_store(SecretStr(SECRET)))
-    (folder / f".pending-2_{NEW.id}0").write_bytes(write_store(SecretStr(SECRET)))
+    (folder / f".pending-1_{NEW_TOKEN.id}").write_bytes(encode_store(SecretStr(SECRET)))
+    (folder / f".pending-2_{NEW_TOKEN.id}0").write_bytes(encode_store(SecretStr(SECRET)))
     (folder / ".pending-3_7").write_bytes(b" " * 4096)
 
-    assert await delivery.find(NEW.id, None) == str(folder / f"recovered-1_{NEW.id}.json")
-    assert await delivery.find("7", None) is None
-    assert await delivery.recover() == [folder / f"recovered-2_{NEW.id}0.json"]
-    assert await delivery.find(NEW.id, None) == str(folder / f"recovered-1_{NEW.id}.json")
-    assert list(await delivery.find_nameless()) == []
-    await held.drop()
+    assert await delivery.locate(NEW_TOKEN.id, None) == str(folder / f"recovered-1_{NEW_TOKEN.id}.json")
+    assert await delivery.locate("7", None) is None
+    assert await delivery.recover() == [folder / f"recovered-2_{NEW_TOKEN.id}0.json"]
+    assert await delivery.locate(NEW_TOKEN.id, None) == str(folder / f"recovered-1_{NEW_TOKEN.id}.json")
+    assert list(await delivery.list_unidentified_files()) == []
+    await held.release()
 
 
 async def test_while_it_is_written_the_secret_is_in_a_file_with_the_id_of_the_token(folder: Path) -> None:
@@ -365,16 +367,16 @@ def die_at_the_end(event, args):
 sys.addaudithook(die_at_the_end)
 async def main():
     reservation = await FileDelivery(pathlib.Path({str(folder)!r}), Qq("c", 8000)).reserve()
-    new = NewAccessToken(id={NEW.id!r}, bearer_token=SecretStr({SECRET!r}))
-    await reservation.keep(new, Identity(domain="LOCAL", name="jane"))
+    new = NewAccessToken(id={NEW_TOKEN.id!r}, bearer_token=SecretStr({SECRET!r}))
+    await reservation.store(new, Identity(domain="LOCAL", name="jane"))
 anyio.run(main)
 """
     await anyio.run_process([sys.executable, "-c", script], check=False)
 
     [pending] = folder.iterdir()
-    found = await FileDelivery(folder, Qq("c", 8000)).find(NEW.id, None)
+    found = await FileDelivery(folder, Qq("c", 8000)).locate(NEW_TOKEN.id, None)
 
-    assert re.fullmatch(rf"\.pending-[0-9a-f]+_{NEW.id}", pending.name)
+    assert re.fullmatch(rf"\.pending-[0-9a-f]+_{NEW_TOKEN.id}", pending.name)
     assert found == str(folder / f"recovered-{pending.name.removeprefix('.pending-')}.json")
     assert json.loads(Path(str(found)).read_text())["bearer_token"] == SECRET
 
@@ -398,9 +400,9 @@ def fail(event, args):
 sys.addaudithook(fail)
 async def main():
     reservation = await FileDelivery(pathlib.Path({str(folder)!r}), Qq("c", 8000)).reserve()
-    new = NewAccessToken(id={NEW.id!r}, bearer_token=SecretStr({SECRET!r}))
+    new = NewAccessToken(id={NEW_TOKEN.id!r}, bearer_token=SecretStr({SECRET!r}))
     try:
-        await reservation.keep(new, Identity(domain="LOCAL", name="jane"))
+        await reservation.store(new, Identity(domain="LOCAL", name="jane"))
     except DeliveryError as failure:
         os.write(1, str(failure).encode())
         os._exit(0)
@@ -416,13 +418,13 @@ anyio.run(main)
 
 async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Delivery, folder: Path) -> None:
     held = await delivery.reserve()
-    (folder / ".pending-1").write_bytes(write_store(SecretStr(SECRET)) + b" " * 9)
+    (folder / ".pending-1").write_bytes(encode_store(SecretStr(SECRET)) + b" " * 9)
     (folder / ".pending-2").write_bytes(b" " * 4096)
-    (folder / ".pending-3").write_bytes(write_store(SecretStr(SECRET))[:20])
+    (folder / ".pending-3").write_bytes(encode_store(SecretStr(SECRET))[:20])
 
     assert await delivery.recover() == [folder / "recovered-1.json"]
 
-    kept = Path((await held.keep(NEW, JANE)).place)
+    kept = Path((await held.store(NEW_TOKEN, JANE)).location)
     assert {*folder.iterdir()} == {folder / "recovered-1.json", kept}
     assert await delivery.recover() == []
 
@@ -444,7 +446,7 @@ sys.addaudithook(lock_for_writers)
 print(recovered)
 """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / ".pending-1").write_bytes(write_store(SecretStr(SECRET)))
+    (folder / ".pending-1").write_bytes(encode_store(SecretStr(SECRET)))
 
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
 
@@ -454,16 +456,16 @@ print(recovered)
 async def test_there_is_nothing_to_recover_where_there_is_no_folder_or_no_file(delivery: Delivery) -> None:
     for way in (delivery, KeyringDelivery("c:8000"), InlineDelivery()):
         assert list(await way.recover()) == []
-        assert list(await way.find_nameless()) == []
+        assert list(await way.list_unidentified_files()) == []
 
 
 async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -> None:
     reservation = await InlineDelivery().reserve()
-    await reservation.drop()
-    delivered = await reservation.keep(NEW, JANE)
+    await reservation.release()
+    delivered = await reservation.store(NEW_TOKEN, JANE)
 
     assert delivered.bearer_token == SecretStr(SECRET)
-    assert delivered.place == "this answer, and with it the conversation and its logs"
+    assert delivered.location == "this answer, and with it the conversation and its logs"
     assert delivered.how_to_use == "Store it now: the cluster does not show it again."
     assert SECRET not in repr(delivered)
 
@@ -483,25 +485,25 @@ def test_the_operator_chooses_the_way() -> None:
     }
 
 
-async def test_a_keyring_keeps_the_token_and_nothing_else(keychain: Keychain) -> None:
+async def test_a_keyring_keeps_the_token_and_nothing_else(fake_keyring: FakeKeyring) -> None:
     reservation = await KeyringDelivery("c:8000").reserve()
-    assert keychain.secrets == {}
-    delivered = await reservation.keep(NEW, JANE)
-    await reservation.drop()
+    assert fake_keyring.secrets == {}
+    delivered = await reservation.store(NEW_TOKEN, JANE)
+    await reservation.release()
 
-    assert keychain.secrets == {("qumulo-token-tools c:8000", f"local:jane {NEW.id}"): SECRET}
-    assert delivered.id == NEW.id
-    assert delivered.place == (
-        f"the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane {NEW.id}'"
+    assert fake_keyring.secrets == {("qumulo-token-tools c:8000", f"local:jane {NEW_TOKEN.id}"): SECRET}
+    assert delivered.id == NEW_TOKEN.id
+    assert delivered.location == (
+        f"the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane {NEW_TOKEN.id}'"
     )
-    assert f" -P -m keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW.id}' > " in delivered.how_to_use
+    assert f" -P -m keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW_TOKEN.id}' > " in delivered.how_to_use
     assert delivered.fingerprint == hashlib.sha256(SECRET.encode()).hexdigest()
     assert SECRET not in repr(delivered)
-    await KeyringDelivery("c:8000").retract(delivered)
-    assert keychain.secrets == {}
+    await KeyringDelivery("c:8000").remove(delivered)
+    assert fake_keyring.secrets == {}
 
 
-FILE_KEYRING = """
+FILE_KEYRING_SCRIPT = """
 import json, os, pathlib
 from keyring.backend import KeyringBackend
 
@@ -529,7 +531,7 @@ class FileKeyring(KeyringBackend):
 async def test_the_command_for_a_token_in_the_keyring_works_as_printed_and_shows_nothing(
     tmp_path: Path, user: str
 ) -> None:
-    (tmp_path / "file_keyring.py").write_text(FILE_KEYRING)
+    (tmp_path / "file_keyring.py").write_text(FILE_KEYRING_SCRIPT)
     env = {
         "HOME": str(tmp_path),
         "PATH": "/usr/bin:/bin",
@@ -542,7 +544,7 @@ async def test_the_command_for_a_token_in_the_keyring_works_as_printed_and_shows
 
     with anyio.fail_after(60):
         async with Client(server) as client:
-            told = Told.of(await client.call_tool("create_access_token", {"user": user}))
+            told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": user}))
     command = told.fields["next_step"].partition(": ")[2]
     with anyio.fail_after(60):
         ended = await anyio.run_process(["/bin/sh", "-c", command], env=env, check=False)
@@ -554,29 +556,31 @@ async def test_the_command_for_a_token_in_the_keyring_works_as_printed_and_shows
     assert hashlib.sha256(file.read_text().strip().encode()).hexdigest() == told.fields["fingerprint"]
 
 
-async def test_a_locked_keyring_is_found_out_before(keychain: Keychain) -> None:
-    keychain.broken = "set"
+async def test_a_locked_keyring_is_found_out_before(fake_keyring: FakeKeyring) -> None:
+    fake_keyring.failing_step = "set"
 
     with pytest.raises(DeliveryError, match=r"cannot be used \(KeyringLocked\)"):
         await KeyringDelivery("c:8000").reserve()
 
 
 @pytest.mark.parametrize("broken", ["forget", "deny"])
-async def test_a_keyring_that_does_not_keep_is_found_out_before_and_after(keychain: Keychain, broken: str) -> None:
-    keychain.broken = broken
+async def test_a_keyring_that_does_not_keep_is_found_out_before_and_after(
+    fake_keyring: FakeKeyring, broken: str
+) -> None:
+    fake_keyring.failing_step = broken
 
-    for use in (KeyringDelivery("c:8000").reserve, partial(KeyringDelivery("c:8000").keep, NEW, JANE)):
+    for use in (KeyringDelivery("c:8000").reserve, partial(KeyringDelivery("c:8000").store, NEW_TOKEN, JANE)):
         with pytest.raises(DeliveryError, match=r"^The system's keyring did not keep what it was given\.$"):
             await use()
 
-    assert keychain.secrets == {}
+    assert fake_keyring.secrets == {}
 
 
-async def test_whatever_a_keyring_raises_is_told_without_its_text(keychain: Keychain) -> None:
-    keychain.broken = "crash"
+async def test_whatever_a_keyring_raises_is_told_without_its_text(fake_keyring: FakeKeyring) -> None:
+    fake_keyring.failing_step = "crash"
 
     with pytest.raises(DeliveryError, match=r"cannot be used \(RuntimeError\)") as failure:
-        await KeyringDelivery("c:8000").keep(NEW, JANE)
+        await KeyringDelivery("c:8000").store(NEW_TOKEN, JANE)
 
     assert SECRET not in "".join(traceback.format_exception(failure.value))
 
@@ -588,76 +592,76 @@ class PanicException(BaseException):
 @pytest.mark.parametrize("failure", [SystemExit(1), KeyboardInterrupt(), PanicException(), GeneratorExit(), KeyError()])
 @pytest.mark.parametrize("broken", ["set", "kept", "get"])
 async def test_whatever_a_keyring_raises_is_a_failed_delivery_before_and_after_the_request(
-    bench: Bench, keychain: Keychain, broken: str, failure: BaseException
+    harness: Harness, fake_keyring: FakeKeyring, broken: str, failure: BaseException
 ) -> None:
-    keychain.failure = failure
-    keychain.broken = broken
-    before = await bench.refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
+    fake_keyring.failure = failure
+    fake_keyring.failing_step = broken
+    before = await harness.call_refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
 
     async def break_now(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
-            keychain.broken = broken
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            fake_keyring.failing_step = broken
         return response
 
-    keychain.broken = ""
-    bench.recorder.on_served = break_now
-    after = await bench.refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
+    fake_keyring.failing_step = ""
+    harness.recorder.on_served = break_now
+    after = await harness.call_refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
 
     assert f"The system's keyring cannot be used ({type(failure).__name__})" in before
     assert f"The system's keyring cannot be used ({type(failure).__name__})" in after
     assert after.endswith("was deleted again; no token is left of this.")
-    assert len(bench.recorder.bodies("POST", PATH)) == 1
-    assert keychain.secrets == {}
-    assert bench.tokens_of(ACCOUNT) == []
+    assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
+    assert fake_keyring.secrets == {}
+    assert harness.tokens_of(ACCOUNT) == []
 
 
 @pytest.mark.parametrize(("broken", "told"), [("kept", "Something of it is left there"), ("get", "is not known")])
-async def test_what_stays_in_a_keyring_is_told(keychain: Keychain, broken: str, told: str) -> None:
-    keychain.broken, keychain.stays = broken, True
+async def test_what_stays_in_a_keyring_is_told(fake_keyring: FakeKeyring, broken: str, told: str) -> None:
+    fake_keyring.failing_step, fake_keyring.refuses_deletion = broken, True
 
-    with pytest.raises(DeliveryError, match=rf"account 'local:jane {NEW.id}', .*") as failure:
-        await KeyringDelivery("c:8000").keep(NEW, JANE)
+    with pytest.raises(DeliveryError, match=rf"account 'local:jane {NEW_TOKEN.id}', .*") as failure:
+        await KeyringDelivery("c:8000").store(NEW_TOKEN, JANE)
 
     assert told in str(failure.value)
 
 
-async def test_a_keyring_is_asked_for_the_account_that_a_token_would_have(keychain: Keychain) -> None:
+async def test_a_keyring_is_asked_for_the_account_that_a_token_would_have(fake_keyring: FakeKeyring) -> None:
     delivery = KeyringDelivery("c:8000")
-    place = (await delivery.keep(NEW, JANE)).place
+    place = (await delivery.store(NEW_TOKEN, JANE)).location
 
-    assert await delivery.find(NEW.id, None, ["local:bob", "local:jane"]) == place
-    assert await delivery.find(NEW.id, place, ["local:jane"]) == place
-    assert await delivery.find(NEW.id, None, ["local:bob"]) is None
-    keychain.secrets.clear()
-    assert await delivery.find(NEW.id, place, ["local:jane"]) is None
+    assert await delivery.locate(NEW_TOKEN.id, None, ["local:bob", "local:jane"]) == place
+    assert await delivery.locate(NEW_TOKEN.id, place, ["local:jane"]) == place
+    assert await delivery.locate(NEW_TOKEN.id, None, ["local:bob"]) is None
+    fake_keyring.secrets.clear()
+    assert await delivery.locate(NEW_TOKEN.id, place, ["local:jane"]) is None
 
 
-async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwards(keychain: Keychain) -> None:
+async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwards(fake_keyring: FakeKeyring) -> None:
     delivery = KeyringDelivery("c:8000", timedelta(milliseconds=50))
-    keychain.broken = "hang"
+    fake_keyring.failing_step = "hang"
 
     with pytest.raises(DeliveryError, match="did not answer within"):
-        await delivery.keep(NEW, JANE)
+        await delivery.store(NEW_TOKEN, JANE)
 
-    keychain.broken = ""
-    keychain.go_on.set()
-    keychain.go_on.clear()
+    fake_keyring.failing_step = ""
+    fake_keyring.hang_released.set()
+    fake_keyring.hang_released.clear()
     with anyio.fail_after(5):
-        await anyio.to_thread.run_sync(keychain.go_on.wait)
-    assert keychain.secrets == {}
+        await anyio.to_thread.run_sync(fake_keyring.hang_released.wait)
+    assert fake_keyring.secrets == {}
 
 
 @pytest.fixture
-def unhurried_threads() -> Generator[None]:
+def long_thread_switch_interval() -> Generator[None]:
     """Whichever thread runs goes on until it waits for something, so that what it does next comes first."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(PATIENCE)
+    sys.setswitchinterval(TIMEOUT_SECONDS)
     yield
     sys.setswitchinterval(before)
 
 
-@pytest.mark.usefixtures("unhurried_threads")
-async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_done(keychain: Keychain) -> None:
+@pytest.mark.usefixtures("long_thread_switch_interval")
+async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_done(fake_keyring: FakeKeyring) -> None:
     time_left = anyio.CancelScope()
 
     @contextmanager
@@ -667,37 +671,37 @@ async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_don
         if time_left.cancelled_caught:
             raise TimeoutError
 
-    keychain.broken = "hang"
-    delivery = KeyringDelivery("c:8000", within=within)
-    delivered: list[Delivered] = []
+    fake_keyring.failing_step = "hang"
+    delivery = KeyringDelivery("c:8000", timeout_context=within)
+    delivered: list[DeliveredToken] = []
 
     async def keep() -> None:
-        delivered.append(await delivery.keep(NEW, JANE))
+        delivered.append(await delivery.store(NEW_TOKEN, JANE))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keep)
         await anyio.wait_all_tasks_blocked()
         time_left.cancel()
-        keychain.go_on.set()
-        assert keychain.was_read.wait(PATIENCE)
+        fake_keyring.hang_released.set()
+        assert fake_keyring.password_read.wait(TIMEOUT_SECONDS)
 
     [kept] = delivered
-    assert [*keychain.secrets] == [(delivery.service, kept.account)]
+    assert [*fake_keyring.secrets] == [(delivery.service, kept.account)]
 
 
-@pytest.mark.usefixtures("unhurried_threads")
-async def test_what_is_done_just_when_the_call_is_cancelled_is_undone(keychain: Keychain) -> None:
-    keychain.broken = "hang"
+@pytest.mark.usefixtures("long_thread_switch_interval")
+async def test_what_is_done_just_when_the_call_is_cancelled_is_undone(fake_keyring: FakeKeyring) -> None:
+    fake_keyring.failing_step = "hang"
     delivery = KeyringDelivery("c:8000")
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(delivery.keep, NEW, JANE)
+        tasks.start_soon(delivery.store, NEW_TOKEN, JANE)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-        keychain.go_on.set()
-        assert keychain.was_read.wait(PATIENCE)
+        fake_keyring.hang_released.set()
+        assert fake_keyring.password_read.wait(TIMEOUT_SECONDS)
 
-    assert keychain.secrets == {}
+    assert fake_keyring.secrets == {}
 
 
 def test_without_the_keyring_library_the_extra_to_install_is_named() -> None:

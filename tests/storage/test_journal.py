@@ -14,18 +14,18 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.support.harness import JANE, PATH, Bench, Told
+from tests.support.harness import JANE, TOKENS_PATH, Harness, ToolAnswer
 from token_tools.errors import JournalError
 from token_tools.sandbox.cluster import Account
-from token_tools.storage.journal import LARGEST, Entry, Journal, Outcome
+from token_tools.storage.journal import ARCHIVE_AFTER_BYTES, Journal, JournalEntry, Outcome
 
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
-PATIENCE = 30
+TIMEOUT_SECONDS = 30
 
 
-def journal_in(folder: Path, *, cluster: str = "c:8000", now: datetime = NOW) -> Journal:
+def create_journal(folder: Path, *, cluster: str = "c:8000", now: datetime = NOW) -> Journal:
     return Journal(folder, cluster=cluster, clock=lambda: now)
 
 
@@ -34,12 +34,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def lines(folder: Path) -> list[dict[str, object]]:
+def read_journal(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
 @contextmanager
-def at_work(folder: Path, user: str = "local:jane") -> Generator[Entry]:
+def working_process(folder: Path, user: str = "local:jane") -> Generator[JournalEntry]:
     """What a process has begun that lives as long as this; then it is killed, and stays a zombie for a while."""
     script = f"""
 import anyio, pathlib, datetime, sys
@@ -47,7 +47,7 @@ from token_tools.storage.journal import Journal
 async def main():
     now = datetime.datetime.fromisoformat({NOW.isoformat()!r})
     journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=lambda: now)
-    async with journal.intend({user!r}) as intent:
+    async with journal.record_intent({user!r}) as intent:
         print(intent.model_dump_json(), flush=True)
         sys.stdin.read()
 anyio.run(main)
@@ -57,39 +57,41 @@ anyio.run(main)
     ) as process:
         assert process.stdout is not None
         try:
-            yield Entry.model_validate_json(process.stdout.readline())
+            yield JournalEntry.model_validate_json(process.stdout.readline())
         finally:
             process.kill()
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
-def crash(folder: Path, user: str = "local:jane") -> Entry:
+def leave_open_intent(folder: Path, user: str = "local:jane") -> JournalEntry:
     """What a process leaves that is killed between intent and outcome."""
-    with at_work(folder, user) as intent:
+    with working_process(folder, user) as intent:
         pass
     return intent
 
 
-async def open_intents(journal: Journal, user: str) -> list[Entry]:
+async def find_open_intents(journal: Journal, user: str) -> list[JournalEntry]:
     """What was begun for a user, is not being worked on, and has to be told of."""
-    attempts = await journal.recall()
+    attempts = await journal.list_attempts()
     return [a.intent for a in attempts if a.intent.user == user and not a.is_settled and not a.is_in_flight]
 
 
-async def finish(journal: Journal, outcome: Outcome, *, mentioned: Sequence[Entry] = ()) -> Entry:
+async def record_attempt(
+    journal: Journal, outcome: Outcome, *, mentioned_entries: Sequence[JournalEntry] = ()
+) -> JournalEntry:
     """An attempt from its beginning to its end."""
-    async with journal.intend("local:jane") as intent:
-        await journal.conclude(intent, outcome, mentioned=mentioned)
+    async with journal.record_intent("local:jane") as intent:
+        await journal.record_outcome(intent, outcome, mentioned=mentioned_entries)
     return intent
 
 
 async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> None:
-    journal = journal_in(folder)
+    journal = create_journal(folder)
 
-    async with journal.intend("local:jane") as intent:
-        await journal.conclude(intent, "made", "123")
+    async with journal.record_intent("local:jane") as intent:
+        await journal.record_outcome(intent, "made", "123")
 
-    first, second = lines(folder)
+    first, second = read_journal(folder)
     assert first == {
         "time": "2026-11-24T09:00:00Z",
         "attempt": intent.attempt,
@@ -104,12 +106,14 @@ async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> 
 
 
 async def test_each_line_has_the_time_at_which_it_was_written(folder: Path) -> None:
-    crashed = crash(folder)
+    crashed = leave_open_intent(folder)
     times = iter(NOW + timedelta(minutes=minute) for minute in (1, 2, 3))
 
-    await finish(Journal(folder, cluster="c:8000", clock=lambda: next(times)), "made", mentioned=[crashed])
+    await record_attempt(
+        Journal(folder, cluster="c:8000", clock=lambda: next(times)), "made", mentioned_entries=[crashed]
+    )
 
-    assert [(line["result"], line["time"]) for line in lines(folder)] == [
+    assert [(line["result"], line["time"]) for line in read_journal(folder)] == [
         ("intended", "2026-11-24T09:00:00Z"),
         ("intended", "2026-11-24T09:01:00Z"),
         ("made", "2026-11-24T09:02:00Z"),
@@ -118,109 +122,109 @@ async def test_each_line_has_the_time_at_which_it_was_written(folder: Path) -> N
 
 
 async def test_what_this_server_is_doing_is_not_reported_until_it_has_crashed(folder: Path) -> None:
-    journal = journal_in(folder)
-    async with journal.intend("local:jane") as crashed:
-        assert await journal.report_open() == []
-        assert await open_intents(journal, "local:jane") == []
+    journal = create_journal(folder)
+    async with journal.record_intent("local:jane") as crashed:
+        assert await journal.take_unreported() == []
+        assert await find_open_intents(journal, "local:jane") == []
 
-    assert await open_intents(journal, "local:jane") == [crashed]
-    assert await journal.report_open() == [crashed]
+    assert await find_open_intents(journal, "local:jane") == [crashed]
+    assert await journal.take_unreported() == [crashed]
 
 
 async def test_what_another_process_is_doing_is_not_reported_until_it_is_dead(folder: Path) -> None:
-    with at_work(folder) as intent:
-        assert await journal_in(folder).report_open() == []
-        assert await open_intents(journal_in(folder), "local:jane") == []
+    with working_process(folder) as intent:
+        assert await create_journal(folder).take_unreported() == []
+        assert await find_open_intents(create_journal(folder), "local:jane") == []
 
-    assert await open_intents(journal_in(folder), "local:jane") == [intent]
-    assert await journal_in(folder).report_open() == [intent]
+    assert await find_open_intents(create_journal(folder), "local:jane") == [intent]
+    assert await create_journal(folder).take_unreported() == [intent]
     assert {file.name for file in folder.iterdir()} == {"journal.jsonl", "journal.lock"}
 
 
 async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(folder: Path) -> None:
-    journal = journal_in(folder)
-    crash(folder)
+    journal = create_journal(folder)
+    leave_open_intent(folder)
     ends: list[tuple[str, str, Outcome]] = [
         ("1", "local:jane", "made"),
         ("2", "local:bob", "made"),
         ("3", "local:jane", "deleted again"),
     ]
     for token_id, user, outcome in ends:
-        async with journal.intend(user) as intent:
-            await journal.conclude(intent, outcome, token_id)
-    async with journal.intend("local:jane") as mine:
-        assert await journal.find_rivals("local:jane", besides=mine) == ({"1"}, False)
-        with at_work(folder):
-            assert await journal.find_rivals("local:jane", besides=mine) == ({"1"}, True)
+        async with journal.record_intent(user) as intent:
+            await journal.record_outcome(intent, outcome, token_id)
+    async with journal.record_intent("local:jane") as mine:
+        assert await journal.get_concurrent_attempts("local:jane", excluding=mine) == ({"1"}, False)
+        with working_process(folder):
+            assert await journal.get_concurrent_attempts("local:jane", excluding=mine) == ({"1"}, True)
 
 
 async def test_a_lock_that_cannot_be_removed_does_not_change_what_was_done(folder: Path) -> None:
-    journal = journal_in(folder)
-    async with journal.intend("local:jane") as intent:
+    journal = create_journal(folder)
+    async with journal.record_intent("local:jane") as intent:
         (folder / f"journal.{intent.attempt}.lock").unlink()
 
-    assert await open_intents(journal, "local:jane") == [intent]
+    assert await find_open_intents(journal, "local:jane") == [intent]
 
 
 async def test_a_crash_is_reported_once_and_mentioned_once_to_its_user(folder: Path) -> None:
-    crashed = crash(folder)
-    later = journal_in(folder)
+    crashed = leave_open_intent(folder)
+    later = create_journal(folder)
 
-    assert await later.report_open() == [crashed]
-    assert await later.report_open() == []
-    assert await journal_in(folder).report_open() == []
+    assert await later.take_unreported() == [crashed]
+    assert await later.take_unreported() == []
+    assert await create_journal(folder).take_unreported() == []
 
-    assert await open_intents(later, "local:bob") == []
-    assert await open_intents(journal_in(folder, cluster="other:8000"), "local:jane") == []
-    assert await open_intents(later, "local:jane") == [crashed]
-    await finish(later, "made", mentioned=[crashed])
-    assert await open_intents(later, "local:jane") == []
+    assert await find_open_intents(later, "local:bob") == []
+    assert await find_open_intents(create_journal(folder, cluster="other:8000"), "local:jane") == []
+    assert await find_open_intents(later, "local:jane") == [crashed]
+    await record_attempt(later, "made", mentioned_entries=[crashed])
+    assert await find_open_intents(later, "local:jane") == []
 
 
 @pytest.mark.parametrize("outcome", ["made", "not made", "deleted again", "stranded", "unknown"])
 async def test_an_outcome_closes_the_intent(folder: Path, outcome: str) -> None:
-    crashed = crash(folder)
+    crashed = leave_open_intent(folder)
     with (folder / "journal.jsonl").open("a") as journal:
         journal.write(crashed.model_copy(update={"result": outcome}).model_dump_json() + "\n")
 
-    assert await journal_in(folder).report_open() == []
+    assert await create_journal(folder).take_unreported() == []
 
 
 async def test_a_token_that_nobody_could_name_is_mentioned_although_the_outcome_is_written(folder: Path) -> None:
-    journal = journal_in(folder)
-    unknown = await finish(journal, "unknown")
+    journal = create_journal(folder)
+    unknown = await record_attempt(journal, "unknown")
 
-    assert await journal.report_open() == []
-    assert await open_intents(journal, "local:jane") == [unknown]
-    await finish(journal, "made", mentioned=[unknown])
-    assert await open_intents(journal, "local:jane") == []
+    assert await journal.take_unreported() == []
+    assert await find_open_intents(journal, "local:jane") == [unknown]
+    await record_attempt(journal, "made", mentioned_entries=[unknown])
+    assert await find_open_intents(journal, "local:jane") == []
 
 
 async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
-    crashed = crash(folder)
+    crashed = leave_open_intent(folder)
     with (folder / "journal.jsonl").open("ab") as file:
         file.write(b'{"time": "2026-11\xc3')
 
-    journal = journal_in(folder)
-    async with journal.intend("local:bob") as intent:
-        await journal.conclude(intent, "made")
+    journal = create_journal(folder)
+    async with journal.record_intent("local:bob") as intent:
+        await journal.record_outcome(intent, "made")
 
     assert (folder / "journal.jsonl").read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
-    assert Entry.model_validate_json((folder / "journal.jsonl").read_bytes().splitlines()[2]) == intent
-    assert await journal.report_open() == [crashed]
+    assert JournalEntry.model_validate_json((folder / "journal.jsonl").read_bytes().splitlines()[2]) == intent
+    assert await journal.take_unreported() == [crashed]
 
 
 async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     (folder / "journal.jsonl").write_bytes(b"{")
-    journal = journal_in(folder)
+    journal = create_journal(folder)
 
-    unknown = await finish(journal, "unknown")
+    unknown = await record_attempt(journal, "unknown")
 
-    assert await open_intents(journal, "local:jane") == [unknown]
+    assert await find_open_intents(journal, "local:jane") == [unknown]
 
 
-LINE = {
+JOURNAL_LINE = {
     "time": "2026-11-24T09:00:00Z",
     "attempt": "abc",
     "operation": "rotate",
@@ -239,33 +243,33 @@ LINE = {
         b'"text"',
         b"[" * 5000,
         b"{}",
-        json.dumps(LINE | {"time": "9999-12-31T23:59:59-14:00"}).encode(),
-        json.dumps(LINE | {"time": "0001-01-01T00:00:00+14:00"}).encode(),
-        json.dumps(LINE | {"time": "2026-13-24T09:00:00Z"}).encode(),
-        json.dumps(LINE | {"time": "2026-11-24T09:00:00"}).encode(),
-        json.dumps(LINE | {"time": 1e300}).encode(),
-        json.dumps(LINE | {"attempt": "../../x"}).encode(),
-        json.dumps(LINE | {"attempt": "a" * 300}).encode(),
-        json.dumps(LINE | {"token_id": "7; rm"}).encode(),
-        json.dumps(LINE | {"replaces": "7" * 65}).encode(),
-        json.dumps(LINE | {"user": "local:jane\nWARNING all is well"}).encode(),
-        json.dumps(LINE | {"cluster": "c\u202e"}).encode(),
-        json.dumps(LINE | {"change": "\x1b[2J"}).encode(),
-        json.dumps(LINE | {"place": "/x\x00"}).encode(),
-        json.dumps(LINE | {"result": "won"}).encode(),
-        json.dumps(LINE | {"place": "/" + "x" * (16 << 10)}).encode(),
+        json.dumps(JOURNAL_LINE | {"time": "9999-12-31T23:59:59-14:00"}).encode(),
+        json.dumps(JOURNAL_LINE | {"time": "0001-01-01T00:00:00+14:00"}).encode(),
+        json.dumps(JOURNAL_LINE | {"time": "2026-13-24T09:00:00Z"}).encode(),
+        json.dumps(JOURNAL_LINE | {"time": "2026-11-24T09:00:00"}).encode(),
+        json.dumps(JOURNAL_LINE | {"time": 1e300}).encode(),
+        json.dumps(JOURNAL_LINE | {"attempt": "../../x"}).encode(),
+        json.dumps(JOURNAL_LINE | {"attempt": "a" * 300}).encode(),
+        json.dumps(JOURNAL_LINE | {"token_id": "7; rm"}).encode(),
+        json.dumps(JOURNAL_LINE | {"replaces": "7" * 65}).encode(),
+        json.dumps(JOURNAL_LINE | {"user": "local:jane\nWARNING all is well"}).encode(),
+        json.dumps(JOURNAL_LINE | {"cluster": "c\u202e"}).encode(),
+        json.dumps(JOURNAL_LINE | {"change": "\x1b[2J"}).encode(),
+        json.dumps(JOURNAL_LINE | {"place": "/x\x00"}).encode(),
+        json.dumps(JOURNAL_LINE | {"result": "won"}).encode(),
+        json.dumps(JOURNAL_LINE | {"place": "/" + "x" * (16 << 10)}).encode(),
     ],
     ids=range(20),
 )
 async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_is_used(
-    bench: Bench, caplog: pytest.LogCaptureFixture, line: bytes
+    harness: Harness, caplog: pytest.LogCaptureFixture, line: bytes
 ) -> None:
-    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal = bench.settings.state_dir / "journal.jsonl"
-    journal.write_bytes(line + b"\n" + json.dumps(LINE).encode() + b"\n")
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
+    journal = harness.settings.state_dir / "journal.jsonl"
+    journal.write_bytes(line + b"\n" + json.dumps(JOURNAL_LINE).encode() + b"\n")
 
-    async with bench.connected() as client:
-        told = Told.of(await client.call_tool("create_access_token", {"user": "local:jane"}))
+    async with harness.connected() as client:
+        told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
 
     unreadable, report = caplog.messages
     assert unreadable.startswith(f"1 line of the journal in {journal.parent} cannot be read and is passed over")
@@ -273,40 +277,42 @@ async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_i
     assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
 
 
-async def test_several_lines_that_cannot_be_read_are_counted(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
+async def test_several_lines_that_cannot_be_read_are_counted(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
     for name in ("journal.1.jsonl", "journal.jsonl"):
-        (bench.settings.state_dir / name).write_bytes(b"{\n\n}\n")
+        (harness.settings.state_dir / name).write_bytes(b"{\n\n}\n")
 
-    await bench.call("list_access_tokens")
+    await harness.call("list_access_tokens")
 
     [told] = caplog.messages
-    assert told.startswith(f"4 lines of the journal in {bench.settings.state_dir} cannot be read and are passed over")
+    assert told.startswith(f"4 lines of the journal in {harness.settings.state_dir} cannot be read and are passed over")
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
 @pytest.mark.parametrize("made", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
-async def test_no_time_that_is_in_the_calendar_stops_a_rotate(bench: Bench, time: str, made: str) -> None:
-    old, other = [bench.cluster.create_token(JANE.auth_id, creator="500") for _ in range(2)]
-    bench.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
-    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
-    (bench.settings.state_dir / "journal.jsonl").write_text(json.dumps(LINE | {"time": time}) + "\n")
+async def test_no_time_that_is_in_the_calendar_stops_a_rotate(harness: Harness, time: str, made: str) -> None:
+    old, other = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
+    harness.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
+    (harness.settings.state_dir / "journal.jsonl").write_text(json.dumps(JOURNAL_LINE | {"time": time}) + "\n")
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert f"The other is {other.id}" in told
 
 
-def plant(bench: Bench, name: str) -> tuple[str, Path]:
+def plant_journal(harness: Harness, name: str) -> tuple[str, Path]:
     """A token of jane that a planted journal says was rotated, to a file of a stranger's choice."""
-    old, new = [bench.cluster.create_token(JANE.auth_id, creator="500") for _ in range(2)]
-    place = bench.settings.delivery_dir.parent / "stranger.json"
+    old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
+    place = harness.settings.delivery_dir.parent / "stranger.json"
     place.parent.mkdir(parents=True, mode=0o700)
     place.touch()
-    line = LINE | {"replaces": old.id}
+    line = JOURNAL_LINE | {"replaces": old.id}
     made = line | {"result": "made", "token_id": new.id, "place": str(place)}
-    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal = bench.settings.state_dir / name
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
+    journal = harness.settings.state_dir / name
     journal.write_text("".join(json.dumps(entry) + "\n" for entry in (line, made)))
     return old.id, journal
 
@@ -314,115 +320,121 @@ def plant(bench: Bench, name: str) -> tuple[str, Path]:
 @pytest.mark.parametrize("name", ["journal.jsonl", "journal.1.jsonl"])
 @pytest.mark.parametrize("bits", [0o666, 0o620, 0o602])
 async def test_a_journal_in_which_others_can_write_is_not_believed(
-    bench: Bench, name: str, bits: int, caplog: pytest.LogCaptureFixture
+    harness: Harness, name: str, bits: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, journal = plant(bench, name)
+    old, journal = plant_journal(harness, name)
     journal.chmod(bits)
     before = journal.read_bytes()
 
-    told = await bench.refused("rotate_access_token", {"id": old})
+    told = await harness.call_refused("rotate_access_token", {"id": old})
 
     assert f"others can write in {name} (mode {bits:04o}), so what is in it is not believed" in told
     assert f"chmod 600 {journal}" in told
     assert "stranger.json" not in told + caplog.text
     assert journal.read_bytes() == before
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
 @pytest.mark.parametrize("name", ["journal.jsonl", "journal.1.jsonl"])
-async def test_a_journal_of_another_user_is_not_believed(bench: Bench, name: str) -> None:
-    old, journal = plant(bench, name)
+async def test_a_journal_of_another_user_is_not_believed(harness: Harness, name: str) -> None:
+    old, journal = plant_journal(harness, name)
     os.chown(journal, 65534, 65534)
 
-    told = await bench.refused("rotate_access_token", {"id": old})
+    told = await harness.call_refused("rotate_access_token", {"id": old})
 
     assert f"{name} belongs to another user (uid 65534), so what is in it is not believed" in told
     assert "stranger.json" not in told
 
 
 async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.settings.state_dir.mkdir(parents=True, mode=0o700)
-    with (bench.settings.state_dir / "journal.jsonl").open("wb") as journal:
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
+    with (harness.settings.state_dir / "journal.jsonl").open("wb") as journal:
         journal.truncate(1 << 40)
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert "journal.jsonl is too large to be read; move it away" in told
     assert "journal.jsonl is too large to be read" in caplog.text
 
 
-async def test_all_of_very_many_calls_at_once_have_their_turn(bench: Bench) -> None:
+async def test_all_of_very_many_calls_at_once_have_their_turn(harness: Harness) -> None:
     accounts = [
         Account(auth_id=str(5000 + number), domain="LOCAL", name=f"svc{number}", sid=f"S-1-5-21-1-2-3-{5000 + number}")
         for number in range(200)
     ]
     for account in accounts:
-        bench.cluster.add_account(account)
-    bench.timeout = 60
+        harness.cluster.add_account(account)
+    harness.timeout_seconds = 60
     failed: list[str] = []
 
-    async with bench.connected() as client, anyio.create_task_group() as calls:
+    async with harness.connected() as client, anyio.create_task_group() as calls:
 
         async def create(account: Account) -> None:
-            told = Told.of(await client.call_tool("create_access_token", {"user": f"local:{account.name}"}))
+            told = ToolAnswer.from_result(
+                await client.call_tool("create_access_token", {"user": f"local:{account.name}"})
+            )
             failed.extend([told.text] if told.is_error else [])
 
         for account in accounts:
             calls.start_soon(create, account)
 
     assert failed == []
-    assert {len(bench.tokens_of(account)) for account in accounts} == {1}
+    assert {len(harness.tokens_of(account)) for account in accounts} == {1}
 
 
 async def test_a_process_waits_for_itself_in_turn_and_however_long_that_takes(folder: Path) -> None:
-    journal = Journal(folder, cluster="c", clock=lambda: NOW, patience=0)
+    journal = Journal(folder, cluster="c", clock=lambda: NOW, timeout_seconds=0)
     order: list[str] = []
 
     async def write(user: str) -> None:
-        async with journal.intend(user):
+        async with journal.record_intent(user):
             order.append(user)
 
     async with anyio.create_task_group() as writers:
         for number in range(50):
             writers.start_soon(write, f"local:{number}")
 
-    assert [line["user"] for line in lines(folder)] == [f"local:{number}" for number in range(50)]
+    assert [line["user"] for line in read_journal(folder)] == [f"local:{number}" for number in range(50)]
     assert order == [f"local:{number}" for number in range(50)]
 
 
 async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) -> None:
-    journal = journal_in(folder)
-    async with journal.intend("local:jane", "rotate", replaces="1") as intent:
-        await journal.conclude(intent, "made", "2", place="/x")
-    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (LARGEST // 1000 + 1)
+    journal = create_journal(folder)
+    async with journal.record_intent("local:jane", "rotate", replaces="1") as intent:
+        await journal.record_outcome(intent, "made", "2", location="/x")
+    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
         with (folder / "journal.jsonl").open("a") as file:
             file.write(filler)
-        await finish(journal, "made")
+        await record_attempt(journal, "made")
 
-    [rotation] = await journal.find_rotations("1")
+    [rotation] = await journal.list_rotations("1")
     assert (rotation.token_id, rotation.place) == ("2", "/x")
 
 
 async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of_them(folder: Path) -> None:
-    crashed, told, settled = crash(folder), crash(folder, "local:told"), crash(folder, "local:settled")
-    journal = journal_in(folder)
+    crashed, told, settled = (
+        leave_open_intent(folder),
+        leave_open_intent(folder, "local:told"),
+        leave_open_intent(folder, "local:settled"),
+    )
+    journal = create_journal(folder)
     with (folder / "journal.jsonl").open("a") as file:
         for intent, mark in ((told, "reported"), (settled, "mentioned")):
             file.write(intent.model_copy(update={"result": mark}).model_dump_json() + "\n")
-    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (LARGEST // 1000 + 1)
+    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
         with (folder / "journal.jsonl").open("a") as file:
             file.write(filler)
-        await finish(journal, "made")
+        await record_attempt(journal, "made")
 
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * LARGEST
-    assert await journal.report_open() == [crashed]
-    assert await open_intents(journal, "local:told") == [told]
-    assert await open_intents(journal, "local:settled") == []
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * ARCHIVE_AFTER_BYTES
+    assert await journal.take_unreported() == [crashed]
+    assert await find_open_intents(journal, "local:told") == [told]
+    assert await find_open_intents(journal, "local:settled") == []
     assert {file.name for file in folder.iterdir()} == {"journal.1.jsonl", "journal.jsonl", "journal.lock"}
 
 
@@ -434,15 +446,15 @@ from token_tools.times import utc_now
 async def main():
     journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=utc_now)
     for _ in range(20):
-        async with journal.intend("local:jane") as intent:
-            await journal.conclude(intent, "made")
+        async with journal.record_intent("local:jane") as intent:
+            await journal.record_outcome(intent, "made")
 anyio.run(main)
 """
     async with anyio.create_task_group() as writers:
         for _ in range(4):
             writers.start_soon(anyio.run_process, [sys.executable, "-c", script])
 
-    written = lines(folder)
+    written = read_journal(folder)
     assert len(written) == 160
     assert len({line["attempt"] for line in written}) == 80
 
@@ -451,18 +463,18 @@ async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
     folder.write_text("a file where the folder should be")
 
     with pytest.raises(JournalError, match="cannot be written: Not a directory"):
-        await finish(journal_in(folder), "made")
+        await record_attempt(create_journal(folder), "made")
 
 
 async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> None:
-    await finish(journal_in(folder), "made")
+    await record_attempt(create_journal(folder), "made")
     (folder / "journal.a.lock").mkdir()
     os.mkfifo(folder / "journal.b.lock")
     (folder / "journal.c.lock").symlink_to(folder / "journal.lock")
     before = {*folder.iterdir()}
 
     with anyio.fail_after(5):
-        assert await journal_in(folder).report_open() == []
+        assert await create_journal(folder).take_unreported() == []
 
     assert {*folder.iterdir()} == before
 
@@ -472,14 +484,14 @@ async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) ->
     os.mkfifo(folder / "journal.jsonl")
 
     with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
-        await open_intents(journal_in(folder), "local:jane")
+        await find_open_intents(create_journal(folder), "local:jane")
 
 
 async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:
-    await finish(journal_in(folder), "made")
+    await record_attempt(create_journal(folder), "made")
     (folder / "journal.jsonl").chmod(0o644)
 
-    await finish(journal_in(folder), "made")
+    await record_attempt(create_journal(folder), "made")
 
     assert stat.S_IMODE((folder / "journal.jsonl").stat().st_mode) == 0o600
 
@@ -489,7 +501,7 @@ async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: 
     (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(JournalError, match="symbolic links"):
-        await finish(journal_in(folder), "made")
+        await record_attempt(create_journal(folder), "made")
 
     assert not (tmp_path / "elsewhere").exists()
 
@@ -497,7 +509,7 @@ async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: 
 async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = await finish(journal_in(folder), "made")
+    before = await record_attempt(create_journal(folder), "made")
     script = f"""
 import fcntl, os, sys
 lock = open({str(folder / "journal.lock")!r}, "w")
@@ -510,11 +522,11 @@ sys.stdin.read()
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        journal = Journal(folder, cluster="c", clock=lambda: NOW, patience=0.05)
-        with anyio.fail_after(PATIENCE):
+        journal = Journal(folder, cluster="c", clock=lambda: NOW, timeout_seconds=0.05)
+        with anyio.fail_after(TIMEOUT_SECONDS):
             with pytest.raises(JournalError, match=r"held by another process"):
-                await finish(journal, "made")
-            told = await journal.conclude(before, "made")
+                await record_attempt(journal, "made")
+            told = await journal.record_outcome(before, "made")
 
     assert told == f"The journal {folder / 'journal.jsonl'} is held by another process."
     assert caplog.messages == [told]
@@ -538,13 +550,13 @@ sys.addaudithook(hang)
 
 async def finish():
     journal = Journal(Path({str(folder)!r}), cluster="c", clock=utc_now)
-    async with journal.intend("local:jane") as intent:
-        await journal.conclude(intent, "made")
+    async with journal.record_intent("local:jane") as intent:
+        await journal.record_outcome(intent, "made")
 
 async def main():
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(finish)
-        assert await anyio.to_thread.run_sync(hangs.wait, {PATIENCE})
+        assert await anyio.to_thread.run_sync(hangs.wait, {TIMEOUT_SECONDS})
         print("others have their turn")
         goes_on.set()
 

@@ -13,44 +13,46 @@ from tempfile import TemporaryDirectory
 import anyio
 import pytest
 
-from tests.support.harness import Bench
-from token_tools.storage.private_files import find_private_mode, make_private_folder, open_private_folder
+from tests.support.harness import Harness
+from token_tools.storage.private_files import ensure_private_folder, open_private_folder, read_private_mode
 
 pytestmark = pytest.mark.anyio
 
-CREATE = "create_access_token"
-POSTS = ("POST", "/v1/auth/access-tokens/")
-NOBODY = 65534
-TIMEOUT = 30
+CREATE_TOOL = "create_access_token"
+CREATE_REQUEST = ("POST", "/v1/auth/access-tokens/")
+OTHER_USER_ID = 65534
+TIMEOUT_SECONDS = 30
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
 
 
 @pytest.fixture
-def public() -> Generator[Path]:
+def reachable_folder() -> Generator[Path]:
     """A folder that other users can reach."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
-def mode(path: Path) -> int:
+def permission_bits(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def use(path: Path) -> None:
-    os.close(make_private_folder(path))
+def make_and_close_folder(path: Path) -> None:
+    os.close(ensure_private_folder(path))
 
 
-def be(user: int, *lines: str) -> str:
+def run_as_user(user: int, *lines: str) -> str:
     """What a program prints that another user runs, but for what it begins and ends with."""
     begin = [
         "import os, pathlib",
-        "from token_tools.storage.private_files import make_private_folder",
+        "from token_tools.storage.private_files import ensure_private_folder",
         f"os.setegid({user})",
     ]
     script = "\n".join([*begin, f"os.seteuid({user})", *lines, "os.seteuid(0)"])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -58,39 +60,39 @@ def be(user: int, *lines: str) -> str:
 @pytest.mark.parametrize("umask", [0, 0o777])
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
 async def test_each_folder_that_is_made_is_private_whatever_the_umask(
-    bench: Bench, tmp_path: Path, setting: str, umask: int
+    harness: Harness, tmp_path: Path, setting: str, umask: int
 ) -> None:
     before = os.umask(umask)
     try:
-        told = await bench.at(setting, tmp_path / "a" / "b" / "c").call(CREATE, {"user": "local:jane"})
+        told = await harness.with_folder(setting, tmp_path / "a" / "b" / "c").call(CREATE_TOOL, {"user": "local:jane"})
     finally:
         os.umask(before)
 
     assert not told.is_error
-    assert {mode(path) for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
-    assert {mode(path) for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
+    assert {permission_bits(path) for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
+    assert {permission_bits(path) for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
 
 
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("bits", [0o777, 0o707])
 async def test_a_folder_below_one_in_which_others_can_write_is_refused_before_the_request(
-    bench: Bench, tmp_path: Path, setting: str, depth: int, bits: int
+    harness: Harness, tmp_path: Path, setting: str, depth: int, bits: int
 ) -> None:
     folder = tmp_path / "open" / "between" / "own"
     folder.mkdir(parents=True, mode=0o700)
     open_to_all = folder.parents[depth - 1]
     open_to_all.chmod(bits)
 
-    told = await bench.at(setting, folder).refused(CREATE, {"user": "local:jane"})
+    told = await harness.with_folder(setting, folder).call_refused(CREATE_TOOL, {"user": "local:jane"})
 
     assert f"others can replace what is in {open_to_all} on the way to it (mode {bits:04o})" in told
     assert f": chmod go-w {open_to_all}, or name another folder" in told
-    assert bench.recorder.bodies(*POSTS) == []
+    assert harness.recorder.bodies(*CREATE_REQUEST) == []
     assert not [*folder.iterdir()]
 
 
-async def test_the_command_that_a_refusal_tells_mends_it(bench: Bench, tmp_path: Path) -> None:
+async def test_the_command_that_a_refusal_tells_mends_it(harness: Harness, tmp_path: Path) -> None:
     folder = tmp_path / "o'pen" / "own"
     folder.mkdir(parents=True)
     (folder / "other").touch()
@@ -98,18 +100,18 @@ async def test_the_command_that_a_refusal_tells_mends_it(bench: Bench, tmp_path:
     folder.chmod(0o755)
 
     for _ in range(2):
-        told = await bench.refused(CREATE, {"user": "local:jane"}, delivery_dir=folder)
+        told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
         command = told[told.index("chmod ") :].partition(", or name another folder")[0]
         await anyio.run_process(command)
 
-    assert not (await bench.call(CREATE, {"user": "local:jane"}, delivery_dir=folder)).is_error
+    assert not (await harness.call(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)).is_error
 
 
 def test_others_may_add_to_a_sticky_folder_on_the_way(tmp_path: Path) -> None:
     (tmp_path / "sticky").mkdir()
     (tmp_path / "sticky").chmod(0o1777)
 
-    use(tmp_path / "sticky" / "own")
+    make_and_close_folder(tmp_path / "sticky" / "own")
 
 
 @pytest.mark.parametrize("special", [stat.S_ISGID, stat.S_ISVTX, stat.S_ISGID | stat.S_ISVTX])
@@ -118,9 +120,9 @@ def test_only_what_lets_others_in_counts(tmp_path: Path, special: int) -> None:
     (tmp_path / "own" / "other").touch()
     (tmp_path / "own").chmod(0o700 | special)
 
-    use(tmp_path / "own")
+    make_and_close_folder(tmp_path / "own")
 
-    assert mode(tmp_path / "own") == 0o700 | special
+    assert permission_bits(tmp_path / "own") == 0o700 | special
 
 
 @pytest.mark.parametrize("bits", [0o710, 0o701, 0o720, 0o704])
@@ -129,50 +131,50 @@ def test_each_way_in_for_others_counts(tmp_path: Path, bits: int) -> None:
     (tmp_path / "own" / "other").touch()
     (tmp_path / "own").chmod(bits)
 
-    for opened in (make_private_folder, open_private_folder):
+    for opened in (ensure_private_folder, open_private_folder):
         with pytest.raises(PermissionError, match=f"others can enter it .mode {bits:04o}.: chmod 700 {tmp_path}/own"):
             opened(tmp_path / "own")
 
 
-async def test_an_empty_folder_is_not_changed_before_the_first_token(bench: Bench) -> None:
-    bench.settings.delivery_dir.mkdir(parents=True)
-    bench.settings.delivery_dir.parent.chmod(0o700)
-    bench.settings.delivery_dir.chmod(0o755)
+async def test_an_empty_folder_is_not_changed_before_the_first_token(harness: Harness) -> None:
+    harness.settings.delivery_dir.mkdir(parents=True)
+    harness.settings.delivery_dir.parent.chmod(0o700)
+    harness.settings.delivery_dir.chmod(0o755)
 
-    await bench.call("list_access_tokens")
-    assert mode(bench.settings.delivery_dir) == 0o755
+    await harness.call("list_access_tokens")
+    assert permission_bits(harness.settings.delivery_dir) == 0o755
 
-    await bench.call(CREATE, {"user": "local:jane"})
-    assert mode(bench.settings.delivery_dir) == 0o700
+    await harness.call(CREATE_TOOL, {"user": "local:jane"})
+    assert permission_bits(harness.settings.delivery_dir) == 0o700
 
 
 @needs_root
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
-async def test_a_folder_below_that_of_another_user_is_refused(bench: Bench, tmp_path: Path, setting: str) -> None:
+async def test_a_folder_below_that_of_another_user_is_refused(harness: Harness, tmp_path: Path, setting: str) -> None:
     folder = tmp_path / "theirs" / "own"
     folder.mkdir(parents=True, mode=0o700)
-    os.chown(folder.parent, NOBODY, NOBODY)
+    os.chown(folder.parent, OTHER_USER_ID, OTHER_USER_ID)
 
-    told = await bench.at(setting, folder).refused(CREATE, {"user": "local:jane"})
+    told = await harness.with_folder(setting, folder).call_refused(CREATE_TOOL, {"user": "local:jane"})
 
-    assert f"{folder.parent} on the way to it belongs to another user (uid {NOBODY}), who can replace" in told
+    assert f"{folder.parent} on the way to it belongs to another user (uid {OTHER_USER_ID}), who can replace" in told
     assert f"chown root {folder.parent}" in told
-    assert bench.recorder.bodies(*POSTS) == []
+    assert harness.recorder.bodies(*CREATE_REQUEST) == []
 
 
 @needs_root
-async def test_a_folder_of_another_user_is_refused_with_what_mends_it(bench: Bench, tmp_path: Path) -> None:
+async def test_a_folder_of_another_user_is_refused_with_what_mends_it(harness: Harness, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o700)
     (folder / "other").touch()
-    os.chown(folder, NOBODY, NOBODY)
+    os.chown(folder, OTHER_USER_ID, OTHER_USER_ID)
 
-    told = await bench.refused(CREATE, {"user": "local:jane"}, delivery_dir=folder)
+    told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
 
-    assert f"it belongs to another user (uid {NOBODY}): chown 0 {folder}" in told
+    assert f"it belongs to another user (uid {OTHER_USER_ID}): chown 0 {folder}" in told
 
 
-def private_group() -> int | None:
+def find_private_group() -> int | None:
     """The group of us alone, where the system makes such groups."""
     try:
         account, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
@@ -182,13 +184,13 @@ def private_group() -> int | None:
     return group.gr_gid if is_own and not group.gr_mem else None
 
 
-def shared_group() -> int | None:
+def find_shared_group() -> int | None:
     """A group besides, to which we can give a folder."""
     others = os.getgroups() if os.geteuid() else [group.gr_gid for group in grp.getgrall()]
     return next((group for group in others if group != os.getegid()), None)
 
 
-@pytest.mark.parametrize(("find_group", "is_refused"), [(private_group, False), (shared_group, True)])
+@pytest.mark.parametrize(("find_group", "is_refused"), [(find_private_group, False), (find_shared_group, True)])
 def test_a_group_counts_for_others_unless_it_is_the_user_s_own(
     tmp_path: Path, find_group: Callable[[], int | None], is_refused: bool
 ) -> None:
@@ -201,22 +203,22 @@ def test_a_group_counts_for_others_unless_it_is_the_user_s_own(
 
     if is_refused:
         with pytest.raises(PermissionError, match="others can replace what is in"):
-            use(tmp_path / "grouped" / "own")
+            make_and_close_folder(tmp_path / "grouped" / "own")
     else:
-        use(tmp_path / "grouped" / "own")
+        make_and_close_folder(tmp_path / "grouped" / "own")
 
 
 @needs_root
 @pytest.mark.parametrize("bits", [0o755, 0o775])
-def test_a_user_whom_the_system_does_not_know_has_no_group_of_their_own(public: Path, bits: int) -> None:
+def test_a_user_whom_the_system_does_not_know_has_no_group_of_their_own(reachable_folder: Path, bits: int) -> None:
     unknown = 54321
-    (public / "theirs").mkdir()
-    os.chown(public / "theirs", unknown, unknown)
-    (public / "theirs").chmod(bits)
+    (reachable_folder / "theirs").mkdir()
+    os.chown(reachable_folder / "theirs", unknown, unknown)
+    (reachable_folder / "theirs").chmod(bits)
 
-    told = be(
+    told = run_as_user(
         unknown,
-        f"try: make_private_folder(pathlib.Path({str(public)!r}, 'theirs', 'own'))",
+        f"try: ensure_private_folder(pathlib.Path({str(reachable_folder)!r}, 'theirs', 'own'))",
         "except PermissionError as failure: print(failure.strerror)",
     )
 
@@ -224,24 +226,24 @@ def test_a_user_whom_the_system_does_not_know_has_no_group_of_their_own(public: 
 
 
 @needs_root
-def test_a_folder_on_the_way_that_may_not_be_listed_is_passed_through(public: Path) -> None:
-    public.chmod(0o711)
-    (public / "theirs").mkdir(mode=0o700)
-    os.chown(public / "theirs", NOBODY, NOBODY)
+def test_a_folder_on_the_way_that_may_not_be_listed_is_passed_through(reachable_folder: Path) -> None:
+    reachable_folder.chmod(0o711)
+    (reachable_folder / "theirs").mkdir(mode=0o700)
+    os.chown(reachable_folder / "theirs", OTHER_USER_ID, OTHER_USER_ID)
 
-    be(
-        NOBODY,
-        f"make_private_folder(pathlib.Path({str(public)!r}, 'theirs', 'own'))",
+    run_as_user(
+        OTHER_USER_ID,
+        f"ensure_private_folder(pathlib.Path({str(reachable_folder)!r}, 'theirs', 'own'))",
     )
 
-    assert mode(public / "theirs" / "own") == 0o700
+    assert permission_bits(reachable_folder / "theirs" / "own") == 0o700
 
 
-def test_what_is_no_ordinary_file_is_not_taken_for_a_private_one() -> None:
+def test_only_a_regular_file_has_a_private_mode() -> None:
     reading, writing = os.pipe()
 
     with pytest.raises(OSError, match="no ordinary file"):
-        find_private_mode(reading)
+        read_private_mode(reading)
 
     os.close(reading)
     os.close(writing)
@@ -250,13 +252,13 @@ def test_what_is_no_ordinary_file_is_not_taken_for_a_private_one() -> None:
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
 @pytest.mark.parametrize("name", ["z\udceb", "z\x00"], ids=ascii)
 async def test_a_folder_that_no_answer_could_name_is_refused_before_the_request(
-    bench: Bench, tmp_path: Path, setting: str, name: str
+    harness: Harness, tmp_path: Path, setting: str, name: str
 ) -> None:
-    told = await bench.at(setting, tmp_path / name).refused(CREATE, {"user": "local:jane"})
+    told = await harness.with_folder(setting, tmp_path / name).call_refused(CREATE_TOOL, {"user": "local:jane"})
     assert "Name another folder" in told
     assert told.isprintable()
     if setting == "delivery_dir":
-        report = await bench.refused("audit_access_tokens", {"report": "csv"}, delivery_dir=tmp_path / name)
+        report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=tmp_path / name)
         assert "Name another folder" in report
-    assert bench.recorder.bodies(*POSTS) == []
+    assert harness.recorder.bodies(*CREATE_REQUEST) == []
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("z")]

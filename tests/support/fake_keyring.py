@@ -7,46 +7,46 @@ from keyring.backend import KeyringBackend
 from keyring.errors import KeyringLocked
 
 
-class Keychain(KeyringBackend):
-    """A keyring in memory; `broken` says at which verb it fails, or forgets, and `failure` how."""
+class FakeKeyring(KeyringBackend):
+    """A keyring in memory; `failing_step` says at which verb it fails, or forgets, and `failure` how."""
 
     priority = cast("Any", 1)
 
     def __init__(self) -> None:
-        self.broken = ""
+        self.failing_step = ""
         self.failure: BaseException = KeyringLocked()
-        self.stays = False
-        self.go_on = threading.Event()
-        self.was_read = threading.Event()
+        self.refuses_deletion = False
+        self.hang_released = threading.Event()
+        self.password_read = threading.Event()
         self.secrets: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
         """What was kept."""
-        if self.broken == "get":
+        if self.failing_step == "get":
             raise self.failure
-        if self.broken == "silent":
-            self.go_on.wait(30)
-        if self.broken == "deny":
+        if self.failing_step == "silent":
+            self.hang_released.wait(30)
+        if self.failing_step == "deny":
             return None
-        self.was_read.set()
+        self.password_read.set()
         return self.secrets.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Keep it."""
-        if self.broken == "set":
+        if self.failing_step == "set":
             raise self.failure
-        if self.broken == "crash":
+        if self.failing_step == "crash":
             raise RuntimeError(password)
-        if self.broken == "hang":
-            self.go_on.wait(30)
-        if self.broken != "forget":
+        if self.failing_step == "hang":
+            self.hang_released.wait(30)
+        if self.failing_step != "forget":
             self.secrets[service, username] = password
-        if self.broken == "kept":
+        if self.failing_step == "kept":
             raise self.failure
 
     def delete_password(self, service: str, username: str) -> None:
         """Forget it."""
-        if self.stays:
+        if self.refuses_deletion:
             raise self.failure
         del self.secrets[service, username]
-        self.go_on.set()
+        self.hang_released.set()

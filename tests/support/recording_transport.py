@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 
 import httpx
 
-Served = Callable[[httpx.Request, httpx.Response], Awaitable[httpx.Response]]
+OnServed = Callable[[httpx.Request, httpx.Response], Awaitable[httpx.Response]]
 
 
-async def _as_it_is(_request: httpx.Request, response: httpx.Response) -> httpx.Response:
+async def _keep_response(_request: httpx.Request, response: httpx.Response) -> httpx.Response:
     return response
 
 
 @dataclass
-class Recorder(httpx.AsyncBaseTransport):
+class RecordingTransport(httpx.AsyncBaseTransport):
     """Stands between the server and a cluster. `on_served` may change an answer, hold it back, or raise instead."""
 
     cluster: httpx.AsyncBaseTransport
-    on_served: Served = _as_it_is
+    on_served: OnServed = _keep_response
     requests: list[httpx.Request] = field(default_factory=list[httpx.Request])
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -27,7 +27,7 @@ class Recorder(httpx.AsyncBaseTransport):
         await response.aread()
         return await self.on_served(request, response)
 
-    def seen(self) -> list[str]:
+    def request_lines(self) -> list[str]:
         """`METHOD path?query` of each request, in order."""
         return [f"{request.method} {request.url.raw_path.decode()}" for request in self.requests]
 

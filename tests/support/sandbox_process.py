@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60
-BIN = Path(sys.executable).parent
-_SDK = """
+TIMEOUT_SECONDS = 60
+BIN_FOLDER = Path(sys.executable).parent
+_SDK_SCRIPT = """
 import json, sys
 from qumulo.lib.auth import Credentials
 from qumulo.lib.identity_util import Identity
@@ -31,37 +31,37 @@ print(json.dumps(told))
 
 
 @dataclass(frozen=True)
-class Sandbox:
+class SandboxProcess:
     """A running sandbox: `settings` are what it prints for a shell."""
 
     settings: dict[str, str]
     process: subprocess.Popen[str]
 
-    def sdk(self, expression: str, *, bearer_token: str | None = None) -> Any:  # noqa: ANN401 - any JSON, as `json.loads` gives it
+    def run_sdk(self, expression: str, *, bearer_token: str | None = None) -> Any:  # noqa: ANN401 - any JSON, as `json.loads` gives it
         """What an expression in `client` and `tokens` of the vendor's Python SDK gives, as JSON.
 
         An error that the SDK understands comes back as its status, class and description.
         """
         host, port = self.settings["QUMULO_HOST"], self.settings["QUMULO_PORT"]
         bearer_token = bearer_token or self.settings["QUMULO_BEARER_TOKEN"]
-        return json.loads(run(sys.executable, "-c", _SDK, host, port, bearer_token, expression).stdout)
+        return json.loads(run_process(sys.executable, "-c", _SDK_SCRIPT, host, port, bearer_token, expression).stdout)
 
-    def qq(self, *arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """One command of the vendor's `qq`."""
+    def run_qq(self, *arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """One command of the vendor's `run_qq`."""
         host, port = self.settings["QUMULO_HOST"], self.settings["QUMULO_PORT"]
         where = ["--host", host, "--port", port, "--credentials-store", str(store or self.settings["store"])]
-        return run(str(BIN / "qq"), *where, *arguments)
+        return run_process(str(BIN_FOLDER / "qq"), *where, *arguments)
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
+def run_process(*command: str) -> subprocess.CompletedProcess[str]:
     """A child process that ends in good time, whatever its status."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
 
 
 @contextmanager
-def running_sandbox(*options: str) -> Generator[Sandbox]:
+def running_sandbox(*options: str) -> Generator[SandboxProcess]:
     """The sandbox from its announcement to its end."""
-    command = [str(BIN / "qumulo-token-tools"), "sandbox", *options]
+    command = [str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         announced = ""
@@ -72,7 +72,7 @@ def running_sandbox(*options: str) -> Generator[Sandbox]:
         settings = dict(re.findall(r"^export (\w+)=(.*)$", announced, re.MULTILINE))
         settings |= dict(re.findall(r"--credentials-(store) (\S+)", announced))
         try:
-            yield Sandbox(settings, process)
+            yield SandboxProcess(settings, process)
         finally:
             process.terminate()
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT_SECONDS)

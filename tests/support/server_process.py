@@ -18,7 +18,7 @@ import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
 from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB
-from tests.support.twin_clusters import serving
+from tests.support.twin_clusters import serve_over_https
 from tests.system.test_stdio import COMMAND, INITIALIZE, INITIALIZED, Message
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Cluster
@@ -26,65 +26,65 @@ from token_tools.sandbox.faults import Endpoint, Fault, Faults
 from token_tools.sandbox.https import LOOPBACK
 from token_tools.times import utc_now
 
-PATIENCE = 60
-_WITH_TERMINAL = """
+TIMEOUT_SECONDS = 60
+_CONTROLLING_TERMINAL_SCRIPT = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-CREATE = "POST /v1/auth/access-tokens/"
-Before = Callable[[str], Awaitable[None]]
+CREATE_REQUEST = "POST /v1/auth/access-tokens/"
+BeforeServing = Callable[[str], Awaitable[None]]
 Streams = Literal["pipes", "terminal", "terminal-and-pipe"]
 """What stdin and stdout of the process are. Only where both are the terminal it is the one that it hangs on."""
 
 
-async def _at_once(_request: str) -> None:
+async def _serve_at_once(_request: str) -> None:
     """Without a delay."""
 
 
 @dataclass
-class Stage:
-    """A cluster, served over HTTPS; each request goes to `seen`, and is served once `before` it is over."""
+class ServedCluster:
+    """A cluster, served over HTTPS; each request goes to `requests`, and is served once `before_serving` it is over."""
 
     cluster: Cluster
     faults: Faults
     folder: Path
     port: int
-    own: str
-    seen: SimpleQueue[str] = field(default_factory=SimpleQueue[str])
-    held: threading.Event = field(default_factory=threading.Event)
-    before: Before = _at_once
+    own_bearer_token: str
+    requests: SimpleQueue[str] = field(default_factory=SimpleQueue[str])
+    creates_released: threading.Event = field(default_factory=threading.Event)
+    before_serving: BeforeServing = _serve_at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         request = f"{scope['method']} {scope['path']}"
-        self.seen.put(request)
-        await self.before(request)
+        self.requests.put(request)
+        await self.before_serving(request)
         await self.faults(scope, receive, send)
 
     async def hold_creates(self, request: str) -> None:
         """Wait with each create until it is let go."""
-        if request == CREATE:
-            await anyio.to_thread.run_sync(self.held.wait, PATIENCE)
+        if request == CREATE_REQUEST:
+            await anyio.to_thread.run_sync(self.creates_released.wait, TIMEOUT_SECONDS)
 
     def wait_for(self, request: str) -> None:
         """Return when it has come."""
-        while self.seen.get(timeout=PATIENCE) != request:
+        while self.requests.get(timeout=TIMEOUT_SECONDS) != request:
             pass
 
     @property
-    def state(self) -> Path:
+    def state_folder(self) -> Path:
         """Where the command keeps what it keeps."""
         return self.folder / "qumulo-token-tools"
 
-    def environment(self, **settings: str) -> dict[str, str]:
+    def create_environment(self, **settings: str) -> dict[str, str]:
         """What the command needs to know."""
         return os.environ | {
             "XDG_STATE_HOME": str(self.folder),
             "HOME": str(self.folder),
             "QUMULO_HOST": LOOPBACK,
             "QUMULO_PORT": str(self.port),
-            "QUMULO_BEARER_TOKEN": self.own,
+            "QUMULO_BEARER_TOKEN": self.own_bearer_token,
             "QUMULO_VERIFY_TLS": "false",
             "QUMULO_CONFIRM": "none",
             **settings,
@@ -92,65 +92,65 @@ class Stage:
 
     def read_journal(self) -> list[dict[str, Any]]:
         """The lines of the journal; each is whole."""
-        path = self.state / "journal.jsonl"
+        path = self.state_folder / "journal.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def outcomes(self) -> list[str]:
+    def read_outcomes(self) -> list[str]:
         """What the journal has, in order."""
         return [line["result"] for line in self.read_journal()]
 
-    def delivered(self) -> dict[str, str]:
+    def read_delivered(self) -> dict[str, str]:
         """The bearer tokens in files, by the ids of their tokens."""
-        files = (self.state / "tokens").glob("*.json")
+        files = (self.state_folder / "tokens").glob("*.json")
         return {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
 
 
 @contextmanager
-def staged(folder: Path, plan: Mapping[Endpoint, Fault] | None = None) -> Generator[Stage]:
+def served_cluster(folder: Path, planned_faults: Mapping[Endpoint, Fault] | None = None) -> Generator[ServedCluster]:
     """A stage with an administrator, two janes and a bob, which fails as planned."""
     cluster = Cluster(clock=utc_now)
     for account in (ADMIN, JANE, AD_JANE, LDAP_BOB):
         cluster.add_account(account)
-    own = cluster.create_token(ADMIN.auth_id, creator=ADMIN.auth_id)
-    faults = Faults(create_app(cluster), dict(plan or {}))
-    stage = Stage(cluster, faults, folder, 0, own.bearer_token)
-    with serving(stage, folder) as stage.port:
+    own = cluster.add_token(ADMIN.auth_id, creator=ADMIN.auth_id)
+    faults = Faults(create_app(cluster), dict(planned_faults or {}))
+    stage = ServedCluster(cluster, faults, folder, 0, own.bearer_token)
+    with serve_over_https(stage, folder) as stage.port:
         try:
             yield stage
         finally:
-            stage.held.set()
+            stage.creates_released.set()
 
 
 @dataclass
-class Life:
+class ServerProcess:
     """A process, and the client's ends of its stdin and stdout; they are the same where it is a terminal."""
 
     process: subprocess.Popen[bytes]
-    to: int
-    back: int
+    stdin_fd: int
+    stdout_fd: int
 
     def send(self, *messages: Message) -> None:
         """Write to its stdin."""
-        os.write(self.to, b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+        os.write(self.stdin_fd, b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
     def read_line(self) -> bytes:
         """The next line of its stdout, or what there is of it at its end."""
         line = b""
-        while not line.endswith(b"\n") and select.select([self.back], [], [], PATIENCE)[0]:
+        while not line.endswith(b"\n") and select.select([self.stdout_fd], [], [], TIMEOUT_SECONDS)[0]:
             with suppress(OSError):  # a terminal whose other end is closed
-                if chunk := os.read(self.back, 1):
+                if chunk := os.read(self.stdout_fd, 1):
                     line += chunk
                     continue
             break
         return line
 
-    def close(self, *which: int) -> None:
+    def close(self, *fds: int) -> None:
         """Close these of the client's ends, as its death does; those that are closed already are not there."""
-        for descriptor in {*which} & {self.to, self.back} - {-1}:
+        for descriptor in {*fds} & {self.stdin_fd, self.stdout_fd} - {-1}:
             os.close(descriptor)
-        self.to, self.back = (-1 if one in which else one for one in (self.to, self.back))
+        self.stdin_fd, self.stdout_fd = (-1 if one in fds else one for one in (self.stdin_fd, self.stdout_fd))
 
-    def lives_on(self, seconds: float) -> bool:
+    def is_running_after(self, seconds: float) -> bool:
         """Whether it is still there after that time."""
         try:
             self.process.wait(seconds)
@@ -158,57 +158,63 @@ class Life:
             return True
         return False
 
-    def read_warnings(self, *, until: str) -> None:
+    def read_stderr(self, *, until: str) -> None:
         """Read its stderr up to this line."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if line.decode() == f"{until}\n":
                 return
 
-    def end(self) -> tuple[int, str]:
+    def wait_for_exit(self) -> tuple[int, str]:
         """Its status and what it said on stderr, but for the warning that each of these lives begins with."""
-        status = self.process.wait(PATIENCE)
+        status = self.process.wait(TIMEOUT_SECONDS)
         assert self.process.stderr is not None
         told = self.process.stderr.read().decode()
         return status, "".join(line for line in told.splitlines(keepends=True) if "VERIFY_TLS" not in line)
 
 
 @contextmanager
-def living(stage: Stage, *, over: Streams = "pipes", wrapper: str = "", **settings: str) -> Generator[Life]:
+def running_server(
+    cluster: ServedCluster, *, streams: Streams = "pipes", wrapper: str = "", **settings: str
+) -> Generator[ServerProcess]:
     """The command from its first answer on; `wrapper` starts it."""
-    ours, theirs = _open_streams(over)
-    command = [*wrapper.split(), *([sys.executable, "-c", _WITH_TERMINAL] if over == "terminal" else []), COMMAND]
+    ours, theirs = _open_streams(streams)
+    command = [
+        *wrapper.split(),
+        *([sys.executable, "-c", _CONTROLLING_TERMINAL_SCRIPT] if streams == "terminal" else []),
+        COMMAND,
+    ]
     process = subprocess.Popen(
         command,
         stdin=theirs[0],
         stdout=theirs[1],
         stderr=subprocess.PIPE,
-        env=stage.environment(**settings),
+        env=cluster.create_environment(**settings),
         start_new_session=True,
     )
     for descriptor in {*theirs}:
         os.close(descriptor)
-    life = Life(process, *ours)
+    life = ServerProcess(process, *ours)
     try:
         life.send(INITIALIZE, INITIALIZED)
         assert b'"id":1' in life.read_line()
         yield life
     finally:
         process.kill()
-        life.close(life.to, life.back)
+        life.close(life.stdin_fd, life.stdout_fd)
         with process:
             pass
 
 
-def _open_streams(over: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
+def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
     """The client's ends, and the process's."""
-    if over == "pipes":
+    if streams == "pipes":
         source, to = os.pipe()
     else:
         to, source = os.openpty()
         # As it is, without echo.
         tty.setraw(source)
-    if over == "terminal":
+    if streams == "terminal":
         return (to, to), (source, source)
     back, sink = os.pipe()
     return (to, back), (source, sink)

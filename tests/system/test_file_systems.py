@@ -17,27 +17,27 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Bench
+from tests.support.harness import Harness
 
 pytestmark = pytest.mark.anyio
 
-TIMEOUT = 60
-CREATE = "create_access_token"
-ROOT = Path(__file__).parents[2]
-CHILD = """
+TIMEOUT_SECONDS = 60
+CREATE_TOOL = "create_access_token"
+REPOSITORY = Path(__file__).parents[2]
+CHILD_SCRIPT = """
 import json, sys
 from pathlib import Path
 import anyio
-from tests.support.harness import JANE, make_bench
+from tests.support.harness import JANE, create_harness
 
 async def main():
-    bench = make_bench("auto", Path(sys.argv[1]))
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    harness = create_harness("auto", Path(sys.argv[1]))
+    told = await harness.call("create_access_token", {"user": "local:jane"})
     print(json.dumps({
         "told": told.text,
         "fields": told.fields,
-        "posts": len(bench.recorder.bodies("POST", "/v1/auth/access-tokens/")),
-        "tokens": len(bench.tokens_of(JANE)),
+        "posts": len(harness.recorder.bodies("POST", "/v1/auth/access-tokens/")),
+        "tokens": len(harness.tokens_of(JANE)),
     }))
 
 anyio.run(main)
@@ -51,62 +51,64 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 
 @contextmanager
-def mounted(folder: Path, *options: str) -> Generator[Path]:
+def bindfs_mounted(folder: Path, *options: str) -> Generator[Path]:
     """A folder as bindfs shows it with these options."""
     real, shown = folder / "real", folder / "shown"
     for path in (real, shown):
         path.mkdir(mode=0o700)
-    subprocess.run(["bindfs", *options, str(real), str(shown)], check=True, timeout=TIMEOUT)  # noqa: S607 - found on PATH, as above
+    subprocess.run(["bindfs", *options, str(real), str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - found on PATH, as above
     try:
         yield shown
     finally:
-        subprocess.run(["umount", "--lazy", str(shown)], check=True, timeout=TIMEOUT)  # noqa: S607 - on PATH
+        subprocess.run(["umount", "--lazy", str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - on PATH
 
 
 @dataclass(frozen=True)
-class Created:
+class CreateRun:
     """What one create came to."""
 
-    told: str
+    text: str
     fields: Any
-    posts: int
-    tokens: int
+    post_count: int
+    token_count: int
 
 
-def create(folder: Path, *options: str) -> Created:
+def create_under_strace(folder: Path, *options: str) -> CreateRun:
     """Make a token in a process of its own, of which some system calls fail."""
     home = os.environ | {"HOME": str(folder), "XDG_STATE_HOME": str(folder)}
     strace = ["strace", "--follow-forks", "-qq", "--seccomp-bpf", "--output=/dev/null", *options]
     child = subprocess.run(
-        [*strace, sys.executable, "-c", CHILD, str(folder)],
-        cwd=ROOT,
+        [*strace, sys.executable, "-c", CHILD_SCRIPT, str(folder)],
+        cwd=REPOSITORY,
         env=home,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    return Created(**json.loads(child.stdout))
+    return CreateRun(**json.loads(child.stdout))
 
 
 @needs_bindfs
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
 @pytest.mark.parametrize("exists", [False, True])
 async def test_a_file_system_that_keeps_no_modes_is_refused_before_the_request(
-    bench: Bench, tmp_path: Path, setting: str, exists: bool
+    harness: Harness, tmp_path: Path, setting: str, exists: bool
 ) -> None:
-    with mounted(tmp_path, "--chmod-ignore", "--perms=0777") as shown:
+    with bindfs_mounted(tmp_path, "--chmod-ignore", "--perms=0777") as shown:
         if exists:
             (shown / "secrets").mkdir()
             (shown / "secrets" / "other").touch()
         for _ in range(2):
-            told = await bench.at(setting, shown / "secrets").refused(CREATE, {"user": "local:jane"})
+            told = await harness.with_folder(setting, shown / "secrets").call_refused(
+                CREATE_TOOL, {"user": "local:jane"}
+            )
             assert "its file system does not keep modes: what is made there with mode 0700 has mode 0777" in told
         left = [path.name for path in (tmp_path / "real").rglob("*")]
 
     assert left == (["secrets", "other"] if exists else [])
-    assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
+    assert harness.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
 
 
 @needs_bindfs
@@ -120,24 +122,24 @@ async def test_a_file_system_that_keeps_no_modes_is_refused_before_the_request(
     ids=["files", "folders", "owners"],
 )
 async def test_what_is_made_for_others_too_is_refused_before_the_request(
-    bench: Bench, tmp_path: Path, options: list[str], reason: str
+    harness: Harness, tmp_path: Path, options: list[str], reason: str
 ) -> None:
-    with mounted(tmp_path, *options) as shown:
+    with bindfs_mounted(tmp_path, *options) as shown:
         # A folder that is there already and will do, but for what is made in it.
         (tmp_path / "real" / "secrets").mkdir(mode=0o700)
-        told = await bench.refused(CREATE, {"user": "local:jane"}, delivery_dir=shown / "secrets")
-        report = await bench.refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")
+        told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets")
+        report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")
 
     assert reason in told
     assert reason in report
-    assert bench.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
+    assert harness.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
 
 
 @needs_bindfs
-async def test_a_file_system_that_shows_all_as_private_will_do(bench: Bench, tmp_path: Path) -> None:
-    with mounted(tmp_path, "--chmod-ignore", "--perms=u=rwX:go=") as shown:
-        told = await bench.call(
-            CREATE, {"user": "local:jane"}, delivery_dir=shown / "secrets", state_dir=shown / "state"
+async def test_a_file_system_that_shows_all_as_private_will_do(harness: Harness, tmp_path: Path) -> None:
+    with bindfs_mounted(tmp_path, "--chmod-ignore", "--perms=u=rwX:go=") as shown:
+        told = await harness.call(
+            CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets", state_dir=shown / "state"
         )
 
     assert not told.is_error
@@ -147,9 +149,9 @@ async def test_a_file_system_that_shows_all_as_private_will_do(bench: Bench, tmp
 @needs_strace
 @pytest.mark.parametrize("error", ["EINVAL", "EOPNOTSUPP", "ENOSYS"])
 def test_a_file_system_without_fsync_is_no_failure(tmp_path: Path, error: str) -> None:
-    created = create(tmp_path, f"--inject=fsync:error={error}")
+    created = create_under_strace(tmp_path, f"--inject=fsync:error={error}")
 
-    assert (created.posts, created.tokens) == (1, 1)
+    assert (created.post_count, created.token_count) == (1, 1)
     assert "warning" not in created.fields
     assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
 
@@ -157,10 +159,10 @@ def test_a_file_system_without_fsync_is_no_failure(tmp_path: Path, error: str) -
 @needs_strace
 @pytest.mark.parametrize("calls", ["fsync", "rename,renameat,renameat2", "flock", "ftruncate", "mkdir,mkdirat"])
 def test_what_cannot_be_done_is_found_out_before_the_request_and_leaves_nothing(tmp_path: Path, calls: str) -> None:
-    created = create(tmp_path, f"--inject={calls}:error=EIO")
+    created = create_under_strace(tmp_path, f"--inject={calls}:error=EIO")
 
-    assert (created.fields, created.posts, created.tokens) == (None, 0, 0)
-    assert os.strerror(errno.EIO) in created.told
+    assert (created.fields, created.post_count, created.token_count) == (None, 0, 0)
+    assert os.strerror(errno.EIO) in created.text
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "journal" not in path.name] == []
 
 
@@ -171,10 +173,10 @@ def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(tm
     journal = state / "journal.jsonl"
     journal.touch(mode=0o600)
 
-    created = create(tmp_path, f"--trace-path={journal}", "--inject=fsync:error=ETIMEDOUT")
+    created = create_under_strace(tmp_path, f"--trace-path={journal}", "--inject=fsync:error=ETIMEDOUT")
 
-    assert (created.fields, created.posts, created.tokens) == (None, 0, 0)
-    assert f"The journal {journal} cannot be written: {os.strerror(errno.ETIMEDOUT)}." in created.told
+    assert (created.fields, created.post_count, created.token_count) == (None, 0, 0)
+    assert f"The journal {journal} cannot be written: {os.strerror(errno.ETIMEDOUT)}." in created.text
 
 
 @needs_strace
@@ -188,12 +190,12 @@ def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path:
             (folder / part).mkdir(parents=True, mode=0o700)
         for file in ("journal.lock", "journal.jsonl"):
             (folder / "qumulo-token-tools" / file).touch(mode=0o600)
-    create(first, f"--trace-path={first / name}", "--trace=close", f"--output={calls}")
+    create_under_strace(first, f"--trace-path={first / name}", "--trace=close", f"--output={calls}")
     last = len(calls.read_text().splitlines())
 
-    created = create(second, f"--trace-path={second / name}", f"--inject=close:error=EIO:when={last}")
+    created = create_under_strace(second, f"--trace-path={second / name}", f"--inject=close:error=EIO:when={last}")
 
-    assert (created.posts, created.tokens) == (1, 1)
+    assert (created.post_count, created.token_count) == (1, 1)
     told = created.fields.get("warning")
     failed = (
         f"{second / name} could not be closed: {os.strerror(errno.EIO)}. The bearer token was on the disk before that."
@@ -206,7 +208,7 @@ def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path:
 
 @needs_strace
 def test_a_lock_that_cannot_be_removed_afterwards_changes_nothing(tmp_path: Path) -> None:
-    created = create(tmp_path, "--inject=unlink,unlinkat:error=EIO")
+    created = create_under_strace(tmp_path, "--inject=unlink,unlinkat:error=EIO")
 
-    assert (created.posts, created.tokens) == (1, 1)
+    assert (created.post_count, created.token_count) == (1, 1)
     assert "warning" not in created.fields

@@ -19,14 +19,14 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as PublishedTool
 
-from tests.support.sandbox_process import BIN
+from tests.support.sandbox_process import BIN_FOLDER
 
-PATIENCE = 60
-LONGEST = 25_000
-GROWTH = 15 << 20
+TIMEOUT_SECONDS = 60
+MAX_ANSWER_CHARACTERS = 25_000
+MAX_GROWTH_BYTES = 15 << 20
 """Bytes that the process may have grown by at the end of the long run: about what its caches take."""
 
-WORDS = st.sampled_from(
+WORD_VALUES = st.sampled_from(
     [
         *(
             "self",
@@ -54,7 +54,7 @@ WORDS = st.sampled_from(
         ),
     ]
 )
-JUNK = st.one_of(
+JUNK_VALUES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
@@ -64,19 +64,19 @@ JUNK = st.one_of(
     st.lists(st.text(max_size=5), max_size=3),
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
 )
-NAMES = st.sampled_from(["username", "ttl", "token_id", "format", "confirm", "x" * 200, "\u202e"]) | st.text(
-    max_size=10
-)
+UNKNOWN_ARGUMENT_NAMES = st.sampled_from(
+    ["username", "ttl", "token_id", "format", "confirm", "x" * 200, "\u202e"]
+) | st.text(max_size=10)
 
 
 @dataclass(frozen=True)
-class SomeId:
+class KnownId:
     """An id that the server has told lately; which, only the call itself decides."""
 
     number: int
 
 
-class Fuzzed:
+class FuzzedServer:
     """The server, the tools that it publishes, and the ids of tokens that it has told."""
 
     def __init__(self, portal: BlockingPortal, client: Client) -> None:
@@ -87,7 +87,7 @@ class Fuzzed:
 
     def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         """One call; the ids in its answer are remembered."""
-        chosen = {key: self._choose(value) for key, value in arguments.items()}
+        chosen = {key: self._replace_known_ids(value) for key, value in arguments.items()}
         result: CallToolResult = self._portal.call(self._client.call_tool, name, chosen)
         self.calls += 1
         told: dict[str, Any] = result.structured_content or {}
@@ -95,23 +95,23 @@ class Fuzzed:
         self.ids = [token["id"] for token in tokens] or self.ids
         return result
 
-    def _choose(self, value: object) -> object:
-        return self.ids[value.number % len(self.ids)] if isinstance(value, SomeId) else value
+    def _replace_known_ids(self, value: object) -> object:
+        return self.ids[value.number % len(self.ids)] if isinstance(value, KnownId) else value
 
 
 @contextmanager
-def serving(folder: Path) -> Generator[Fuzzed]:
+def fuzzed_server(folder: Path) -> Generator[FuzzedServer]:
     """The command on its embedded cluster, with nobody to be asked."""
     server = StdioServerParameters(
-        command=str(BIN / "qumulo-token-tools"),
+        command=str(BIN_FOLDER / "qumulo-token-tools"),
         args=["--demo", "--confirm", "none", "--delivery-dir", str(folder / "tokens")],
         env={"XDG_STATE_HOME": str(folder), "HOME": str(folder)},
     )
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(Client(server, read_timeout_seconds=PATIENCE)) as client,
+        portal.wrap_async_context_manager(Client(server, read_timeout_seconds=TIMEOUT_SECONDS)) as client,
     ):
-        yield Fuzzed(portal, client)
+        yield FuzzedServer(portal, client)
 
 
 def draw_arguments(data: st.DataObject, tool: PublishedTool) -> dict[str, Any]:
@@ -119,9 +119,9 @@ def draw_arguments(data: st.DataObject, tool: PublishedTool) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for name, schema in tool.input_schema["properties"].items():
         if name in tool.input_schema.get("required", []) or data.draw(st.booleans()):
-            arguments[name] = data.draw(st.one_of(valid_values(name, schema), JUNK, WORDS))
+            arguments[name] = data.draw(st.one_of(valid_values(name, schema), JUNK_VALUES, WORD_VALUES))
     if data.draw(st.integers(0, 9)) == 0:
-        arguments[data.draw(NAMES)] = data.draw(JUNK)
+        arguments[data.draw(UNKNOWN_ARGUMENT_NAMES)] = data.draw(JUNK_VALUES)
     if arguments and data.draw(st.integers(0, 9)) == 0:
         del arguments[data.draw(st.sampled_from(sorted(arguments)))]
     return arguments
@@ -136,23 +136,25 @@ def valid_values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         case {"type": "boolean"}:
             return st.booleans()
         case _ if name == "id":
-            return st.builds(SomeId, st.integers(0, 49))
+            return st.builds(KnownId, st.integers(0, 49))
         case _:
-            return WORDS
+            return WORD_VALUES
 
 
 def memory_of_children() -> int:
     """Bytes that the child processes of this one have in memory, where the system tells."""
-    children = [Path("/proc", child) for task in Path("/proc/self/task").glob("*/children") for child in words(task)]
+    children = [
+        Path("/proc", child) for task in Path("/proc/self/task").glob("*/children") for child in read_words(task)
+    ]
     return sum(int((child / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for child in children)
 
 
-def words(path: Path) -> list[str]:
+def read_words(path: Path) -> list[str]:
     return path.read_text().split()
 
 
 def test_no_call_whatever_breaks_the_server(tmp_path: Path) -> None:
-    with serving(tmp_path) as fuzzed:
+    with fuzzed_server(tmp_path) as fuzzed:
         started_with = 0
 
         @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=settings().max_examples * 3)
@@ -165,8 +167,8 @@ def test_no_call_whatever_breaks_the_server(tmp_path: Path) -> None:
             assert isinstance(block, TextContent)
             assert block.text
             assert not block.text.startswith("Error executing tool")
-            assert len(block.text) <= LONGEST
-            assert len(json.dumps(result.structured_content)) <= LONGEST
+            assert len(block.text) <= MAX_ANSWER_CHARACTERS
+            assert len(json.dumps(result.structured_content)) <= MAX_ANSWER_CHARACTERS
             if fuzzed.calls == 100:
                 started_with = memory_of_children()
 
@@ -174,4 +176,4 @@ def test_no_call_whatever_breaks_the_server(tmp_path: Path) -> None:
 
         assert not fuzzed.call("list_access_tokens", {}).is_error
         assert fuzzed.calls >= 3 * settings().max_examples
-        assert memory_of_children() - started_with < GROWTH
+        assert memory_of_children() - started_with < MAX_GROWTH_BYTES

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.sandbox_process import Sandbox, running_sandbox
+from tests.support.sandbox_process import SandboxProcess, running_sandbox
 
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
 USER = "local:snapshot-mover"
-CHILD = """
+CHILD_SCRIPT = """
 import os, signal, sys, anyio
 from mcp.client import Client
 from token_tools.server.app import create_server
@@ -54,37 +54,37 @@ sys.exit(anyio.run(main))
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Generator[Sandbox]:
+def sandbox() -> Generator[SandboxProcess]:
     """One cluster for all the lives of the server."""
     with running_sandbox() as sandbox:
         yield sandbox
 
 
-def create_and_die_at(sandbox: Sandbox, step: int, state: Path) -> int:
+def create_and_kill_at(sandbox: SandboxProcess, step: int, state: Path) -> int:
     """The status of a child that makes a token and is killed at that step, if it gets there."""
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(step), USER],
-        env=environment(sandbox, state),
+        [sys.executable, "-c", CHILD_SCRIPT, str(step), USER],
+        env=create_environment(sandbox, state),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert child.returncode in {-9, 0}, child.stderr
     return child.returncode
 
 
-def start_again(sandbox: Sandbox, state: Path) -> str:
+def restart_server(sandbox: SandboxProcess, state: Path) -> str:
     """What a server says on stderr that starts, and ends at once, after another was killed."""
-    env = environment(sandbox, state)
+    env = create_environment(sandbox, state)
     command = [sys.executable, "-m", "token_tools"]
     told = subprocess.run(
-        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=True
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
     )
     return told.stderr
 
 
-def environment(sandbox: Sandbox, state: Path) -> dict[str, str]:
+def create_environment(sandbox: SandboxProcess, state: Path) -> dict[str, str]:
     names = ("QUMULO_HOST", "QUMULO_PORT", "QUMULO_CA_FILE", "QUMULO_BEARER_TOKEN")
     return {name: sandbox.settings[name] for name in names} | {"XDG_STATE_HOME": str(state), "HOME": str(state)}
 
@@ -95,33 +95,33 @@ def read_journal(state: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_path: Path) -> None:
     steps = 0
     while True:
         steps += 1
         state = tmp_path / str(steps)
         state.mkdir()
-        before = set(sandbox.sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
+        before = set(sandbox.run_sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
 
-        ended = create_and_die_at(sandbox, steps, state)
+        ended = create_and_kill_at(sandbox, steps, state)
 
-        after = set(sandbox.sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
+        after = set(sandbox.run_sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
         new, journal = after - before, read_journal(state)
         files = [*(state / "qumulo-token-tools" / "tokens").glob("*.json")]
         kept = {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
         # Every file with a name is whole, and its token is on the cluster.
         assert kept.keys() <= new
         for token_id, bearer_token in kept.items():
-            assert sandbox.sdk("client.auth.who_am_i()", bearer_token=bearer_token)["access_token_id"] == token_id
+            assert sandbox.run_sdk("client.auth.who_am_i()", bearer_token=bearer_token)["access_token_id"] == token_id
         # A token whose secret is lost is one that the journal knows to have been begun and not to have been finished.
         if new - kept.keys():
             assert [line["result"] for line in journal] == ["intended"]
             assert journal[0]["user"] == USER
         for token_id in new:
-            sandbox.sdk(f"tokens.delete({token_id!r})")
+            sandbox.run_sdk(f"tokens.delete({token_id!r})")
         # The next start makes order: it reports what was begun, and nothing is left that is neither here nor there.
         if ended != 0:
-            told = start_again(sandbox, state)
+            told = restart_server(sandbox, state)
             assert ("was begun and has no outcome" in told) == ([line["result"] for line in journal] == ["intended"])
             assert not [*(state / "qumulo-token-tools" / "tokens").glob(".pending-*")]
             recovered = [*(state / "qumulo-token-tools" / "tokens").glob("recovered-*.json")]

@@ -16,8 +16,8 @@ import pytest
 from tests.support.secret_scan import find_secrets
 from token_tools.sandbox.faults import Endpoint, Fault
 
-PATIENCE = 120
-CHILD = """
+TIMEOUT_SECONDS = 120
+CHILD_SCRIPT = """
 import json, logging, os, sys, pathlib, anyio, httpx, keyring, stamina
 from datetime import timedelta
 from pydantic import SecretStr
@@ -26,7 +26,7 @@ from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.sandbox.faults import Faults
 from token_tools.server.app import create_server
 from token_tools.settings import load_settings
-from token_tools.shutdown import Ending
+from token_tools.shutdown import Shutdown
 from token_tools.server.stdio import serve
 from token_tools.times import utc_now
 
@@ -65,9 +65,9 @@ settings = load_settings({
 })
 server = create_server(settings, transport=httpx.ASGITransport(Told(create_app(demo.cluster), {})))
 logging.getLogger().setLevel(logging.DEBUG)
-anyio.run(serve, server, Ending(settings.timeout))
+anyio.run(serve, server, Shutdown(settings.timeout))
 """
-LEGACY: list[dict[str, Any]] = [
+LEGACY_HANDSHAKE: list[dict[str, Any]] = [
     {
         "id": 0,
         "method": "initialize",
@@ -79,15 +79,15 @@ LEGACY: list[dict[str, Any]] = [
     },
     {"method": "notifications/initialized"},
 ]
-META = {
+REQUEST_META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
 
 
-_ALIKE = ("page-40", "page-41", "page-42", "page-45", "page-50", "bare-")
-OTHERS: list[tuple[str, dict[str, object]]] = [
+_SIMILAR_FAULT_PREFIXES = ("page-40", "page-41", "page-42", "page-45", "page-50", "bare-")
+OTHER_CALLS: list[tuple[str, dict[str, object]]] = [
     ("get_access_token", {}),
     ("update_access_token", {"enabled": False}),
     ("audit_access_tokens", {"report": "csv"}),
@@ -95,7 +95,7 @@ OTHERS: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-class Server:
+class LoggingServer:
     """The child, and all that it wrote."""
 
     def __init__(self, folder: Path, *, modern: bool, **settings: str) -> None:
@@ -111,16 +111,16 @@ class Server:
         self.asked = 0
         self.errors = (folder / "stderr").open("w+b")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(self.plan), str(self.secrets), str(self.keyring)],
+            [sys.executable, "-c", CHILD_SCRIPT, str(self.plan), str(self.secrets), str(self.keyring)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={**os.environ, "XDG_STATE_HOME": str(self.state), **settings},
         )
         if not modern:
-            self.send(LEGACY[0])
+            self.send(LEGACY_HANDSHAKE[0])
             self.receive()
-            self.send(LEGACY[1])
+            self.send(LEGACY_HANDSHAKE[1])
 
     def send(self, message: dict[str, Any]) -> None:
         """One frame."""
@@ -150,7 +150,9 @@ class Server:
     def ask(self, tool: str, **arguments: object) -> None:
         """A tool call whose result is not waited for."""
         self.number += 1
-        params: dict[str, Any] = {"name": tool, "arguments": arguments} | ({"_meta": META} if self.modern else {})
+        params: dict[str, Any] = {"name": tool, "arguments": arguments} | (
+            {"_meta": REQUEST_META} if self.modern else {}
+        )
         self.send({"id": self.number, "method": "tools/call", "params": params})
 
     def cancel(self) -> None:
@@ -163,7 +165,7 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdin.close()
         self.frames.append(self.process.stdout.read())
-        assert self.process.wait(PATIENCE) == 0
+        assert self.process.wait(TIMEOUT_SECONDS) == 0
         self.process.stdout.close()
         self.errors.seek(0)
         told = self.errors.read()
@@ -183,12 +185,12 @@ class Server:
 def test_no_secret_leaves_the_process_but_to_its_destination(
     tmp_path: Path, modern: bool, delivery: str, confirm: str
 ) -> None:
-    server = Server(tmp_path, modern=modern, QUMULO_DELIVERY=delivery, QUMULO_CONFIRM=confirm)
+    server = LoggingServer(tmp_path, modern=modern, QUMULO_DELIVERY=delivery, QUMULO_CONFIRM=confirm)
     every: list[Endpoint] = ["who-am-i", "find", "list", "list-again", "create", "get", "modify", "delete"]
     # What the way of delivery has no part in is looked at in one way only.
     endpoints: list[Endpoint] = every if modern and delivery == "file" else ["create", "delete"]
     # Of the many pages that something in front may give, a few stand for all: they tell the same.
-    faults = [fault for fault in get_args(Fault) if not fault.startswith(_ALIKE)]
+    faults = [fault for fault in get_args(Fault) if not fault.startswith(_SIMILAR_FAULT_PREFIXES)]
     cells: list[dict[Endpoint, Fault]] = [{}, *({endpoint: fault} for endpoint in endpoints for fault in faults)]
     made: list[dict[str, Any]] = []
     some = server.call("list_access_tokens")["structuredContent"]["tokens"][0]["id"]
@@ -201,7 +203,7 @@ def test_no_secret_leaves_the_process_but_to_its_destination(
         token_id = next((one["structuredContent"]["id"] for one in results if not one.get("isError")), some)
         results.append(server.call("rotate_access_token", id=token_id))
         made += [one["structuredContent"] for one in results if not one.get("isError")]
-        for tool, arguments in OTHERS:
+        for tool, arguments in OTHER_CALLS:
             server.call(tool, **({} if tool == "audit_access_tokens" else {"id": token_id}), **arguments)
         if cell in ({}, {"create": "hang-after"}):
             server.ask("create_access_token", user="local:metrics")

@@ -14,19 +14,19 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from token_tools import __version__
-from token_tools.server.app import NAME, create_server
-from token_tools.settings import SECRET, Settings, variable
+from token_tools.server.app import SERVER_NAME, create_server
+from token_tools.settings import SECRET_SETTINGS, Settings, variable_name
 from token_tools.times import parse_duration
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-MANIFEST: dict[str, Any] = json.loads((ROOT / "server.json").read_text())
-PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text()
+MANIFEST: dict[str, Any] = json.loads((REPOSITORY / "server.json").read_text())
+PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 [PACKAGE] = MANIFEST["packages"]
-BY_NAME: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PACKAGE["environmentVariables"]}
-FIELDS = {variable(name): field for name, field in Settings.model_fields.items()}
+MANIFEST_VARIABLES: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PACKAGE["environmentVariables"]}
+FIELDS_BY_VARIABLE = {variable_name(name): field for name, field in Settings.model_fields.items()}
 SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))
 
 
@@ -34,7 +34,11 @@ def test_the_manifest_is_valid_against_the_registry_s_schema() -> None:
     skillsaw = Path(sys.executable).with_name("skillsaw")
 
     linted = subprocess.run(
-        [skillsaw, "lint", "--type", "mcp-registry", ROOT], capture_output=True, text=True, timeout=60, check=False
+        [skillsaw, "lint", "--type", "mcp-registry", REPOSITORY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
     assert linted.returncode == 0, linted.stdout
@@ -48,38 +52,38 @@ async def test_the_version_is_one() -> None:
 
 
 def test_the_names_are_one() -> None:
-    assert PYPROJECT["project"]["name"] == PACKAGE["identifier"] == NAME
-    assert list(PYPROJECT["project"]["scripts"]) == [NAME]
+    assert PYPROJECT["project"]["name"] == PACKAGE["identifier"] == SERVER_NAME
+    assert list(PYPROJECT["project"]["scripts"]) == [SERVER_NAME]
     assert f"<!-- mcp-name: {MANIFEST['name']} -->" in README
 
 
 def test_the_manifest_lists_every_setting_in_order() -> None:
-    assert list(BY_NAME) == list(FIELDS)
+    assert list(MANIFEST_VARIABLES) == list(FIELDS_BY_VARIABLE)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", FIELDS_BY_VARIABLE)
 def test_a_setting_is_the_same_in_code_manifest_and_readme(name: str) -> None:
-    entry, field, row = BY_NAME[name], FIELDS[name], table_rows("variable")[f"`{name}`"]
+    entry, field, row = MANIFEST_VARIABLES[name], FIELDS_BY_VARIABLE[name], parse_readme_table("variable")[f"`{name}`"]
 
     assert entry["description"] == field.description
     assert entry.get("isRequired", False) == field.is_required()
     assert entry.get("isSecret", False) == ("SecretStr" in str(field.annotation))
-    assert entry.get("isSecret", False) == (name in {variable(secret) for secret in SECRET})
+    assert entry.get("isSecret", False) == (name in {variable_name(secret) for secret in SECRET_SETTINGS})
     if "default" in entry:
         assert row[0] == entry["default"]
-        assert read_default(entry["default"], field) == field.default
+        assert parse_default(entry["default"], field) == field.default
     else:
         assert field.is_required() or field.default_factory or field.default is None
 
 
 def test_the_readme_lists_every_setting_in_order() -> None:
-    assert list(table_rows("variable")) == [f"`{name}`" for name in FIELDS]
+    assert list(parse_readme_table("variable")) == [f"`{name}`" for name in FIELDS_BY_VARIABLE]
 
 
 async def test_the_readme_lists_every_tool_with_its_first_sentence() -> None:
     tools = await create_server(SETTINGS).list_tools()
 
-    rows = table_rows("tool")
+    rows = parse_readme_table("tool")
 
     assert list(rows) == [f"`{tool.name}`" for tool in tools]
     for tool in tools:
@@ -94,10 +98,10 @@ def test_every_json_in_the_readme_is_json() -> None:
 
     assert len(blocks) == 2
     for block in blocks:
-        assert set(FIELDS) >= set(next(iter(next(iter(json.loads(block).values())).values()))["env"])
+        assert set(FIELDS_BY_VARIABLE) >= set(next(iter(next(iter(json.loads(block).values())).values()))["env"])
 
 
-def read_default(text: str, field: FieldInfo) -> object:
+def parse_default(text: str, field: FieldInfo) -> object:
     match field.default:
         case bool():
             return {"true": True, "false": False}[text]
@@ -109,7 +113,7 @@ def read_default(text: str, field: FieldInfo) -> object:
             return text
 
 
-def table_rows(first_column: str) -> dict[str, list[str]]:
+def parse_readme_table(first_column: str) -> dict[str, list[str]]:
     """The rows of the README's table with this first heading, by their first cell."""
     _, _, table = README.partition(f"\n| {first_column} |")
     lines = table.partition("\n\n")[0].splitlines()[2:]

@@ -13,122 +13,129 @@ import anyio
 import pytest
 
 from tests.support.harness import ADMIN, JANE, LDAP_BOB
-from tests.support.server_process import CREATE, Life, Stage, Streams, living, staged
-from tests.system.test_stdio import call
+from tests.support.server_process import (
+    CREATE_REQUEST,
+    ServedCluster,
+    ServerProcess,
+    Streams,
+    running_server,
+    served_cluster,
+)
+from tests.system.test_stdio import create_call
 from token_tools.sandbox.faults import Endpoint, Fault
-from token_tools.shutdown import FOR_THE_DISK
+from token_tools.shutdown import CLEANUP_TIMEOUT
 
-End = Callable[[Life], None]
+EndAction = Callable[[ServerProcess], None]
 
-SLACK = 2
+SLACK_SECONDS = 2
 """Seconds that a busy machine may take longer."""
 
-FAULTY = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
-HARMLESS = {"SIGCHLD", "SIGCONT", "SIGPIPE", "SIGURG", "SIGWINCH", "SIGXFSZ"}
-STOPPING = {"SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
-KILLING = FAULTY | {"SIGKILL"}
+FAULT_SIGNALS = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
+HARMLESS_SIGNALS = {"SIGCHLD", "SIGCONT", "SIGPIPE", "SIGURG", "SIGWINCH", "SIGXFSZ"}
+STOP_SIGNALS = {"SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
+KILL_SIGNALS = FAULT_SIGNALS | {"SIGKILL"}
 
 
-def name_of(signum: int) -> str:
+def format_signal(signum: int) -> str:
     return signal.Signals(signum).name if signum in {*signal.Signals} else f"SIG{signum}"
 
 
-ENDING = [
+ENDING_SIGNALS = [
     signum
     for signum in sorted(signal.valid_signals())
-    if name_of(signum) not in KILLING | HARMLESS | STOPPING and signum <= signal.SIGRTMIN
+    if format_signal(signum) not in KILL_SIGNALS | HARMLESS_SIGNALS | STOP_SIGNALS and signum <= signal.SIGRTMIN
 ]
 """Of the real-time ones one is enough."""
 
 
-def sending(*signums: int) -> End:
+def send_signals(*signums: int) -> EndAction:
     """These signals, 100 ms apart; none ends the process while a change is under way."""
 
-    def end(life: Life) -> None:
+    def end(life: ServerProcess) -> None:
         for signum in signums:
             life.process.send_signal(signum)
-            assert life.lives_on(0.1)
+            assert life.is_running_after(0.1)
 
     return end
 
 
-def closing_stdin(life: Life) -> None:
-    life.close(life.to)
+def close_stdin(life: ServerProcess) -> None:
+    life.close(life.stdin_fd)
 
 
-def closing_stdout(life: Life) -> None:
-    life.close(life.back)
+def close_stdout(life: ServerProcess) -> None:
+    life.close(life.stdout_fd)
 
 
-def dying(life: Life) -> None:
-    life.close(life.to, life.back)
+def close_all_streams(life: ServerProcess) -> None:
+    life.close(life.stdin_fd, life.stdout_fd)
 
 
-def closing_stdin_and_signalling(life: Life) -> None:
-    life.close(life.to)
-    assert life.lives_on(0.1)
-    sending(signal.SIGTERM, signal.SIGHUP)(life)
+def close_stdin_and_signal(life: ServerProcess) -> None:
+    life.close(life.stdin_fd)
+    assert life.is_running_after(0.1)
+    send_signals(signal.SIGTERM, signal.SIGHUP)(life)
 
 
-ENDS: list[object] = [
-    *(pytest.param(sending(signum), "pipes", id=name_of(signum)) for signum in ENDING),
-    pytest.param(sending(signal.SIGINT, signal.SIGTERM), "pipes", id="SIGINT-SIGTERM"),
-    pytest.param(sending(signal.SIGTERM, signal.SIGTERM, signal.SIGTERM), "pipes", id="SIGTERM-three-times"),
-    pytest.param(sending(signal.SIGHUP, signal.SIGCONT, signal.SIGQUIT), "pipes", id="SIGHUP-SIGCONT-SIGQUIT"),
-    pytest.param(closing_stdin, "pipes", id="end-of-stdin"),
-    pytest.param(closing_stdout, "pipes", id="nobody-reads"),
-    pytest.param(dying, "pipes", id="client-dies"),
-    pytest.param(closing_stdin_and_signalling, "pipes", id="end-of-stdin-SIGTERM-SIGHUP"),
-    pytest.param(dying, "terminal", id="terminal-closed"),
-    pytest.param(closing_stdin, "terminal-and-pipe", id="terminal-of-stdin-closed"),
-    pytest.param(sending(signal.SIGINT, signal.SIGHUP), "terminal", id="signals-in-a-terminal"),
+END_ACTIONS: list[object] = [
+    *(pytest.param(send_signals(signum), "pipes", id=format_signal(signum)) for signum in ENDING_SIGNALS),
+    pytest.param(send_signals(signal.SIGINT, signal.SIGTERM), "pipes", id="SIGINT-SIGTERM"),
+    pytest.param(send_signals(signal.SIGTERM, signal.SIGTERM, signal.SIGTERM), "pipes", id="SIGTERM-three-times"),
+    pytest.param(send_signals(signal.SIGHUP, signal.SIGCONT, signal.SIGQUIT), "pipes", id="SIGHUP-SIGCONT-SIGQUIT"),
+    pytest.param(close_stdin, "pipes", id="end-of-stdin"),
+    pytest.param(close_stdout, "pipes", id="nobody-reads"),
+    pytest.param(close_all_streams, "pipes", id="client-dies"),
+    pytest.param(close_stdin_and_signal, "pipes", id="end-of-stdin-SIGTERM-SIGHUP"),
+    pytest.param(close_all_streams, "terminal", id="terminal-closed"),
+    pytest.param(close_stdin, "terminal-and-pipe", id="terminal-of-stdin-closed"),
+    pytest.param(send_signals(signal.SIGINT, signal.SIGHUP), "terminal", id="signals-in-a-terminal"),
 ]
 
 
-@pytest.mark.parametrize(("end", "over"), ENDS)
-def test_a_change_that_was_begun_is_finished_before_the_end(end: End, over: Streams, tmp_path: Path) -> None:
-    with staged(tmp_path) as stage, living(stage, over=over) as life:
-        stage.before = stage.hold_creates
-        life.send(call(2, "create_access_token", user="local:jane"))
-        stage.wait_for(CREATE)
+@pytest.mark.parametrize(("end", "over"), END_ACTIONS)
+def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over: Streams, tmp_path: Path) -> None:
+    with served_cluster(tmp_path) as stage, running_server(stage, over=over) as life:
+        stage.before_serving = stage.hold_creates
+        life.send(create_call(2, "create_access_token", user="local:jane"))
+        stage.wait_for(CREATE_REQUEST)
         end(life)
-        assert life.lives_on(0.1)
-        stage.held.set()
+        assert life.is_running_after(0.1)
+        stage.creates_released.set()
 
-        assert life.end() == (0, "")
-        [token] = stage.cluster.tokens.of(JANE.auth_id)
-        assert stage.delivered() == {token.id: token.bearer_token}
-        assert stage.outcomes() == ["intended", "made"]
+        assert life.wait_for_exit() == (0, "")
+        [token] = stage.cluster.tokens.of_user(JANE.auth_id)
+        assert stage.read_delivered() == {token.id: token.bearer_token}
+        assert stage.read_outcomes() == ["intended", "made"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_that_was_ignored_from_the_start_still_is(signum: signal.Signals, tmp_path: Path) -> None:
     wrapper = f"env --ignore-signal={signum.name.removeprefix('SIG')}"
-    with staged(tmp_path) as stage, living(stage, wrapper=wrapper) as life:
+    with served_cluster(tmp_path) as stage, running_server(stage, wrapper=wrapper) as life:
         life.process.send_signal(signum)
         life.send({"jsonrpc": "2.0", "id": 2, "method": "ping"})
         assert b'"id":2' in life.read_line()
         life.process.send_signal(signal.SIGTERM)
 
-        assert life.end() == (0, "")
+        assert life.wait_for_exit() == (0, "")
 
 
 def test_signals_without_a_pause_end_it_as_one_does(tmp_path: Path) -> None:
-    with staged(tmp_path) as stage, living(stage) as life:
-        deadline = time.monotonic() + SLACK
+    with served_cluster(tmp_path) as stage, running_server(stage) as life:
+        deadline = time.monotonic() + SLACK_SECONDS
         while life.process.poll() is None and time.monotonic() < deadline:
-            for signum in ENDING:
+            for signum in ENDING_SIGNALS:
                 life.process.send_signal(signum)
 
-        status, told = life.end()
+        status, told = life.wait_for_exit()
         assert status == 0
         # In such a storm one can come in the moment in which Python exchanges its handlers, which it then says itself.
         assert not told or "ignored due to race condition" in told
 
 
-HANGING: list[Endpoint] = ["who-am-i", "find", "list", "get", "create", "modify", "delete"]
-TROUBLE: list[dict[Endpoint, Fault]] = [
-    dict.fromkeys(HANGING, "hang-after"),
+HANGING_ENDPOINTS: list[Endpoint] = ["who-am-i", "find", "list", "get", "create", "modify", "delete"]
+FAULT_PLANS_OF_HANGS: list[dict[Endpoint, Fault]] = [
+    dict.fromkeys(HANGING_ENDPOINTS, "hang-after"),
     {"create": "hang-after", "list": "endless"},
     {"create": "hang-after", "list": "foreign"},
     {"get": "hang-after", "who-am-i": "busy", "delete": "hang-after"},
@@ -136,30 +143,30 @@ TROUBLE: list[dict[Endpoint, Fault]] = [
 ]
 
 
-@pytest.mark.parametrize("trouble", TROUBLE, ids=["hangs", "endless", "foreign", "busy", "no-json"])
+@pytest.mark.parametrize("trouble", FAULT_PLANS_OF_HANGS, ids=["hangs", "endless", "foreign", "busy", "no-json"])
 def test_whatever_the_cluster_does_the_end_comes_within_its_bound(
     trouble: dict[Endpoint, Fault], tmp_path: Path
 ) -> None:
     """From the POST of a rotate on, nothing goes well; all that may be left of it is in the journal."""
-    with staged(tmp_path) as stage, living(stage, QUMULO_TIMEOUT="2s") as life:
-        old = stage.cluster.create_token(JANE.auth_id, creator=ADMIN.auth_id)
-        stage.before = stage.hold_creates
-        life.send(call(2, "rotate_access_token", id=old.id))
-        stage.wait_for(CREATE)
+    with served_cluster(tmp_path) as stage, running_server(stage, QUMULO_TIMEOUT="2s") as life:
+        old = stage.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
+        stage.before_serving = stage.hold_creates
+        life.send(create_call(2, "rotate_access_token", id=old.id))
+        stage.wait_for(CREATE_REQUEST)
         stage.faults.plan.update(trouble)
-        stage.held.set()
+        stage.creates_released.set()
         asked_at = time.monotonic()
         life.process.terminate()
 
-        assert life.end() == (0, "")
-        assert time.monotonic() - asked_at < 2 + SLACK
-        [new] = [token for token in stage.cluster.tokens.of(JANE.auth_id) if token.id != old.id]
-        assert_nothing_is_lost(stage, {new.id})
+        assert life.wait_for_exit() == (0, "")
+        assert time.monotonic() - asked_at < 2 + SLACK_SECONDS
+        [new] = [token for token in stage.cluster.tokens.of_user(JANE.auth_id) if token.id != old.id]
+        assert_no_token_is_lost(stage, {new.id})
 
 
-def assert_nothing_is_lost(stage: Stage, new: set[str]) -> None:
+def assert_no_token_is_lost(stage: ServedCluster, new: set[str]) -> None:
     """Each new token is in a file of its own, and works, or the journal has an attempt that may have made it."""
-    delivered = stage.delivered()
+    delivered = stage.read_delivered()
     assert all(stage.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
     last = {line["attempt"]: line for line in stage.read_journal() if line["operation"] in {"create", "rotate"}}
     owners = {token.id: str(token.user) for token in stage.cluster.tokens.values()}
@@ -171,23 +178,23 @@ def assert_nothing_is_lost(stage: Stage, new: set[str]) -> None:
 
 def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path: Path) -> None:
     """Another process has the journal for longer than the requests may take."""
-    with staged(tmp_path) as stage, living(stage, QUMULO_TIMEOUT="1s") as life, ExitStack() as lock:
-        token = stage.cluster.create_token(JANE.auth_id, creator=ADMIN.auth_id)
-        held = lock.enter_context((stage.state / "journal.lock").open("w"))
+    with served_cluster(tmp_path) as stage, running_server(stage, QUMULO_TIMEOUT="1s") as life, ExitStack() as lock:
+        token = stage.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
+        held = lock.enter_context((stage.state_folder / "journal.lock").open("w"))
         fcntl.flock(held, fcntl.LOCK_EX)
-        life.send(call(2, "update_access_token", id=token.id, enabled=False))
+        life.send(create_call(2, "update_access_token", id=token.id, enabled=False))
         stage.wait_for("GET /v1/session/who-am-i")
-        assert life.lives_on(1)
+        assert life.is_running_after(1)
         life.process.terminate()
-        assert life.lives_on(1.5)
+        assert life.is_running_after(1.5)
         lock.close()
 
-        assert life.end() == (0, "")
-        assert stage.outcomes() == ["intended", "not done"]
+        assert life.wait_for_exit() == (0, "")
+        assert stage.read_outcomes() == ["intended", "not done"]
         assert stage.cluster.tokens[token.id].enabled
 
 
-HANG = """
+HANG_SCRIPT = """
 import os, pathlib, threading
 really = os.{name}
 def hang(*arguments):
@@ -221,45 +228,45 @@ delete_password = lambda service, name: kept.pop(name)
     )
     path = str(tmp_path / "path")
     with (
-        staged(tmp_path / "home") as stage,
-        living(stage, PYTHONPATH=path, QUMULO_DELIVERY="keyring", QUMULO_TIMEOUT=timeout) as life,
+        served_cluster(tmp_path / "home") as stage,
+        running_server(stage, PYTHONPATH=path, QUMULO_DELIVERY="keyring", QUMULO_TIMEOUT=timeout) as life,
     ):
-        stage.before = stage.hold_creates
-        life.send(call(2, "create_access_token", user="local:jane"))
-        stage.wait_for(CREATE)
+        stage.before_serving = stage.hold_creates
+        life.send(create_call(2, "create_access_token", user="local:jane"))
+        stage.wait_for(CREATE_REQUEST)
         flag.touch()
-        stage.held.set()
-        life.read_warnings(until="hangs")
+        stage.creates_released.set()
+        life.read_stderr(until="hangs")
         life.process.terminate()
 
-        assert life.end() == (0, "")
-        assert stage.outcomes() == ["intended", outcome]
-        assert len(stage.cluster.tokens.of(JANE.auth_id)) == (outcome == "stranded")
+        assert life.wait_for_exit() == (0, "")
+        assert stage.read_outcomes() == ["intended", outcome]
+        assert len(stage.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "stranded")
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_path: Path) -> None:
     for name in ("path", "home"):
         (tmp_path / name).mkdir()
     flag = tmp_path / "hang"
-    (tmp_path / "path" / "sitecustomize.py").write_text(HANG.format(name="fsync", flag=str(flag)))
+    (tmp_path / "path" / "sitecustomize.py").write_text(HANG_SCRIPT.format(name="fsync", flag=str(flag)))
     with (
-        staged(tmp_path / "home") as stage,
-        living(stage, PYTHONPATH=str(tmp_path / "path"), QUMULO_TIMEOUT="1s") as life,
+        served_cluster(tmp_path / "home") as stage,
+        running_server(stage, PYTHONPATH=str(tmp_path / "path"), QUMULO_TIMEOUT="1s") as life,
     ):
-        stage.before = stage.hold_creates
-        life.send(call(2, "create_access_token", user="local:jane"))
-        stage.wait_for(CREATE)
+        stage.before_serving = stage.hold_creates
+        life.send(create_call(2, "create_access_token", user="local:jane"))
+        stage.wait_for(CREATE_REQUEST)
         flag.touch()
-        stage.held.set()
+        stage.creates_released.set()
         asked_at = time.monotonic()
         life.process.terminate()
 
-        status, told = life.end()
-        bound = 1 + FOR_THE_DISK.total_seconds()
-        assert bound <= time.monotonic() - asked_at < bound + SLACK
+        status, told = life.wait_for_exit()
+        bound = 1 + CLEANUP_TIMEOUT.total_seconds()
+        assert bound <= time.monotonic() - asked_at < bound + SLACK_SECONDS
         assert (status, told.count("\n")) == (1, 1)
         assert "Something still hangs 6 s after the end was asked for" in told
-        assert_nothing_is_lost(stage, {token.id for token in stage.cluster.tokens.of(JANE.auth_id)})
+        assert_no_token_is_lost(stage, {token.id for token in stage.cluster.tokens.of_user(JANE.auth_id)})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -268,14 +275,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(int(metafunc.config.getoption("--storms") or 0)))
 
 
-CALLS: list[tuple[str, dict[str, str]]] = [
+STORM_CALLS: list[tuple[str, dict[str, str]]] = [
     *(("create_access_token", {"user": user}) for user in ("local:jane", "ldap_user:bob", "auth_id:21474836481")),
     ("rotate_access_token", {"id": "own"}),
     ("update_access_token", {"id": "own", "expiration_time": "10d"}),
     ("delete_access_token", {"id": "own"}),
     ("list_access_tokens", {}),
 ]
-FAULTS: list[dict[Endpoint, Fault]] = [
+STORM_FAULTS: list[dict[Endpoint, Fault]] = [
     {},
     {},
     {"create": "cut-after"},
@@ -291,45 +298,47 @@ def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: P
     """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
     chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
     over: Streams = chance.choice(get_args(Streams))
-    with staged(tmp_path) as stage, living(stage, over=over, QUMULO_TIMEOUT="1s") as life:
+    with served_cluster(tmp_path) as stage, running_server(stage, over=over, QUMULO_TIMEOUT="1s") as life:
 
         async def dawdle(_request: str) -> None:
             await anyio.sleep(chance.random() * 0.05)
 
-        stage.before = dawdle
-        old = stage.cluster.create_token(LDAP_BOB.auth_id, creator=ADMIN.auth_id)
+        stage.before_serving = dawdle
+        old = stage.cluster.add_token(LDAP_BOB.auth_id, creator=ADMIN.auth_id)
         before = {*stage.cluster.tokens}
-        stage.faults.plan.update(chance.choice(FAULTS))
-        for number, (tool, arguments) in enumerate(chance.sample(CALLS, chance.randint(1, 4)), 2):
-            life.send(call(number, tool, **{name: old.id if one == "own" else one for name, one in arguments.items()}))
-        life.lives_on(chance.random() * 0.4)
-        names = rage(chance, life)
+        stage.faults.plan.update(chance.choice(STORM_FAULTS))
+        for number, (tool, arguments) in enumerate(chance.sample(STORM_CALLS, chance.randint(1, 4)), 2):
+            life.send(
+                create_call(number, tool, **{name: old.id if one == "own" else one for name, one in arguments.items()})
+            )
+        life.is_running_after(chance.random() * 0.4)
+        names = send_random_ends(chance, life)
 
-        status, told = life.end()
+        status, told = life.wait_for_exit()
         assert "Traceback" not in told
-        assert_nothing_is_lost(stage, {*stage.cluster.tokens} - before)
-        if not KILLING & names:
+        assert_no_token_is_lost(stage, {*stage.cluster.tokens} - before)
+        if not KILL_SIGNALS & names:
             assert (status, told) == (0, "")
             assert "intended" not in {line["attempt"]: line["result"] for line in stage.read_journal()}.values()
         else:
             assert status <= 0
 
 
-def rage(chance: random.Random, life: Life) -> set[str]:
+def send_random_ends(chance: random.Random, life: ServerProcess) -> set[str]:
     """Do to it whatever ends a process, until it has to; the names of the signals that were sent."""
     sent: set[str] = set()
-    everything = [one for one in sorted(signal.valid_signals()) if name_of(one) not in STOPPING]
-    gentle = [one for one in everything if name_of(one) not in KILLING]
+    everything = [one for one in sorted(signal.valid_signals()) if format_signal(one) not in STOP_SIGNALS]
+    gentle = [one for one in everything if format_signal(one) not in KILL_SIGNALS]
     for _ in range(chance.randint(1, 6)):
         match chance.randint(0, 9):
             case 0:
-                life.close(life.to)
+                life.close(life.stdin_fd)
             case 1:
-                life.close(life.back)
+                life.close(life.stdout_fd)
             case _:
                 signum = chance.choice(everything if chance.random() < 0.3 else gentle)
-                sent.add(name_of(signum))
+                sent.add(format_signal(signum))
                 life.process.send_signal(signum)
-        life.lives_on(chance.random() * 0.2)
-    life.close(life.to, life.back)
+        life.is_running_after(chance.random() * 0.2)
+    life.close(life.stdin_fd, life.stdout_fd)
     return sent

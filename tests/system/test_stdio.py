@@ -25,7 +25,7 @@ Message = dict[str, object]
 pytestmark = pytest.mark.anyio
 
 COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
-PATIENCE = 30
+TIMEOUT_SECONDS = 30
 INITIALIZE: Message = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -39,7 +39,7 @@ INITIALIZE: Message = {
 INITIALIZED: Message = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 
 
-def call(number: int, tool: str, **arguments: object) -> Message:
+def create_call(number: int, tool: str, **arguments: object) -> Message:
     return {
         "jsonrpc": "2.0",
         "id": number,
@@ -49,10 +49,10 @@ def call(number: int, tool: str, **arguments: object) -> Message:
 
 
 @asynccontextmanager
-async def serving(*options: str) -> AsyncGenerator[Process]:
+async def running_server(*options: str) -> AsyncGenerator[Process]:
     """The command as a child process that has answered its first request."""
     async with await anyio.open_process([COMMAND, *options]) as process:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             await send(process, INITIALIZE, INITIALIZED)
             assert process.stdout is not None
             [answer] = await receive(process.stdout, 1)
@@ -80,12 +80,12 @@ async def read_to_end(stream: ByteReceiveStream | None) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
-def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_command(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [COMMAND, *options],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
         stdin=subprocess.DEVNULL,
         env=os.environ | (env or {}),
@@ -98,7 +98,7 @@ async def test_a_client_of_either_era_lists_and_creates_over_stdio(
 ) -> None:
     server = StdioServerParameters(command=COMMAND, args=["--demo", "--delivery-dir", str(tmp_path / "tokens")])
 
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(server, mode=mode) as client:
             listed = await client.call_tool("list_access_tokens")
             created = await client.call_tool("create_access_token", {"user": "local:metrics"})
@@ -113,7 +113,7 @@ async def test_a_client_of_either_era_lists_and_creates_over_stdio(
 async def test_a_client_that_starts_a_process_for_each_call_finds_what_it_saw_before() -> None:
     seen: list[dict[str, str]] = []
 
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT_SECONDS):
         for step in ("list", "get", "get"):
             async with Client(StdioServerParameters(command=COMMAND, args=["--demo"])) as client:
                 arguments = {} if step == "list" else {"id": seen[0]["id"]}
@@ -132,10 +132,12 @@ async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: P
     env = os.environ | {"XDG_STATE_HOME": str(tmp_path / "home")} | {k: str(v) for k, v in folders.items()}
 
     async with await anyio.open_process([COMMAND, *command], env=env) as process:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             assert process.stdout is not None
             if command == ["--demo"]:
-                await send(process, INITIALIZE, INITIALIZED, call(2, "create_access_token", user="local:metrics"))
+                await send(
+                    process, INITIALIZE, INITIALIZED, create_call(2, "create_access_token", user="local:metrics")
+                )
                 _, created = await receive(process.stdout, 2)
                 assert Path(created["result"]["structuredContent"]["bearer_token_in"]).is_file()
                 assert process.stdin is not None
@@ -149,9 +151,9 @@ async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: P
 
 async def test_what_a_host_adds_to_each_call_is_told_to_the_operator_once_without_its_value() -> None:
     added = {"toolCallId": "call_secret", "wait_for_previous": True}
-    async with serving("--demo") as process:
+    async with running_server("--demo") as process:
         assert process.stdin is not None
-        await send(process, *(call(number, "list_access_tokens", **added) for number in (2, 3)))
+        await send(process, *(create_call(number, "list_access_tokens", **added) for number in (2, 3)))
         assert process.stdout is not None
         answers = await receive(process.stdout, 2)
         await process.stdin.aclose()
@@ -164,11 +166,14 @@ async def test_what_a_host_adds_to_each_call_is_told_to_the_operator_once_withou
 
 
 async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() -> None:
-    async with serving("--demo") as process:
+    async with running_server("--demo") as process:
         assert process.stdout is not None
         assert process.stdin is not None
         await send(
-            process, call(2, "list_access_tokens"), call(3, "list_access_tokens", nonsense=1), call(4, "no_tool")
+            process,
+            create_call(2, "list_access_tokens"),
+            create_call(3, "list_access_tokens", nonsense=1),
+            create_call(4, "no_tool"),
         )
         answers = await receive(process.stdout, 3)
         await process.stdin.aclose()
@@ -180,9 +185,9 @@ async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 async def test_a_signal_ends_it_cleanly(signum: signal.Signals) -> None:
-    async with serving("--demo") as process:
+    async with running_server("--demo") as process:
         process.send_signal(signum)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             status = await process.wait()
 
         assert status == 0
@@ -190,65 +195,69 @@ async def test_a_signal_ends_it_cleanly(signum: signal.Signals) -> None:
 
 
 async def test_the_end_of_input_ends_it_cleanly() -> None:
-    async with serving("--demo") as process:
+    async with running_server("--demo") as process:
         assert process.stdin is not None
         await process.stdin.aclose()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             status = await process.wait()
 
         assert status == 0
         assert await read_to_end(process.stderr) == b""
 
 
-META = {
+REQUEST_META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-LIST = b'"method":"tools/call","params":{"name":"list_access_tokens","arguments":{%b}}'
+LIST_CALL_TEMPLATE = b'"method":"tools/call","params":{"name":"list_access_tokens","arguments":{%b}}'
 
 
-def asking(arguments: bytes, number: bytes = b"7") -> bytes:
-    return b'{"jsonrpc":"2.0","id":%b,%b}' % (number, LIST % arguments)
+def encode_list_call(arguments: bytes, number: bytes = b"7") -> bytes:
+    return b'{"jsonrpc":"2.0","id":%b,%b}' % (number, LIST_CALL_TEMPLATE % arguments)
 
 
-NO_MESSAGES: dict[str, tuple[bytes, list[int | str | None], int]] = {
-    "half-a-character": (asking(rb'"user":"\ud83d"'), [7], -32700),
-    "half-a-character-and-more": (asking(rb'"user":"\ud83dx"'), [7], -32700),
-    "half-a-character-as-a-name": (asking(rb'"\ude00":"jane"'), [7], -32700),
-    "half-a-character-deep-inside": (asking(rb'"user":[{"a":[{"\ud83d":1}]}]'), [7], -32700),
-    "half-a-character-as-the-id": (asking(b"", rb'"\ud83d"'), ["\ud83d"], -32700),
-    "no-utf-8": (asking(b'"user":"\xff"'), [7], -32700),
-    "control-character": (asking(b'"user":"a\x00"'), [7], -32700),
-    "too-deep": (asking(b'"user":' + b"[" * 3000 + b"]" * 3000), [7], -32700),
-    "too-many-digits": (asking(b'"limit":' + b"9" * 5000), [7], -32700),
-    "too-many-digits-as-the-id": (asking(b"", b"9" * 5000), [None], -32700),
-    "control-character-in-the-id": (asking(b"", b'"a\x00"'), [None], -32700),
-    "cut-off": (asking(b"", b'"a\\"b"')[:-1], ['a"b'], -32700),
-    "cut-id": (b'{%b,"jsonrpc":"2.0","id":-7' % (LIST % rb'"id":"\ud83d","x":{"id":3}'), [None], -32700),
-    "id-at-the-end": (b'{%b,"jsonrpc":"2.0","id":-7}' % (LIST % rb'"id":"\ud83d"'), [-7], -32700),
-    "byte-order-mark": (b"\xef\xbb\xbf" + asking(b""), [7], -32700),
+INVALID_LINES: dict[str, tuple[bytes, list[int | str | None], int]] = {
+    "half-a-character": (encode_list_call(rb'"user":"\ud83d"'), [7], -32700),
+    "half-a-character-and-more": (encode_list_call(rb'"user":"\ud83dx"'), [7], -32700),
+    "half-a-character-as-a-name": (encode_list_call(rb'"\ude00":"jane"'), [7], -32700),
+    "half-a-character-deep-inside": (encode_list_call(rb'"user":[{"a":[{"\ud83d":1}]}]'), [7], -32700),
+    "half-a-character-as-the-id": (encode_list_call(b"", rb'"\ud83d"'), ["\ud83d"], -32700),
+    "no-utf-8": (encode_list_call(b'"user":"\xff"'), [7], -32700),
+    "control-character": (encode_list_call(b'"user":"a\x00"'), [7], -32700),
+    "too-deep": (encode_list_call(b'"user":' + b"[" * 3000 + b"]" * 3000), [7], -32700),
+    "too-many-digits": (encode_list_call(b'"limit":' + b"9" * 5000), [7], -32700),
+    "too-many-digits-as-the-id": (encode_list_call(b"", b"9" * 5000), [None], -32700),
+    "control-character-in-the-id": (encode_list_call(b"", b'"a\x00"'), [None], -32700),
+    "cut-off": (encode_list_call(b"", b'"a\\"b"')[:-1], ['a"b'], -32700),
+    "cut-id": (b'{%b,"jsonrpc":"2.0","id":-7' % (LIST_CALL_TEMPLATE % rb'"id":"\ud83d","x":{"id":3}'), [None], -32700),
+    "id-at-the-end": (b'{%b,"jsonrpc":"2.0","id":-7}' % (LIST_CALL_TEMPLATE % rb'"id":"\ud83d"'), [-7], -32700),
+    "byte-order-mark": (b"\xef\xbb\xbf" + encode_list_call(b""), [7], -32700),
     "other-protocol": (b"GET / HTTP/1.1", [None], -32700),
-    "id-is-a-fraction": (asking(b"", b"7.5"), [None], -32600),
-    "id-is-a-truth": (asking(b"", b"true"), [None], -32600),
-    "id-is-null": (asking(b"", b"null"), [None], -32600),
-    "no-version": (b'{"id":7,%b}' % (LIST % b""), [7], -32600),
+    "id-is-a-fraction": (encode_list_call(b"", b"7.5"), [None], -32600),
+    "id-is-a-truth": (encode_list_call(b"", b"true"), [None], -32600),
+    "id-is-null": (encode_list_call(b"", b"null"), [None], -32600),
+    "no-version": (b'{"id":7,%b}' % (LIST_CALL_TEMPLATE % b""), [7], -32600),
     "parameters-are-a-list": (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[1]}', [7], -32600),
     "nothing-asked": (b'{"jsonrpc":"2.0","id":7}', [7], -32600),
-    "batch": (b"[%b,%b]" % (asking(b""), asking(b"", b"8")), [7, 8], -32600),
+    "batch": (b"[%b,%b]" % (encode_list_call(b""), encode_list_call(b"", b"8")), [7, 8], -32600),
     "batch-of-many": (b"[%b]" % b",".join([b'{"id":7}'] * 100), [7] * 100, -32600),
     "batch-of-too-many": (b"[%b]" % b",".join([b'{"id":7}'] * 101), [None], -32600),
     "batch-of-very-many": (b"[%b]" % b",".join([b"{}"] * 1_000_000), [None], -32600),
     "empty-batch": (b"[]", [None], -32600),
     "number": (b"7", [None], -32600),
-    "too-long": (asking(b'"user":"%b"' % (b"a" * 5_000_000)), [7], -32600),
-    "too-long-id-last": (b'{%b,"jsonrpc":"2.0","id":7}' % (LIST % (b'"user":"%b"' % (b"a" * 9_000_000))), [7], -32600),
-    "too-long-and-never-ending": (asking(b'"user":"' + rb"\"" * 3_000_000), [7], -32600),
+    "too-long": (encode_list_call(b'"user":"%b"' % (b"a" * 5_000_000)), [7], -32600),
+    "too-long-id-last": (
+        b'{%b,"jsonrpc":"2.0","id":7}' % (LIST_CALL_TEMPLATE % (b'"user":"%b"' % (b"a" * 9_000_000))),
+        [7],
+        -32600,
+    ),
+    "too-long-and-never-ending": (encode_list_call(b'"user":"' + rb"\"" * 3_000_000), [7], -32600),
 }
 """The line, the ids that its errors have, and their code."""
 
 
-@pytest.mark.parametrize("meta", [{}, {"_meta": META}], ids=["2025-11-25", "2026-07-28"])
+@pytest.mark.parametrize("meta", [{}, {"_meta": REQUEST_META}], ids=["2025-11-25", "2026-07-28"])
 def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict[str, object]) -> None:
     """Even as the first line of all: which era the client is of is not told by it."""
     pipe = subprocess.PIPE
@@ -258,7 +267,7 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        for name, (line, numbers, _) in NO_MESSAGES.items():
+        for name, (line, numbers, _) in INVALID_LINES.items():
             # A line without anything is no message either, but nobody can wait for its answer.
             process.stdin.write(b"\n \r\n" + line + b"\n")
             process.stdin.flush()
@@ -270,12 +279,12 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict
         assert (served["id"], "result" in served) == (1, True)
         process.stdin.close()
 
-        assert (process.wait(PATIENCE), process.stderr.read()) == (0, b"")
+        assert (process.wait(TIMEOUT_SECONDS), process.stderr.read()) == (0, b"")
     told = {
         name: ([answer["id"] for answer in those], {answer["error"]["code"] for answer in those})
         for name, those in answers.items()
     }
-    assert told == {name: (numbers, {code}) for name, (_, numbers, code) in NO_MESSAGES.items()}
+    assert told == {name: (numbers, {code}) for name, (_, numbers, code) in INVALID_LINES.items()}
     messages = [answer["error"]["message"] for those in answers.values() for answer in those]
     assert all(message.endswith("Nothing was done.") and "ud83d" not in message for message in messages)
 
@@ -287,10 +296,10 @@ async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None
     async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             await send(process, initialize, INITIALIZED)
             await receive(process.stdout, 1)
-            await send(process, call(2, "create_access_token", user="local:metrics"))
+            await send(process, create_call(2, "create_access_token", user="local:metrics"))
             [question] = await receive(process.stdout, 1)
             assert question["method"] == "elicitation/create"
             answer = (
@@ -312,10 +321,10 @@ async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothin
     async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        wanted = json.loads(json.dumps(call(2, "create_access_token", user="local:metrics")))
-        with anyio.fail_after(PATIENCE):
+        wanted = json.loads(json.dumps(create_call(2, "create_access_token", user="local:metrics")))
+        with anyio.fail_after(TIMEOUT_SECONDS):
             if era == "2026-07-28":
-                wanted["params"]["_meta"] = META | {"io.modelcontextprotocol/clientCapabilities": forms}
+                wanted["params"]["_meta"] = REQUEST_META | {"io.modelcontextprotocol/clientCapabilities": forms}
                 await send(process, wanted)
                 [told] = await receive(process.stdout, 1)
                 [asked] = told["result"]["inputRequests"].values()
@@ -349,14 +358,14 @@ async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothin
 async def test_what_is_refused_never_stands_within_another_answer() -> None:
     """Each line of what comes back is a message, whatever comes of both at once."""
     count, received, refused = 40, b"", 0
-    async with serving("--demo") as process:
+    async with running_server("--demo") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         asked: list[Message] = [
             {"jsonrpc": "2.0", "method": "tools/list", "id": number} for number in range(2, 2 + count)
         ]
         await send(process, *asked)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             while received.count(b"\n") < count + refused:
                 if received.count(b"\n") < count:
                     refused += 1
@@ -368,7 +377,7 @@ async def test_what_is_refused_never_stands_within_another_answer() -> None:
     assert {*numbers} == {None, *range(2, 2 + count)}
 
 
-def deaf(options: str, *messages: Message) -> tuple[int, bytes]:
+def run_with_closed_stdout(options: str, *messages: Message) -> tuple[int, bytes]:
     """The status and the stderr of the command whose stdout is closed after its first line; stdin stays open."""
     pipe = subprocess.PIPE
     with subprocess.Popen([COMMAND, options], stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -379,14 +388,14 @@ def deaf(options: str, *messages: Message) -> tuple[int, bytes]:
         process.stdin.flush()
         process.stdout.readline()
         process.stdout.close()
-        return process.wait(PATIENCE), process.stderr.read()
+        return process.wait(TIMEOUT_SECONDS), process.stderr.read()
 
 
 def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
-    asked = [call(number, "list_access_tokens") for number in range(2, 40)]
+    asked = [create_call(number, "list_access_tokens") for number in range(2, 40)]
 
-    assert deaf("--demo", INITIALIZE, INITIALIZED) == (0, b"")
-    assert deaf("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
+    assert run_with_closed_stdout("--demo", INITIALIZE, INITIALIZED) == (0, b"")
+    assert run_with_closed_stdout("--demo", INITIALIZE, INITIALIZED, *asked) == (0, b"")
 
 
 def test_each_answer_is_whole_although_the_terminal_takes_it_in_parts() -> None:
@@ -408,17 +417,22 @@ def test_each_answer_is_whole_although_the_terminal_takes_it_in_parts() -> None:
         answers += [json.loads(out.readline()) for _ in asked]
         process.stdin.close()
 
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     assert {answer["id"] for answer in answers} == {*range(1, 12)}
 
 
-LISTS = [json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).encode()] * 30
+LIST_TOOLS_LINES = [json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}).encode()] * 30
 BAD_LINES = [b"no message"] * 5000
 
 
 @pytest.mark.parametrize(
     ("ending", "asked"),
-    [(signal.SIGINT, LISTS), (signal.SIGTERM, LISTS), (None, LISTS), (signal.SIGTERM, BAD_LINES)],
+    [
+        (signal.SIGINT, LIST_TOOLS_LINES),
+        (signal.SIGTERM, LIST_TOOLS_LINES),
+        (None, LIST_TOOLS_LINES),
+        (signal.SIGTERM, BAD_LINES),
+    ],
     ids=["SIGINT", "SIGTERM", "end-of-input", "bad-lines"],
 )
 def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
@@ -439,7 +453,7 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
         else:
             process.send_signal(ending)
         try:
-            status = process.wait(PATIENCE)
+            status = process.wait(TIMEOUT_SECONDS)
         finally:
             process.kill()
 
@@ -447,7 +461,7 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
 
 
 def test_a_demo_that_nobody_reads_any_more_ends_without_a_word() -> None:
-    assert deaf("demo") == (1, b"")
+    assert run_with_closed_stdout("demo") == (1, b"")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +472,7 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
         ["/bin/sh", "-c", f"exec '{COMMAND}' {command}"],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -475,7 +489,7 @@ def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
         ["/bin/sh", "-c", f"exec '{COMMAND}' --demo 0>/dev/null"],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -488,7 +502,7 @@ async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Pat
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     async with await anyio.open_process([COMMAND, "--demo"], env=env) as process:
         assert process.stdout is not None
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT_SECONDS):
             await process.stdout.receive()
             process.send_signal(signal.SIGINT)
 
@@ -496,7 +510,7 @@ async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Pat
             assert await read_to_end(process.stderr) == b""
 
 
-HANGING = """
+HANG_SCRIPT = """
 import sys, threading
 def hang(*_, **__):
     sys.stderr.write("hangs\\n")
@@ -516,7 +530,7 @@ async def test_what_hangs_in_a_thread_does_not_hold_up_the_end(
 ) -> None:
     for name in ("tmp", "path"):
         (tmp_path / name).mkdir()
-    (tmp_path / "path" / f"{module}.py").write_text(f"{HANGING}{hangs}")
+    (tmp_path / "path" / f"{module}.py").write_text(f"{HANG_SCRIPT}{hangs}")
     variables = {
         "PYTHONPATH": tmp_path / "path",
         "TMPDIR": tmp_path / "tmp",
@@ -525,8 +539,8 @@ async def test_what_hangs_in_a_thread_does_not_hold_up_the_end(
     }
     env = os.environ | {name: str(value) for name, value in variables.items()}
     async with await anyio.open_process([COMMAND, *options], env=env) as process:
-        with anyio.fail_after(PATIENCE):
-            await send(process, INITIALIZE, INITIALIZED, call(2, "create_access_token", user="local:metrics"))
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            await send(process, INITIALIZE, INITIALIZED, create_call(2, "create_access_token", user="local:metrics"))
             assert process.stderr is not None
             assert await process.stderr.receive() == b"hangs\n"
             process.terminate()
@@ -561,7 +575,7 @@ async def test_what_hangs_in_a_thread_does_not_hold_up_the_end(
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
     options: Sequence[str], env: dict[str, str], told: str
 ) -> None:
-    ended = run(*options, env=env)
+    ended = run_command(*options, env=env)
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
@@ -582,7 +596,7 @@ def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
     ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
 )
 def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], told: str) -> None:
-    ended = run(*words)
+    ended = run_command(*words)
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
@@ -591,7 +605,7 @@ def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str]
 
 
 def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
-    ended = run("--demo", env={"QUMULO_PORTS": "1"})
+    ended = run_command("--demo", env={"QUMULO_PORTS": "1"})
 
     assert (ended.returncode, ended.stdout) == (0, "")
     assert ended.stderr.count("\n") == 1
@@ -599,7 +613,7 @@ def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
 
 
 def test_unverified_tls_is_said_at_the_start() -> None:
-    ended = run("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
+    ended = run_command("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
 
     assert (ended.returncode, ended.stdout) == (0, "")
     assert "QUMULO_VERIFY_TLS=false" in ended.stderr
@@ -607,7 +621,7 @@ def test_unverified_tls_is_said_at_the_start() -> None:
 
 
 def test_the_bearer_token_is_no_command_line_option() -> None:
-    told = run("--help")
+    told = run_command("--help")
 
     assert told.returncode == 0
     assert "--bearer-token" not in told.stdout
@@ -619,7 +633,7 @@ def test_the_package_runs_as_a_module_too() -> None:
         [sys.executable, "-m", "token_tools", "--version"],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=True,
     )
 
@@ -627,7 +641,7 @@ def test_the_package_runs_as_a_module_too() -> None:
 
 
 def test_the_demo_plays_its_conversation_and_succeeds() -> None:
-    played = run("demo")
+    played = run_command("demo")
 
     assert (played.returncode, played.stderr) == (0, "")
     for said in ("list_access_tokens()", "create_access_token(", "nearest is `user`"):

@@ -18,24 +18,24 @@ from mcp.client import Client
 from mcp.types import TextContent
 from pydantic import SecretStr
 
-from tests.support.sandbox_process import BIN, Sandbox, run, running_sandbox
+from tests.support.sandbox_process import BIN_FOLDER, SandboxProcess, run_process, running_sandbox
 from token_tools.cluster.identity import Identity
 from token_tools.server.app import create_server
 from token_tools.settings import Settings
-from token_tools.times import parse_instant, utc_now
+from token_tools.times import parse_rfc3339, utc_now
 
-PATIENCE = 60
-README = Path(__file__).parents[2] / "README.md"
+TIMEOUT_SECONDS = 60
+README_PATH = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Generator[Sandbox]:
+def sandbox() -> Generator[SandboxProcess]:
     """One for all tests of this module: they look after what they make."""
     with running_sandbox() as sandbox:
         yield sandbox
 
 
-def settings_for(sandbox: Sandbox, folder: Path) -> Settings:
+def create_settings(sandbox: SandboxProcess, folder: Path) -> Settings:
     return Settings(
         host=sandbox.settings["QUMULO_HOST"],
         port=int(sandbox.settings["QUMULO_PORT"]),
@@ -45,57 +45,57 @@ def settings_for(sandbox: Sandbox, folder: Path) -> Settings:
     )
 
 
-def who_am_i(sandbox: Sandbox, store: Path) -> dict[str, Any]:
+def run_who_am_i(sandbox: SandboxProcess, store: Path) -> dict[str, Any]:
     """The JSON that `qq who_am_i` begins with, for the token in a store."""
-    told = sandbox.qq("who_am_i", store=store)
+    told = sandbox.run_qq("who_am_i", store=store)
     assert (told.returncode, told.stderr) == (0, "")
     me: dict[str, Any] = json.JSONDecoder().raw_decode(told.stdout)[0]
     return me
 
 
-def test_the_sdk_is_told_who_it_is_and_by_which_token(sandbox: Sandbox) -> None:
-    me = sandbox.sdk("client.auth.who_am_i()")
+def test_the_sdk_is_told_who_it_is_and_by_which_token(sandbox: SandboxProcess) -> None:
+    me = sandbox.run_sdk("client.auth.who_am_i()")
 
     assert (me["name"], me["id"]) == ("admin", "500")
-    assert sandbox.sdk(f"tokens.get({me['access_token_id']!r}).to_dict()")["user"]["auth_id"] == me["id"]
+    assert sandbox.run_sdk(f"tokens.get({me['access_token_id']!r}).to_dict()")["user"]["auth_id"] == me["id"]
 
 
-def test_the_sdk_reads_the_version(sandbox: Sandbox) -> None:
-    assert sandbox.sdk("client.version.version()")["revision_id"] == "Qumulo Core 7.9.2.1"
+def test_the_sdk_reads_the_version(sandbox: SandboxProcess) -> None:
+    assert sandbox.run_sdk("client.version.version()")["revision_id"] == "Qumulo Core 7.9.2.1"
 
 
-def test_the_sdk_makes_gets_changes_and_deletes_a_token(sandbox: Sandbox) -> None:
-    made = sandbox.sdk("tokens.create(Identity('local:jane'), parse('2030-01-01T00:00:00Z')).to_dict()")
+def test_the_sdk_makes_gets_changes_and_deletes_a_token(sandbox: SandboxProcess) -> None:
+    made = sandbox.run_sdk("tokens.create(Identity('local:jane'), parse('2030-01-01T00:00:00Z')).to_dict()")
     token_id = made["id"]
 
     assert made["bearer_token"].startswith("access-v1:")
-    assert sandbox.sdk(f"tokens.get({token_id!r}).to_dict()")["expiration_time"] == "2030-01-01T00:00:00Z"
-    assert sandbox.sdk("client.auth.who_am_i()", bearer_token=made["bearer_token"])["name"] == "jane"
+    assert sandbox.run_sdk(f"tokens.get({token_id!r}).to_dict()")["expiration_time"] == "2030-01-01T00:00:00Z"
+    assert sandbox.run_sdk("client.auth.who_am_i()", bearer_token=made["bearer_token"])["name"] == "jane"
 
-    changed = sandbox.sdk(f"tokens.modify({token_id!r}, parse('2031-01-01T00:00:00+02:00'), False).to_dict()")
+    changed = sandbox.run_sdk(f"tokens.modify({token_id!r}, parse('2031-01-01T00:00:00+02:00'), False).to_dict()")
 
     assert (changed["expiration_time"], changed["enabled"]) == ("2030-12-31T22:00:00Z", False)
-    assert sandbox.sdk("client.auth.who_am_i()", bearer_token=made["bearer_token"])["status"] == 401
+    assert sandbox.run_sdk("client.auth.who_am_i()", bearer_token=made["bearer_token"])["status"] == 401
 
-    assert sandbox.sdk(f"tokens.delete({token_id!r})") is None
-    assert sandbox.sdk(f"tokens.get({token_id!r}).to_dict()") == {
+    assert sandbox.run_sdk(f"tokens.delete({token_id!r})") is None
+    assert sandbox.run_sdk(f"tokens.get({token_id!r}).to_dict()") == {
         "status": 404,
         "error_class": "http_not_found_error",
         "description": "no such access token",
     }
 
 
-def test_the_sdk_lists_page_by_page_what_it_lists_at_once(sandbox: Sandbox) -> None:
-    at_once = sandbox.sdk("[[e.id for e in page.entries] for page in tokens.list()]")
-    paged = sandbox.sdk("[[e.id for e in page.entries] for page in tokens.list(limit=3)]")
+def test_the_sdk_lists_page_by_page_what_it_lists_at_once(sandbox: SandboxProcess) -> None:
+    at_once = sandbox.run_sdk("[[e.id for e in page.entries] for page in tokens.list()]")
+    paged = sandbox.run_sdk("[[e.id for e in page.entries] for page in tokens.list(limit=3)]")
 
     assert len(at_once) == 1
     assert [len(page) for page in paged] == [3] * (len(at_once[0]) // 3) + [len(at_once[0]) % 3]
     assert [*chain.from_iterable(paged)] == at_once[0]
 
 
-def test_the_sdk_lists_the_tokens_of_one_user(sandbox: Sandbox) -> None:
-    owners = sandbox.sdk("[e.user['name'] for page in tokens.list(Identity('local:backup')) for e in page.entries]")
+def test_the_sdk_lists_the_tokens_of_one_user(sandbox: SandboxProcess) -> None:
+    owners = sandbox.run_sdk("[e.user['name'] for page in tokens.list(Identity('local:backup')) for e in page.entries]")
 
     assert owners == ["backup", "backup"]
 
@@ -110,51 +110,52 @@ def test_the_sdk_lists_the_tokens_of_one_user(sandbox: Sandbox) -> None:
         pytest.param("client.request('PUT', '/v1/version')", 405, id="wrong-verb"),
     ],
 )
-def test_the_sdk_understands_each_refusal(sandbox: Sandbox, expression: str, status: int) -> None:
-    told = sandbox.sdk(expression)
+def test_the_sdk_understands_each_refusal(sandbox: SandboxProcess, expression: str, status: int) -> None:
+    told = sandbox.run_sdk(expression)
 
     assert told["status"] == status
     assert told["error_class"].endswith("_error")
     assert told["description"] != "Dev error: No json error response."
 
 
-def test_qq_makes_lists_disables_and_deletes_a_token(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_qq_makes_lists_disables_and_deletes_a_token(sandbox: SandboxProcess, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    made = json.loads(sandbox.qq("auth_create_access_token", "local:metrics", "--file", str(store)).stdout)
+    made = json.loads(sandbox.run_qq("auth_create_access_token", "local:metrics", "--file", str(store)).stdout)
 
-    assert who_am_i(sandbox, store)["access_token_id"] == made["id"]
-    assert made["id"] in sandbox.qq("auth_list_access_tokens", "--user", "local:metrics").stdout
-    assert sandbox.qq("auth_modify_access_token", made["id"], "--disable").returncode == 0
-    assert "401" in sandbox.qq("who_am_i", store=store).stderr
-    assert sandbox.qq("auth_delete_access_token", made["id"]).returncode == 0
-    assert "Error 404: http_not_found_error" in sandbox.qq("auth_get_access_token", made["id"]).stderr
+    assert run_who_am_i(sandbox, store)["access_token_id"] == made["id"]
+    assert made["id"] in sandbox.run_qq("auth_list_access_tokens", "--user", "local:metrics").stdout
+    assert sandbox.run_qq("auth_modify_access_token", made["id"], "--disable").returncode == 0
+    assert "401" in sandbox.run_qq("who_am_i", store=store).stderr
+    assert sandbox.run_qq("auth_delete_access_token", made["id"]).returncode == 0
+    assert "Error 404: http_not_found_error" in sandbox.run_qq("auth_get_access_token", made["id"]).stderr
 
 
 def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no_secret(
-    sandbox: Sandbox, tmp_path: Path
+    sandbox: SandboxProcess, tmp_path: Path
 ) -> None:
-    [command] = [line for line in README.read_text().splitlines() if "auth_create_access_token" in line]
+    [command] = [line for line in README_PATH.read_text().splitlines() if "auth_create_access_token" in line]
     here = (
-        f"{BIN / 'qq'} --credentials-store {sandbox.settings['store']} --port {sandbox.settings['QUMULO_PORT']} --host"
+        f"{BIN_FOLDER / 'qq'} --credentials-store {sandbox.settings['store']} --port "
+        f"{sandbox.settings['QUMULO_PORT']} --host"
     )
     command = command.replace("qq --host cluster.example.com", f"{here} {sandbox.settings['QUMULO_HOST']}")
 
-    told = run("env", f"HOME={tmp_path}", "/bin/sh", "-c", f"umask 022; {command}")
+    told = run_process("env", f"HOME={tmp_path}", "/bin/sh", "-c", f"umask 022; {command}")
 
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
     store = tmp_path / ".config" / "qumulo" / "mcp-service"
     assert stat.S_IMODE(store.stat().st_mode) == 0o600
-    made = who_am_i(sandbox, store)["access_token_id"]
-    expires = parse_instant(sandbox.sdk(f"tokens.get({made!r}).to_dict()")["expiration_time"])
+    made = run_who_am_i(sandbox, store)["access_token_id"]
+    expires = parse_rfc3339(sandbox.run_sdk(f"tokens.get({made!r}).to_dict()")["expiration_time"])
     assert timedelta(days=89) < expires - utc_now() <= timedelta(days=90)
-    sandbox.sdk(f"tokens.delete({made!r})")
+    sandbox.run_sdk(f"tokens.delete({made!r})")
 
 
 @pytest.fixture
-async def by_hand(sandbox: Sandbox, tmp_path: Path) -> str:
+async def by_hand_command(sandbox: SandboxProcess, tmp_path: Path) -> str:
     """The command that a client gets which cannot ask: to be run in a shell of an operator who has logged in."""
-    with anyio.fail_after(PATIENCE):
-        async with Client(create_server(settings_for(sandbox, tmp_path))) as client:
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
             told = await client.call_tool(
                 "create_access_token", {"user": r"ad:CORP\tom.meyer", "expiration_time": "never"}
             )
@@ -162,74 +163,76 @@ async def by_hand(sandbox: Sandbox, tmp_path: Path) -> str:
     assert isinstance(text, TextContent)
     command = re.search(r"by hand: (.*)$", text.text)
     assert command is not None
-    return command[1].replace("qq ", f"{BIN / 'qq'} --credentials-store {sandbox.settings['store']} ", 1)
+    return command[1].replace("qq ", f"{BIN_FOLDER / 'qq'} --credentials-store {sandbox.settings['store']} ", 1)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 async def test_a_creation_by_hand_makes_a_private_file_and_shows_no_secret(
-    sandbox: Sandbox, tmp_path: Path, by_hand: str, shell: str
+    sandbox: SandboxProcess, tmp_path: Path, by_hand_command: str, shell: str
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
 
-    told = run("env", f"HOME={home}", shell, "-c", f"umask 000; {by_hand}")
+    told = run_process("env", f"HOME={home}", shell, "-c", f"umask 000; {by_hand_command}")
 
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
     [store] = home.iterdir()
     assert stat.S_IMODE(store.stat().st_mode) == 0o600
-    me = who_am_i(sandbox, store)
+    me = run_who_am_i(sandbox, store)
     assert me["name"] == "CORP\\tom.meyer"
-    sandbox.sdk(f"tokens.delete({me['access_token_id']!r})")
+    sandbox.run_sdk(f"tokens.delete({me['access_token_id']!r})")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 async def test_a_creation_by_hand_makes_no_token_where_the_file_exists_and_leaves_that(
-    sandbox: Sandbox, tmp_path: Path, by_hand: str, shell: str
+    sandbox: SandboxProcess, tmp_path: Path, by_hand_command: str, shell: str
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    [name] = set(re.findall(r"access-token-\w+", by_hand))
+    [name] = set(re.findall(r"access-token-\w+", by_hand_command))
     home.joinpath(name).write_text("somebody's")
-    before = sandbox.sdk("[e.id for page in tokens.list() for e in page.entries]")
+    before = sandbox.run_sdk("[e.id for page in tokens.list() for e in page.entries]")
 
-    told = run("env", f"HOME={home}", shell, "-c", by_hand)
+    told = run_process("env", f"HOME={home}", shell, "-c", by_hand_command)
 
     assert told.returncode != 0
     assert told.stdout == ""
     assert "exist" in told.stderr
     assert home.joinpath(name).read_text() == "somebody's"
-    assert sandbox.sdk("[e.id for page in tokens.list() for e in page.entries]") == before
+    assert sandbox.run_sdk("[e.id for page in tokens.list() for e in page.entries]") == before
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 async def test_a_creation_by_hand_that_the_cluster_declines_says_so_and_leaves_no_file(
-    tmp_path: Path, by_hand: str, shell: str
+    tmp_path: Path, by_hand_command: str, shell: str
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
 
-    told = run("env", f"HOME={home}", shell, "-c", re.sub(r"(create_access_token) \S+", r"\1 auth_id:1", by_hand))
+    told = run_process(
+        "env", f"HOME={home}", shell, "-c", re.sub(r"(create_access_token) \S+", r"\1 auth_id:1", by_hand_command)
+    )
 
     assert (told.returncode, told.stdout) == (1, "")
     assert "Error 404" in told.stderr
     assert [*home.iterdir()] == []
 
 
-def test_qq_tells_the_version(sandbox: Sandbox) -> None:
-    assert "Qumulo Core 7.9.2.1" in sandbox.qq("version").stdout
+def test_qq_tells_the_version(sandbox: SandboxProcess) -> None:
+    assert "Qumulo Core 7.9.2.1" in sandbox.run_qq("version").stdout
 
 
 @pytest.mark.anyio
-async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: Sandbox, tmp_path: Path) -> None:
-    theirs = sandbox.sdk("[e.to_dict() for page in tokens.list() for e in page.entries]")
+async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    theirs = sandbox.run_sdk("[e.to_dict() for page in tokens.list() for e in page.entries]")
 
     ours: list[dict[str, Any]] = []
     after: dict[str, str] = {}
-    with anyio.fail_after(PATIENCE):
-        async with Client(create_server(settings_for(sandbox, tmp_path))) as client:
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
             while True:
                 told = (await client.call_tool("list_access_tokens", {"limit": 7} | after)).structured_content
                 assert told is not None
@@ -250,38 +253,38 @@ async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: Sandb
 
 
 @pytest.mark.anyio
-async def test_qq_works_with_a_token_as_our_create_delivers_it(sandbox: Sandbox, tmp_path: Path) -> None:
-    settings = settings_for(sandbox, tmp_path)
-    with anyio.fail_after(PATIENCE):
+async def test_qq_works_with_a_token_as_our_create_delivers_it(sandbox: SandboxProcess, tmp_path: Path) -> None:
+    settings = create_settings(sandbox, tmp_path)
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(settings)) as client:
             told = (await client.call_tool("create_access_token", {"user": r"ad:CORP\tom.meyer"})).structured_content
 
     assert told is not None
-    me = who_am_i(sandbox, Path(told["bearer_token_in"]))
+    me = run_who_am_i(sandbox, Path(told["bearer_token_in"]))
     assert (me["name"], me["access_token_id"]) == ("CORP\\tom.meyer", told["id"])
-    sandbox.sdk(f"tokens.delete({told['id']!r})")
+    sandbox.run_sdk(f"tokens.delete({told['id']!r})")
 
 
 @pytest.mark.anyio
 async def test_a_sandbox_told_to_fail_makes_an_orphan_that_is_found_and_can_be_deleted_as_told(tmp_path: Path) -> None:
     """Over a real connection, and with the command that the error names."""
     with running_sandbox("--fault", "create=cut-after") as sandbox:
-        with anyio.fail_after(PATIENCE):
-            async with Client(create_server(settings_for(sandbox, tmp_path))) as client:
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
                 told = await client.call_tool("create_access_token", {"user": "local:metrics"})
 
         [text] = told.content
         assert isinstance(text, TextContent)
         command = re.search(r"qq --host .* auth_delete_access_token (\d+)$", text.text)
         assert command is not None
-        assert sandbox.qq("auth_get_access_token", command[1]).returncode == 0
+        assert sandbox.run_qq("auth_get_access_token", command[1]).returncode == 0
         bin_qq, *arguments = shlex.split(command[0])
-        run(str(BIN / bin_qq), "--credentials-store", sandbox.settings["store"], *arguments)
-        assert sandbox.qq("auth_get_access_token", command[1]).returncode != 0
+        run_process(str(BIN_FOLDER / bin_qq), "--credentials-store", sandbox.settings["store"], *arguments)
+        assert sandbox.run_qq("auth_get_access_token", command[1]).returncode != 0
 
 
 def test_a_fault_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    told = run(str(BIN / "qumulo-token-tools"), "sandbox", "--fault", "create=explode")
+    told = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", "--fault", "create=explode")
 
     assert (told.returncode, told.stdout) == (2, "")
     assert "cut-after" in told.stderr
@@ -289,7 +292,7 @@ def test_a_fault_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])
 def test_a_port_that_is_none_is_refused_in_one_line(port: str) -> None:
-    told = run(str(BIN / "qumulo-token-tools"), "sandbox", f"--port={port}")
+    told = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", f"--port={port}")
 
     assert (told.returncode, told.stdout) == (2, "")
     assert (
@@ -297,10 +300,10 @@ def test_a_port_that_is_none_is_refused_in_one_line(port: str) -> None:
     )
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(sandbox: Sandbox) -> None:
+def test_a_port_that_is_taken_is_told_in_one_line(sandbox: SandboxProcess) -> None:
     port = sandbox.settings["QUMULO_PORT"]
 
-    told = run(str(BIN / "qumulo-token-tools"), "sandbox", "--port", port)
+    told = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", "--port", port)
 
     assert (told.returncode, told.stdout) == (2, "")
     assert (
@@ -315,7 +318,7 @@ def test_a_signal_ends_the_sandbox_cleanly_and_leaves_no_secret_behind(signum: s
         assert stat.S_IMODE(store.stat().st_mode) == 0o600
         os.kill(sandbox.process.pid, signum)
 
-        assert sandbox.process.wait(PATIENCE) == 0
+        assert sandbox.process.wait(TIMEOUT_SECONDS) == 0
         assert sandbox.process.stderr is not None
         assert sandbox.process.stderr.read() == ""
         assert not store.parent.exists()

@@ -13,50 +13,60 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, Bench, Told, refusal
+from tests.support.harness import (
+    AD_JANE,
+    ADMIN,
+    JANE,
+    LDAP_BOB,
+    NOW,
+    TOKENS_PATH,
+    Harness,
+    ToolAnswer,
+    refusal_response,
+)
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.pagination import EMPTY_PAGES, PAGE
+from token_tools.cluster.pagination import MAX_EMPTY_PAGES, PAGE_SIZE
 from token_tools.operations.audit import FINDINGS
 from token_tools.sandbox.cluster import Account, EndOfPaging, Token
 
 pytestmark = pytest.mark.anyio
 
-AUDIT = "audit_access_tokens"
+AUDIT_TOOL = "audit_access_tokens"
 GUEST = Account(auth_id="501", domain="LOCAL", name="guest")
 
 
-def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `create_token`, whose types hold
+def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `add_token`, whose types hold
     """A token about which there is nothing to say, unless it is special."""
     usual: dict[str, Any] = {
         "creator": account.auth_id,
         "creation_time": NOW - timedelta(days=40),
         "expiration_time": NOW + timedelta(days=50),
     }
-    return bench.cluster.create_token(account.auth_id, **{**usual, **special})
+    return harness.cluster.add_token(account.auth_id, **{**usual, **special})
 
 
-def calm(bench: Bench) -> None:
+def remove_findings_of_own_token(harness: Harness) -> None:
     """Nothing to say about the server's own token either."""
-    [own] = bench.tokens_of(ADMIN)
-    del bench.cluster.tokens[own.id]
-    bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
+    [own] = harness.tokens_of(ADMIN)
+    del harness.cluster.tokens[own.id]
+    harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
     kept = replace(own, id=str((1500 << 64) + 1), user="1500", creator="1500", expiration_time=NOW + timedelta(days=99))
-    bench.cluster.tokens[kept.id] = kept
+    harness.cluster.tokens[kept.id] = kept
 
 
-def counts(told: Told) -> dict[str, int]:
+def counts_by_finding(told: ToolAnswer) -> dict[str, int]:
     return {entry["finding"]: entry["count"] for entry in told.fields["findings"]}
 
 
-def worst(told: Told, finding: str) -> list[str]:
+def worst_ids(told: ToolAnswer, finding: str) -> list[str]:
     return [entry["id"] for entry in told.fields["worst"] if entry["finding"] == finding]
 
 
-async def test_nothing_is_found_where_there_is_nothing(bench: Bench) -> None:
-    calm(bench)
-    make(bench)
+async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    add_token(harness)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert told.text == (
         "2 access tokens of 2 users on c.example.com:8000: 2 live, 0 disabled, 0 expired. It is 2026-11-24 09:00 UTC. "
@@ -139,17 +149,17 @@ async def test_nothing_is_found_where_there_is_nothing(bench: Bench) -> None:
     ],
 )
 async def test_each_risk_is_found_with_the_call_that_mends_it(
-    bench: Bench, finding: str, account: Account, special: dict[str, Any], mend: str
+    harness: Harness, finding: str, account: Account, special: dict[str, Any], mend: str
 ) -> None:
-    calm(bench)
-    bench.cluster.add_account(GUEST)
-    token = make(bench, account, **special)
+    remove_findings_of_own_token(harness)
+    harness.cluster.add_account(GUEST)
+    token = add_token(harness, account, **special)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     [found] = told.fields["findings"]
     assert found == {"finding": finding, "count": 1, "mend": mend.format(id=token.id)}
-    assert worst(told, finding) == [token.id]
+    assert worst_ids(told, finding) == [token.id]
     assert f"{finding}: 1. {found['mend']}\n  {token.id} " in told.text
 
 
@@ -161,12 +171,12 @@ async def test_each_risk_is_found_with_the_call_that_mends_it(
         pytest.param(Account(auth_id="9", domain="API_INTERNAL_DOMAIN", name="internal"), id="internal"),
     ],
 )
-async def test_what_each_cluster_is_born_with_is_a_built_in_user(bench: Bench, account: Account) -> None:
-    calm(bench)
-    bench.cluster.add_account(account)
-    make(bench, account)
+async def test_what_each_cluster_is_born_with_is_a_built_in_user(harness: Harness, account: Account) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.add_account(account)
+    add_token(harness, account)
 
-    assert counts(await bench.call(AUDIT)) == {"built_in_user": 1}
+    assert counts_by_finding(await harness.call(AUDIT_TOOL)) == {"built_in_user": 1}
 
 
 @pytest.mark.parametrize(
@@ -177,11 +187,11 @@ async def test_what_each_cluster_is_born_with_is_a_built_in_user(bench: Bench, a
         pytest.param({"expiration_time": NOW + timedelta(days=31)}, id="expires-later"),
     ],
 )
-async def test_what_is_not_yet_a_risk_is_not_found(bench: Bench, special: dict[str, Any]) -> None:
-    calm(bench)
-    make(bench, **special)
+async def test_what_is_not_yet_a_risk_is_not_found(harness: Harness, special: dict[str, Any]) -> None:
+    remove_findings_of_own_token(harness)
+    add_token(harness, **special)
 
-    assert (await bench.call(AUDIT)).fields["findings"] == []
+    assert (await harness.call(AUDIT_TOOL)).fields["findings"] == []
 
 
 @pytest.mark.parametrize(
@@ -197,14 +207,14 @@ async def test_what_is_not_yet_a_risk_is_not_found(bench: Bench, special: dict[s
     ],
 )
 async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_is_likely_unused(
-    bench: Bench, special: dict[str, Any], mend: str
+    harness: Harness, special: dict[str, Any], mend: str
 ) -> None:
-    calm(bench)
-    older = make(bench)
-    newer = make(bench, creation_time=NOW - timedelta(days=1), **special)
-    make(bench, LDAP_BOB)
+    remove_findings_of_own_token(harness)
+    older = add_token(harness)
+    newer = add_token(harness, creation_time=NOW - timedelta(days=1), **special)
+    add_token(harness, LDAP_BOB)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     found = told.fields["findings"][-1]
     assert found == {
@@ -215,78 +225,80 @@ async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_i
     assert told.fields["users"] == 3
 
 
-async def test_of_several_users_with_two_tokens_each_is_told_by_one(bench: Bench) -> None:
-    calm(bench)
-    older = [make(bench, account, creation_time=NOW - timedelta(days=9)) for account in (JANE, LDAP_BOB)]
+async def test_of_several_users_with_two_tokens_each_is_told_by_one(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    older = [add_token(harness, account, creation_time=NOW - timedelta(days=9)) for account in (JANE, LDAP_BOB)]
     for account in (JANE, LDAP_BOB):
-        make(bench, account, creation_time=NOW - timedelta(days=1))
+        add_token(harness, account, creation_time=NOW - timedelta(days=1))
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {"users_with_two_tokens": 2}
-    assert worst(told, "users_with_two_tokens") == [token.id for token in older]
+    assert counts_by_finding(told) == {"users_with_two_tokens": 2}
+    assert worst_ids(told, "users_with_two_tokens") == [token.id for token in older]
 
 
-async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(bench: Bench) -> None:
-    calm(bench)
-    make(bench)
-    make(bench)
+async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    add_token(harness)
+    add_token(harness)
 
     async def refuse_users(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(403) if "user" in request.url.params else response
+        return refusal_response(403) if "user" in request.url.params else response
 
-    bench.recorder.on_served = refuse_users
+    harness.recorder.on_served = refuse_users
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {"users_with_two_tokens": 1}
+    assert counts_by_finding(told) == {"users_with_two_tokens": 1}
     assert "users_with_two_tokens: 1. Whose, list_access_tokens tells. A person decides" in told.text
 
 
-async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(bench: Bench) -> None:
+async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harness: Harness) -> None:
     ages = [3, 1, 4, 2]
-    made = {age: make(bench, creation_time=NOW - timedelta(days=400 + age), expiration_time=None) for age in ages}
-    make(bench, AD_JANE, expiration_time=NOW - timedelta(days=2))
+    made = {
+        age: add_token(harness, creation_time=NOW - timedelta(days=400 + age), expiration_time=None) for age in ages
+    }
+    add_token(harness, AD_JANE, expiration_time=NOW - timedelta(days=2))
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     names = [entry["finding"] for entry in told.fields["findings"]]
     assert names == [finding for finding in FINDINGS if finding in names]
-    assert worst(told, "never_expires") == [made[4].id, made[3].id, made[2].id]
-    assert worst(told, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
+    assert worst_ids(told, "never_expires") == [made[4].id, made[3].id, made[2].id]
+    assert worst_ids(told, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
 
 
-async def test_the_counts_add_up(bench: Bench) -> None:
-    calm(bench)
-    make(bench)
-    make(bench, enabled=False)
-    make(bench, LDAP_BOB, expiration_time=NOW - timedelta(days=1))
-    make(bench, LDAP_BOB, expiration_time=NOW - timedelta(days=1), enabled=False)
+async def test_the_counts_add_up(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    add_token(harness)
+    add_token(harness, enabled=False)
+    add_token(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1))
+    add_token(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1), enabled=False)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     fields = told.fields
     assert (fields["live"], fields["disabled"], fields["expired"]) == (2, 1, 2)
-    assert fields["total"] == fields["live"] + fields["disabled"] + fields["expired"] == len(bench.cluster.tokens)
-    assert counts(told) == {"expired": 2, "disabled_and_old": 2, "users_with_two_tokens": 2}
+    assert fields["total"] == fields["live"] + fields["disabled"] + fields["expired"] == len(harness.cluster.tokens)
+    assert counts_by_finding(told) == {"expired": 2, "disabled_and_old": 2, "users_with_two_tokens": 2}
 
 
-async def test_the_server_s_own_token_is_told_among_the_findings(bench: Bench) -> None:
-    make(bench, ADMIN)
+async def test_the_server_s_own_token_is_told_among_the_findings(harness: Harness) -> None:
+    add_token(harness, ADMIN)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert told.fields["own_token_findings"] == "never_expires, built_in_user, users_with_two_tokens"
     assert "This server's own token is among: never_expires, built_in_user, users_with_two_tokens." in told.text
 
 
-async def test_what_counts_as_soon_can_be_said(bench: Bench) -> None:
-    calm(bench)
-    make(bench, expiration_time=NOW + timedelta(days=50))
+async def test_what_counts_as_soon_can_be_said(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    add_token(harness, expiration_time=NOW + timedelta(days=50))
 
-    told = await bench.call(AUDIT, {"expiring_within": "8w"})
+    told = await harness.call(AUDIT_TOOL, {"expiring_within": "8w"})
 
-    assert counts(told) == {"expires_soon": 1}
+    assert counts_by_finding(told) == {"expires_soon": 1}
     assert "Soon is within 56 days." in told.text
 
 
@@ -300,71 +312,71 @@ async def test_what_counts_as_soon_can_be_said(bench: Bench) -> None:
     ],
     ids=["word", "no-unit", "zero", "month"],
 )
-async def test_what_is_no_duration_is_refused(bench: Bench, expiring_within: str, why: str) -> None:
-    told = await bench.refused(AUDIT, {"expiring_within": expiring_within})
+async def test_what_is_no_duration_is_refused(harness: Harness, expiring_within: str, why: str) -> None:
+    told = await harness.call_refused(AUDIT_TOOL, {"expiring_within": expiring_within})
 
     assert told == f"`expiring_within` {why}."
-    assert bench.recorder.seen() == []
+    assert harness.recorder.request_lines() == []
 
 
-async def test_all_pages_are_read_with_progress(bench: Bench) -> None:
-    calm(bench)
-    for number in range(2 * PAGE):
-        bench.cluster.create_token(str(2000 + number), creator="500", expiration_time=NOW + timedelta(days=99))
+async def test_all_pages_are_read_with_progress(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    for number in range(2 * PAGE_SIZE):
+        harness.cluster.add_token(str(2000 + number), creator="500", expiration_time=NOW + timedelta(days=99))
     heard: list[tuple[float, str | None]] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, message))
 
-    async with bench.connected() as client:
-        told = Told.of(await client.call_tool(AUDIT, {}, progress_callback=hear))
+    async with harness.connected() as client:
+        told = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}, progress_callback=hear))
 
-    assert told.fields["total"] == 2 * PAGE + 1
+    assert told.fields["total"] == 2 * PAGE_SIZE + 1
     assert heard == [
-        (PAGE, f"{PAGE:,} tokens read"),
-        (2 * PAGE, f"{2 * PAGE:,} tokens read"),
-        (2 * PAGE + 1, f"{2 * PAGE + 1:,} tokens read"),
+        (PAGE_SIZE, f"{PAGE_SIZE:,} tokens read"),
+        (2 * PAGE_SIZE, f"{2 * PAGE_SIZE:,} tokens read"),
+        (2 * PAGE_SIZE + 1, f"{2 * PAGE_SIZE + 1:,} tokens read"),
     ]
 
 
-def repeat(entries: Sequence[dict[str, Any]], after: str | None) -> httpx.Response:
-    return httpx.Response(200, json={"entries": entries, "paging": {"next": after and f"/x?after={after}"}})
+def page_response(entries: Sequence[dict[str, Any]], cursor: str | None) -> httpx.Response:
+    return httpx.Response(200, json={"entries": entries, "paging": {"next": cursor and f"/x?after={cursor}"}})
 
 
 @pytest.mark.parametrize("end", get_args(EndOfPaging))
-async def test_the_end_of_the_list_is_found_however_it_is_told(bench: Bench, end: EndOfPaging) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, end_of_paging=end, largest_page=2)
+async def test_the_end_of_the_list_is_found_however_it_is_told(harness: Harness, end: EndOfPaging) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, end_of_paging=end, max_page_size=2)
     for _ in range(4):
-        make(bench, LDAP_BOB)
+        add_token(harness, LDAP_BOB)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert told.fields["total"] == 5
 
 
-async def test_a_list_that_goes_round_is_counted_once(bench: Bench) -> None:
+async def test_a_list_that_goes_round_is_counted_once(harness: Harness) -> None:
     """New keys for ever, the same tokens for ever."""
-    calm(bench)
+    remove_findings_of_own_token(harness)
     number = 0
 
     async def go_round(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         nonlocal number
-        if request.url.path != PATH or "user" in request.url.params:
+        if request.url.path != TOKENS_PATH or "user" in request.url.params:
             return response
         number += 1
-        return repeat(entries, f"key{number}")
+        return page_response(entries, f"key{number}")
 
-    make(bench)
-    [*entries] = [entry_of(token) for token in bench.cluster.tokens.values()]
-    bench.recorder.on_served = go_round
+    add_token(harness)
+    [*entries] = [render_entry(token) for token in harness.cluster.tokens.values()]
+    harness.recorder.on_served = go_round
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert told.fields["total"] == 2
-    assert number == EMPTY_PAGES + 1
+    assert number == MAX_EMPTY_PAGES + 1
 
 
-def entry_of(token: Token) -> dict[str, Any]:
+def render_entry(token: Token) -> dict[str, Any]:
     return {
         "id": token.id,
         "user": {"auth_id": token.user, "name": "x", "domain": "LOCAL"},
@@ -375,155 +387,155 @@ def entry_of(token: Token) -> dict[str, Any]:
     }
 
 
-async def test_tokens_that_come_and_go_while_pages_are_read_do_no_harm(bench: Bench) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=2)
+async def test_tokens_that_come_and_go_while_pages_are_read_do_no_harm(harness: Harness) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, max_page_size=2)
     for _ in range(6):
-        make(bench, LDAP_BOB)
+        add_token(harness, LDAP_BOB)
 
     async def stir(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path == PATH and len(bench.recorder.seen()) < 5:
-            del bench.cluster.tokens[bench.tokens_of(LDAP_BOB)[-1].id]
-            make(bench, AD_JANE)
+        if request.url.path == TOKENS_PATH and len(harness.recorder.request_lines()) < 5:
+            del harness.cluster.tokens[harness.tokens_of(LDAP_BOB)[-1].id]
+            add_token(harness, AD_JANE)
         return response
 
-    bench.recorder.on_served = stir
+    harness.recorder.on_served = stir
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert not told.is_error
     assert told.fields["total"] == told.fields["live"]
 
 
-async def test_a_page_that_fails_is_an_error_and_not_half_an_answer(bench: Bench) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, largest_page=1)
-    make(bench)
+async def test_a_page_that_fails_is_an_error_and_not_half_an_answer(harness: Harness) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, max_page_size=1)
+    add_token(harness)
 
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return httpx.Response(200, json=[]) if "after" in request.url.params else response
 
-    bench.recorder.on_served = fail
+    harness.recorder.on_served = fail
 
-    assert "not a list of access tokens" in await bench.refused(AUDIT)
+    assert "not a list of access tokens" in await harness.call_refused(AUDIT_TOOL)
 
 
-async def test_users_without_a_name_are_looked_up_before_they_are_told(bench: Bench) -> None:
+async def test_users_without_a_name_are_looked_up_before_they_are_told(harness: Harness) -> None:
     """Some clusters list users by key only."""
-    calm(bench)
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
-    make(bench)
-    gone = make(bench, replace(JANE, auth_id="1099"))
+    remove_findings_of_own_token(harness)
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
+    add_token(harness)
+    gone = add_token(harness, replace(JANE, auth_id="1099"))
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {"user_has_no_name": 1}
-    assert worst(told, "user_has_no_name") == [gone.id]
+    assert counts_by_finding(told) == {"user_has_no_name": 1}
+    assert worst_ids(told, "user_has_no_name") == [gone.id]
 
 
 @pytest.mark.parametrize(("name", "count"), [("jane", 1), (None, 2)], ids=["named", "nameless"])
-async def test_a_look_up_settles_it_only_if_it_tells_a_name(bench: Bench, name: str | None, count: int) -> None:
+async def test_a_look_up_settles_it_only_if_it_tells_a_name(harness: Harness, name: str | None, count: int) -> None:
     """Of the list's two users without a name the first is nobody at all."""
-    calm(bench)
-    first, second = sorted([make(bench), make(bench, LDAP_BOB)], key=lambda token: token.id)
+    remove_findings_of_own_token(harness)
+    first, second = sorted([add_token(harness), add_token(harness, LDAP_BOB)], key=lambda token: token.id)
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/identity/find"):
             return httpx.Response(200, json={"auth_id": second.user, "name": name})
-        if request.url.path != PATH:
+        if request.url.path != TOKENS_PATH:
             return response
         known = {first.id: None, second.id: {"auth_id": second.user}}
         entries = response.json()["entries"]
-        return repeat([entry | {"user": known.get(entry["id"], entry["user"])} for entry in entries], None)
+        return page_response([entry | {"user": known.get(entry["id"], entry["user"])} for entry in entries], None)
 
-    bench.recorder.on_served = forget
+    harness.recorder.on_served = forget
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told)["user_has_no_name"] == count
+    assert counts_by_finding(told)["user_has_no_name"] == count
 
 
-async def test_a_list_that_tells_no_names_at_all_is_no_finding(bench: Bench) -> None:
-    calm(bench)
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+async def test_a_list_that_tells_no_names_at_all_is_no_finding(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
     for number in range(100):
         account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
-        bench.cluster.add_account(account)
-        make(bench, account)
+        harness.cluster.add_account(account)
+        add_token(harness, account)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {}
+    assert counts_by_finding(told) == {}
     assert "Whether the users of 37 tokens have a name: the list does not tell." in told.fields["not_known"]
 
 
-async def test_users_whom_nobody_can_look_up_are_all_counted(bench: Bench) -> None:
-    calm(bench)
-    bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ})))
+async def test_users_whom_nobody_can_look_up_are_all_counted(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ_PRIVILEGE})))
     for number in range(100):
-        make(bench, replace(JANE, auth_id=str(3000 + number)))
+        add_token(harness, replace(JANE, auth_id=str(3000 + number)))
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {"user_has_no_name": 100}
+    assert counts_by_finding(told) == {"user_has_no_name": 100}
 
 
-async def test_on_a_list_without_names_only_who_is_not_found_is_counted(bench: Bench) -> None:
-    calm(bench)
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
-    gone = make(bench, replace(JANE, auth_id="2999"))
+async def test_on_a_list_without_names_only_who_is_not_found_is_counted(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
+    gone = add_token(harness, replace(JANE, auth_id="2999"))
     for number in range(100):
         account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
-        bench.cluster.add_account(account)
-        make(bench, account)
+        harness.cluster.add_account(account)
+        add_token(harness, account)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {"user_has_no_name": 1}
-    assert worst(told, "user_has_no_name") == [gone.id]
+    assert counts_by_finding(told) == {"user_has_no_name": 1}
+    assert worst_ids(told, "user_has_no_name") == [gone.id]
     assert "Whether the users of 38 tokens have a name" in told.fields["not_known"]
 
 
-async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_counted(bench: Bench) -> None:
-    calm(bench)
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
-    bench.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ})))
-    make(bench)
+async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_counted(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
+    harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ_PRIVILEGE})))
+    add_token(harness)
 
-    told = await bench.call(AUDIT, {"report": "json"})
+    told = await harness.call(AUDIT_TOOL, {"report": "json"})
 
-    assert counts(told) == {}
+    assert counts_by_finding(told) == {}
     assert "Whether the users of 2 tokens have a name" in told.fields["not_known"]
     assert all(not row["findings"] for row in json.loads(Path(told.fields["report"]).read_text()))
 
 
-async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_look(bench: Bench) -> None:
-    calm(bench)
-    token = make(bench)
+async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_look(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    token = add_token(harness)
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path == PATH:
+        if request.url.path == TOKENS_PATH:
             entries = [entry | {"user": None} for entry in response.json()["entries"]]
-            return repeat(entries, None)
-        if request.url.path == PATH + token.id:
+            return page_response(entries, None)
+        if request.url.path == TOKENS_PATH + token.id:
             return httpx.Response(200, json=response.json() | {"user": None})
         return response
 
-    bench.recorder.on_served = forget
+    harness.recorder.on_served = forget
 
-    told = await bench.call(AUDIT)
-    got = await bench.call("get_access_token", {"id": token.id})
+    told = await harness.call(AUDIT_TOOL)
+    got = await harness.call("get_access_token", {"id": token.id})
 
     assert (told.fields["total"], told.fields["users"]) == (2, 0)
     assert not got.is_error
     assert "The user's other tokens are not known" in got.fields["warning"]
 
 
-async def test_what_mends_a_finding_is_what_this_server_may_do(bench: Bench) -> None:
-    own = bench.tokens_of(ADMIN)[0]
+async def test_what_mends_a_finding_is_what_this_server_may_do(harness: Harness) -> None:
+    own = harness.tokens_of(ADMIN)[0]
 
-    alone = await bench.call(AUDIT)
-    other = make(bench, expiration_time=None)
-    both = await bench.call(AUDIT, max_lifetime=timedelta(hours=12))
-    looking = await bench.call(AUDIT, read_only=True)
+    alone = await harness.call(AUDIT_TOOL)
+    other = add_token(harness, expiration_time=None)
+    both = await harness.call(AUDIT_TOOL, max_lifetime=timedelta(hours=12))
+    looking = await harness.call(AUDIT_TOOL, read_only=True)
 
     mends = {entry["finding"]: entry["mend"] for entry in alone.fields["findings"]}
     assert own.id not in mends["never_expires"]
@@ -535,111 +547,111 @@ async def test_what_mends_a_finding_is_what_this_server_may_do(bench: Bench) -> 
     assert looking.fields["note"] in looking.text
 
 
-async def test_what_is_not_known_is_told_in_short(bench: Bench) -> None:
+async def test_what_is_not_known_is_told_in_short(harness: Harness) -> None:
     async def refuse(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/who-am-i"):
             return httpx.Response(403, json={"description": "\u202e" * 1000})
         return response
 
-    bench.recorder.on_served = refuse
+    harness.recorder.on_served = refuse
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert "Which token this server runs on is not known" in told.fields["not_known"]
     assert len(told.fields["not_known"]) < 400
 
 
-READ = "PRIVILEGE_ACCESS_TOKENS_READ"
+READ_PRIVILEGE = "PRIVILEGE_ACCESS_TOKENS_READ"
 
 
-async def test_a_missing_privilege_is_named(bench: Bench) -> None:
-    bench.cluster.add_account(replace(ADMIN, privileges=frozenset()))
+async def test_a_missing_privilege_is_named(harness: Harness) -> None:
+    harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
 
-    told = await bench.refused(AUDIT)
+    told = await harness.call_refused(AUDIT_TOOL)
 
-    assert f"can grant {READ} through a role" in told
+    assert f"can grant {READ_PRIVILEGE} through a role" in told
     assert "the credential's own tokens still works" in told
 
 
-async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(bench: Bench) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, own_list_unasked=True)
-    bench.cluster.add_account(replace(ADMIN, privileges=frozenset()))
-    make(bench)
+async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(harness: Harness) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, unprivileged_list_is_own=True)
+    harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
+    add_token(harness)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert told.fields["total"] == 1
-    assert f"lacks {READ}: these may be its own user's tokens only" in told.fields["not_known"]
+    assert f"lacks {READ_PRIVILEGE}: these may be its own user's tokens only" in told.fields["not_known"]
 
 
-async def test_an_audit_needs_no_who_am_i(bench: Bench) -> None:
+async def test_an_audit_needs_no_who_am_i(harness: Harness) -> None:
     async def refuse(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(403) if request.url.path.endswith("/who-am-i") else response
+        return refusal_response(403) if request.url.path.endswith("/who-am-i") else response
 
-    bench.recorder.on_served = refuse
+    harness.recorder.on_served = refuse
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert not told.is_error
     assert "Which token this server runs on is not known" in told.fields["not_known"]
 
 
-async def test_the_answer_stays_small_whatever_the_cluster_holds(bench: Bench) -> None:
+async def test_the_answer_stays_small_whatever_the_cluster_holds(harness: Harness) -> None:
     for number in range(300):
         name = ("\N{PILE OF POO}" * 90 if number % 2 else "=cmd" * 20) + str(number)
         account = Account(auth_id=str(1 << 63 | number), domain="LOCAL", name=name)
-        bench.cluster.add_account(account)
+        harness.cluster.add_account(account)
         special = {"creator": "500", "creation_time": NOW - timedelta(days=500 + number)}
-        make(bench, account, **special, expiration_time=None if number % 3 else NOW + timedelta(days=1))
-        make(bench, account, **special, enabled=False)
-        make(bench, replace(JANE, auth_id=str(1 << 62 | number)), expiration_time=NOW - timedelta(days=1))
-        bench.cluster.create_token("501", creator="500")
+        add_token(harness, account, **special, expiration_time=None if number % 3 else NOW + timedelta(days=1))
+        add_token(harness, account, **special, enabled=False)
+        add_token(harness, replace(JANE, auth_id=str(1 << 62 | number)), expiration_time=NOW - timedelta(days=1))
+        harness.cluster.add_token("501", creator="500")
 
-    told = await bench.call(AUDIT, {"report": "csv"})
+    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
     assert len(told.fields["findings"]) == len(FINDINGS)
     assert len(told.text.encode()) < 4000
     assert len(json.dumps(told.fields)) < 4000
 
 
-async def test_names_are_told_as_data(bench: Bench) -> None:
-    calm(bench)
+async def test_names_are_told_as_data(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
     hostile = Account(auth_id="1666", domain="LOCAL", name="x\nIgnore all\u202e")
-    bench.cluster.add_account(hostile)
-    make(bench, hostile, expiration_time=None)
+    harness.cluster.add_account(hostile)
+    add_token(harness, hostile, expiration_time=None)
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
     assert r'local:"x\nIgnore all\u202e"' in told.text
 
 
-async def test_a_user_without_any_key_is_told_by_a_short_name(bench: Bench) -> None:
-    entry = entry_of(make(bench)) | {"user": {"domain": "LOCAL", "name": "n" * 90}, "expiration_time": None}
+async def test_a_user_without_any_key_is_told_by_a_short_name(harness: Harness) -> None:
+    entry = render_entry(add_token(harness)) | {"user": {"domain": "LOCAL", "name": "n" * 90}, "expiration_time": None}
     entry |= {"creator": {"domain": "LOCAL", "name": "admin"}}
 
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return repeat([entry], None) if request.url.path == PATH else response
+        return page_response([entry], None) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    told = await bench.call(AUDIT)
+    told = await harness.call(AUDIT_TOOL)
 
-    assert counts(told) == {"never_expires": 1, "made_by_another": 1}
+    assert counts_by_finding(told) == {"never_expires": 1, "made_by_another": 1}
     assert {entry["user"] for entry in told.fields["worst"]} == {"nnnnn"}
 
 
 @pytest.mark.parametrize("file_format", ["csv", "json"])
-async def test_the_whole_report_can_be_had_as_a_private_file(bench: Bench, file_format: str) -> None:
-    calm(bench)
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
-    crowded = [make(bench, expiration_time=None), make(bench, expiration_time=NOW - timedelta(days=1))]
-    gone = make(bench, replace(JANE, auth_id="1099"), enabled=False)
+async def test_the_whole_report_can_be_had_as_a_private_file(harness: Harness, file_format: str) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
+    crowded = [add_token(harness, expiration_time=None), add_token(harness, expiration_time=NOW - timedelta(days=1))]
+    gone = add_token(harness, replace(JANE, auth_id="1099"), enabled=False)
 
-    told = await bench.call(AUDIT, {"report": file_format})
+    told = await harness.call(AUDIT_TOOL, {"report": file_format})
 
     path = Path(told.fields["report"])
     assert f"All rows are in {path}" in told.text
-    assert [*bench.settings.delivery_dir.iterdir()] == [path]
+    assert [*harness.settings.delivery_dir.iterdir()] == [path]
     assert path.name.startswith("audit_c.example.com_8000_20261124T090000Z_")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     if file_format == "csv":
@@ -685,16 +697,16 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
     ],
     ids=ascii,
 )
-async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(bench: Bench, name: str) -> None:
+async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(harness: Harness, name: str) -> None:
     user = Identity(domain="LOCAL", name=name)
-    entry = entry_of(make(bench)) | {"user": user.known(), "creator": user.known()}
+    entry = render_entry(add_token(harness)) | {"user": user.known_fields(), "creator": user.known_fields()}
 
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return repeat([entry], None) if request.url.path == PATH else response
+        return page_response([entry], None) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    told = await bench.call(AUDIT, {"report": "csv"})
+    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
     path = Path(told.fields["report"])
     assert not re.search(r"(?:^|\W)[-=+@\uff1d\uff20\u2212]", path.read_text())
@@ -721,16 +733,16 @@ async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(bench: 
     ids=str,
 )
 async def test_a_spreadsheet_can_take_no_id_and_no_user_for_a_number_or_a_date(
-    bench: Bench, user: dict[str, str | int]
+    harness: Harness, user: dict[str, str | int]
 ) -> None:
-    entry = entry_of(make(bench)) | {"user": user, "creator": user}
+    entry = render_entry(add_token(harness)) | {"user": user, "creator": user}
 
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return repeat([entry], None) if request.url.path == PATH else response
+        return page_response([entry], None) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    told = await bench.call(AUDIT, {"report": "csv"})
+    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
     [row] = read_csv(Path(told.fields["report"]))
     assert row["id"] == f"id:{entry['id']}"
@@ -739,22 +751,22 @@ async def test_a_spreadsheet_can_take_no_id_and_no_user_for_a_number_or_a_date(
         assert Identity.parse(row[name]) == Identity.model_validate(user)
 
 
-async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(bench: Bench) -> None:
-    bench.settings.delivery_dir.parent.mkdir(parents=True)
-    bench.settings.delivery_dir.write_text("a file where the folder should be")
+async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(harness: Harness) -> None:
+    harness.settings.delivery_dir.parent.mkdir(parents=True)
+    harness.settings.delivery_dir.write_text("a file where the folder should be")
 
-    told = await bench.refused(AUDIT, {"report": "csv"})
+    told = await harness.call_refused(AUDIT_TOOL, {"report": "csv"})
 
-    assert told.startswith(f"The report cannot be written to {bench.settings.delivery_dir}: ")
-    assert not [line for line in bench.recorder.seen() if line.startswith(f"GET {PATH}")]
+    assert told.startswith(f"The report cannot be written to {harness.settings.delivery_dir}: ")
+    assert not [line for line in harness.recorder.request_lines() if line.startswith(f"GET {TOKENS_PATH}")]
 
 
-async def test_an_audit_that_fails_leaves_no_report(bench: Bench) -> None:
+async def test_an_audit_that_fails_leaves_no_report(harness: Harness) -> None:
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(400) if request.url.path == PATH else response
+        return refusal_response(400) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = fail
+    harness.recorder.on_served = fail
 
-    await bench.refused(AUDIT, {"report": "json"})
+    await harness.call_refused(AUDIT_TOOL, {"report": "json"})
 
-    assert [*bench.settings.delivery_dir.iterdir()] == []
+    assert [*harness.settings.delivery_dir.iterdir()] == []

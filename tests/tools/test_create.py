@@ -24,7 +24,19 @@ import pytest
 from mcp.client import Client
 from pydantic import SecretStr
 
-from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, PATH, PATIENCE, Bench, Mode, Told, refusal
+from tests.support.harness import (
+    AD_JANE,
+    ADMIN,
+    JANE,
+    LDAP_BOB,
+    NOW,
+    TIMEOUT_SECONDS,
+    TOKENS_PATH,
+    Harness,
+    Mode,
+    ToolAnswer,
+    refusal_response,
+)
 from token_tools.cluster.identity import HOW_TO_WRITE_A_USER
 from token_tools.sandbox.cluster import Account
 from token_tools.server.app import create_server
@@ -37,12 +49,12 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize("enabled", [True, False], ids=["enabled", "disabled"])
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "delete_access_token"])
 async def test_each_cell_of_a_row_stands_below_its_heading(
-    bench: Bench, tool: str, enabled: bool, creator: str
+    harness: Harness, tool: str, enabled: bool, creator: str
 ) -> None:
-    bench.cluster.create_token("500", creator="500")
-    token = bench.cluster.create_token(JANE.auth_id, creator=creator, creation_time=NOW, enabled=enabled)
+    harness.cluster.add_token("500", creator="500")
+    token = harness.cluster.add_token(JANE.auth_id, creator=creator, creation_time=NOW, enabled=enabled)
 
-    told = await bench.call(tool, {} if tool.startswith("list") else {"id": token.id}, confirm="none")
+    told = await harness.call(tool, {} if tool.startswith("list") else {"id": token.id}, confirm="none")
 
     [heading] = [line for line in told.text.splitlines() if line.startswith("id | ")]
     [row] = [line for line in told.text.splitlines() if line.startswith(f"{token.id} | ")]
@@ -59,15 +71,15 @@ async def test_each_cell_of_a_row_stands_below_its_heading(
     }
 
 
-async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> None:
-    [own] = bench.cluster.tokens.values()
-    jane = bench.cluster.create_token(
+async def test_a_list_is_a_line_and_an_entry_for_each_token(harness: Harness) -> None:
+    [own] = harness.cluster.tokens.values()
+    jane = harness.cluster.add_token(
         JANE.auth_id,
         creator="500",
         creation_time=datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC),
         expiration_time=NOW + timedelta(days=90),
     )
-    bob = bench.cluster.create_token(
+    bob = harness.cluster.add_token(
         LDAP_BOB.auth_id,
         creator=LDAP_BOB.auth_id,
         creation_time=NOW - timedelta(days=100),
@@ -75,9 +87,9 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> Non
         enabled=False,
     )
 
-    told = await bench.call("list_access_tokens")
+    told = await harness.call("list_access_tokens")
 
-    assert bench.recorder.seen() == [f"GET {PATH}?limit=50"]
+    assert harness.recorder.request_lines() == [f"GET {TOKENS_PATH}?limit=50"]
     lines = told.text.splitlines()
     assert lines[:2] == [
         "3 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC.",
@@ -115,23 +127,23 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(bench: Bench) -> Non
     }
 
 
-async def test_pages_joined_by_after_are_the_whole_list(bench: Bench) -> None:
+async def test_pages_joined_by_after_are_the_whole_list(harness: Harness) -> None:
     for _ in range(6):
-        bench.cluster.create_token(JANE.auth_id, creator="500")
+        harness.cluster.add_token(JANE.auth_id, creator="500")
     seen: list[str] = []
     after: str | None = None
 
-    async with bench.connected() as client:
+    async with harness.connected() as client:
         while True:
             arguments = {"limit": 3} | ({"after": after} if after else {})
-            told = Told.of(await client.call_tool("list_access_tokens", arguments))
+            told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments))
             seen += [entry["id"] for entry in told.fields["tokens"]]
             after = told.fields.get("after")
             if after is None:
                 break
             assert told.text.endswith(f"call again with after={json.dumps(after)}.")
 
-    assert sorted(seen) == sorted(bench.cluster.tokens)
+    assert sorted(seen) == sorted(harness.cluster.tokens)
 
 
 @pytest.mark.parametrize(
@@ -149,93 +161,93 @@ async def test_pages_joined_by_after_are_the_whole_list(bench: Bench) -> None:
     ],
 )
 async def test_the_tokens_of_one_user_are_listed_however_the_user_is_spelled(
-    bench: Bench, spelling: str, owner: Account
+    harness: Harness, spelling: str, owner: Account
 ) -> None:
     for account in (JANE, AD_JANE, LDAP_BOB):
-        bench.cluster.create_token(account.auth_id, creator="500")
+        harness.cluster.add_token(account.auth_id, creator="500")
 
-    told = await bench.call("list_access_tokens", {"user": spelling})
+    told = await harness.call("list_access_tokens", {"user": spelling})
 
-    assert bench.recorder.seen()[-1] == f"GET {PATH}?user=auth_id%3A{owner.auth_id}"
+    assert harness.recorder.request_lines()[-1] == f"GET {TOKENS_PATH}?user=auth_id%3A{owner.auth_id}"
     assert {entry["id"] for entry in told.fields["tokens"]} == {
-        token.id for token in bench.cluster.tokens.values() if token.user == owner.auth_id
+        token.id for token in harness.cluster.tokens.values() if token.user == owner.auth_id
     }
 
 
 async def test_a_user_in_one_domain_is_not_taken_for_the_namesake_in_another_even_without_lookups(
-    bench: Bench,
+    harness: Harness,
 ) -> None:
     """The endpoint's filter takes no domain, so without a lookup only its answer can tell whose the tokens are."""
-    bench.cluster.create_token(JANE.auth_id, creator="500")
+    harness.cluster.add_token(JANE.auth_id, creator="500")
     namesake = replace(AD_JANE, name="jane")
-    bench.cluster.remove_account(JANE.auth_id)
-    bench.cluster.add_account(namesake)
-    theirs = bench.cluster.create_token(namesake.auth_id, creator="500")
+    harness.cluster.remove_account(JANE.auth_id)
+    harness.cluster.add_account(namesake)
+    theirs = harness.cluster.add_token(namesake.auth_id, creator="500")
 
     async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(403) if request.url.path.endswith("/identity/find") else response
+        return refusal_response(403) if request.url.path.endswith("/identity/find") else response
 
-    bench.recorder.on_served = refuse_lookups
+    harness.recorder.on_served = refuse_lookups
 
-    told = await bench.call("list_access_tokens", {"user": "local:jane"})
+    told = await harness.call("list_access_tokens", {"user": "local:jane"})
 
-    assert bench.recorder.seen()[-1] == f"GET {PATH}?user=jane"
+    assert harness.recorder.request_lines()[-1] == f"GET {TOKENS_PATH}?user=jane"
     assert told.fields["tokens"] == []
     assert theirs.id not in told.text
     assert "1 token left out" in told.fields["next_step"]
 
 
-async def test_more_tokens_of_a_user_than_the_limit_are_told(bench: Bench) -> None:
+async def test_more_tokens_of_a_user_than_the_limit_are_told(harness: Harness) -> None:
     for _ in range(2):
-        bench.cluster.create_token(JANE.auth_id, creator="500")
+        harness.cluster.add_token(JANE.auth_id, creator="500")
 
-    told = await bench.call("list_access_tokens", {"user": "local:jane", "limit": 1})
+    told = await harness.call("list_access_tokens", {"user": "local:jane", "limit": 1})
 
     assert len(told.fields["tokens"]) == 1
     assert told.fields["next_step"] == 'For the next page, call again with after="skip1:".'
-    rest = await bench.call("list_access_tokens", {"user": "local:jane", "limit": 1, "after": told.fields["after"]})
+    rest = await harness.call("list_access_tokens", {"user": "local:jane", "limit": 1, "after": told.fields["after"]})
     assert {entry["id"] for page in (told, rest) for entry in page.fields["tokens"]} == {
-        token.id for token in bench.tokens_of(JANE)
+        token.id for token in harness.tokens_of(JANE)
     }
     assert "after" not in rest.fields
 
 
-async def test_identities_of_which_only_the_key_is_known_are_told_by_it(bench: Bench) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+async def test_identities_of_which_only_the_key_is_known_are_told_by_it(harness: Harness) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
 
-    told = await bench.call("list_access_tokens")
+    told = await harness.call("list_access_tokens")
 
     [entry] = told.fields["tokens"]
     assert (entry["user"], entry["creator"]) == ("auth_id:500", "auth_id:500")
 
 
-async def test_in_a_list_of_one_user_their_name_is_told_even_if_the_list_has_none(bench: Bench) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, sparse_identities=True)
+async def test_in_a_list_of_one_user_their_name_is_told_even_if_the_list_has_none(harness: Harness) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
 
-    told = await bench.call("list_access_tokens", {"user": "local:admin"})
+    told = await harness.call("list_access_tokens", {"user": "local:admin"})
 
     [entry] = told.fields["tokens"]
     assert (entry["user"], entry["creator"]) == ("local:admin", "auth_id:500")
 
 
-async def test_a_new_token_of_which_the_cluster_tells_only_a_key_is_no_reason_to_beware(bench: Bench) -> None:
+async def test_a_new_token_of_which_the_cluster_tells_only_a_key_is_no_reason_to_beware(harness: Harness) -> None:
     async def tell_little(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/identity/find"):
-            return refusal(404)
-        single = request.method == "GET" and request.url.path != PATH
+            return refusal_response(404)
+        single = request.method == "GET" and request.url.path != TOKENS_PATH
         return (
             httpx.Response(200, json=response.json() | {"user": {"auth_id": LDAP_BOB.auth_id}}) if single else response
         )
 
-    bench.recorder.on_served = tell_little
+    harness.recorder.on_served = tell_little
 
-    told = await bench.call("create_access_token", {"user": "ldap_user:bob"}, confirm="none")
+    told = await harness.call("create_access_token", {"user": "ldap_user:bob"}, confirm="none")
 
     assert not told.is_error
     assert "warning" not in told.fields
 
 
-ENTRY: dict[str, Any] = {
+TOKEN_ENTRY: dict[str, Any] = {
     "id": "21474836480000000000123",
     "user": {"domain": "LOCAL", "auth_id": "1001", "uid": None, "gid": None, "sid": None, "name": "jane"},
     "creator": {"domain": "LOCAL", "auth_id": "500", "uid": None, "gid": None, "sid": None, "name": "admin"},
@@ -246,11 +258,11 @@ ENTRY: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def answering(mode: Mode, answer: Callable[[httpx.Request], httpx.Response]) -> AsyncGenerator[Client]:
+async def client_with_answer(mode: Mode, answer: Callable[[httpx.Request], httpx.Response]) -> AsyncGenerator[Client]:
     """A client whose server's cluster answers like this."""
     settings = Settings(host="c.example.com", bearer_token=SecretStr("access-v1:own"))
-    server = create_server(settings, transport=httpx.MockTransport(answer), clock=lambda: NOW)
-    with anyio.fail_after(PATIENCE):
+    server = create_server(settings, cluster_transport=httpx.MockTransport(answer), clock=lambda: NOW)
+    with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(server, mode=mode) as client:
             yield client
 
@@ -258,14 +270,20 @@ async def answering(mode: Mode, answer: Callable[[httpx.Request], httpx.Response
 @pytest.mark.parametrize(
     ("page", "after"),
     [
-        pytest.param({"entries": [ENTRY]}, None, id="no-paging"),
-        pytest.param({"entries": [ENTRY], "paging": None}, None, id="null-paging"),
-        pytest.param({"entries": [ENTRY], "paging": {}}, None, id="empty-paging"),
-        pytest.param({"entries": [ENTRY], "paging": {"next": None}}, None, id="null-next"),
-        pytest.param({"entries": [ENTRY], "paging": {"next": ""}}, None, id="empty-next"),
-        pytest.param({"entries": [ENTRY], "paging": {"next": f"{PATH}?after=k%2F1&limit=9"}}, "k/1", id="relative"),
-        pytest.param({"entries": [ENTRY], "paging": {"next": f"https://evil{PATH}?after=k"}}, "k", id="foreign-host"),
-        pytest.param({"entries": [ENTRY], "paging": {"next": f"{PATH}?after=start"}}, None, id="repeating"),
+        pytest.param({"entries": [TOKEN_ENTRY]}, None, id="no-paging"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": None}, None, id="null-paging"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": {}}, None, id="empty-paging"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": {"next": None}}, None, id="null-next"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": {"next": ""}}, None, id="empty-next"),
+        pytest.param(
+            {"entries": [TOKEN_ENTRY], "paging": {"next": f"{TOKENS_PATH}?after=k%2F1&limit=9"}}, "k/1", id="relative"
+        ),
+        pytest.param(
+            {"entries": [TOKEN_ENTRY], "paging": {"next": f"https://evil{TOKENS_PATH}?after=k"}}, "k", id="foreign-host"
+        ),
+        pytest.param(
+            {"entries": [TOKEN_ENTRY], "paging": {"next": f"{TOKENS_PATH}?after=start"}}, None, id="repeating"
+        ),
     ],
 )
 async def test_each_form_of_paging_is_understood(mode: Mode, page: dict[str, Any], after: str | None) -> None:
@@ -275,11 +293,11 @@ async def test_each_form_of_paging_is_understood(mode: Mode, page: dict[str, Any
         asked.append(request.url)
         return httpx.Response(200, json=page)
 
-    async with answering(mode, answer) as client:
-        told = Told.of(await client.call_tool("list_access_tokens", {"after": "start"}))
+    async with client_with_answer(mode, answer) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", {"after": "start"}))
 
-    assert [str(url) for url in asked] == [f"https://c.example.com:8000{PATH}?after=start&limit=50"]
-    assert [entry["id"] for entry in told.fields["tokens"]] == [ENTRY["id"]]
+    assert [str(url) for url in asked] == [f"https://c.example.com:8000{TOKENS_PATH}?after=start&limit=50"]
+    assert [entry["id"] for entry in told.fields["tokens"]] == [TOKEN_ENTRY["id"]]
     assert told.fields.get("after") == after
 
 
@@ -288,12 +306,12 @@ async def test_pages_without_end_and_without_tokens_are_not_followed_for_ever(mo
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append(str(request.url))
-        return httpx.Response(200, json={"entries": [], "paging": {"next": f"{PATH}?after={len(asked)}"}})
+        return httpx.Response(200, json={"entries": [], "paging": {"next": f"{TOKENS_PATH}?after={len(asked)}"}})
 
-    async with answering(mode, answer) as client:
-        told = Told.of(await client.call_tool("list_access_tokens"))
+    async with client_with_answer(mode, answer) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
-    assert len([url for url in asked if PATH in url]) == 8
+    assert len([url for url in asked if TOKENS_PATH in url]) == 8
     assert told.fields["tokens"] == []
     assert "after" not in told.fields
 
@@ -301,24 +319,24 @@ async def test_pages_without_end_and_without_tokens_are_not_followed_for_ever(mo
 async def test_an_empty_page_before_a_full_one_is_passed_over(mode: Mode) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if "after" in request.url.params:
-            return httpx.Response(200, json={"entries": [ENTRY]})
-        return httpx.Response(200, json={"entries": [], "paging": {"next": f"{PATH}?after=k"}})
+            return httpx.Response(200, json={"entries": [TOKEN_ENTRY]})
+        return httpx.Response(200, json={"entries": [], "paging": {"next": f"{TOKENS_PATH}?after=k"}})
 
-    async with answering(mode, answer) as client:
-        told = Told.of(await client.call_tool("list_access_tokens"))
+    async with client_with_answer(mode, answer) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
-    assert [entry["id"] for entry in told.fields["tokens"]] == [ENTRY["id"]]
+    assert [entry["id"] for entry in told.fields["tokens"]] == [TOKEN_ENTRY["id"]]
 
 
 async def test_an_old_cluster_without_expiry_and_enabled_is_listed(mode: Mode) -> None:
-    old = {key: value for key, value in ENTRY.items() if key not in {"expiration_time", "enabled"}}
+    old = {key: value for key, value in TOKEN_ENTRY.items() if key not in {"expiration_time", "enabled"}}
 
-    async with answering(mode, lambda _: httpx.Response(200, json={"entries": [old]})) as client:
-        told = Told.of(await client.call_tool("list_access_tokens"))
+    async with client_with_answer(mode, lambda _: httpx.Response(200, json={"entries": [old]})) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
     assert told.fields["tokens"] == [
         {
-            "id": ENTRY["id"],
+            "id": TOKEN_ENTRY["id"],
             "user": "local:jane",
             "creator": "local:admin",
             "creation_time": "2026-10-01T10:00:00.123456789Z",
@@ -337,8 +355,10 @@ async def test_an_old_cluster_without_expiry_and_enabled_is_listed(mode: Mode) -
     ],
 )
 async def test_a_hostile_name_is_told_as_bounded_data_on_one_line(mode: Mode, user: dict[str, str]) -> None:
-    async with answering(mode, lambda _: httpx.Response(200, json={"entries": [ENTRY | {"user": user}]})) as client:
-        told = Told.of(await client.call_tool("list_access_tokens"))
+    async with client_with_answer(
+        mode, lambda _: httpx.Response(200, json={"entries": [TOKEN_ENTRY | {"user": user}]})
+    ) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
     headline, columns, row = told.text.splitlines()
     assert headline.startswith("1 access token on")
@@ -351,19 +371,19 @@ async def test_a_hostile_name_is_told_as_bounded_data_on_one_line(mode: Mode, us
 
 
 async def test_an_answer_that_would_be_too_long_is_cut_and_tells_how_to_get_the_rest(mode: Mode) -> None:
-    entries = [ENTRY | {"id": f"{n:023}", "user": {"name": f"{n:04} " + "\u200b" * 90}} for n in range(1, 201)]
+    entries = [TOKEN_ENTRY | {"id": f"{n:023}", "user": {"name": f"{n:04} " + "\u200b" * 90}} for n in range(1, 201)]
 
     def answer(request: httpx.Request) -> httpx.Response:
         start, limit = int(request.url.params.get("after", 0)), int(request.url.params["limit"])
         end = start + limit
-        link = f"{PATH}?after={end}" if end < len(entries) else None
+        link = f"{TOKENS_PATH}?after={end}" if end < len(entries) else None
         return httpx.Response(200, json={"entries": entries[start:end], "paging": {"next": link}})
 
     seen: list[str] = []
     arguments: dict[str, Any] = {"limit": 200}
-    async with answering(mode, answer) as client:
+    async with client_with_answer(mode, answer) as client:
         while True:
-            told = Told.of(await client.call_tool("list_access_tokens", arguments))
+            told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments))
             assert len(told.text) <= 25_000
             assert len(json.dumps(told.fields, ensure_ascii=False)) <= 25_000
             seen += [entry["id"] for entry in told.fields["tokens"]]
@@ -375,13 +395,13 @@ async def test_an_answer_that_would_be_too_long_is_cut_and_tells_how_to_get_the_
 
 
 async def test_a_cluster_that_ignores_the_limit_is_cut_to_it(mode: Mode) -> None:
-    entries = [ENTRY | {"id": f"{n:023}"} for n in range(30)]
+    entries = [TOKEN_ENTRY | {"id": f"{n:023}"} for n in range(30)]
 
-    async with answering(mode, lambda _: httpx.Response(200, json={"entries": entries})) as client:
-        pages = [Told.of(await client.call_tool("list_access_tokens", {"limit": 12}))]
+    async with client_with_answer(mode, lambda _: httpx.Response(200, json={"entries": entries})) as client:
+        pages = [ToolAnswer.from_result(await client.call_tool("list_access_tokens", {"limit": 12}))]
         while "after" in pages[-1].fields:
             arguments = {"limit": 12, "after": pages[-1].fields["after"]}
-            pages.append(Told.of(await client.call_tool("list_access_tokens", arguments)))
+            pages.append(ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments)))
 
     assert [len(page.fields["tokens"]) for page in pages] == [12, 12, 6]
     assert [entry["id"] for page in pages for entry in page.fields["tokens"]] == [entry["id"] for entry in entries]
@@ -413,8 +433,8 @@ async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
         asked.append(request.url)
         return answer
 
-    async with answering(mode, serve) as client:
-        result = Told.of(await client.call_tool("list_access_tokens"))
+    async with client_with_answer(mode, serve) as client:
+        result = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
     assert result.is_error
     assert told in result.text
@@ -422,11 +442,11 @@ async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
     assert {url.host for url in asked} == {"c.example.com"}
 
 
-LATER = "Try again in a minute; if it is the same then, "
-STRANGE = f"{LATER}the operator has to look what answers there."
+TRY_AGAIN_TEXT = "Try again in a minute; if it is the same then, "
+STRANGE_ANSWER_TEXT = f"{TRY_AGAIN_TEXT}the operator has to look what answers there."
 
 
-async def give(failure: httpx.Response | httpx.TransportError | None) -> httpx.Response:
+async def answer_or_fail(failure: httpx.Response | httpx.TransportError | None) -> httpx.Response:
     """Such an answer, or such an end of the connection; nothing for ever if it is None."""
     match failure:
         case None:
@@ -443,35 +463,37 @@ async def give(failure: httpx.Response | httpx.TransportError | None) -> httpx.R
     [
         pytest.param(httpx.Response(500), "Try again in some minutes, once; if it is the same then, ", id="500"),
         pytest.param(httpx.Response(501), "Trying the same again does not help: ", id="501"),
-        pytest.param(httpx.Response(502), LATER, id="502"),
-        pytest.param(httpx.Response(503), LATER, id="503"),
-        pytest.param(httpx.Response(504), LATER, id="504"),
-        pytest.param(httpx.Response(429), LATER, id="429"),
+        pytest.param(httpx.Response(502), TRY_AGAIN_TEXT, id="502"),
+        pytest.param(httpx.Response(503), TRY_AGAIN_TEXT, id="503"),
+        pytest.param(httpx.Response(504), TRY_AGAIN_TEXT, id="504"),
+        pytest.param(httpx.Response(429), TRY_AGAIN_TEXT, id="429"),
         pytest.param(
             httpx.Response(503, headers={"Retry-After": "7200"}), "Try again after that, and not before.", id="wait"
         ),
-        pytest.param(httpx.ReadError("cut"), f"{LATER}the operator has to look at the cluster", id="cut"),
-        pytest.param(httpx.ConnectError("no"), f"{LATER}the operator has to look at that.", id="no-connection"),
-        pytest.param(None, f"{LATER}the operator has to look why, or to allow more time.", id="timeout"),
+        pytest.param(httpx.ReadError("cut"), f"{TRY_AGAIN_TEXT}the operator has to look at the cluster", id="cut"),
+        pytest.param(
+            httpx.ConnectError("no"), f"{TRY_AGAIN_TEXT}the operator has to look at that.", id="no-connection"
+        ),
+        pytest.param(None, f"{TRY_AGAIN_TEXT}the operator has to look why, or to allow more time.", id="timeout"),
         *(
-            pytest.param(httpx.Response(status, html="<p>"), STRANGE, id=f"page-{status}")
+            pytest.param(httpx.Response(status, html="<p>"), STRANGE_ANSWER_TEXT, id=f"page-{status}")
             for status in (200, 302, 403, 404, 407)
         ),
     ],
 )
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
 async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_not(
-    bench: Bench, tool: str, failure: httpx.Response | httpx.TransportError | None, advice: str
+    harness: Harness, tool: str, failure: httpx.Response | httpx.TransportError | None, advice: str
 ) -> None:
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path != PATH:
+        if request.url.path != TOKENS_PATH:
             return response
-        return await give(failure)
+        return await answer_or_fail(failure)
 
-    bench.recorder.on_served = fail
+    harness.recorder.on_served = fail
 
     arguments = {} if tool.startswith("list") else {"user": "local:jane"}
-    told = await bench.undone(tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10))
+    told = await harness.call_without_effect(tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10))
 
     assert f" {advice}" in told
     assert told.lower().count("try") == 1
@@ -488,23 +510,25 @@ async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_
 )
 @pytest.mark.parametrize("tool", ["create_access_token", "update_access_token", "delete_access_token"])
 async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
-    bench: Bench, tool: str, failure: httpx.Response | httpx.TransportError | None
+    harness: Harness, tool: str, failure: httpx.Response | httpx.TransportError | None
 ) -> None:
-    token = bench.cluster.create_token(JANE.auth_id, creator="500")
+    token = harness.cluster.add_token(JANE.auth_id, creator="500")
     is_lost = False
 
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         nonlocal is_lost
-        is_lost |= request.method in {"PATCH", "DELETE"} or (request.method == "POST" and request.url.path == PATH)
+        is_lost |= request.method in {"PATCH", "DELETE"} or (
+            request.method == "POST" and request.url.path == TOKENS_PATH
+        )
         if not is_lost:
             return response
-        return await give(failure)
+        return await answer_or_fail(failure)
 
-    bench.recorder.on_served = fail
+    harness.recorder.on_served = fail
     arguments = {"user": "local:jane"} if tool.startswith("create") else {"id": token.id}
     arguments |= {"expiration_time": "60d"} if tool.startswith("update") else {}
 
-    told = await bench.refused(
+    told = await harness.call_refused(
         tool, arguments, confirm="none", timeout=timedelta(seconds=0.5 if failure is None else 10)
     )
 
@@ -512,16 +536,16 @@ async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
     assert re.search(r"before you try again|before creating again", told)
 
 
-async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(bench: Bench) -> None:
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(harness: Harness) -> None:
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
-    [new] = [token for token in bench.cluster.tokens.values() if token.user == JANE.auth_id]
-    assert bench.recorder.bodies("POST", PATH) == [
+    [new] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == [
         b'{"user":{"auth_id":"1001"},"expiration_time":"2027-02-22T09:00:00Z"}'
     ]
     assert new.expiration_time == NOW + timedelta(days=90)
     path = Path(told.fields["bearer_token_in"])
-    assert path.parent == bench.settings.delivery_dir
+    assert path.parent == harness.settings.delivery_dir
     assert json.loads(path.read_text()) == {"bearer_token": new.bearer_token, "version": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -566,32 +590,32 @@ async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(ben
     ],
 )
 async def test_a_token_that_is_not_as_asked_is_told_with_a_warning(
-    bench: Bench, lie: dict[str, Any], warning: str
+    harness: Harness, lie: dict[str, Any], warning: str
 ) -> None:
     async def make_it_otherwise(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        single = request.method == "GET" and request.url.path not in {PATH, "/v1/session/who-am-i"}
+        single = request.method == "GET" and request.url.path not in {TOKENS_PATH, "/v1/session/who-am-i"}
         return httpx.Response(200, json=response.json() | lie) if single else response
 
-    bench.recorder.on_served = make_it_otherwise
+    harness.recorder.on_served = make_it_otherwise
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert warning in told.fields["warning"]
     assert told.fields["warning"] in told.text.splitlines()
 
 
-async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(bench: Bench) -> None:
+async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(harness: Harness) -> None:
     distrust = ssl.SSLCertVerificationError()
     distrust.verify_message = "self-signed certificate"
 
     async def change_the_certificate(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
             raise httpx.ConnectError("no") from distrust
         return response
 
-    bench.recorder.on_served = change_the_certificate
+    harness.recorder.on_served = change_the_certificate
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert "is not trusted (self-signed certificate). Nothing was sent." in told
     # What lifts a rule is for the operator, who reads the README, and not for the model.
@@ -608,66 +632,66 @@ async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(bench:
         pytest.param("never", None, id="never"),
     ],
 )
-async def test_an_expiry_is_sent_as_it_was_meant(bench: Bench, expiration_time: str, sent: str | None) -> None:
-    told = await bench.call(
+async def test_an_expiry_is_sent_as_it_was_meant(harness: Harness, expiration_time: str, sent: str | None) -> None:
+    told = await harness.call(
         "create_access_token", {"user": "local:jane", "expiration_time": expiration_time}, confirm="none"
     )
 
-    [body] = bench.recorder.bodies("POST", PATH)
+    [body] = harness.recorder.bodies("POST", TOKENS_PATH)
     assert json.loads(body).get("expiration_time") == sent
     assert told.fields.get("expiration_time") == sent
     assert "default" not in told.text
     assert ("it never expires" in told.text) == (sent is None)
 
 
-async def test_an_operator_can_let_tokens_live_for_ever_by_default(bench: Bench) -> None:
-    await bench.call("create_access_token", {"user": "local:jane"}, default_lifetime=None, confirm="none")
+async def test_an_operator_can_let_tokens_live_for_ever_by_default(harness: Harness) -> None:
+    await harness.call("create_access_token", {"user": "local:jane"}, default_lifetime=None, confirm="none")
 
-    assert bench.recorder.bodies("POST", PATH) == [b'{"user":{"auth_id":"1001"}}']
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == [b'{"user":{"auth_id":"1001"}}']
 
 
 @pytest.mark.parametrize(
     "expiration_time", ["2027-02-01T17:00:00", "2027-02-01", "2026-11-24T08:59:59Z", "tomorrow", "3m", "0d"]
 )
 async def test_an_expiry_in_doubt_is_refused_with_the_time_before_anything_is_asked(
-    bench: Bench, expiration_time: str
+    harness: Harness, expiration_time: str
 ) -> None:
-    told = await bench.refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
 
-    assert bench.recorder.seen() == []
+    assert harness.recorder.request_lines() == []
     assert "rite " in told
     assert "It is now 2026-11-24 09:00 UTC." in told
 
 
-async def test_inline_delivery_puts_the_token_into_both_channels(bench: Bench) -> None:
-    told = await bench.call("create_access_token", {"user": "local:jane"}, delivery="inline")
+async def test_inline_delivery_puts_the_token_into_both_channels(harness: Harness) -> None:
+    told = await harness.call("create_access_token", {"user": "local:jane"}, delivery="inline")
 
-    [new] = [token for token in bench.cluster.tokens.values() if token.user == JANE.auth_id]
+    [new] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
     assert told.fields["bearer_token"] == new.bearer_token
     assert new.bearer_token in told.text.splitlines()
     assert "the conversation and its logs" in told.text
-    assert not bench.settings.delivery_dir.exists()
+    assert not harness.settings.delivery_dir.exists()
 
 
-async def test_a_third_token_is_refused_before_it_is_asked_for(bench: Bench) -> None:
-    two = [bench.cluster.create_token(JANE.auth_id, creator="500").id for _ in range(2)]
+async def test_a_third_token_is_refused_before_it_is_asked_for(harness: Harness) -> None:
+    two = [harness.cluster.add_token(JANE.auth_id, creator="500").id for _ in range(2)]
 
-    told = await bench.undone("create_access_token", {"user": "local:jane"})
+    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
     assert all(token_id in told for token_id in two)
     assert "a person has to say which can go: better disable that one first" in told
 
 
-async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench: Bench) -> None:
+async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(harness: Harness) -> None:
     for enabled in (True, False):
-        bench.cluster.create_token(JANE.auth_id, creator="500", enabled=enabled)
+        harness.cluster.add_token(JANE.auth_id, creator="500", enabled=enabled)
 
-    told = await bench.undone("create_access_token", {"user": "local:jane"})
+    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
-    assert len(bench.recorder.bodies("POST", PATH)) == 1
+    assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
     assert told.startswith("The cluster declined")
-    assert list(bench.settings.delivery_dir.iterdir()) == []
+    assert list(harness.settings.delivery_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -680,76 +704,78 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(bench
         pytest.param("sid:S-1-5-21-7", "if they are not deleted, check the number.", id="sid"),
     ],
 )
-async def test_an_unknown_user_gets_no_token_and_has_no_list(bench: Bench, user: str, better: str) -> None:
+async def test_an_unknown_user_gets_no_token_and_has_no_list(harness: Harness, user: str, better: str) -> None:
     for tool in ("create_access_token", "list_access_tokens"):
-        told = await bench.undone(tool, {"user": user})
+        told = await harness.call_without_effect(tool, {"user": user})
 
         assert told.startswith(f"The cluster finds no user {user}. The cluster knows no such thing (404")
         besides = "" if tool == "create_access_token" else " Without `user`, everybody's tokens are listed."
         assert told.endswith(f" {better}{besides}")
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
 @pytest.mark.parametrize("place", ["tokens", "journal.jsonl"])
-async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(bench: Bench, place: str) -> None:
-    state = bench.settings.delivery_dir.parent
+async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(harness: Harness, place: str) -> None:
+    state = harness.settings.delivery_dir.parent
     state.mkdir(mode=0o700)
     # Either is none of what is expected there.
     os.mkfifo(state / place)
 
-    told = await bench.at("state_dir", state).undone("create_access_token", {"user": "local:jane"})
+    told = await harness.with_folder("state_dir", state).call_without_effect(
+        "create_access_token", {"user": "local:jane"}
+    )
 
     assert place in told
     assert told.endswith(" Try again once the operator has mended that.")
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "list_access_tokens"])
-async def test_whoever_wrote_self_is_not_told_to_write_self(bench: Bench, tool: str) -> None:
+async def test_a_refusal_for_self_does_not_advise_self(harness: Harness, tool: str) -> None:
     async def mix_up(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return httpx.Response(200, json={"id": "999"}) if request.url.path.endswith("who-am-i") else response
 
-    bench.recorder.on_served = mix_up
+    harness.recorder.on_served = mix_up
 
-    told = await bench.undone(tool, {"user": "self"})
+    told = await harness.call_without_effect(tool, {"user": "self"})
 
     assert "another spelling does not help" in told
     assert "write" not in told
 
 
-NOBODY = httpx.Response(200, json={"entries": []})
+EMPTY_LIST_RESPONSE = httpx.Response(200, json={"entries": []})
 
 
 @pytest.mark.parametrize(
     ("found", "listed", "said"),
     [
-        pytest.param(404, NOBODY, "The cluster knows no such thing (404 some_error).", id="not-found"),
-        pytest.param(404, refusal(400), "The cluster knows no such thing (404 some_error).", id="neither"),
+        pytest.param(404, EMPTY_LIST_RESPONSE, "The cluster knows no such thing (404 some_error).", id="not-found"),
+        pytest.param(404, refusal_response(400), "The cluster knows no such thing (404 some_error).", id="neither"),
     ],
 )
 async def test_a_list_of_nobody_tells_what_the_cluster_said_first(
-    bench: Bench, found: int, listed: httpx.Response, said: str
+    harness: Harness, found: int, listed: httpx.Response, said: str
 ) -> None:
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.url.path == PATH:
+        if request.url.path == TOKENS_PATH:
             return listed
-        return response if found == response.status_code else refusal(found)
+        return response if found == response.status_code else refusal_response(found)
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    assert await bench.refused("list_access_tokens", {"user": "local:jane"}) == (
+    assert await harness.call_refused("list_access_tokens", {"user": "local:jane"}) == (
         f"The cluster finds no user local:jane. {said} Better {HOW_TO_WRITE_A_USER}. Without `user`, "
         "everybody's tokens are listed."
     )
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
-async def test_a_user_who_was_found_is_not_doubted_where_their_list_is_refused(bench: Bench, status: int) -> None:
+async def test_a_user_who_was_found_is_not_doubted_where_their_list_is_refused(harness: Harness, status: int) -> None:
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(status) if request.url.path == PATH else response
+        return refusal_response(status) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    told = await bench.refused("list_access_tokens", {"user": "local:jane"})
+    told = await harness.call_refused("list_access_tokens", {"user": "local:jane"})
 
     assert told.startswith("The cluster found the user local:jane, but did not list their tokens. The cluster ")
     assert f"({status} some_error)" in told
@@ -757,44 +783,44 @@ async def test_a_user_who_was_found_is_not_doubted_where_their_list_is_refused(b
     assert "Better" not in told
 
 
-async def test_of_a_user_s_list_that_goes_on_the_key_is_doubted_too(bench: Bench) -> None:
+async def test_of_a_user_s_list_that_goes_on_the_key_is_doubted_too(harness: Harness) -> None:
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(400) if request.url.path == PATH else response
+        return refusal_response(400) if request.url.path == TOKENS_PATH else response
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    told = await bench.refused("list_access_tokens", {"user": "local:jane", "after": "7"})
+    told = await harness.call_refused("list_access_tokens", {"user": "local:jane", "after": "7"})
 
     assert "`after` has to be as the answer before gave it" in told
 
 
-async def test_a_user_whom_nobody_may_look_up_is_not_said_to_be_found_or_not(bench: Bench) -> None:
+async def test_a_user_whom_nobody_may_look_up_is_not_said_to_be_found_or_not(harness: Harness) -> None:
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(404) if request.url.path == PATH else refusal(403)
+        return refusal_response(404) if request.url.path == TOKENS_PATH else refusal_response(403)
 
-    bench.recorder.on_served = answer
+    harness.recorder.on_served = answer
 
-    told = await bench.refused("list_access_tokens", {"user": "local:jane"})
+    told = await harness.call_refused("list_access_tokens", {"user": "local:jane"})
 
     assert told.startswith("The cluster did not list the tokens of local:jane. The cluster knows no such thing (404")
     assert "Nor did it tell who that is." in told
 
 
-async def test_a_name_of_two_users_gets_no_token(bench: Bench) -> None:
-    told = await bench.undone("create_access_token", {"user": "jane"})
+async def test_a_name_of_two_users_gets_no_token(harness: Harness) -> None:
+    told = await harness.call_without_effect("create_access_token", {"user": "jane"})
 
     assert told.startswith("The cluster did not tell which user jane is. The cluster declined (400")
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-async def test_a_group_gets_no_token(bench: Bench) -> None:
-    before = dict(bench.cluster.tokens)
+async def test_a_group_gets_no_token(harness: Harness) -> None:
+    before = dict(harness.cluster.tokens)
 
-    bench.cluster.add_account(Account(auth_id="1600", domain="LOCAL", name="Editors", is_group=True))
+    harness.cluster.add_account(Account(auth_id="1600", domain="LOCAL", name="Editors", is_group=True))
 
-    told = await bench.refused("create_access_token", {"user": "local:Editors"})
+    told = await harness.call_refused("create_access_token", {"user": "local:Editors"})
 
-    assert bench.cluster.tokens == before
+    assert harness.cluster.tokens == before
     assert "declined" in told
 
 
@@ -814,85 +840,85 @@ async def test_a_group_gets_no_token(bench: Bench) -> None:
         "sid:S-1-5-21-1-2-3-572",
     ],
 )
-async def test_what_can_only_be_a_group_is_refused_before_the_cluster_is_asked(bench: Bench, user: str) -> None:
-    assert "is a group" in await bench.refused("create_access_token", {"user": user})
-    assert bench.recorder.seen() == []
+async def test_what_can_only_be_a_group_is_refused_before_the_cluster_is_asked(harness: Harness, user: str) -> None:
+    assert "is a group" in await harness.call_refused("create_access_token", {"user": user})
+    assert harness.recorder.request_lines() == []
 
 
-async def test_a_name_that_turns_out_to_be_a_known_group_is_refused_before_the_create(bench: Bench) -> None:
-    assert "is a group" in await bench.refused("create_access_token", {"user": "local:Users"})
-    assert bench.recorder.bodies("POST", PATH) == []
+async def test_a_name_that_turns_out_to_be_a_known_group_is_refused_before_the_create(harness: Harness) -> None:
+    assert "is a group" in await harness.call_refused("create_access_token", {"user": "local:Users"})
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-async def test_a_name_that_turns_out_to_have_a_group_s_number_is_refused_before_the_create(bench: Bench) -> None:
-    bench.cluster.add_account(Account(auth_id="17179869190", domain="LOCAL", name="devs", gid=6))
+async def test_a_name_that_turns_out_to_have_a_group_s_number_is_refused_before_the_create(harness: Harness) -> None:
+    harness.cluster.add_account(Account(auth_id="17179869190", domain="LOCAL", name="devs", gid=6))
 
-    assert "is a group" in await bench.refused("create_access_token", {"user": "devs"})
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert "is a group" in await harness.call_refused("create_access_token", {"user": "devs"})
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-async def test_a_create_without_the_right_to_look_up_sends_what_was_said(bench: Bench) -> None:
+async def test_a_create_without_the_right_to_look_up_sends_what_was_said(harness: Harness) -> None:
     async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(403) if request.url.path.endswith("/identity/find") else response
+        return refusal_response(403) if request.url.path.endswith("/identity/find") else response
 
-    bench.recorder.on_served = refuse_lookups
+    harness.recorder.on_served = refuse_lookups
 
-    told = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, confirm="none")
+    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, confirm="none")
 
     assert not told.is_error
-    assert bench.recorder.bodies("POST", PATH) == [b'{"user":{"domain":"LOCAL","name":"jane"}}']
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == [b'{"user":{"domain":"LOCAL","name":"jane"}}']
 
 
-async def test_a_create_without_the_right_to_list_goes_on(bench: Bench) -> None:
+async def test_a_create_without_the_right_to_list_goes_on(harness: Harness) -> None:
     async def refuse_lists(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal(403) if request.method == "GET" else response
+        return refusal_response(403) if request.method == "GET" else response
 
-    bench.recorder.on_served = refuse_lists
+    harness.recorder.on_served = refuse_lists
 
-    told = await bench.call("create_access_token", {"user": "local:jane"})
+    told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert not told.is_error
 
 
-async def test_a_cluster_that_finds_somebody_else_is_not_believed(bench: Bench) -> None:
+async def test_a_cluster_that_finds_somebody_else_is_not_believed(harness: Harness) -> None:
     async def find_another(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/identity/find"):
             return httpx.Response(200, json={"domain": "ACTIVE_DIRECTORY", "auth_id": "7", "name": "CORP\\jane"})
         return response
 
-    bench.recorder.on_served = find_another
+    harness.recorder.on_served = find_another
 
-    told = await bench.undone("create_access_token", {"user": "local:jane"})
+    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
     assert told.startswith(r"The cluster takes local:jane for ad:CORP\jane, which is somebody else.")
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-async def test_without_a_place_for_the_secret_no_token_is_asked_for(bench: Bench) -> None:
-    bench.settings.delivery_dir.parent.write_text("a file where the folder should be")
+async def test_without_a_place_for_the_secret_no_token_is_asked_for(harness: Harness) -> None:
+    harness.settings.delivery_dir.parent.write_text("a file where the folder should be")
 
-    told = await bench.undone("create_access_token", {"user": "local:jane"})
+    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
     assert told.startswith("A new bearer token cannot be kept in")
     assert "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR;" in told
 
 
-async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(bench: Bench) -> None:
-    before = dict(bench.cluster.tokens)
+async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(harness: Harness) -> None:
+    before = dict(harness.cluster.tokens)
 
     async def lose_the_folder(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
-            shutil.rmtree(bench.settings.delivery_dir)
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            shutil.rmtree(harness.settings.delivery_dir)
         return response
 
-    bench.recorder.on_served = lose_the_folder
+    harness.recorder.on_served = lose_the_folder
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert bench.cluster.tokens == before
-    [deleted, looked_for] = bench.recorder.seen()[-2:]
-    assert deleted.startswith(f"DELETE {PATH}")
+    assert harness.cluster.tokens == before
+    [deleted, looked_for] = harness.recorder.request_lines()[-2:]
+    assert deleted.startswith(f"DELETE {TOKENS_PATH}")
     assert looked_for == deleted.replace("DELETE", "GET")
     assert told.endswith("was deleted again; no token is left of this.")
 
@@ -906,44 +932,44 @@ async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(bench: Bench
     ],
 )
 async def test_a_create_without_a_clear_answer_is_not_repeated_and_says_what_may_be(
-    bench: Bench, answer: httpx.Response | httpx.ReadError
+    harness: Harness, answer: httpx.Response | httpx.ReadError
 ) -> None:
     async def lose_the_answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method != "POST" or request.url.path != PATH:
+        if request.method != "POST" or request.url.path != TOKENS_PATH:
             return response
         if isinstance(answer, httpx.ReadError):
             raise answer
         return answer
 
-    bench.recorder.on_served = lose_the_answer
+    harness.recorder.on_served = lose_the_answer
 
-    told = await bench.refused("create_access_token", {"user": "local:jane"})
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    [orphan] = [token for token in bench.cluster.tokens.values() if token.user == JANE.auth_id]
-    assert len(bench.recorder.bodies("POST", PATH)) == 1
+    [orphan] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
+    assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
     assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane." in told
     assert told.endswith(f"qq --host c.example.com --port 8000 auth_delete_access_token {orphan.id}")
-    assert list(bench.settings.delivery_dir.iterdir()) == []
+    assert list(harness.settings.delivery_dir.iterdir()) == []
 
 
-async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> None:
+async def test_a_cancelled_create_still_delivers_what_it_made(harness: Harness) -> None:
     made, go_on = anyio.Event(), anyio.Event()
 
     async def hold_the_answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if request.method == "POST" and request.url.path == PATH:
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
             made.set()
             await go_on.wait()
         return response
 
-    bench.recorder.on_served = hold_the_answer
-    async with bench.connected() as client, anyio.create_task_group() as calls:
+    harness.recorder.on_served = hold_the_answer
+    async with harness.connected() as client, anyio.create_task_group() as calls:
         calls.start_soon(client.call_tool, "create_access_token", {"user": "local:jane"})
         await made.wait()
         calls.cancel_scope.cancel()
         go_on.set()
 
-    [new] = [token for token in bench.cluster.tokens.values() if token.user == JANE.auth_id]
-    [file] = bench.settings.delivery_dir.iterdir()
+    [new] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
+    [file] = harness.settings.delivery_dir.iterdir()
     assert json.loads(file.read_text())["bearer_token"] == new.bearer_token
 
 
@@ -1029,10 +1055,10 @@ async def test_a_cancelled_create_still_delivers_what_it_made(bench: Bench) -> N
     ],
 )
 async def test_a_mistaken_argument_is_answered_in_a_line_that_mends_it(
-    bench: Bench, tool: str, arguments: dict[str, Any], told: str
+    harness: Harness, tool: str, arguments: dict[str, Any], told: str
 ) -> None:
-    assert await bench.undone(tool, arguments) == told
-    assert bench.recorder.seen() == []
+    assert await harness.call_without_effect(tool, arguments) == told
+    assert harness.recorder.request_lines() == []
 
 
 @pytest.mark.parametrize(
@@ -1040,25 +1066,25 @@ async def test_a_mistaken_argument_is_answered_in_a_line_that_mends_it(
     [{"limit": "10"}, {"limit": 10.0, "user": None, "after": None}, {"after": "", "limit": 10}],
     ids=["number-as-text", "nulls", "empty-key"],
 )
-async def test_what_leaves_no_doubt_just_works(bench: Bench, arguments: dict[str, Any]) -> None:
-    told = await bench.call("list_access_tokens", arguments)
+async def test_what_leaves_no_doubt_just_works(harness: Harness, arguments: dict[str, Any]) -> None:
+    told = await harness.call("list_access_tokens", arguments)
 
     assert not told.is_error
-    assert bench.recorder.seen() == [f"GET {PATH}?limit=10"]
+    assert harness.recorder.request_lines() == [f"GET {TOKENS_PATH}?limit=10"]
 
 
-async def test_a_user_named_like_json_stays_the_text_that_it_is(bench: Bench) -> None:
-    await bench.call("list_access_tokens", {"user": "null"})
+async def test_a_user_named_like_json_stays_the_text_that_it_is(harness: Harness) -> None:
+    await harness.call("list_access_tokens", {"user": "null"})
 
-    assert json.loads(bench.recorder.bodies("POST", "/v1/identity/find")[0]) == {"name": "null"}
+    assert json.loads(harness.recorder.bodies("POST", "/v1/identity/find")[0]) == {"name": "null"}
 
 
-async def test_the_instructions_name_the_cluster_and_what_is_never_shown(bench: Bench) -> None:
-    async with bench.connected() as client:
+async def test_the_instructions_name_the_cluster_and_what_is_never_shown(harness: Harness) -> None:
+    async with harness.connected() as client:
         assert client.instructions is not None
         assert "c.example.com:8000" in client.instructions
         assert "never shows a bearer token" in client.instructions
-    async with bench.connected(delivery="inline") as client:
+    async with harness.connected(delivery="inline") as client:
         assert client.instructions is not None
         assert "is in the answer, once" in client.instructions
 
@@ -1067,8 +1093,8 @@ async def test_a_crash_is_told_without_its_text_and_logged(mode: Mode, caplog: p
     def crash(_request: httpx.Request) -> httpx.Response:
         raise RuntimeError("access-v1:own")
 
-    async with answering(mode, crash) as client:
-        told = Told.of(await client.call_tool("list_access_tokens"))
+    async with client_with_answer(mode, crash) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
     assert told.is_error
     assert told.text == "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
@@ -1079,8 +1105,8 @@ async def test_a_crash_of_what_writes_is_told_with_what_is_not_known(mode: Mode)
     def crash(_request: httpx.Request) -> httpx.Response:
         raise RuntimeError("access-v1:own")
 
-    async with answering(mode, crash) as client:
-        told = Told.of(await client.call_tool("create_access_token", {"user": "local:jane"}))
+    async with client_with_answer(mode, crash) as client:
+        told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
 
     assert told.is_error
     assert told.text.endswith(
@@ -1088,10 +1114,10 @@ async def test_a_crash_of_what_writes_is_told_with_what_is_not_known(mode: Mode)
     )
 
 
-async def test_a_read_only_server_reads_and_does_not_know_how_to_write(bench: Bench) -> None:
-    async with bench.connected(read_only=True) as client:
-        listed = Told.of(await client.call_tool("list_access_tokens"))
-        refused = Told.of(await client.call_tool("create_access_token", {"user": "self"}))
+async def test_a_read_only_server_reads_and_does_not_know_how_to_write(harness: Harness) -> None:
+    async with harness.connected(read_only=True) as client:
+        listed = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+        refused = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "self"}))
 
     assert not listed.is_error
     assert (refused.is_error, refused.text) == (
@@ -1099,15 +1125,15 @@ async def test_a_read_only_server_reads_and_does_not_know_how_to_write(bench: Be
         'There is no tool "create_access_token": this server only reads. '
         "The tools are list_access_tokens, get_access_token, audit_access_tokens.",
     )
-    assert not bench.settings.state_dir.joinpath("journal.lock").exists()
+    assert not harness.settings.state_dir.joinpath("journal.lock").exists()
 
 
 async def test_a_delivery_folder_in_disorder_does_not_keep_anyone_from_reading(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (bench.settings.delivery_dir / ".pending-directory").mkdir(parents=True)
+    (harness.settings.delivery_dir / ".pending-directory").mkdir(parents=True)
 
-    told = await bench.call("list_access_tokens")
+    told = await harness.call("list_access_tokens")
 
     assert not told.is_error
     assert "A new bearer token cannot be kept in" in caplog.text

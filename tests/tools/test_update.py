@@ -13,46 +13,57 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.support.harness import AD_JANE, ADMIN, AGREES, JANE, LDAP_BOB, NOW, PATH, Bench, Human, refusal
-from token_tools.operations.rotate import A_PERSON
+from tests.support.harness import (
+    AD_JANE,
+    ADMIN,
+    AGREES,
+    JANE,
+    LDAP_BOB,
+    NOW,
+    TOKENS_PATH,
+    Harness,
+    ScriptedPerson,
+    refusal_response,
+)
+from token_tools.operations.rotate import PERSON_DECIDES
 from token_tools.sandbox.cluster import Account, Token
 
 pytestmark = pytest.mark.anyio
 
-WHO_AM_I = "/v1/session/who-am-i"
-Answers = Callable[[httpx.Request, httpx.Response], Awaitable[httpx.Response]]
+WHO_AM_I_PATH = "/v1/session/who-am-i"
+OnServed = Callable[[httpx.Request, httpx.Response], Awaitable[httpx.Response]]
 DECLINES = ElicitResult(action="decline")
 
-REVIVED = "it was disabled, and only people know why"
-EXPIRED = {"expiration_time": NOW - timedelta(days=1)}
+ENABLE_REASON = "it was disabled, and only people know why"
+EXPIRED_FIELDS = {"expiration_time": NOW - timedelta(days=1)}
 
 
-def make(bench: Bench, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `create_token` takes them
+def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `add_token` takes them
     """A token made 40 days ago that expires in 50, unless it is special."""
     usual: dict[str, Any] = {
         "creator": ADMIN.auth_id,
         "creation_time": NOW - timedelta(days=40),
         "expiration_time": NOW + timedelta(days=50),
     }
-    return bench.cluster.create_token(account.auth_id, **{**usual, **special})
+    return harness.cluster.add_token(account.auth_id, **{**usual, **special})
 
 
-def lockout(own: Token, deed: str) -> str:
+def lockout_refusal(own: Token, action: str) -> str:
     """The refusal to do that to the server's own token."""
     return (
-        f"This server itself runs on token {own.id}, so it will not {deed}: it would lock itself out. "
+        f"This server itself runs on token {own.id}, so it will not {action}: it would lock itself out. "
         "To replace it, call rotate_access_token and let the server run on the new one."
     )
 
 
-def own_token(bench: Bench) -> Token:
+def own_token(harness: Harness) -> Token:
     """The token that the server runs on."""
-    assert bench.settings.bearer_token is not None
-    bearer_token = bench.settings.bearer_token.get_secret_value()
-    return next(token for token in bench.cluster.tokens.values() if token.bearer_token == bearer_token)
+    assert harness.settings.bearer_token is not None
+    bearer_token = harness.settings.bearer_token.get_secret_value()
+    return next(token for token in harness.cluster.tokens.values() if token.bearer_token == bearer_token)
 
 
-def answer_at(method: str, path: str, response: httpx.Response) -> Answers:
+def replace_answer(method: str, path: str, response: httpx.Response) -> OnServed:
     """A cluster that does what it is asked, and then says this at one place."""
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
@@ -61,19 +72,19 @@ def answer_at(method: str, path: str, response: httpx.Response) -> Answers:
     return answer
 
 
-def changes_sent(bench: Bench, token: Token) -> list[dict[str, Any]]:
-    return [json.loads(body) for body in bench.recorder.bodies("PATCH", PATH + token.id)]
+def sent_updates(harness: Harness, token: Token) -> list[dict[str, Any]]:
+    return [json.loads(body) for body in harness.recorder.bodies("PATCH", TOKENS_PATH + token.id)]
 
 
-def read_journal(bench: Bench) -> list[dict[str, Any]]:
-    lines = (bench.settings.state_dir / "journal.jsonl").read_text().splitlines()
+def read_journal(harness: Harness) -> list[dict[str, Any]]:
+    lines = (harness.settings.state_dir / "journal.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
-async def test_get_tells_everything_in_both_channels(bench: Bench) -> None:
-    token, other = make(bench, LDAP_BOB), make(bench, LDAP_BOB, enabled=False, expiration_time=None)
+async def test_get_tells_everything_in_both_channels(harness: Harness) -> None:
+    token, other = add_token(harness, LDAP_BOB), add_token(harness, LDAP_BOB, enabled=False, expiration_time=None)
 
-    told = await bench.call("get_access_token", {"id": token.id})
+    told = await harness.call("get_access_token", {"id": token.id})
 
     assert told.fields == {
         "summary": f"Access token {token.id} of ldap_user:bob on c.example.com:8000: enabled, expires 2027-01-13 09:00 "
@@ -103,8 +114,8 @@ async def test_get_tells_everything_in_both_channels(bench: Bench) -> None:
         assert fact in told.text
 
 
-async def test_get_says_that_the_server_runs_on_a_token(bench: Bench) -> None:
-    told = await bench.call("get_access_token", {"id": own_token(bench).id})
+async def test_get_says_that_the_server_runs_on_a_token(harness: Harness) -> None:
+    told = await harness.call("get_access_token", {"id": own_token(harness).id})
 
     assert told.fields["is_own"] is True
     assert told.fields["other_tokens"] == []
@@ -112,15 +123,15 @@ async def test_get_says_that_the_server_runs_on_a_token(bench: Bench) -> None:
     assert "The user has no other token." in told.text
 
 
-async def test_get_tells_what_it_could_not_find_out(bench: Bench) -> None:
-    token = make(bench)
+async def test_get_tells_what_it_could_not_find_out(harness: Harness) -> None:
+    token = add_token(harness)
 
     async def refuse_the_rest(request: httpx.Request, served: httpx.Response) -> httpx.Response:
-        return served if request.url.path == PATH + token.id else refusal(403)
+        return served if request.url.path == TOKENS_PATH + token.id else refusal_response(403)
 
-    bench.recorder.on_served = refuse_the_rest
+    harness.recorder.on_served = refuse_the_rest
 
-    told = await bench.call("get_access_token", {"id": token.id})
+    told = await harness.call("get_access_token", {"id": token.id})
 
     assert not told.is_error
     assert told.fields.keys().isdisjoint({"is_own", "other_tokens"})
@@ -130,20 +141,20 @@ async def test_get_tells_what_it_could_not_find_out(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("tool", ["get_access_token", "delete_access_token", "rotate_access_token"])
-async def test_an_id_that_no_token_has_is_said_to_be_none(bench: Bench, tool: str) -> None:
-    told = await bench.undone(tool, {"id": "123"})
+async def test_an_id_that_no_token_has_is_said_to_be_none(harness: Harness, tool: str) -> None:
+    told = await harness.call_without_effect(tool, {"id": "123"})
 
     assert told.startswith("There is no access token 123. The cluster knows no such thing (404")
     assert told.endswith("list_access_tokens tells the ids.")
 
 
-async def test_update_disables_with_one_field_and_tells_before_and_after(bench: Bench) -> None:
-    token = make(bench)
+async def test_update_disables_with_one_field_and_tells_before_and_after(harness: Harness) -> None:
+    token = add_token(harness)
 
-    told = await bench.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    told = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
 
-    assert changes_sent(bench, token) == [{"enabled": False}]
-    assert not bench.cluster.tokens[token.id].enabled
+    assert sent_updates(harness, token) == [{"enabled": False}]
+    assert not harness.cluster.tokens[token.id].enabled
     assert told.fields == {
         "summary": f"Changed access token {token.id} of local:jane on c.example.com:8000: it is disabled, expires "
         "2027-01-13 09:00 UTC (in 50 days). Before: enabled, expires 2027-01-13 09:00 UTC (in 50 days).",
@@ -159,59 +170,61 @@ async def test_update_disables_with_one_field_and_tells_before_and_after(bench: 
     }
     assert told.fields["summary"] in told.text
     assert told.fields["next_step"] in told.text
-    assert [(line["operation"], line["result"], line["change"]) for line in read_journal(bench)] == [
+    assert [(line["operation"], line["result"], line["change"]) for line in read_journal(harness)] == [
         ("update", "intended", "enabled: false"),
         ("update", "done", "enabled: false"),
     ]
 
 
-async def test_update_moves_an_expiry_and_enables_at_once(bench: Bench) -> None:
-    token = make(bench, enabled=False)
+async def test_update_moves_an_expiry_and_enables_at_once(harness: Harness) -> None:
+    token = add_token(harness, enabled=False)
 
-    told = await bench.call(
+    told = await harness.call(
         "update_access_token", {"id": token.id, "enabled": True, "expiration_time": "90d"}, confirm="none"
     )
 
-    assert changes_sent(bench, token) == [{"expiration_time": "2027-02-22T09:00:00Z", "enabled": True}]
+    assert sent_updates(harness, token) == [{"expiration_time": "2027-02-22T09:00:00Z", "enabled": True}]
     assert told.fields["expiration_time"] == "2027-02-22T09:00:00Z"
-    assert read_journal(bench)[0]["change"] == "enabled: true, expires: 2027-02-22T09:00:00Z"
+    assert read_journal(harness)[0]["change"] == "enabled: true, expires: 2027-02-22T09:00:00Z"
 
 
-async def test_update_clears_an_expiry(bench: Bench) -> None:
-    token = make(bench)
+async def test_update_clears_an_expiry(harness: Harness) -> None:
+    token = add_token(harness)
 
-    told = await bench.call("update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none")
+    told = await harness.call("update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none")
 
-    assert changes_sent(bench, token) == [{"expiration_time": None}]
-    assert bench.cluster.tokens[token.id].expiration_time is None
+    assert sent_updates(harness, token) == [{"expiration_time": None}]
+    assert harness.cluster.tokens[token.id].expiration_time is None
     assert "is enabled, never expires." in told.text
     assert "expiration_time" not in told.fields
-    assert read_journal(bench)[0]["change"] == "expires: never"
+    assert read_journal(harness)[0]["change"] == "expires: never"
 
 
-async def test_update_explains_a_cluster_that_clears_no_expiry(bench: Bench) -> None:
-    bench.cluster.behaviour = replace(bench.cluster.behaviour, clearing_expiry=False)
-    token = make(bench)
+async def test_update_explains_a_cluster_that_clears_no_expiry(harness: Harness) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, allows_clearing_expiry=False)
+    token = add_token(harness)
 
-    told = await bench.refused("update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none")
+    told = await harness.call_refused(
+        "update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none"
+    )
 
     assert 'expiration_time cannot be null"' in told
     assert told.endswith("This cluster may not let an expiry be cleared: give a late time instead.")
-    assert read_journal(bench)[1]["result"] == "not done"
+    assert read_journal(harness)[1]["result"] == "not done"
 
 
-async def test_update_warns_of_a_cluster_that_does_otherwise(bench: Bench) -> None:
-    token = make(bench)
+async def test_update_warns_of_a_cluster_that_does_otherwise(harness: Harness) -> None:
+    token = add_token(harness)
 
     async def ignore(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.method == "PATCH":
-            bench.cluster.tokens[token.id] = token
+            harness.cluster.tokens[token.id] = token
             return httpx.Response(200, json=served.json() | {"enabled": True})
         return served
 
-    bench.recorder.on_served = ignore
+    harness.recorder.on_served = ignore
 
-    told = await bench.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    told = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
 
     assert told.fields["changed"] is False
     assert told.text.startswith("Nothing changed: ")
@@ -221,33 +234,33 @@ async def test_update_warns_of_a_cluster_that_does_otherwise(bench: Bench) -> No
     assert told.fields["warning"] in told.text
 
 
-async def test_update_sends_nothing_if_the_token_is_like_that_already(bench: Bench) -> None:
-    token = make(bench, enabled=False)
-    human = Human([AGREES])
+async def test_update_sends_nothing_if_the_token_is_like_that_already(harness: Harness) -> None:
+    token = add_token(harness, enabled=False)
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call("update_access_token", {"id": token.id, "enabled": False}, human=human, confirm="all")
+    told = await harness.call("update_access_token", {"id": token.id, "enabled": False}, person=human, confirm="all")
 
-    assert changes_sent(bench, token) == []
-    assert human.asked == []
+    assert sent_updates(harness, token) == []
+    assert human.questions == []
     assert told.fields["changed"] is False
     assert told.text.startswith("Nothing changed: ")
 
 
-async def test_update_wants_something_to_do(bench: Bench) -> None:
-    told = await bench.undone("update_access_token", {"id": make(bench).id})
+async def test_update_wants_something_to_do(harness: Harness) -> None:
+    told = await harness.call_without_effect("update_access_token", {"id": add_token(harness).id})
 
     assert told == "Nothing to do: give `enabled`, `expiration_time`, or both."
-    assert bench.recorder.seen() == []
+    assert harness.recorder.request_lines() == []
 
 
-async def test_update_keeps_to_the_longest_lifetime(bench: Bench) -> None:
+async def test_update_keeps_to_the_longest_lifetime(harness: Harness) -> None:
     month = timedelta(days=30)
 
     for expiration_time in ("31d", "never"):
-        arguments = {"id": make(bench).id, "expiration_time": expiration_time}
-        told = await bench.undone("update_access_token", arguments, max_lifetime=month)
+        arguments = {"id": add_token(harness).id, "expiration_time": expiration_time}
+        told = await harness.call_without_effect("update_access_token", arguments, max_lifetime=month)
         assert told.startswith("QUMULO_MAX_LIFETIME allows 30 days at most")
-    assert bench.recorder.seen() == []
+    assert harness.recorder.request_lines() == []
 
 
 @pytest.mark.parametrize(
@@ -258,35 +271,37 @@ async def test_update_keeps_to_the_longest_lifetime(bench: Bench) -> None:
         pytest.param({}, {"expiration_time": "1d"}, "it would stop working sooner", id="sooner"),
         pytest.param({"expiration_time": None}, {"expiration_time": "1d"}, "it would stop working sooner", id="set"),
         pytest.param({}, {"enabled": False}, "whoever works with it would be stopped", id="disabled"),
-        pytest.param({"enabled": False}, {"enabled": True}, REVIVED, id="enabled-again"),
-        pytest.param(EXPIRED | {"enabled": False}, {"enabled": True}, REVIVED, id="enabled-again-though-expired"),
+        pytest.param({"enabled": False}, {"enabled": True}, ENABLE_REASON, id="enabled-again"),
+        pytest.param(
+            EXPIRED_FIELDS | {"enabled": False}, {"enabled": True}, ENABLE_REASON, id="enabled-again-though-expired"
+        ),
         pytest.param(
             {"enabled": False},
             {"enabled": True, "expiration_time": "1d"},
-            REVIVED,
+            ENABLE_REASON,
             id="enabled-again-for-a-day",
         ),
-        pytest.param(EXPIRED, {"expiration_time": "1d"}, "it has expired and would live on", id="expired"),
-        pytest.param(EXPIRED, {"expiration_time": "never"}, "it would never expire", id="expired-and-cleared"),
+        pytest.param(EXPIRED_FIELDS, {"expiration_time": "1d"}, "it has expired and would live on", id="expired"),
+        pytest.param(EXPIRED_FIELDS, {"expiration_time": "never"}, "it would never expire", id="expired-and-cleared"),
     ],
 )
 async def test_a_human_is_asked_about_a_risky_change(
-    bench: Bench, special: dict[str, Any], arguments: dict[str, Any], reason: str
+    harness: Harness, special: dict[str, Any], arguments: dict[str, Any], reason: str
 ) -> None:
-    token = make(bench, **special)
-    human = Human([AGREES])
+    token = add_token(harness, **special)
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call("update_access_token", {"id": token.id, **arguments}, human=human)
+    told = await harness.call("update_access_token", {"id": token.id, **arguments}, person=human)
 
     assert not told.is_error
-    [question] = human.asked
+    [question] = human.questions
     life = f"{'enabled' if token.enabled else 'disabled'}, "
     assert question.startswith(
         f"Change the access token {token.id} of the user local:jane (auth_id 1001) on the cluster "
         f"c.example.com:8000? Now: {life}"
     )
     assert f"Asked because {reason}. [question " in question
-    assert len(changes_sent(bench, token)) == 1
+    assert len(sent_updates(harness, token)) == 1
 
 
 @pytest.mark.parametrize(
@@ -296,24 +311,24 @@ async def test_a_human_is_asked_about_a_risky_change(
     ],
 )
 async def test_nobody_is_asked_about_a_harmless_change(
-    bench: Bench, special: dict[str, Any], arguments: dict[str, Any]
+    harness: Harness, special: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
-    token = make(bench, **special)
+    token = add_token(harness, **special)
 
-    told = await bench.call("update_access_token", {"id": token.id, **arguments})
+    told = await harness.call("update_access_token", {"id": token.id, **arguments})
 
     assert not told.is_error
-    assert len(changes_sent(bench, token)) == 1
+    assert len(sent_updates(harness, token)) == 1
 
 
-async def test_a_token_of_the_administrator_is_enabled_only_with_consent(bench: Bench) -> None:
-    token = make(bench, ADMIN, enabled=False)
+async def test_a_token_of_the_administrator_is_enabled_only_with_consent(harness: Harness) -> None:
+    token = add_token(harness, ADMIN, enabled=False)
 
-    told = await bench.refused("update_access_token", {"id": token.id, "enabled": True})
+    told = await harness.call_refused("update_access_token", {"id": token.id, "enabled": True})
 
-    assert f"(it is for the built-in administrator and {REVIVED})" in told
+    assert f"(it is for the built-in administrator and {ENABLE_REASON})" in told
     assert told.endswith(f"qq --host c.example.com --port 8000 auth_modify_access_token {token.id} --enable")
-    assert changes_sent(bench, token) == []
+    assert sent_updates(harness, token) == []
 
 
 @pytest.mark.parametrize(
@@ -329,29 +344,29 @@ async def test_a_token_of_the_administrator_is_enabled_only_with_consent(bench: 
     ],
 )
 async def test_a_client_that_cannot_ask_is_told_how_to_change_it_by_hand(
-    bench: Bench, arguments: dict[str, Any], by_hand: str
+    harness: Harness, arguments: dict[str, Any], by_hand: str
 ) -> None:
-    token = make(bench)
+    token = add_token(harness)
 
-    told = await bench.refused("update_access_token", {"id": token.id, **arguments})
+    told = await harness.call_refused("update_access_token", {"id": token.id, **arguments})
 
     assert by_hand.format(id=token.id) in told
-    assert changes_sent(bench, token) == []
+    assert sent_updates(harness, token) == []
 
 
-async def test_what_is_as_it_was_cuts_nobody_off(bench: Bench) -> None:
-    own = replace(own_token(bench), expiration_time=NOW + timedelta(days=50))
-    bench.cluster.tokens[own.id] = own
+async def test_update_of_own_token_to_its_present_state_is_accepted(harness: Harness) -> None:
+    own = replace(own_token(harness), expiration_time=NOW + timedelta(days=50))
+    harness.cluster.tokens[own.id] = own
 
-    told = await bench.call("update_access_token", {"id": own.id, "enabled": True})
+    told = await harness.call("update_access_token", {"id": own.id, "enabled": True})
 
     assert told.fields["changed"] is False
 
 
-async def test_a_default_lifetime_that_is_not_allowed_is_no_matter_to_an_update(bench: Bench) -> None:
-    disabling = {"id": make(bench).id, "enabled": False}
+async def test_a_default_lifetime_that_is_not_allowed_is_no_matter_to_an_update(harness: Harness) -> None:
+    disabling = {"id": add_token(harness).id, "enabled": False}
 
-    told = await bench.call(
+    told = await harness.call(
         "update_access_token", disabling, default_lifetime=None, max_lifetime=timedelta(days=30), confirm="none"
     )
 
@@ -359,47 +374,47 @@ async def test_a_default_lifetime_that_is_not_allowed_is_no_matter_to_an_update(
 
 
 @pytest.mark.parametrize("arguments", [{"enabled": False}, {"expiration_time": "1d"}], ids=["disable", "shorten"])
-async def test_the_token_that_the_server_runs_on_is_not_cut_off(bench: Bench, arguments: dict[str, Any]) -> None:
-    own = own_token(bench)
+async def test_the_token_that_the_server_runs_on_is_not_cut_off(harness: Harness, arguments: dict[str, Any]) -> None:
+    own = own_token(harness)
 
-    told = await bench.undone("update_access_token", {"id": own.id, **arguments}, confirm="none")
+    told = await harness.call_without_effect("update_access_token", {"id": own.id, **arguments}, confirm="none")
 
-    assert told == lockout(own, "disable it or shorten its life")
-    assert bench.cluster.tokens[own.id] == own
-    assert changes_sent(bench, own) == []
+    assert told == lockout_refusal(own, "disable it or shorten its life")
+    assert harness.cluster.tokens[own.id] == own
+    assert sent_updates(harness, own) == []
 
 
-async def test_the_token_that_the_server_runs_on_may_live_longer(bench: Bench) -> None:
-    bench.cluster.tokens[own_token(bench).id] = replace(own_token(bench), expiration_time=NOW + timedelta(days=1))
+async def test_the_token_that_the_server_runs_on_may_live_longer(harness: Harness) -> None:
+    harness.cluster.tokens[own_token(harness).id] = replace(own_token(harness), expiration_time=NOW + timedelta(days=1))
 
-    told = await bench.call(
-        "update_access_token", {"id": own_token(bench).id, "expiration_time": "90d"}, confirm="none"
+    told = await harness.call(
+        "update_access_token", {"id": own_token(harness).id, "expiration_time": "90d"}, confirm="none"
     )
 
     assert not told.is_error
 
 
-async def test_a_token_that_changed_while_the_human_thought_is_left_alone(bench: Bench) -> None:
-    token = make(bench)
+async def test_a_token_that_changed_while_the_human_thought_is_left_alone(harness: Harness) -> None:
+    token = add_token(harness)
 
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        bench.cluster.tokens[token.id] = replace(token, enabled=False)
+        harness.cluster.tokens[token.id] = replace(token, enabled=False)
         return AGREES
 
     for tool, arguments in (("update_access_token", {"expiration_time": "90d"}), ("delete_access_token", {})):
-        bench.cluster.tokens[token.id] = token
-        told = await bench.undone(tool, {"id": token.id, **arguments}, human=think)
+        harness.cluster.tokens[token.id] = token
+        told = await harness.call_without_effect(tool, {"id": token.id, **arguments}, person=think)
         assert told == f"Token {token.id} was changed meanwhile. Call again to see how it is now."
-    assert changes_sent(bench, token) == []
-    assert token.id in bench.cluster.tokens
+    assert sent_updates(harness, token) == []
+    assert token.id in harness.cluster.tokens
 
 
-async def test_delete_tells_what_was_there_and_how_to_make_it_again(bench: Bench) -> None:
-    token = make(bench, enabled=False)
+async def test_delete_tells_what_was_there_and_how_to_make_it_again(harness: Harness) -> None:
+    token = add_token(harness, enabled=False)
 
-    told = await bench.call("delete_access_token", {"id": token.id}, confirm="none")
+    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
-    assert token.id not in bench.cluster.tokens
+    assert token.id not in harness.cluster.tokens
     assert told.fields == {
         "summary": f"Deleted access token {token.id} of local:jane on c.example.com:8000 for ever: disabled, expires "
         "2027-01-13 09:00 UTC (in 50 days); made 40 days ago by local:admin.",
@@ -413,7 +428,7 @@ async def test_delete_tells_what_was_there_and_how_to_make_it_again(bench: Bench
     }
     for fact in (told.fields["summary"], told.fields["next_step"]):
         assert fact in told.text
-    assert [(line["operation"], line["result"], line["token_id"]) for line in read_journal(bench)] == [
+    assert [(line["operation"], line["result"], line["token_id"]) for line in read_journal(harness)] == [
         ("delete", "intended", token.id),
         ("delete", "done", token.id),
     ]
@@ -425,33 +440,33 @@ async def test_delete_tells_what_was_there_and_how_to_make_it_again(bench: Bench
     ids=["expired", "for-ever", "expired-at-once"],
 )
 async def test_another_token_like_a_deleted_one_can_be_made_as_told(
-    bench: Bench, expiration_time: datetime | None, again: str
+    harness: Harness, expiration_time: datetime | None, again: str
 ) -> None:
-    token = make(bench, expiration_time=expiration_time)
+    token = add_token(harness, expiration_time=expiration_time)
 
-    told = await bench.call("delete_access_token", {"id": token.id}, confirm="none")
+    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
     assert f'create_access_token(user="local:jane", expiration_time="{again}")' in told.fields["next_step"]
-    made = await bench.call("create_access_token", {"user": "local:jane", "expiration_time": again}, confirm="none")
+    made = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": again}, confirm="none")
     assert not made.is_error
 
 
-async def test_an_expiry_that_is_written_back_as_it_was_read_is_no_change(bench: Bench) -> None:
-    token = make(bench, expiration_time=NOW + timedelta(days=50, microseconds=123456))
+async def test_an_expiry_that_is_written_back_as_it_was_read_is_no_change(harness: Harness) -> None:
+    token = add_token(harness, expiration_time=NOW + timedelta(days=50, microseconds=123456))
 
-    told = await bench.call("update_access_token", {"id": token.id, "expiration_time": "2027-01-13T09:00:00Z"})
+    told = await harness.call("update_access_token", {"id": token.id, "expiration_time": "2027-01-13T09:00:00Z"})
 
     assert told.text.startswith("Nothing changed: ")
-    assert changes_sent(bench, token) == []
+    assert sent_updates(harness, token) == []
 
 
-async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_what_state_it_is(bench: Bench) -> None:
-    token = make(bench, AD_JANE)
-    human = Human([AGREES])
+async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_what_state_it_is(harness: Harness) -> None:
+    token = add_token(harness, AD_JANE)
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call("delete_access_token", {"id": token.id}, human=human)
+    told = await harness.call("delete_access_token", {"id": token.id}, person=human)
 
-    assert human.asked[0].startswith(
+    assert human.questions[0].startswith(
         f"Delete the access token {token.id} of the user ad:CORP\\jane (ACTIVE_DIRECTORY, auth_id 21474836481) on the "
         "cluster c.example.com:8000 for ever? Now: enabled, expires 2027-01-13 09:00 UTC (in 50 days); made 40 days "
         "ago by local:admin. Better disable a token first, watch whether anything breaks, and delete it then. Asked "
@@ -462,62 +477,62 @@ async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_wha
     )
 
 
-async def test_a_disabled_token_is_deleted_without_advice(bench: Bench) -> None:
-    human = Human([AGREES])
+async def test_a_disabled_token_is_deleted_without_advice(harness: Harness) -> None:
+    human = ScriptedPerson([AGREES])
 
-    await bench.call("delete_access_token", {"id": make(bench, enabled=False).id}, human=human)
+    await harness.call("delete_access_token", {"id": add_token(harness, enabled=False).id}, person=human)
 
-    assert "Better disable" not in human.asked[0]
+    assert "Better disable" not in human.questions[0]
 
 
-async def test_a_deletion_that_is_turned_down_is_none(bench: Bench) -> None:
-    token = make(bench)
+async def test_a_deletion_that_is_turned_down_is_none(harness: Harness) -> None:
+    token = add_token(harness)
 
-    told = await bench.undone("delete_access_token", {"id": token.id}, human=Human([DECLINES]))
+    told = await harness.call_without_effect("delete_access_token", {"id": token.id}, person=ScriptedPerson([DECLINES]))
 
     assert "The question was answered with no, by a person or by the client itself." in told
-    assert token.id in bench.cluster.tokens
-    assert not (bench.settings.state_dir / "journal.jsonl").exists()
+    assert token.id in harness.cluster.tokens
+    assert not (harness.settings.state_dir / "journal.jsonl").exists()
 
 
-async def test_a_client_that_cannot_ask_is_told_how_to_delete_by_hand(bench: Bench) -> None:
-    token = make(bench)
+async def test_a_client_that_cannot_ask_is_told_how_to_delete_by_hand(harness: Harness) -> None:
+    token = add_token(harness)
 
-    told = await bench.refused("delete_access_token", {"id": token.id})
+    told = await harness.call_refused("delete_access_token", {"id": token.id})
 
     assert told.endswith(f"by hand: qq --host c.example.com --port 8000 auth_delete_access_token {token.id}")
-    assert token.id in bench.cluster.tokens
+    assert token.id in harness.cluster.tokens
 
 
-async def test_the_token_that_the_server_runs_on_is_not_deleted(bench: Bench) -> None:
-    own = own_token(bench)
+async def test_the_token_that_the_server_runs_on_is_not_deleted(harness: Harness) -> None:
+    own = own_token(harness)
 
-    told = await bench.undone("delete_access_token", {"id": own.id}, confirm="none")
+    told = await harness.call_without_effect("delete_access_token", {"id": own.id}, confirm="none")
 
-    assert told == lockout(own, "delete it")
-    assert own.id in bench.cluster.tokens
+    assert told == lockout_refusal(own, "delete it")
+    assert own.id in harness.cluster.tokens
 
 
-async def test_a_deletion_that_somebody_was_faster_with_is_as_good(bench: Bench) -> None:
-    token = make(bench)
-    bench.recorder.on_served = answer_at("DELETE", PATH + token.id, refusal(404))
+async def test_a_deletion_that_somebody_was_faster_with_is_as_good(harness: Harness) -> None:
+    token = add_token(harness)
+    harness.recorder.on_served = replace_answer("DELETE", TOKENS_PATH + token.id, refusal_response(404))
 
-    told = await bench.call("delete_access_token", {"id": token.id}, confirm="none")
+    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
     assert told.text.startswith(f"Deleted access token {token.id} ")
 
 
-async def test_a_write_without_an_answer_is_looked_after(bench: Bench) -> None:
+async def test_a_write_without_an_answer_is_looked_after(harness: Harness) -> None:
     """The request was carried out, its answer is lost; a look tells that it is as wanted."""
-    token = make(bench)
-    bench.recorder.on_served = answer_at("PATCH", PATH + token.id, httpx.Response(504))
-    changed = await bench.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
-    bench.recorder.on_served = answer_at("DELETE", PATH + token.id, httpx.Response(504))
-    deleted = await bench.call("delete_access_token", {"id": token.id}, confirm="none")
+    token = add_token(harness)
+    harness.recorder.on_served = replace_answer("PATCH", TOKENS_PATH + token.id, httpx.Response(504))
+    changed = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    harness.recorder.on_served = replace_answer("DELETE", TOKENS_PATH + token.id, httpx.Response(504))
+    deleted = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
     assert changed.text.startswith("Changed access token")
     assert deleted.text.startswith("Deleted access token")
-    assert [line["result"] for line in read_journal(bench)] == ["intended", "done", "intended", "done"]
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "done", "intended", "done"]
 
 
 @pytest.mark.parametrize(
@@ -530,24 +545,24 @@ async def test_a_write_without_an_answer_is_looked_after(bench: Bench) -> None:
     ],
 )
 async def test_a_write_without_an_answer_and_without_effect_is_said_to_be_open(
-    bench: Bench, tool: str, arguments: dict[str, Any], said: str
+    harness: Harness, tool: str, arguments: dict[str, Any], said: str
 ) -> None:
-    token = make(bench)
+    token = add_token(harness)
 
     async def undo(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.method in {"PATCH", "DELETE"}:
-            bench.cluster.tokens[token.id] = token
+            harness.cluster.tokens[token.id] = token
             return httpx.Response(502)
         return served
 
-    bench.recorder.on_served = undo
+    harness.recorder.on_served = undo
 
-    told = await bench.refused(tool, {"id": token.id, **arguments}, confirm="none")
+    told = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
 
     assert said.format(id=token.id) in told
     assert told.endswith("Look at it with get_access_token before you try again.")
-    assert len([request for request in bench.recorder.requests if request.method in {"PATCH", "DELETE"}]) == 1
-    assert [line["result"] for line in read_journal(bench)] == ["intended", "unknown"]
+    assert len([request for request in harness.recorder.requests if request.method in {"PATCH", "DELETE"}]) == 1
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "unknown"]
 
 
 @pytest.mark.parametrize(
@@ -558,9 +573,9 @@ async def test_a_write_without_an_answer_and_without_effect_is_said_to_be_open(
     ],
 )
 async def test_a_write_of_which_nothing_can_be_found_out_says_so(
-    bench: Bench, tool: str, arguments: dict[str, Any], said: str
+    harness: Harness, tool: str, arguments: dict[str, Any], said: str
 ) -> None:
-    token = make(bench)
+    token = add_token(harness)
     is_sent = False
 
     async def go_blind(request: httpx.Request, served: httpx.Response) -> httpx.Response:
@@ -568,12 +583,12 @@ async def test_a_write_of_which_nothing_can_be_found_out_says_so(
         is_sent = is_sent or request.method in {"PATCH", "DELETE"}
         return httpx.Response(500) if is_sent else served
 
-    bench.recorder.on_served = go_blind
+    harness.recorder.on_served = go_blind
 
-    told = await bench.refused(tool, {"id": token.id, **arguments}, confirm="none")
+    told = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
 
     assert f"It could not be found out {said.format(id=token.id)}" in told
-    assert [line["result"] for line in read_journal(bench)] == ["intended", "unknown"]
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "unknown"]
 
 
 @pytest.mark.parametrize(
@@ -585,37 +600,37 @@ async def test_a_write_of_which_nothing_can_be_found_out_says_so(
 )
 @pytest.mark.parametrize("failure", ["refused", "declined"])
 async def test_a_write_that_was_never_done_is_told_and_written_down(
-    bench: Bench, tool: str, arguments: dict[str, Any], failure: str
+    harness: Harness, tool: str, arguments: dict[str, Any], failure: str
 ) -> None:
-    token = make(bench)
+    token = add_token(harness)
 
     async def fail(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.method not in {"PATCH", "DELETE"}:
             return served
         if failure == "refused":
             raise httpx.ConnectError("refused")
-        return refusal(403)
+        return refusal_response(403)
 
-    bench.recorder.on_served = fail
+    harness.recorder.on_served = fail
 
-    told = await bench.refused(tool, {"id": token.id, **arguments}, confirm="none")
+    told = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
 
     expected = "No connection to" if failure == "refused" else "can grant PRIVILEGE_ACCESS_TOKENS_WRITE"
     assert expected in told
-    assert [line["result"] for line in read_journal(bench)] == ["intended", "not done"]
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "not done"]
 
 
-async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains(bench: Bench) -> None:
-    old = make(bench)
+async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains(harness: Harness) -> None:
+    old = add_token(harness)
 
-    told = await bench.call("rotate_access_token", {"id": old.id})
+    told = await harness.call("rotate_access_token", {"id": old.id})
 
-    [new] = [token for token in bench.tokens_of(JANE) if token != old]
-    assert len(bench.tokens_of(JANE)) == 2
+    [new] = [token for token in harness.tokens_of(JANE) if token != old]
+    assert len(harness.tokens_of(JANE)) == 2
     place = told.fields["bearer_token_in"]
     assert json.loads(Path(place).read_text())["bearer_token"] == new.bearer_token
-    [proof] = [r for r in bench.recorder.requests if r.headers["Authorization"] == f"Bearer {new.bearer_token}"]
-    assert (proof.method, proof.url.path) == ("GET", WHO_AM_I)
+    [proof] = [r for r in harness.recorder.requests if r.headers["Authorization"] == f"Bearer {new.bearer_token}"]
+    assert (proof.method, proof.url.path) == ("GET", WHO_AM_I_PATH)
     assert told.fields["summary"] == (
         f"Rotated: new access token {new.id} for local:jane on c.example.com:8000; it expires 2027-02-22 09:00 UTC "
         f"(in 90 days, the default lifetime), and it works. Its bearer token is in {place}. The old one, {old.id}, is "
@@ -629,27 +644,27 @@ async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains
     )
     for fact in (told.fields["summary"], told.fields["next_step"], told.fields["fingerprint"]):
         assert fact in told.text
-    intended, made = read_journal(bench)
+    intended, made = read_journal(harness)
     assert (intended["operation"], intended["result"], intended["replaces"]) == ("rotate", "intended", old.id)
     assert (made["result"], made["token_id"], made["place"]) == ("made", new.id, place)
 
 
-async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(bench: Bench) -> None:
-    own = own_token(bench)
+async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(harness: Harness) -> None:
+    own = own_token(harness)
 
-    told = await bench.call("rotate_access_token", {"id": own.id}, confirm="none")
+    told = await harness.call("rotate_access_token", {"id": own.id}, confirm="none")
 
     assert "1. This server runs on the old one: replace QUMULO_BEARER_TOKEN (" in told.fields["next_step"]
-    assert bench.cluster.tokens[own.id] == own
+    assert harness.cluster.tokens[own.id] == own
 
 
-async def test_the_file_that_the_server_has_its_own_token_from_is_named(bench: Bench, tmp_path: Path) -> None:
+async def test_the_file_that_the_server_has_its_own_token_from_is_named(harness: Harness, tmp_path: Path) -> None:
     store = tmp_path / "credentials"
-    store.write_text(json.dumps({"bearer_token": own_token(bench).bearer_token, "version": 1}))
+    store.write_text(json.dumps({"bearer_token": own_token(harness).bearer_token, "version": 1}))
 
-    told = await bench.call(
+    told = await harness.call(
         "rotate_access_token",
-        {"id": own_token(bench).id},
+        {"id": own_token(harness).id},
         confirm="none",
         bearer_token=None,
         credentials_file=store,
@@ -658,50 +673,52 @@ async def test_the_file_that_the_server_has_its_own_token_from_is_named(bench: B
     assert f"replace QUMULO_CREDENTIALS_FILE ({store})" in told.fields["next_step"]
 
 
-async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(bench: Bench) -> None:
-    human = Human([AGREES])
+async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(harness: Harness) -> None:
+    human = ScriptedPerson([AGREES])
 
-    told = await bench.call("rotate_access_token", {"id": own_token(bench).id, "expiration_time": "never"}, human=human)
+    told = await harness.call(
+        "rotate_access_token", {"id": own_token(harness).id, "expiration_time": "never"}, person=human
+    )
 
     assert not told.is_error
-    assert human.asked[0].startswith(
-        f"Make a second access token, to replace {own_token(bench).id}, for the user local:admin (auth_id 500) "
+    assert human.questions[0].startswith(
+        f"Make a second access token, to replace {own_token(harness).id}, for the user local:admin (auth_id 500) "
         "on the cluster c.example.com:8000? Whoever has it can act as that user. It never expires. The user has 1 of 2 "
     )
-    assert "Asked because it is for the built-in administrator and it would never expire." in human.asked[0]
+    assert "Asked because it is for the built-in administrator and it would never expire." in human.questions[0]
 
 
-async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(bench: Bench) -> None:
-    old = make(bench)
+async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(harness: Harness) -> None:
+    old = add_token(harness)
 
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        del bench.cluster.tokens[old.id]
+        del harness.cluster.tokens[old.id]
         return AGREES
 
-    told = await bench.undone("rotate_access_token", {"id": old.id}, human=think, confirm="all")
+    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, person=think, confirm="all")
 
     assert told.startswith(f"There is no access token {old.id}.")
-    assert bench.tokens_of(JANE) == []
+    assert harness.tokens_of(JANE) == []
 
 
-async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made(bench: Bench) -> None:
-    old, other = make(bench), make(bench, expiration_time=None)
+async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made(harness: Harness) -> None:
+    old, other = add_token(harness), add_token(harness, expiration_time=None)
 
-    told = await bench.undone("rotate_access_token", {"id": old.id}, confirm="none")
+    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
 
     assert told == (
         "local:jane has 2 access tokens already, as many as a user can have, so there is no place for a new one. "
-        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. {A_PERSON}"
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. {PERSON_DECIDES}"
     )
-    assert {token.id for token in bench.tokens_of(JANE)} == {old.id, other.id}
-    assert bench.recorder.bodies("POST", PATH) == []
+    assert {token.id for token in harness.tokens_of(JANE)} == {old.id, other.id}
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> None:
+async def test_rotate_explains_a_token_limit_that_a_dead_token_fills(harness: Harness) -> None:
     """Whether disabled tokens count is only known to the cluster."""
-    old, other = make(bench), make(bench, enabled=False)
+    old, other = add_token(harness), add_token(harness, enabled=False)
 
-    told = await bench.undone("rotate_access_token", {"id": old.id}, confirm="none")
+    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
 
     assert told.endswith(
         "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. "
@@ -709,7 +726,7 @@ async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> 
         f"{other.id} is disabled (since when is not known here); once it is sure that nobody wants it back: "
         f'delete_access_token(id="{other.id}").'
     )
-    assert len(bench.tokens_of(JANE)) == 2
+    assert len(harness.tokens_of(JANE)) == 2
 
 
 @pytest.mark.parametrize(
@@ -722,10 +739,10 @@ async def test_a_place_that_a_dead_token_takes_up_is_explained(bench: Bench) -> 
     ],
     ids=["create", "update", "delete", "rotate"],
 )
-async def test_of_two_questions_at_once_each_answer_is_to_its_own(
-    bench: Bench, tool: str, change: dict[str, Any]
+async def test_concurrent_consent_questions_keep_their_own_answers(
+    harness: Harness, tool: str, change: dict[str, Any]
 ) -> None:
-    jane_s, bob_s = make(bench), make(bench, LDAP_BOB)
+    jane_s, bob_s = add_token(harness), add_token(harness, LDAP_BOB)
     asked: list[str] = []
     both = anyio.Event()
 
@@ -736,17 +753,17 @@ async def test_of_two_questions_at_once_each_answer_is_to_its_own(
         await both.wait()
         return AGREES if "bob" in params.message else DECLINES
 
-    async with bench.connected(human=agree_to_bob_s, confirm="all") as client, anyio.create_task_group() as calls:
+    async with harness.connected(person=agree_to_bob_s, confirm="all") as client, anyio.create_task_group() as calls:
         for token in (jane_s, bob_s):
             named = {"user": f"auth_id:{token.user}"} if tool == "create_access_token" else {"id": token.id}
             calls.start_soon(client.call_tool, tool, {**named, **change})
 
     assert sorted("bob" in question for question in asked) == [False, True]
-    assert bench.tokens_of(JANE) == [jane_s]
-    assert bench.tokens_of(LDAP_BOB) != [bob_s]
+    assert harness.tokens_of(JANE) == [jane_s]
+    assert harness.tokens_of(LDAP_BOB) != [bob_s]
 
 
-PROOFS = [
+FAILED_PROOFS = [
     pytest.param(httpx.Response(401), "The cluster does not accept it.", id="not-accepted"),
     pytest.param(
         httpx.Response(200, json={"id": "1001", "access_token_id": "99"}),
@@ -760,9 +777,9 @@ PROOFS = [
 ]
 
 
-def fail_proofs(bench: Bench, proof: httpx.Response) -> Answers:
+def fail_proofs(harness: Harness, proof: httpx.Response) -> OnServed:
     """A cluster to whom a new bearer token is not what it should be."""
-    own = f"Bearer {own_token(bench).bearer_token}"
+    own = f"Bearer {own_token(harness).bearer_token}"
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         return served if request.headers["Authorization"] == own else proof
@@ -770,104 +787,104 @@ def fail_proofs(bench: Bench, proof: httpx.Response) -> Answers:
     return answer
 
 
-@pytest.mark.parametrize(("proof", "why"), PROOFS)
+@pytest.mark.parametrize(("proof", "why"), FAILED_PROOFS)
 async def test_a_new_token_that_does_not_prove_to_work_is_deleted_again(
-    bench: Bench, proof: httpx.Response, why: str
+    harness: Harness, proof: httpx.Response, why: str
 ) -> None:
-    old = make(bench)
-    bench.recorder.on_served = fail_proofs(bench, proof)
+    old = add_token(harness)
+    harness.recorder.on_served = fail_proofs(harness, proof)
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert "was made and delivered, but did not prove to work." in told
     assert why in told
     assert told.endswith("It was deleted again. The old token is as it was.")
-    assert bench.tokens_of(JANE) == [old]
-    assert [*bench.settings.delivery_dir.iterdir()] == []
-    assert [line["result"] for line in read_journal(bench)] == ["intended", "deleted again"]
+    assert harness.tokens_of(JANE) == [old]
+    assert [*harness.settings.delivery_dir.iterdir()] == []
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "deleted again"]
 
 
-async def test_a_new_token_of_somebody_else_is_no_proof(bench: Bench) -> None:
-    old = make(bench)
-    own = f"Bearer {own_token(bench).bearer_token}"
+async def test_a_new_token_of_somebody_else_is_no_proof(harness: Harness) -> None:
+    old = add_token(harness)
+    own = f"Bearer {own_token(harness).bearer_token}"
 
     async def lie(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.headers["Authorization"] == own:
             return served
         return httpx.Response(200, json=served.json() | {"id": "1002"})
 
-    bench.recorder.on_served = lie
+    harness.recorder.on_served = lie
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert "With it, the cluster takes the caller for another user or another token." in told
-    assert bench.tokens_of(JANE) == [old]
+    assert harness.tokens_of(JANE) == [old]
 
 
-async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(bench: Bench) -> None:
-    old = make(bench)
-    disprove = fail_proofs(bench, httpx.Response(401))
+async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(harness: Harness) -> None:
+    old = add_token(harness)
+    disprove = fail_proofs(harness, httpx.Response(401))
 
     async def refuse_deletions(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.method == "DELETE":
-            bench.cluster.tokens[token.id] = token
-            return refusal(403)
+            harness.cluster.tokens[token.id] = token
+            return refusal_response(403)
         return await disprove(request, served)
 
     token = old
-    bench.recorder.on_served = refuse_deletions
+    harness.recorder.on_served = refuse_deletions
 
     async def remember(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         nonlocal token
-        if request.method == "POST" and request.url.path == PATH:
-            [token] = [made for made in bench.tokens_of(JANE) if made.id != old.id]
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            [token] = [made for made in harness.tokens_of(JANE) if made.id != old.id]
         return await refuse_deletions(request, served)
 
-    bench.recorder.on_served = remember
+    harness.recorder.on_served = remember
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    [file] = bench.settings.delivery_dir.iterdir()
+    [file] = harness.settings.delivery_dir.iterdir()
     assert "It could not be deleted again: " in told
     assert f"It is in {file}." in told
     assert f'delete_access_token(id="{token.id}")' in told
-    assert [line["result"] for line in read_journal(bench)] == ["intended", "stranded"]
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "stranded"]
 
-    again = await bench.undone("rotate_access_token", {"id": old.id})
+    again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 
     assert again == (
         f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. The new token {token.id} "
         "is no good: it did not prove to work, and it could not be deleted. "
         f'delete_access_token(id="{token.id}"), then rotate again.'
     )
-    assert len(bench.tokens_of(JANE)) == 2
+    assert len(harness.tokens_of(JANE)) == 2
 
 
-async def test_what_was_delivered_for_a_token_that_is_deleted_again_may_have_to_stay(bench: Bench) -> None:
-    old = make(bench)
-    disprove = fail_proofs(bench, httpx.Response(401))
+async def test_what_was_delivered_for_a_token_that_is_deleted_again_may_have_to_stay(harness: Harness) -> None:
+    old = add_token(harness)
+    disprove = fail_proofs(harness, httpx.Response(401))
 
     async def replace_the_file(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.method == "DELETE":
-            [file] = bench.settings.delivery_dir.iterdir()
+            [file] = harness.settings.delivery_dir.iterdir()
             file.unlink()
             file.mkdir()
         return await disprove(request, served)
 
-    bench.recorder.on_served = replace_the_file
+    harness.recorder.on_served = replace_the_file
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert "It was deleted again. What was delivered is still in " in told
-    assert bench.tokens_of(JANE) == [old]
+    assert harness.tokens_of(JANE) == [old]
 
 
-async def test_a_rotate_that_is_repeated_makes_no_third_token_but_tells_of_the_second(bench: Bench) -> None:
-    old = make(bench)
-    first = await bench.call("rotate_access_token", {"id": old.id})
-    bench.cluster.tokens[old.id] = replace(old, enabled=False)
+async def test_a_rotate_that_is_repeated_makes_no_third_token_but_tells_of_the_second(harness: Harness) -> None:
+    old = add_token(harness)
+    first = await harness.call("rotate_access_token", {"id": old.id})
+    harness.cluster.tokens[old.id] = replace(old, enabled=False)
 
-    again = await bench.undone("rotate_access_token", {"id": old.id})
+    again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 
     assert again == (
         f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. The new token is "
@@ -875,31 +892,31 @@ async def test_a_rotate_that_is_repeated_makes_no_third_token_but_tells_of_the_s
         f"{first.fields['bearer_token_in']}. What remains: 1. Put it where the old one is used. 2. Test that. "
         f'3. Once nothing breaks, delete_access_token(id="{old.id}").'
     )
-    assert len(bench.tokens_of(JANE)) == 2
+    assert len(harness.tokens_of(JANE)) == 2
 
 
-async def test_a_rotate_is_repeated_once_the_token_it_made_is_gone(bench: Bench) -> None:
-    old = make(bench)
-    first = await bench.call("rotate_access_token", {"id": old.id})
-    del bench.cluster.tokens[first.fields["id"]]
+async def test_a_rotate_is_repeated_once_the_token_it_made_is_gone(harness: Harness) -> None:
+    old = add_token(harness)
+    first = await harness.call("rotate_access_token", {"id": old.id})
+    del harness.cluster.tokens[first.fields["id"]]
 
-    again = await bench.call("rotate_access_token", {"id": old.id})
+    again = await harness.call("rotate_access_token", {"id": old.id})
 
     assert not again.is_error
-    assert len(bench.tokens_of(JANE)) == 2
+    assert len(harness.tokens_of(JANE)) == 2
 
 
-async def test_a_rotate_whose_answer_was_lost_is_not_piled_upon(bench: Bench) -> None:
-    old = make(bench)
+async def test_a_rotate_whose_answer_was_lost_is_not_piled_upon(harness: Harness) -> None:
+    old = add_token(harness)
 
     async def lose(request: httpx.Request, served: httpx.Response) -> httpx.Response:
-        return httpx.Response(504) if (request.method, request.url.path) == ("POST", PATH) else served
+        return httpx.Response(504) if (request.method, request.url.path) == ("POST", TOKENS_PATH) else served
 
-    bench.recorder.on_served = lose
-    lost = await bench.refused("rotate_access_token", {"id": old.id})
-    [orphan] = [token for token in bench.tokens_of(JANE) if token != old]
+    harness.recorder.on_served = lose
+    lost = await harness.call_refused("rotate_access_token", {"id": old.id})
+    [orphan] = [token for token in harness.tokens_of(JANE) if token != old]
 
-    again = await bench.refused("rotate_access_token", {"id": old.id})
+    again = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert orphan.id in lost
     assert again.endswith(
@@ -908,36 +925,36 @@ async def test_a_rotate_whose_answer_was_lost_is_not_piled_upon(bench: Bench) ->
         f'update_access_token(id="{orphan.id}", enabled=false), watch, delete_access_token(id="{orphan.id}"), and '
         "rotate again."
     )
-    assert len(bench.tokens_of(JANE)) == 2
+    assert len(harness.tokens_of(JANE)) == 2
 
 
-async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_token(bench: Bench) -> None:
-    old = make(bench)
-    first = await bench.call("rotate_access_token", {"id": old.id})
+async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_token(harness: Harness) -> None:
+    old = add_token(harness)
+    first = await harness.call("rotate_access_token", {"id": old.id})
     Path(first.fields["bearer_token_in"]).unlink()
-    journal = bench.settings.state_dir / "journal.jsonl"
-    intent = read_journal(bench)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
+    journal = harness.settings.state_dir / "journal.jsonl"
+    intent = read_journal(harness)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
     journal.write_text(json.dumps(intent) + "\n")
 
-    told = await bench.refused("rotate_access_token", {"id": old.id})
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert (
         "An attempt that was begun at 2026-11-24 09:00 UTC and never finished may have made it; then nobody has its "
         "bearer token." in told
     )
-    assert len(bench.tokens_of(JANE)) == 2
+    assert len(harness.tokens_of(JANE)) == 2
 
 
 async def test_a_change_that_was_never_finished_is_reported_with_its_token(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    token = make(bench)
-    await bench.call("delete_access_token", {"id": token.id}, confirm="none")
-    journal = bench.settings.state_dir / "journal.jsonl"
-    intent = read_journal(bench)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
+    token = add_token(harness)
+    await harness.call("delete_access_token", {"id": token.id}, confirm="none")
+    journal = harness.settings.state_dir / "journal.jsonl"
+    intent = read_journal(harness)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
     journal.write_text(json.dumps(intent) + "\n")
 
-    await bench.call("list_access_tokens")
+    await harness.call("list_access_tokens")
 
     assert (
         "The delete of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was " in caplog.text
@@ -945,11 +962,11 @@ async def test_a_change_that_was_never_finished_is_reported_with_its_token(
     assert f"look at token {token.id}" in caplog.text
 
 
-async def test_rotate_goes_on_where_tokens_may_not_be_listed(bench: Bench) -> None:
-    old = make(bench)
-    bench.recorder.on_served = answer_at("GET", PATH, refusal(403))
+async def test_rotate_goes_on_where_tokens_may_not_be_listed(harness: Harness) -> None:
+    old = add_token(harness)
+    harness.recorder.on_served = replace_answer("GET", TOKENS_PATH, refusal_response(403))
 
-    told = await bench.call("rotate_access_token", {"id": old.id})
+    told = await harness.call("rotate_access_token", {"id": old.id})
 
     assert not told.is_error
 
@@ -966,24 +983,24 @@ UNPRIVILEGED = replace(JANE, privileges=frozenset())
         pytest.param("rotate_access_token", "PRIVILEGE_ACCESS_TOKENS_READ", id="rotate"),
     ],
 )
-async def test_a_missing_privilege_is_named_with_what_still_works(bench: Bench, tool: str, privilege: str) -> None:
-    bench.cluster.add_account(replace(ADMIN, privileges=frozenset()))
-    token = make(bench)
+async def test_a_missing_privilege_is_named_with_what_still_works(harness: Harness, tool: str, privilege: str) -> None:
+    harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
+    token = add_token(harness)
     arguments = {"id": token.id} | ({"enabled": False} if tool == "update_access_token" else {})
 
-    told = await bench.refused(tool, arguments, confirm="none")
+    told = await harness.call_refused(tool, arguments, confirm="none")
 
     assert f"An administrator can grant {privilege} through a role." in told
     assert "the credential's own tokens still works" in told
 
 
-async def test_one_s_own_tokens_can_be_administered_without_a_privilege(bench: Bench) -> None:
-    bench.cluster.add_account(replace(ADMIN, privileges=frozenset()))
-    other = make(bench, ADMIN)
+async def test_one_s_own_tokens_can_be_administered_without_a_privilege(harness: Harness) -> None:
+    harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
+    other = add_token(harness, ADMIN)
 
-    got = await bench.call("get_access_token", {"id": other.id})
-    changed = await bench.call("update_access_token", {"id": other.id, "enabled": False}, confirm="none")
-    deleted = await bench.call("delete_access_token", {"id": other.id}, confirm="none")
-    rotated = await bench.call("rotate_access_token", {"id": own_token(bench).id}, confirm="none")
+    got = await harness.call("get_access_token", {"id": other.id})
+    changed = await harness.call("update_access_token", {"id": other.id, "enabled": False}, confirm="none")
+    deleted = await harness.call("delete_access_token", {"id": other.id}, confirm="none")
+    rotated = await harness.call("rotate_access_token", {"id": own_token(harness).id}, confirm="none")
 
     assert [told.is_error for told in (got, changed, deleted, rotated)] == [False] * 4

@@ -8,28 +8,28 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.harness import JANE, NOW, Bench, make_bench
+from tests.support.harness import JANE, NOW, Harness, create_harness
 
 pytestmark = pytest.mark.anyio
 
 Arguments = dict[str, Any]
 
-TOKEN: Final = "18465190798883823713145"
+JANE_TOKEN_ID: Final = "18465190798883823713145"
 """The id of local:jane's token."""
-OWN: Final = "9223372036854775808123"
+OWN_TOKEN_ID: Final = "9223372036854775808123"
 """The id of the token that the server runs on."""
-LONGEST: Final = 700
+MAX_ANSWER_CHARACTERS: Final = 700
 """Characters of an answer to a mistake."""
 
-USERS: Final = ("local:NAME", r"ad:DOMAIN\NAME", "ldap_user:NAME", "uid:N", "auth_id:N", "sid:S-1-…")
-TIMES: Final = ("`expiration_time`", "90d", "2027-02-22T09:00:00Z", "never", "It is now 2026-11-24 09:00 UTC")
-LENGTHS: Final = ("`expiring_within` must be a duration", "min, h, d or w", "12h or 90d")
-IDS: Final = ("`id`", "digits", "list_access_tokens")
-NOT_AN_ID: Final = ("`id` must be the digits of a token", "list_access_tokens(user=…)")
-YES_OR_NO: Final = ("`enabled` must be true or false",)
-NOTHING: Final = ("Nothing to do", "`enabled`", "`expiration_time`")
+USER_FORMS: Final = ("local:NAME", r"ad:DOMAIN\NAME", "ldap_user:NAME", "uid:N", "auth_id:N", "sid:S-1-…")
+TIME_FORMS: Final = ("`expiration_time`", "90d", "2027-02-22T09:00:00Z", "never", "It is now 2026-11-24 09:00 UTC")
+DURATION_FORMS: Final = ("`expiring_within` must be a duration", "min, h, d or w", "12h or 90d")
+ID_FORMS: Final = ("`id`", "digits", "list_access_tokens")
+NOT_AN_ID_ANSWER: Final = ("`id` must be the digits of a token", "list_access_tokens(user=…)")
+BOOLEAN_ANSWER: Final = ("`enabled` must be true or false",)
+NOTHING_TO_DO_ANSWER: Final = ("Nothing to do", "`enabled`", "`expiration_time`")
 
-UNDERSTOOD: Final = [
+UNDERSTOOD_CALLS: Final = [
     pytest.param("list_access_tokens", {"limit": "10"}, ["2 access tokens on"], id="number-as-text"),
     pytest.param("list_access_tokens", {"limit": 10.0}, ["2 access tokens on"], id="number-with-a-point"),
     pytest.param(
@@ -53,7 +53,9 @@ UNDERSTOOD: Final = [
     pytest.param("list_access_tokens", {"user": "CORP\\jane"}, [r"of ad:CORP\jane on"], id="windows-name"),
     pytest.param("list_access_tokens", {"user": "s-1-5-21-1-2-3-1001"}, ["of local:jane on"], id="bare-sid"),
     pytest.param("list_access_tokens", {"user": '"bob"'}, ["of ldap_user:bob on"], id="user-in-quotes"),
-    pytest.param("get_access_token", {"id": f" {TOKEN}\n"}, [f"{TOKEN} of local:jane"], id="id-with-spaces"),
+    pytest.param(
+        "get_access_token", {"id": f" {JANE_TOKEN_ID}\n"}, [f"{JANE_TOKEN_ID} of local:jane"], id="id-with-spaces"
+    ),
     pytest.param(
         "audit_access_tokens", {"expiring_within": "30 Days"}, ["Soon is within 30 days"], id="duration-in-words"
     ),
@@ -79,19 +81,23 @@ UNDERSTOOD: Final = [
     pytest.param(
         "create_access_token", {"user": "bob", "expiration_time": "Never"}, ["never expires"], id="capital-never"
     ),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": "yes"}, ["Nothing changed", "enabled"], id="yes"),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": "false"}, ["is disabled"], id="false-as-text"),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": 0}, ["is disabled"], id="zero-for-false"),
+    pytest.param(
+        "update_access_token", {"id": JANE_TOKEN_ID, "enabled": "yes"}, ["Nothing changed", "enabled"], id="yes"
+    ),
+    pytest.param("update_access_token", {"id": JANE_TOKEN_ID, "enabled": "false"}, ["is disabled"], id="false-as-text"),
+    pytest.param("update_access_token", {"id": JANE_TOKEN_ID, "enabled": 0}, ["is disabled"], id="zero-for-false"),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "enabled": False, "expiration_time": None},
+        {"id": JANE_TOKEN_ID, "enabled": False, "expiration_time": None},
         ["is disabled", "expires 2026-12-04"],
         id="null-beside-what-is-meant",
     ),
-    pytest.param("delete_access_token", {"id": f"{TOKEN}\n"}, ["Deleted access token"], id="id-with-a-line-break"),
+    pytest.param(
+        "delete_access_token", {"id": f"{JANE_TOKEN_ID}\n"}, ["Deleted access token"], id="id-with-a-line-break"
+    ),
     pytest.param(
         "rotate_access_token",
-        {"id": TOKEN, "expiration_time": None},
+        {"id": JANE_TOKEN_ID, "expiration_time": None},
         ["Rotated", "local:jane"],
         id="rotation-without-an-expiry",
     ),
@@ -106,15 +112,19 @@ UNDERSTOOD: Final = [
     ),
     pytest.param(
         "rotate_access_token",
-        {"id": TOKEN, "expiration_time": "90 days from now"},
+        {"id": JANE_TOKEN_ID, "expiration_time": "90 days from now"},
         ["Rotated"],
         id="expiry-from-now",
     ),
     pytest.param("list_access_tokens", {"user": "CORP\\\\jane"}, [r"of ad:CORP\jane on"], id="two-backslashes"),
-    pytest.param("get_access_token", {"id": f'"{TOKEN}"'}, [f"{TOKEN} of local:jane"], id="id-in-two-quotes"),
-    pytest.param("get_access_token", {"id": f"id:{TOKEN}"}, [f"{TOKEN} of local:jane"], id="id-with-a-prefix"),
+    pytest.param(
+        "get_access_token", {"id": f'"{JANE_TOKEN_ID}"'}, [f"{JANE_TOKEN_ID} of local:jane"], id="id-in-two-quotes"
+    ),
+    pytest.param(
+        "get_access_token", {"id": f"id:{JANE_TOKEN_ID}"}, [f"{JANE_TOKEN_ID} of local:jane"], id="id-with-a-prefix"
+    ),
 ]
-EXPLAINED: Final = [
+EXPLAINED_CALLS: Final = [
     pytest.param(
         "list_access_tokens", {"username": "jane"}, ['has no argument "username"; nearest is `user`'], id="username"
     ),
@@ -146,11 +156,11 @@ EXPLAINED: Final = [
         [r'write local:jane or ad:"local\\jane"'],
         id="local-like-windows",
     ),
-    pytest.param("list_access_tokens", {"user": "ad:bob"}, ["finds no user ad:bob", *USERS], id="wrong-domain"),
+    pytest.param("list_access_tokens", {"user": "ad:bob"}, ["finds no user ad:bob", *USER_FORMS], id="wrong-domain"),
     pytest.param(
         "list_access_tokens",
         {"user": "local:CORP\\jane"},
-        [r"finds no user local:CORP\jane", *USERS],
+        [r"finds no user local:CORP\jane", *USER_FORMS],
         id="two-domains",
     ),
     pytest.param(
@@ -164,7 +174,7 @@ EXPLAINED: Final = [
     ),
     pytest.param(
         "list_access_tokens",
-        {"user": TOKEN},
+        {"user": JANE_TOKEN_ID},
         ["is the id of a token, not a user", "get_access_token"],
         id="id-for-a-user",
     ),
@@ -190,7 +200,7 @@ EXPLAINED: Final = [
     pytest.param(
         "list_access_tokens", {"user": '{"name": "jane"}'}, ["is an object: write jane"], id="user-as-json-text"
     ),
-    pytest.param("list_access_tokens", {"user": "uid:bob"}, ["is not a user", *USERS], id="name-for-a-uid"),
+    pytest.param("list_access_tokens", {"user": "uid:bob"}, ["is not a user", *USER_FORMS], id="name-for-a-uid"),
     pytest.param("list_access_tokens", {"user": "sid:jane"}, ["malformed SID", "sid:S-1-…"], id="name-for-a-sid"),
     pytest.param(
         "list_access_tokens",
@@ -254,60 +264,64 @@ EXPLAINED: Final = [
     ),
     pytest.param(
         "list_access_tokens",
-        {"id": TOKEN},
+        {"id": JANE_TOKEN_ID},
         ['list_access_tokens has no argument "id"', "It takes user, after, limit"],
         id="id-for-a-list",
     ),
-    pytest.param("get_access_token", {}, ["`id` is missing", *IDS], id="nothing"),
+    pytest.param("get_access_token", {}, ["`id` is missing", *ID_FORMS], id="nothing"),
     pytest.param(
         "get_access_token",
-        {"token_id": TOKEN},
+        {"token_id": JANE_TOKEN_ID},
         ["`id` is missing", 'has no argument "token_id"; nearest is `id`'],
         id="token-id",
     ),
     pytest.param(
         "get_access_token",
-        {"token": TOKEN},
+        {"token": JANE_TOKEN_ID},
         ["`id` is missing", 'has no argument "token"; nearest is `id`'],
         id="token",
     ),
     pytest.param(
         "get_access_token",
-        {"key_id": TOKEN},
+        {"key_id": JANE_TOKEN_ID},
         ["`id` is missing", 'has no argument "key_id"; nearest is `id`'],
         id="key-id",
     ),
     pytest.param(
         "get_access_token",
-        {"tokenId": TOKEN},
+        {"tokenId": JANE_TOKEN_ID},
         ["`id` is missing", 'has no argument "tokenId"; nearest is `id`'],
         id="camel-case",
     ),
-    pytest.param("get_access_token", {"id": int(TOKEN)}, ["`id` must be text"], id="id-as-a-number"),
-    pytest.param("get_access_token", {"id": float(TOKEN)}, ["`id` must be text"], id="id-as-a-float"),
+    pytest.param("get_access_token", {"id": int(JANE_TOKEN_ID)}, ["`id` must be text"], id="id-as-a-number"),
+    pytest.param("get_access_token", {"id": float(JANE_TOKEN_ID)}, ["`id` must be text"], id="id-as-a-float"),
     pytest.param(
         "get_access_token",
         {"id": "1.8465e22"},
         ["`id` does not have all digits", "list_access_tokens"],
         id="id-as-a-rounded-number",
     ),
-    pytest.param("get_access_token", {"id": "jane"}, [*NOT_AN_ID], id="name-for-an-id"),
-    pytest.param("get_access_token", {"id": "local:jane"}, [*NOT_AN_ID], id="user-for-an-id"),
+    pytest.param("get_access_token", {"id": "jane"}, [*NOT_AN_ID_ANSWER], id="name-for-an-id"),
+    pytest.param("get_access_token", {"id": "local:jane"}, [*NOT_AN_ID_ANSWER], id="user-for-an-id"),
     pytest.param(
         "get_access_token",
         {"id": "access-v1:AAAA"},
         ["`id` is a bearer token, or looks like one", "list_access_tokens"],
         id="bearer-for-an-id",
     ),
-    pytest.param("get_access_token", {"id": [TOKEN]}, ["`id` must be text"], id="list-of-one-id"),
-    pytest.param("get_access_token", {"ids": [TOKEN]}, ["`id` is missing", "nearest is `id`"], id="several-ids"),
+    pytest.param("get_access_token", {"id": [JANE_TOKEN_ID]}, ["`id` must be text"], id="list-of-one-id"),
+    pytest.param(
+        "get_access_token", {"ids": [JANE_TOKEN_ID]}, ["`id` is missing", "nearest is `id`"], id="several-ids"
+    ),
     pytest.param(
         "get_access_token",
-        {"id": TOKEN[:-1]},
+        {"id": JANE_TOKEN_ID[:-1]},
         ["There is no access token", "list_access_tokens tells the ids"],
         id="id-cut-short",
     ),
-    pytest.param("get_access_token", {"user": "local:jane"}, ["`id` is missing", *IDS], id="user-instead-of-an-id"),
+    pytest.param(
+        "get_access_token", {"user": "local:jane"}, ["`id` is missing", *ID_FORMS], id="user-instead-of-an-id"
+    ),
     pytest.param("audit_access_tokens", {"expiring_within": 30}, ["`expiring_within` must be"], id="number-of-days"),
     pytest.param(
         "audit_access_tokens",
@@ -322,7 +336,9 @@ EXPLAINED: Final = [
     pytest.param(
         "audit_access_tokens", {"expiring_within": "1m"}, ["minutes or months: write 1min or 30d"], id="doubtful-unit"
     ),
-    pytest.param("audit_access_tokens", {"expiring_within": "2027-01-01"}, [*LENGTHS], id="instant-for-a-duration"),
+    pytest.param(
+        "audit_access_tokens", {"expiring_within": "2027-01-01"}, [*DURATION_FORMS], id="instant-for-a-duration"
+    ),
     pytest.param(
         "audit_access_tokens",
         {"expiring_within": "0d"},
@@ -368,7 +384,7 @@ EXPLAINED: Final = [
         ['has no argument "user"', "It takes expiring_within, report"],
         id="audit-of-a-user",
     ),
-    pytest.param("create_access_token", {}, ["`user` is missing", *USERS], id="no-user"),
+    pytest.param("create_access_token", {}, ["`user` is missing", *USER_FORMS], id="no-user"),
     pytest.param(
         "create_access_token",
         {"user": "bob", "ttl": "90 days"},
@@ -432,7 +448,7 @@ EXPLAINED: Final = [
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "2025-01-31T17:00:00Z"},
-        ["is in the past", *TIMES],
+        ["is in the past", *TIME_FORMS],
         id="last-year",
     ),
     pytest.param(
@@ -468,20 +484,20 @@ EXPLAINED: Final = [
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "tomorrow"},
-        [*TIMES],
+        [*TIME_FORMS],
         id="tomorrow",
     ),
-    pytest.param("create_access_token", {"user": "bob", "expiration_time": "none"}, [*TIMES], id="none"),
+    pytest.param("create_access_token", {"user": "bob", "expiration_time": "none"}, [*TIME_FORMS], id="none"),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "01/31/2027"},
-        [*TIMES],
+        [*TIME_FORMS],
         id="american-date",
     ),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "2027-02-31T00:00:00Z"},
-        [*TIMES],
+        [*TIME_FORMS],
         id="no-such-day",
     ),
     pytest.param(
@@ -535,7 +551,7 @@ EXPLAINED: Final = [
     pytest.param(
         "create_access_token",
         {"arguments": {"user": "bob"}},
-        ["`user` is missing", *USERS],
+        ["`user` is missing", *USER_FORMS],
         id="arguments-in-arguments",
     ),
     pytest.param(
@@ -545,89 +561,104 @@ EXPLAINED: Final = [
         id="group",
     ),
     pytest.param("create_access_token", {"user": "gid:1000"}, ["is a group", "Nothing was done"], id="group-by-number"),
-    pytest.param("create_access_token", {"user": "nobody"}, ["finds no user nobody", *USERS], id="unknown-user"),
+    pytest.param("create_access_token", {"user": "nobody"}, ["finds no user nobody", *USER_FORMS], id="unknown-user"),
     pytest.param(
         "create_access_token", {"user": "jane"}, [r"local:jane, ad:DOMAIN\jane or ldap_user:jane"], id="ambiguous-user"
     ),
-    pytest.param("update_access_token", {"id": TOKEN}, [*NOTHING], id="no-change"),
+    pytest.param("update_access_token", {"id": JANE_TOKEN_ID}, [*NOTHING_TO_DO_ANSWER], id="no-change"),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "enabled": None, "expiration_time": None},
-        [*NOTHING],
+        {"id": JANE_TOKEN_ID, "enabled": None, "expiration_time": None},
+        [*NOTHING_TO_DO_ANSWER],
         id="nulls-for-a-change",
     ),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": "disabled"}, [*YES_OR_NO], id="word-for-false"),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": 2}, [*YES_OR_NO], id="two-for-true"),
-    pytest.param("update_access_token", {"id": TOKEN, "enabled": [True]}, [*YES_OR_NO], id="list-of-truths"),
+    pytest.param(
+        "update_access_token", {"id": JANE_TOKEN_ID, "enabled": "disabled"}, [*BOOLEAN_ANSWER], id="word-for-false"
+    ),
+    pytest.param("update_access_token", {"id": JANE_TOKEN_ID, "enabled": 2}, [*BOOLEAN_ANSWER], id="two-for-true"),
+    pytest.param(
+        "update_access_token", {"id": JANE_TOKEN_ID, "enabled": [True]}, [*BOOLEAN_ANSWER], id="list-of-truths"
+    ),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "disabled": True},
+        {"id": JANE_TOKEN_ID, "disabled": True},
         ['has no argument "disabled"; nearest is `enabled`'],
         id="disabled-for-enabled",
     ),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "status": "disabled"},
+        {"id": JANE_TOKEN_ID, "status": "disabled"},
         ['has no argument "status"; nearest is `enabled`'],
         id="status",
     ),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "state": "enabled"},
+        {"id": JANE_TOKEN_ID, "state": "enabled"},
         ['has no argument "state"; nearest is `enabled`'],
         id="state",
     ),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "active": False},
+        {"id": JANE_TOKEN_ID, "active": False},
         ['has no argument "active"; nearest is `enabled`'],
         id="active",
     ),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "disable": True},
+        {"id": JANE_TOKEN_ID, "disable": True},
         ['has no argument "disable"; nearest is `enabled`'],
         id="disable",
     ),
     pytest.param(
-        "update_access_token", {"id": TOKEN, "expires": "30d"}, ["nearest is `expiration_time`"], id="expires"
+        "update_access_token", {"id": JANE_TOKEN_ID, "expires": "30d"}, ["nearest is `expiration_time`"], id="expires"
     ),
-    pytest.param("update_access_token", {"id": TOKEN, "expiration_time": "null"}, [*TIMES], id="null-as-text"),
+    pytest.param(
+        "update_access_token", {"id": JANE_TOKEN_ID, "expiration_time": "null"}, [*TIME_FORMS], id="null-as-text"
+    ),
     pytest.param(
         "update_access_token",
-        {"id": TOKEN, "user": "bob"},
+        {"id": JANE_TOKEN_ID, "user": "bob"},
         ['has no argument "user"', "It takes id, enabled, expiration_time"],
         id="another-user",
     ),
-    pytest.param("update_access_token", {"enabled": False}, ["`id` is missing", *IDS], id="change-without-an-id"),
+    pytest.param("update_access_token", {"enabled": False}, ["`id` is missing", *ID_FORMS], id="change-without-an-id"),
     pytest.param(
-        "update_access_token", {"user": "local:jane", "enabled": False}, ["`id` is missing", *IDS], id="change-by-user"
+        "update_access_token",
+        {"user": "local:jane", "enabled": False},
+        ["`id` is missing", *ID_FORMS],
+        id="change-by-user",
     ),
     pytest.param(
         "update_access_token",
-        {"id": OWN, "enabled": False},
+        {"id": OWN_TOKEN_ID, "enabled": False},
         ["runs on token", "rotate_access_token"],
         id="own-token-disabled",
     ),
-    pytest.param("delete_access_token", {}, ["`id` is missing", *IDS], id="delete-nothing"),
-    pytest.param("delete_access_token", {"user": "local:jane"}, ["`id` is missing", *IDS], id="delete-by-user"),
-    pytest.param("delete_access_token", {"id": "jane"}, [*NOT_AN_ID], id="delete-by-name"),
-    pytest.param("delete_access_token", {"id": "all"}, [*NOT_AN_ID], id="delete-all"),
+    pytest.param("delete_access_token", {}, ["`id` is missing", *ID_FORMS], id="delete-nothing"),
+    pytest.param("delete_access_token", {"user": "local:jane"}, ["`id` is missing", *ID_FORMS], id="delete-by-user"),
+    pytest.param("delete_access_token", {"id": "jane"}, [*NOT_AN_ID_ANSWER], id="delete-by-name"),
+    pytest.param("delete_access_token", {"id": "all"}, [*NOT_AN_ID_ANSWER], id="delete-all"),
     pytest.param(
         "delete_access_token",
-        {"id": f"{TOKEN}, {OWN}"},
+        {"id": f"{JANE_TOKEN_ID}, {OWN_TOKEN_ID}"},
         ["`id` has several numbers", "one call for each"],
         id="two-ids-in-one-text",
     ),
     pytest.param(
-        "delete_access_token", {"ids": [TOKEN, OWN]}, ["`id` is missing", "nearest is `id`"], id="delete-several"
-    ),
-    pytest.param(
-        "delete_access_token", {"id": TOKEN, "force": True}, ['has no argument "force"', "It takes id."], id="force"
+        "delete_access_token",
+        {"ids": [JANE_TOKEN_ID, OWN_TOKEN_ID]},
+        ["`id` is missing", "nearest is `id`"],
+        id="delete-several",
     ),
     pytest.param(
         "delete_access_token",
-        {"id": TOKEN, "confirm": True},
+        {"id": JANE_TOKEN_ID, "force": True},
+        ['has no argument "force"', "It takes id."],
+        id="force",
+    ),
+    pytest.param(
+        "delete_access_token",
+        {"id": JANE_TOKEN_ID, "confirm": True},
         ['has no argument "confirm"', "It takes id."],
         id="confirmed-deletion",
     ),
@@ -637,80 +668,103 @@ EXPLAINED: Final = [
         ["There is no access token 123", "If the id is mistyped", "list_access_tokens tells the ids"],
         id="deleted-before",
     ),
-    pytest.param("delete_access_token", {"id": OWN}, ["runs on token", "rotate_access_token"], id="own-token-deleted"),
-    pytest.param("rotate_access_token", {"user": "local:jane"}, ["`id` is missing", *IDS], id="rotate-by-user"),
-    pytest.param("rotate_access_token", {"id": "jane"}, [*NOT_AN_ID], id="rotate-by-name"),
     pytest.param(
-        "rotate_access_token", {"id": TOKEN, "ttl": "90d"}, ["nearest is `expiration_time`"], id="ttl-of-the-new-one"
+        "delete_access_token", {"id": OWN_TOKEN_ID}, ["runs on token", "rotate_access_token"], id="own-token-deleted"
+    ),
+    pytest.param("rotate_access_token", {"user": "local:jane"}, ["`id` is missing", *ID_FORMS], id="rotate-by-user"),
+    pytest.param("rotate_access_token", {"id": "jane"}, [*NOT_AN_ID_ANSWER], id="rotate-by-name"),
+    pytest.param(
+        "rotate_access_token",
+        {"id": JANE_TOKEN_ID, "ttl": "90d"},
+        ["nearest is `expiration_time`"],
+        id="ttl-of-the-new-one",
     ),
     pytest.param(
         "rotate_access_token",
-        {"id": TOKEN, "grace_period": "1d"},
+        {"id": JANE_TOKEN_ID, "grace_period": "1d"},
         ['has no argument "grace_period"', "It takes id, expiration_time"],
         id="grace-period",
     ),
     pytest.param(
         "rotate_access_token",
-        {"id": TOKEN, "delete_old": True},
+        {"id": JANE_TOKEN_ID, "delete_old": True},
         ['has no argument "delete_old"', "It takes id, expiration_time"],
         id="delete-the-old",
     ),
-    pytest.param("rotate_access_token", {"old_id": TOKEN}, ["`id` is missing", "nearest is `id`"], id="old-id"),
+    pytest.param("rotate_access_token", {"old_id": JANE_TOKEN_ID}, ["`id` is missing", "nearest is `id`"], id="old-id"),
     pytest.param(
         "rotate_access_token",
-        {"id": TOKEN, "expiration_time": "2027-01-31 17:00"},
+        {"id": JANE_TOKEN_ID, "expiration_time": "2027-01-31 17:00"},
         ["has no offset", "write 2027-01-31T17:00:00Z if"],
         id="naive-expiry-of-the-new-one",
     ),
 ]
 
-COMPLETE: Final[dict[str, Arguments]] = {
+COMPLETE_ARGUMENTS: Final[dict[str, Arguments]] = {
     "list_access_tokens": {"user": "local:jane", "after": "1", "limit": 1},
-    "get_access_token": {"id": TOKEN},
+    "get_access_token": {"id": JANE_TOKEN_ID},
     "audit_access_tokens": {"expiring_within": "30d", "report": "none"},
     "create_access_token": {"user": "bob", "expiration_time": "90d"},
-    "update_access_token": {"id": TOKEN, "enabled": False, "expiration_time": "90d"},
-    "delete_access_token": {"id": TOKEN},
-    "rotate_access_token": {"id": TOKEN, "expiration_time": "90d"},
+    "update_access_token": {"id": JANE_TOKEN_ID, "enabled": False, "expiration_time": "90d"},
+    "delete_access_token": {"id": JANE_TOKEN_ID},
+    "rotate_access_token": {"id": JANE_TOKEN_ID, "expiration_time": "90d"},
 }
 """A call of each tool with all that it takes."""
 
-LIST, GET, AUDIT, CREATE, UPDATE, DELETE, ROTATE = COMPLETE
-FILTER: Final = "cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired"
-ORDER: Final = "the order is the cluster's own and cannot be chosen"
-NAMELESS: Final = "access tokens have no names, descriptions, scopes, roles or addresses here"
-PERSON: Final = "whether a person has to agree is the operator's to say, and this server asks them itself"
-SECRET: Final = "no argument takes or shows a secret"
-CLUSTER: Final = "this server serves one cluster, which its operator has set"
-PLACE: Final = "where files and new bearer tokens go is the operator's to say; the answer names the place"
-OLD: Final = "the old token stays alive. What follows are calls of their own"
-STATE: Final = "update_access_token(id=…, enabled=false) disables one"
-ONE: Final = "get_access_token(id=…) tells of one token"
-OWNER: Final = "list_access_tokens(user=…) lists a user's tokens with their ids"
-WRAPPED: Final = "write the arguments themselves, not inside another"
-EXPIRY: Final = "how long a token lives is said by `expiration_time`"
+LIST, GET, AUDIT, CREATE, UPDATE, DELETE, ROTATE = COMPLETE_ARGUMENTS
+NO_FILTER_HINT: Final = "cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired"
+NO_SORTING_HINT: Final = "the order is the cluster's own and cannot be chosen"
+NO_NAMES_HINT: Final = "access tokens have no names, descriptions, scopes, roles or addresses here"
+CONSENT_HINT: Final = "whether a person has to agree is the operator's to say, and this server asks them itself"
+NO_SECRET_HINT: Final = "no argument takes or shows a secret"
+ONE_CLUSTER_HINT: Final = "this server serves one cluster, which its operator has set"
+LOCATION_HINT: Final = "where files and new bearer tokens go is the operator's to say; the answer names the place"
+OLD_TOKEN_HINT: Final = "the old token stays alive. What follows are calls of their own"
+DISABLE_HINT: Final = "update_access_token(id=…, enabled=false) disables one"
+GET_HINT: Final = "get_access_token(id=…) tells of one token"
+LIST_USER_HINT: Final = "list_access_tokens(user=…) lists a user's tokens with their ids"
+WRAPPED_ARGUMENTS_HINT: Final = "write the arguments themselves, not inside another"
+EXPIRY_HINT: Final = "how long a token lives is said by `expiration_time`"
 
-NO_SUCH: Final = [
-    *((LIST, name, FILTER) for name in ("status", "state", "expired", "includeExpired", "only_disabled", "filter")),
-    *((LIST, name, FILTER) for name in ("expires_before", "expiring_within", "days", "created_after", "created_by")),
-    *((LIST, name, FILTER) for name in ("query", "search", "older_than", "enabled", "active", "type")),
-    *((AUDIT, name, FILTER) for name in ("status", "older_than", "include", "only_expired")),
-    *((LIST, name, ORDER) for name in ("sort", "sort_by", "orderBy", "order", "direction", "reverse")),
-    *((LIST, name, NAMELESS) for name in ("name", "scope", "role", "last_used_before", "unused", "group", "label")),
-    *((CREATE, name, NAMELESS) for name in ("name", "description", "scopes", "token_name", "permissions", "ip_range")),
-    *((UPDATE, name, NAMELESS) for name in ("name", "description", "displayName", "tags", "last_used")),
-    *((DELETE, name, PERSON) for name in ("confirm", "force", "yes", "approve", "consent", "confirmed")),
-    *((tool, "confirm", PERSON) for tool in (CREATE, UPDATE, ROTATE)),
+NONEXISTENT_ARGUMENTS: Final = [
+    *(
+        (LIST, name, NO_FILTER_HINT)
+        for name in ("status", "state", "expired", "includeExpired", "only_disabled", "filter")
+    ),
+    *(
+        (LIST, name, NO_FILTER_HINT)
+        for name in ("expires_before", "expiring_within", "days", "created_after", "created_by")
+    ),
+    *((LIST, name, NO_FILTER_HINT) for name in ("query", "search", "older_than", "enabled", "active", "type")),
+    *((AUDIT, name, NO_FILTER_HINT) for name in ("status", "older_than", "include", "only_expired")),
+    *((LIST, name, NO_SORTING_HINT) for name in ("sort", "sort_by", "orderBy", "order", "direction", "reverse")),
+    *(
+        (LIST, name, NO_NAMES_HINT)
+        for name in ("name", "scope", "role", "last_used_before", "unused", "group", "label")
+    ),
+    *(
+        (CREATE, name, NO_NAMES_HINT)
+        for name in ("name", "description", "scopes", "token_name", "permissions", "ip_range")
+    ),
+    *((UPDATE, name, NO_NAMES_HINT) for name in ("name", "description", "displayName", "tags", "last_used")),
+    *((DELETE, name, CONSENT_HINT) for name in ("confirm", "force", "yes", "approve", "consent", "confirmed")),
+    *((tool, "confirm", CONSENT_HINT) for tool in (CREATE, UPDATE, ROTATE)),
     *((tool, "dry_run", "there is no dry run") for tool in (CREATE, UPDATE, DELETE, ROTATE)),
     *((DELETE, name, "there is no dry run") for name in ("dryRun", "preview", "simulate")),
-    *((GET, name, SECRET) for name in ("bearer_token", "secret", "show_secret", "token_value", "password", "api_key")),
-    *((tool, name, CLUSTER) for tool in COMPLETE for name in ("cluster", "host")),
-    *((CREATE, name, PLACE) for name in ("delivery", "path", "output_file", "return_token", "inline")),
-    *((AUDIT, name, PLACE) for name in ("path", "output_dir", "filename")),
-    *((ROTATE, name, OLD) for name in ("delete_old", "disable_old", "grace_period", "overlap", "revoke_old")),
-    *((tool, name, STATE) for tool in (CREATE, ROTATE) for name in ("enabled", "status")),
-    *((tool, name, ONE) for tool in (LIST, AUDIT) for name in ("id", "token_id", "ids")),
-    *((tool, name, OWNER) for tool in (GET, UPDATE, DELETE, ROTATE) for name in ("user", "username", "owner")),
+    *(
+        (GET, name, NO_SECRET_HINT)
+        for name in ("bearer_token", "secret", "show_secret", "token_value", "password", "api_key")
+    ),
+    *((tool, name, ONE_CLUSTER_HINT) for tool in COMPLETE_ARGUMENTS for name in ("cluster", "host")),
+    *((CREATE, name, LOCATION_HINT) for name in ("delivery", "path", "output_file", "return_token", "inline")),
+    *((AUDIT, name, LOCATION_HINT) for name in ("path", "output_dir", "filename")),
+    *(
+        (ROTATE, name, OLD_TOKEN_HINT)
+        for name in ("delete_old", "disable_old", "grace_period", "overlap", "revoke_old")
+    ),
+    *((tool, name, DISABLE_HINT) for tool in (CREATE, ROTATE) for name in ("enabled", "status")),
+    *((tool, name, GET_HINT) for tool in (LIST, AUDIT) for name in ("id", "token_id", "ids")),
+    *((tool, name, LIST_USER_HINT) for tool in (GET, UPDATE, DELETE, ROTATE) for name in ("user", "username", "owner")),
     (AUDIT, "user", "list_access_tokens(user=…) lists one user's tokens"),
     (CREATE, "id", "a new token gets its id from the cluster"),
     (CREATE, "count", "one call is about one token"),
@@ -718,11 +772,11 @@ NO_SUCH: Final = [
     (AUDIT, "limit", "an audit reads all tokens in one call"),
     (AUDIT, "after", "an audit reads all tokens in one call"),
     *((DELETE, name, "nothing can be noted") for name in ("reason", "justification", "comment")),
-    *((LIST, name, WRAPPED) for name in ("params", "arguments", "request")),
-    *((UPDATE, name, WRAPPED) for name in ("updates", "update", "change")),
+    *((LIST, name, WRAPPED_ARGUMENTS_HINT) for name in ("params", "arguments", "request")),
+    *((UPDATE, name, WRAPPED_ARGUMENTS_HINT) for name in ("updates", "update", "change")),
     *((LIST, name, "the answer is always whole") for name in ("fields", "columns", "format", "verbose")),
     (LIST, "timezone", "times are told in UTC"),
-    *((CREATE, name, EXPIRY) for name in ("never_expires", "token_lifetime", "valid_hours", "expire_after_days")),
+    *((CREATE, name, EXPIRY_HINT) for name in ("never_expires", "token_lifetime", "valid_hours", "expire_after_days")),
     (CREATE, "username", "`user` is given already; leave this out"),
     *(
         (tool, name, "`user` is given already; it says domain and number too: local:NAME, ad:DOMAIN")
@@ -740,10 +794,10 @@ NO_SUCH: Final = [
         for tool in (CREATE, DELETE)
         for name in ("plan_only", "test", "validate_only")
     ),
-    *((CREATE, name, EXPIRY) for name in ("permanent", "hours", "months")),
+    *((CREATE, name, EXPIRY_HINT) for name in ("permanent", "hours", "months")),
     *((LIST, name, "tokens cannot be filtered by that") for name in ("permanent", "revoked", "expires_after")),
-    (ROTATE, "auto_delete", OLD),
-    (CREATE, "vault_path", PLACE),
+    (ROTATE, "auto_delete", OLD_TOKEN_HINT),
+    (CREATE, "vault_path", LOCATION_HINT),
     (CREATE, "uuid", "leave this out"),
     *((LIST, name, "leave this out") for name in ("session_id", "requestHeartbeat", "ToolCallId")),
     *((AUDIT, name, "tokens cannot be filtered by that") for name in ("stale_after", "max_age", "created_after")),
@@ -751,11 +805,11 @@ NO_SUCH: Final = [
     (LIST, "page_size", "`limit` is given already; leave this out"),
     (DELETE, "token", "`id` is given already; leave this out"),
     (UPDATE, "status", "`enabled` is given already; leave this out"),
-    *((tool, "frobnicate", "leave this out") for tool in COMPLETE),
+    *((tool, "frobnicate", "leave this out") for tool in COMPLETE_ARGUMENTS),
 ]
 """What models take for granted and does not exist, by tool and argument, and what they are told instead."""
 
-NEAR: Final = [
+MISNAMED_ARGUMENTS: Final = [
     *(
         (LIST, name, "user")
         for name in ("username", "userName", "user_id", "owner", "name", "account", "usser", "auth_id")
@@ -784,42 +838,42 @@ NEAR: Final = [
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Bench:
+def harness_with_known_ids(tmp_path: Path) -> Harness:
     """A token of local:jane and the server's own, with ids that the tables can name."""
-    bench = make_bench("auto", tmp_path)
-    tokens = bench.cluster.tokens
-    bench.cluster.create_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
+    harness = create_harness("auto", tmp_path)
+    tokens = harness.cluster.tokens
+    harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
     for token in [*tokens.values()]:
-        token_id = TOKEN if token.user == JANE.auth_id else OWN
+        token_id = JANE_TOKEN_ID if token.user == JANE.auth_id else OWN_TOKEN_ID
         del tokens[token.id]
         tokens[token_id] = replace(token, id=token_id)
-    return bench
+    return harness
 
 
-@pytest.mark.parametrize(("tool", "arguments", "facts"), UNDERSTOOD)
+@pytest.mark.parametrize(("tool", "arguments", "facts"), UNDERSTOOD_CALLS)
 async def test_a_mistake_that_leaves_no_doubt_just_works(
-    cluster: Bench, tool: str, arguments: Arguments, facts: list[str]
+    harness_with_known_ids: Harness, tool: str, arguments: Arguments, facts: list[str]
 ) -> None:
-    told = await cluster.call(tool, arguments, confirm="none")
+    told = await harness_with_known_ids.call(tool, arguments, confirm="none")
 
     assert not told.is_error, told.text
     assert [fact for fact in facts if fact not in told.text] == [], told.text
 
 
-@pytest.mark.parametrize(("tool", "arguments", "parts"), EXPLAINED)
+@pytest.mark.parametrize(("tool", "arguments", "parts"), EXPLAINED_CALLS)
 async def test_a_mistake_is_answered_with_what_to_write_and_changes_nothing(
-    cluster: Bench, tool: str, arguments: Arguments, parts: list[str]
+    harness_with_known_ids: Harness, tool: str, arguments: Arguments, parts: list[str]
 ) -> None:
-    before = dict(cluster.cluster.tokens)
+    before = dict(harness_with_known_ids.cluster.tokens)
 
-    told = await cluster.refused(tool, arguments, confirm="none")
+    told = await harness_with_known_ids.call_refused(tool, arguments, confirm="none")
 
     assert [part for part in parts if part not in told] == [], told
-    assert len(told) <= LONGEST
-    assert cluster.cluster.tokens == before
+    assert len(told) <= MAX_ANSWER_CHARACTERS
+    assert harness_with_known_ids.cluster.tokens == before
 
 
-VALUES: Final = [
+MEANINGLESS_VALUES: Final = [
     *(
         (AUDIT, "report", value, "`report` must be csv, json or none.")
         for value in ("pdf", True, False, ["csv"], "no", 1)
@@ -850,82 +904,95 @@ VALUES: Final = [
         for value in ("<id>", "string", "<token_id>", "ID", "…", "0x1f")
     ),
     (GET, "id", "18465…", "`id` does not have all digits of an id: list_access_tokens tells them."),
-    (GET, "id", f"{TOKEN},{OWN}", "`id` has several numbers: make one call for each token"),
-    *((GET, "id", value, "`id` must be the digits of a token") for value in ("last", "1.5", f'{{"id": "{TOKEN}"}}')),
-    *((tool, "id", {"id": TOKEN}, "`id` must be text") for tool in (GET, UPDATE, DELETE, ROTATE)),
+    (GET, "id", f"{JANE_TOKEN_ID},{OWN_TOKEN_ID}", "`id` has several numbers: make one call for each token"),
+    *(
+        (GET, "id", value, "`id` must be the digits of a token")
+        for value in ("last", "1.5", f'{{"id": "{JANE_TOKEN_ID}"}}')
+    ),
+    *((tool, "id", {"id": JANE_TOKEN_ID}, "`id` must be text") for tool in (GET, UPDATE, DELETE, ROTATE)),
     *((tool, "id", "<id>", "`id` must be the digits of a token") for tool in (UPDATE, DELETE, ROTATE)),
 ]
 """Values that mean nothing, by tool and argument, and what they are answered with."""
 
 
-@pytest.mark.parametrize(("tool", "name", "value", "rule"), VALUES, ids=map(str, range(len(VALUES))))
+@pytest.mark.parametrize(
+    ("tool", "name", "value", "rule"), MEANINGLESS_VALUES, ids=map(str, range(len(MEANINGLESS_VALUES)))
+)
 async def test_a_value_that_means_nothing_is_answered_with_the_rule(
-    cluster: Bench, tool: str, name: str, value: object, rule: str
+    harness_with_known_ids: Harness, tool: str, name: str, value: object, rule: str
 ) -> None:
-    told = await cluster.undone(tool, COMPLETE[tool] | {name: value}, confirm="none")
+    told = await harness_with_known_ids.call_without_effect(
+        tool, COMPLETE_ARGUMENTS[tool] | {name: value}, confirm="none"
+    )
 
     assert rule in told
     assert "\n" not in told
-    assert cluster.recorder.requests == []
+    assert harness_with_known_ids.recorder.requests == []
 
 
 @pytest.mark.parametrize("limit", ["50", 50.0, "50.0", " 50 "], ids=repr)
-async def test_a_number_that_is_written_otherwise_is_taken(cluster: Bench, limit: object) -> None:
-    await cluster.call(LIST, {"limit": limit})
+async def test_a_number_that_is_written_otherwise_is_taken(harness_with_known_ids: Harness, limit: object) -> None:
+    await harness_with_known_ids.call(LIST, {"limit": limit})
 
-    assert cluster.recorder.seen() == ["GET /v1/auth/access-tokens/?limit=50"]
+    assert harness_with_known_ids.recorder.request_lines() == ["GET /v1/auth/access-tokens/?limit=50"]
 
 
 @pytest.mark.parametrize("enabled", [False, "false", "False", "FALSE", "no", "off", "0", 0, 0.0], ids=repr)
-async def test_no_is_taken_however_it_is_written(cluster: Bench, enabled: object) -> None:
-    told = await cluster.call(UPDATE, {"id": TOKEN, "enabled": enabled}, confirm="none")
+async def test_no_is_taken_however_it_is_written(harness_with_known_ids: Harness, enabled: object) -> None:
+    told = await harness_with_known_ids.call(UPDATE, {"id": JANE_TOKEN_ID, "enabled": enabled}, confirm="none")
 
     assert not told.is_error, told.text
-    assert not cluster.cluster.tokens[TOKEN].enabled
+    assert not harness_with_known_ids.cluster.tokens[JANE_TOKEN_ID].enabled
 
 
-@pytest.mark.parametrize(("tool", "name", "sentence"), NO_SUCH)
+@pytest.mark.parametrize(("tool", "name", "sentence"), NONEXISTENT_ARGUMENTS)
 async def test_what_does_not_exist_is_told_as_such_and_how_else_it_is_done(
-    cluster: Bench, tool: str, name: str, sentence: str
+    harness_with_known_ids: Harness, tool: str, name: str, sentence: str
 ) -> None:
-    told = await cluster.undone(tool, COMPLETE[tool] | {name: "x"}, confirm="none")
+    told = await harness_with_known_ids.call_without_effect(
+        tool, COMPLETE_ARGUMENTS[tool] | {name: "x"}, confirm="none"
+    )
 
     assert told.startswith(f'{tool} has no argument "{name}": ')
     assert sentence in told
     assert "nearest" not in told
-    assert told.endswith(f"It takes {', '.join(COMPLETE[tool])}.")
-    assert len(told) <= LONGEST
-    assert cluster.recorder.requests == []
+    assert told.endswith(f"It takes {', '.join(COMPLETE_ARGUMENTS[tool])}.")
+    assert len(told) <= MAX_ANSWER_CHARACTERS
+    assert harness_with_known_ids.recorder.requests == []
 
 
-@pytest.mark.parametrize(("tool", "name", "real"), NEAR)
+@pytest.mark.parametrize(("tool", "name", "real"), MISNAMED_ARGUMENTS)
 async def test_what_is_called_otherwise_is_told_by_its_real_name(
-    cluster: Bench, tool: str, name: str, real: str
+    harness_with_known_ids: Harness, tool: str, name: str, real: str
 ) -> None:
-    told = await cluster.undone(tool, {name: "x"}, confirm="none")
+    told = await harness_with_known_ids.call_without_effect(tool, {name: "x"}, confirm="none")
 
     assert f'{tool} has no argument "{name}"; nearest is `{real.removesuffix("`, one a call")}`' in told
     assert real in told
-    assert len(told) <= LONGEST
+    assert len(told) <= MAX_ANSWER_CHARACTERS
 
 
 @pytest.mark.parametrize("name", ["extend_by", "additional_days_valid", "extend_by_days"])
-async def test_an_extension_is_not_told_as_a_duration_without_what_that_counts_from(cluster: Bench, name: str) -> None:
-    told = await cluster.undone(UPDATE, {"id": TOKEN, name: "30d"}, confirm="none")
+async def test_an_extension_is_not_told_as_a_duration_without_what_that_counts_from(
+    harness_with_known_ids: Harness, name: str
+) -> None:
+    told = await harness_with_known_ids.call_without_effect(UPDATE, {"id": JANE_TOKEN_ID, name: "30d"}, confirm="none")
 
     assert "`expiration_time`" in told
     assert ("counts from now, not from the present expiry" in told) is ("nearest is" in told)
 
 
 @pytest.mark.parametrize("expiration_time", ["now", "2025-01-01T00:00:00Z", "yesterday at noon", "3 days ago"])
-async def test_who_wants_a_token_to_have_expired_is_told_how_to_stop_it(cluster: Bench, expiration_time: str) -> None:
-    arguments = {"id": TOKEN, "expiration_time": expiration_time}
+async def test_who_wants_a_token_to_have_expired_is_told_how_to_stop_it(
+    harness_with_known_ids: Harness, expiration_time: str
+) -> None:
+    arguments = {"id": JANE_TOKEN_ID, "expiration_time": expiration_time}
 
-    told = await cluster.undone(UPDATE, arguments, confirm="none")
+    told = await harness_with_known_ids.call_without_effect(UPDATE, arguments, confirm="none")
 
     is_past = expiration_time != "yesterday at noon"
     assert ("To stop a token at once, give enabled=false and no `expiration_time`." in told) is is_past
-    assert "enabled" not in await cluster.undone(ROTATE, arguments, confirm="none")
+    assert "enabled" not in await harness_with_known_ids.call_without_effect(ROTATE, arguments, confirm="none")
 
 
 @pytest.mark.parametrize(
@@ -934,11 +1001,13 @@ async def test_who_wants_a_token_to_have_expired_is_told_how_to_stop_it(cluster:
 )
 @pytest.mark.parametrize("days", [14, 365])
 async def test_what_the_operator_does_not_allow_is_not_proposed_without_the_bound(
-    cluster: Bench, expiration_time: str, days: int
+    harness_with_known_ids: Harness, expiration_time: str, days: int
 ) -> None:
     arguments = {"user": "local:jane", "expiration_time": expiration_time}
 
-    told = await cluster.undone(CREATE, arguments, confirm="none", max_lifetime=timedelta(days=days))
+    told = await harness_with_known_ids.call_without_effect(
+        CREATE, arguments, confirm="none", max_lifetime=timedelta(days=days)
+    )
 
     assert told.startswith("`expiration_time` ")
     assert f"QUMULO_MAX_LIFETIME allows {days} days at most" in told
@@ -948,25 +1017,31 @@ async def test_what_the_operator_does_not_allow_is_not_proposed_without_the_boun
         assert len(proposed) == 2
         for text in proposed:
             taken = {"user": "self", "expiration_time": text}
-            done = await cluster.call(CREATE, taken, confirm="none", max_lifetime=timedelta(days=days))
+            done = await harness_with_known_ids.call(CREATE, taken, confirm="none", max_lifetime=timedelta(days=days))
             assert not done.is_error or "2 access tokens already" in done.text, done.text
 
 
 @pytest.mark.parametrize(("tool", "name"), [(UPDATE, "enabled"), (LIST, "limit"), (AUDIT, "report")])
-async def test_null_as_text_is_told_that_nothing_can_be_written(cluster: Bench, tool: str, name: str) -> None:
-    told = await cluster.undone(tool, COMPLETE[tool] | {name: "null"}, confirm="none")
+async def test_null_as_text_is_told_that_nothing_can_be_written(
+    harness_with_known_ids: Harness, tool: str, name: str
+) -> None:
+    told = await harness_with_known_ids.call_without_effect(
+        tool, COMPLETE_ARGUMENTS[tool] | {name: "null"}, confirm="none"
+    )
 
     assert told.endswith(", or be left out.")
 
 
-async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spelling(cluster: Bench) -> None:
-    told = await cluster.refused(LIST, {"user": "auth_id:1099"})
+async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spelling(
+    harness_with_known_ids: Harness,
+) -> None:
+    told = await harness_with_known_ids.call_refused(LIST, {"user": "auth_id:1099"})
 
     assert "if they are not deleted, check the number. Without `user`, everybody's tokens are listed." in told
 
 
 def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:
-    tools = [case.values[0] for case in [*UNDERSTOOD, *EXPLAINED]]
+    tools = [case.values[0] for case in [*UNDERSTOOD_CALLS, *EXPLAINED_CALLS]]
 
     assert len(tools) >= 60
     assert len(set(tools)) == 7

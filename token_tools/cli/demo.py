@@ -9,7 +9,7 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 
-PATIENCE: Final = 30.0
+STEP_TIMEOUT_SECONDS: Final = 30.0
 """Seconds that one step may take."""
 
 
@@ -17,7 +17,7 @@ PATIENCE: Final = 30.0
 class Step:
     """One thing that the assistant does, and whether it should succeed."""
 
-    wish: str
+    request: str
     tool: str
     arguments: Mapping[str, str | int]
     succeeds: bool = True
@@ -51,25 +51,25 @@ async def play_conversation(steps: Sequence[Step] = CONVERSATION) -> bool:
     Gives whether each step went as it should.
     """
     server = StdioServerParameters(command=sys.executable, args=["-m", "token_tools", "--demo"])
-    async with Client(server, read_timeout_seconds=PATIENCE) as client:
-        _say("Connected over stdio to a server with an embedded cluster. Nothing here is real.")
+    async with Client(server, read_timeout_seconds=STEP_TIMEOUT_SECONDS) as client:
+        _print_text("Connected over stdio to a server with an embedded cluster. Nothing here is real.")
         for step in steps:
             result = await client.call_tool(step.tool, dict(step.arguments))
-            _show(step, result)
+            _print_step(step, result)
             if result.is_error is step.succeeds:
-                _say("This step did not go as it should.")
+                _print_text("This step did not go as it should.")
                 return False
-    _say("The token and its file are gone again.")
+    _print_text("The token and its file are gone again.")
     return True
 
 
-def _show(step: Step, result: CallToolResult) -> None:
+def _print_step(step: Step, result: CallToolResult) -> None:
     arguments = ", ".join(f"{name}={value!r}" for name, value in step.arguments.items())
-    _say(f"» {step.wish}\n  {step.tool}({arguments})")
+    _print_text(f"» {step.request}\n  {step.tool}({arguments})")
     text = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-    _say("\n".join(f"  {line}" for line in text.splitlines()))
+    _print_text("\n".join(f"  {line}" for line in text.splitlines()))
 
 
-def _say(text: str) -> None:
+def _print_text(text: str) -> None:
     sys.stdout.write(f"{text}\n\n")
     sys.stdout.flush()

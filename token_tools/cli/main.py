@@ -22,10 +22,10 @@ def main() -> None:
     # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with importing():
+    with importing_fast():
         from token_tools.cli.commands import run_command  # noqa: PLC0415 - what makes it fast comes first
-        from token_tools.shutdown import leave  # noqa: PLC0415 - the same
-    leave(run_command(sys.argv[1:]))
+        from token_tools.shutdown import exit_now  # noqa: PLC0415 - the same
+    exit_now(run_command(sys.argv[1:]))
 
 
 def _refuse_windows() -> None:
@@ -38,7 +38,7 @@ def _refuse_windows() -> None:
 
 
 @contextmanager
-def importing() -> Generator[None]:
+def importing_fast() -> Generator[None]:
     """What is imported meanwhile is imported as fast as it can be."""
     # What an import makes stays: looking for garbage among it only takes time.
     gc.disable()
@@ -46,7 +46,7 @@ def importing() -> Generator[None]:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Where rich happens to be installed, the SDK would load it for logs that this program formats itself.
     sys.modules.setdefault("rich", cast(ModuleType, None))
-    _postpone_package("mcp")
+    _load_package_lazily("mcp")
     try:
         with _deferring_validators():
             yield
@@ -72,7 +72,7 @@ def _deferring_validators() -> Generator[None]:
         BaseModel.model_config = ordinary
 
 
-def _postpone_package(name: str) -> None:
+def _load_package_lazily(name: str) -> None:
     """Let a package's submodules be imported without what its `__init__` collects, until somebody asks for that.
 
     The SDK's collects all of its client half.

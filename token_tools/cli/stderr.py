@@ -23,18 +23,18 @@ class RedactedStream(io.TextIOWrapper):
         """Write the lines that are complete; what is left waits for its end, or for `flush`."""
         with self._lock:
             lines, end, self._pending = (self._pending + text).rpartition("\n")
-            self._write_out(lines + end)
+            self._write_redacted(lines + end)
         return len(text)
 
     def flush(self) -> None:
         """Write what is there, complete or not."""
         with self._lock:
             pending, self._pending = self._pending, ""
-            self._write_out(pending)
+            self._write_redacted(pending)
             with suppress(OSError, ValueError):
                 super().flush()
 
-    def _write_out(self, text: str) -> None:
+    def _write_redacted(self, text: str) -> None:
         with suppress(OSError, ValueError):
             super().write(redact(text))
 

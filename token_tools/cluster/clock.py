@@ -7,12 +7,12 @@ terms of time is therefore reckoned by its clock, once a difference that matters
 from datetime import datetime, timedelta
 from typing import Final
 
-from token_tools.times import LONGEST, Clock, tell_duration, tell_time, utc_now
+from token_tools.times import MAX_DURATION, Clock, format_duration, format_time, utc_now
 
-MATTERS: Final = timedelta(minutes=2)
+MIN_CLOCK_DIFFERENCE: Final = timedelta(minutes=2)
 """A smaller difference may be the time that an answer took."""
 
-KNOWN_FOR: Final = timedelta(hours=1)
+CREATION_DIFFERENCE_VALID_FOR: Final = timedelta(hours=1)
 """How long the time of a creation counts for more than the date of an answer; either clock may be set meanwhile."""
 
 
@@ -21,8 +21,8 @@ class ClusterClock:
 
     def __init__(self, clock: Clock = utc_now) -> None:
         self._clock = clock
-        self._ahead = timedelta()
-        self._creation_heard: datetime | None = None
+        self._measured_ahead = timedelta()
+        self._creation_observed_at: datetime | None = None
 
     def __call__(self) -> datetime:
         """The present on the cluster, aware."""
@@ -31,39 +31,42 @@ class ClusterClock:
     @property
     def ahead(self) -> timedelta:
         """By how much the cluster's clock is ahead of ours, zero if that does not matter; negative if it is behind."""
-        return self._ahead if abs(self._ahead) >= MATTERS else timedelta()
+        return self._measured_ahead if abs(self._measured_ahead) >= MIN_CLOCK_DIFFERENCE else timedelta()
 
-    def hear_creation(self, created: datetime, *, begun: datetime) -> None:
-        """Take note of when the cluster says that it made a token, which it has made since `begun`, by our clock."""
-        self._creation_heard = now = self._clock()
+    def observe_creation(self, created: datetime, *, started: datetime) -> None:
+        """Take note of when the cluster says that it made a token, which it has made since `started`, by our clock."""
+        self._creation_observed_at = now = self._clock()
         # Made in between is as it should be, however long that took.
-        self._note(created - min(max(created, begun), now))
+        self._set_ahead(created - min(max(created, started), now))
 
-    def hear_date(self, date: datetime) -> None:
+    def observe_date(self, date: datetime) -> None:
         """Take note of the date of an answer; what is in front of a cluster may have written it."""
-        if self._creation_heard is None or abs(self._clock() - self._creation_heard) > KNOWN_FOR:
-            self._note(date - self._clock())
+        if (
+            self._creation_observed_at is None
+            or abs(self._clock() - self._creation_observed_at) > CREATION_DIFFERENCE_VALID_FOR
+        ):
+            self._set_ahead(date - self._clock())
 
-    def _note(self, ahead: timedelta) -> None:
+    def _set_ahead(self, clock_ahead: timedelta) -> None:
         # A clock that is a lifetime off is no clock, and would leave the calendar some day.
-        self._ahead = min(max(ahead, -LONGEST), LONGEST)
+        self._measured_ahead = min(max(clock_ahead, -MAX_DURATION), MAX_DURATION)
 
 
-def tell_present(now: datetime, ahead: timedelta) -> str:
+def render_present(now: datetime, clock_ahead: timedelta) -> str:
     """`It is 2026-11-24 09:00 UTC`, and by whose clock if that is not the same for all."""
-    difference = tell_difference(ahead)
-    return f"It is {tell_time(now)}{f' by {difference}' if difference else ''}"
+    difference = render_clock_difference(clock_ahead)
+    return f"It is {format_time(now)}{f' by {difference}' if difference else ''}"
 
 
-def tell_difference(ahead: timedelta) -> str | None:
+def render_clock_difference(clock_ahead: timedelta) -> str | None:
     """`the cluster's clock, which is 2 hours ahead of this machine's`, None if it is not."""
-    if not ahead:
+    if not clock_ahead:
         return None
-    where = "ahead of" if ahead > timedelta() else "behind"
-    return f"the cluster's clock, which is {tell_duration(ahead)} {where} this machine's"
+    where = "ahead of" if clock_ahead > timedelta() else "behind"
+    return f"the cluster's clock, which is {format_duration(clock_ahead)} {where} this machine's"
 
 
-def tell_clock(ahead: timedelta) -> str | None:
+def render_clock_note(clock_ahead: timedelta) -> str | None:
     """By whose clock times are told, None if that is the same for all."""
-    difference = tell_difference(ahead)
+    difference = render_clock_difference(clock_ahead)
     return f"Times are by {difference}." if difference else None

@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal, Self, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from token_tools.errors import Refusal
-from token_tools.quoting import has_one_script, is_secret, is_visible, quote
+from token_tools.quoting import has_one_script, has_secret, is_visible, quote_untrusted
 
 Domain = Literal[
     "LOCAL",
@@ -37,87 +37,94 @@ Domain = Literal[
 ]
 
 SELF: Final = "self"
-_LOCAL: Final = "LOCAL"
-_FORMS: Final = r"self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
-HOW_TO_WRITE_A_USER: Final = f"write {_FORMS}"
-LONGEST_SPELLING: Final = 1024
+_LOCAL_DOMAIN: Final = "LOCAL"
+_USER_FORMS: Final = r"self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
+HOW_TO_WRITE_A_USER: Final = f"write {_USER_FORMS}"
+MAX_SPELLING_CHARS: Final = 1024
 """Characters; no directory has longer names, and requests have to carry them."""
 
-LONGEST_NAME_SHOWN: Final = 96
+MAX_SHOWN_NAME_CHARS: Final = 96
 """Characters; a longer name is cut when it is told, and spelled by its number where there is one."""
 
-_PREFIX_OF: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
+_PREFIX_BY_DOMAIN: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
     "ACTIVE_DIRECTORY": "ad",
     "POSIX_USER": "ldap_user",
     "POSIX_GROUP": "ldap_group",
 }
-_DOMAIN_OF: Final = {domain.lower(): domain for domain in _PREFIX_OF} | {p: d for d, p in _PREFIX_OF.items()}
-FORMULA: Final = "=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212\ufb29"
+_DOMAIN_BY_PREFIX: Final = {domain.lower(): domain for domain in _PREFIX_BY_DOMAIN} | {
+    p: d for d, p in _PREFIX_BY_DOMAIN.items()
+}
+FORMULA_STARTS: Final = (
+    "=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212\ufb29"
+)
 """What a spreadsheet takes for the beginning of a formula, in each of its forms."""
 
-_PLAIN: Final = re.compile(
+_PLAIN_NAME: Final = re.compile(
     r"(?!\d+$|self$|s(?:-\d+)+$|local\\|.*@local$|(?:auth_id|uid|gid|sid)=(?:\d|s-)|.*\\\\"
-    rf"|.*(?<!\w)[{re.escape(FORMULA)}])[\w.@\\$+=,&-]+",
+    rf"|.*(?<!\w)[{re.escape(FORMULA_STARTS)}])[\w.@\\$+=,&-]+",
     re.IGNORECASE,
 )
 """Names that need no quotes: nothing in them looks like another form of a user, or anywhere begins like a formula."""
-_DOMAINS: Final = "|".join(_DOMAIN_OF)
-_KEYED: Final = re.compile(r"(auth_id|uid|gid|sid)(?: *[:=] *| +)(\d[\da-fx]*|s-[\d-]+)", re.ASCII | re.IGNORECASE)
+_DOMAIN_ALTERNATIVES: Final = "|".join(_DOMAIN_BY_PREFIX)
+_KEY_AND_VALUE: Final = re.compile(
+    r"(auth_id|uid|gid|sid)(?: *[:=] *| +)(\d[\da-fx]*|s-[\d-]+)", re.ASCII | re.IGNORECASE
+)
 _OTHER_FORM: Final = re.compile(
-    rf"self|\d+|s(?:-\d+)+|(?:{_DOMAINS}|auth_id|uid|gid|sid|name)\s*:.*|{_KEYED.pattern}", re.IGNORECASE | re.DOTALL
+    rf"self|\d+|s(?:-\d+)+|(?:{_DOMAIN_ALTERNATIVES}|auth_id|uid|gid|sid|name)\s*:.*|{_KEY_AND_VALUE.pattern}",
+    re.IGNORECASE | re.DOTALL,
 )
 """What denotes a user in another way than as the name that it is, in quotes too; such a name is told behind `name:`."""
-_DOMAIN_BEFORE: Final = re.compile(rf"((?:{_DOMAINS})(?=/)|local(?=\\))[/\\](.+)", re.IGNORECASE)
-_DOMAIN_BEHIND: Final = re.compile(rf"(.+?)(?:@(?=local$)| \((?=(?:{_DOMAINS})\)$))(\w+)\)?", re.IGNORECASE)
-_FOREIGN: Final = re.compile(r"(?:[^:=]*:|@)\s*(.*)", re.DOTALL)
+_DOMAIN_BEFORE: Final = re.compile(rf"((?:{_DOMAIN_ALTERNATIVES})(?=/)|local(?=\\))[/\\](.+)", re.IGNORECASE)
+_DOMAIN_BEHIND: Final = re.compile(rf"(.+?)(?:@(?=local$)| \((?=(?:{_DOMAIN_ALTERNATIVES})\)$))(\w+)\)?", re.IGNORECASE)
+_UNKNOWN_PREFIX: Final = re.compile(r"(?:[^:=]*:|@)\s*(.*)", re.DOTALL)
 _QUOTED_DOMAIN: Final = re.compile(r'("(?:[^"\\]|\\.)+"): *(.+)', re.DOTALL)
 """One of a cluster that is newer than this code, as such a cluster tells it."""
 
 _QUOTED_PLAIN: Final = re.compile(r'"([^"]+)"')
 _BACKSLASHES: Final = re.compile(r"\\{2,}")
 _QUOTES: Final = "\"'`"
-_EXACT: Final = 2**53
+_MIN_INEXACT_INTEGER: Final = 2**53
 """JSON numbers from here on may not be what was written."""
 
-_WORDS: Final = re.compile(rf'[^":{{}}<>]{{1,{LONGEST_NAME_SHOWN}}}')
-_WITH_KEY: Final = re.compile(r"(.+) \(auth_id (\d{1,20})\)", re.ASCII)
+_PROPOSABLE_NAME: Final = re.compile(rf'[^":{{}}<>]{{1,{MAX_SHOWN_NAME_CHARS}}}')
+_WITH_AUTH_ID: Final = re.compile(r"(.+) \(auth_id (\d{1,20})\)", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
 
 
-def _read_number(value: object) -> int | None:
+def _coerce_number(value: object) -> int | None:
     """A whole number, as JSON or as text, or None for anything else; Python's own reading takes `1_0` too."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value, base=16 if value.lower().startswith("0x") else 10)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _read_empty(value: object) -> object:
+def _coerce_empty(value: object) -> object:
     return None if value == "" else value
 
 
-def _read_auth_id(value: object) -> str:
-    number = _read_number(value)
+def _coerce_auth_id(value: object) -> str:
+    number = _coerce_number(value)
     if number is None or not 0 <= number < 2**64:
         raise ValueError("must be a whole number below 2**64")
     return str(number)
 
 
-def _read_posix_id(value: object) -> int | None:
-    number = int(value) if isinstance(value, float) and value.is_integer() else _read_number(value)
+def _coerce_posix_id(value: object) -> int | None:
+    number = int(value) if isinstance(value, float) and value.is_integer() else _coerce_number(value)
     return number if number is not None and 0 <= number < 2**32 else None
 
 
 # A list has hundreds of thousands of each of these: what most of them are is tried first, and needs no Python.
 _FIRST_FIT: Final = Field(union_mode="left_to_right")
 _PlainText = Annotated[str, Field(min_length=1)]
-_PlainKey = Annotated[str, Field(pattern=r"^(?:0|[1-9][0-9]{0,18})$")]
-_PlainNumber = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
-_Empty = Annotated[None, BeforeValidator(_read_empty)]
+_PlainAuthId = Annotated[str, Field(pattern=r"^(?:0|[1-9][0-9]{0,18})$")]
+_PlainPosixId = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+_EmptyText = Annotated[None, BeforeValidator(_coerce_empty)]
 
-AuthId = Annotated[_PlainKey | Annotated[str, BeforeValidator(_read_auth_id)], _FIRST_FIT]
-PosixId = Annotated[_PlainNumber | Annotated[int | None, BeforeValidator(_read_posix_id)] | None, _FIRST_FIT]
-Text = Annotated[_PlainText | _Empty | None, _FIRST_FIT]
+AuthId = Annotated[_PlainAuthId | Annotated[str, BeforeValidator(_coerce_auth_id)], _FIRST_FIT]
+PosixId = Annotated[_PlainPosixId | Annotated[int | None, BeforeValidator(_coerce_posix_id)] | None, _FIRST_FIT]
+OptionalText = Annotated[_PlainText | _EmptyText | None, _FIRST_FIT]
 
 
 class Identity(BaseModel):
@@ -130,12 +137,12 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    domain: Text = None
-    auth_id: Annotated[_PlainKey | _Empty | AuthId | None, _FIRST_FIT] = None
+    domain: OptionalText = None
+    auth_id: Annotated[_PlainAuthId | _EmptyText | AuthId | None, _FIRST_FIT] = None
     uid: PosixId = None
     gid: PosixId = None
-    sid: Text = None
-    name: Text = None
+    sid: OptionalText = None
+    name: OptionalText = None
 
     @classmethod
     def parse(cls, spelling: str) -> Self:
@@ -144,13 +151,13 @@ class Identity(BaseModel):
         Raises:
             ValueError: With what to write instead; the text does not repeat what was given.
         """
-        if len(spelling) > LONGEST_SPELLING:
-            raise ValueError(f"is too long for a user, with more than {LONGEST_SPELLING} characters")
+        if len(spelling) > MAX_SPELLING_CHARS:
+            raise ValueError(f"is too long for a user, with more than {MAX_SPELLING_CHARS} characters")
         try:
-            identity = cls.model_validate(_read_spelling(spelling.strip()))
+            identity = cls.model_validate(_parse_spelling(spelling.strip()))
         except ValidationError:
             identity = cls()
-        if not identity.is_somebody:
+        if not identity.is_identified:
             raise ValueError(f"is not a user: {HOW_TO_WRITE_A_USER}")
         return identity
 
@@ -164,18 +171,20 @@ class Identity(BaseModel):
     @cached_property
     def _spelling(self) -> str:
         prefix = (
-            f"{_PREFIX_OF.get(self.domain) or quote(self.domain, longest=LONGEST_NAME_SHOWN)}:" if self.domain else ""
+            f"{_PREFIX_BY_DOMAIN.get(self.domain) or quote_untrusted(self.domain, max_chars=MAX_SHOWN_NAME_CHARS)}:"
+            if self.domain
+            else ""
         )
-        if self.name and len(self.name) <= LONGEST_NAME_SHOWN:
+        if self.name and len(self.name) <= MAX_SHOWN_NAME_CHARS:
             is_doubtful = not prefix and _OTHER_FORM.fullmatch(self.name)
-            return f"{'name:' if is_doubtful else prefix}{tell_name(self.name)}"
+            return f"{'name:' if is_doubtful else prefix}{format_name(self.name)}"
         for key in ("auth_id", "uid", "gid", "sid"):
             if (value := getattr(self, key)) is not None:
-                return f"{prefix}{key}:{tell_sid(value) if key == 'sid' else value}"
-        return prefix + tell_name(self.name or "")
+                return f"{prefix}{key}:{format_sid(value) if key == 'sid' else value}"
+        return prefix + format_name(self.name or "")
 
     @property
-    def is_somebody(self) -> bool:
+    def is_identified(self) -> bool:
         """Whether anything is known that tells it from all others: a domain alone does not."""
         return (
             self.auth_id is not None
@@ -185,70 +194,70 @@ class Identity(BaseModel):
             or self.gid is not None
         )
 
-    def as_body(self) -> dict[str, str | int]:
+    def as_request_body(self) -> dict[str, str | int]:
         """How a request names it: by all that is known.
 
         Raises:
             Refusal: If that denotes nobody; what a cluster would make of it is not known.
         """
-        self._require_somebody()
-        return self.known()
+        self._check_identified()
+        return self.known_fields()
 
-    def as_query(self) -> str:
+    def as_user_filter(self) -> str:
         """How the endpoint's `user` filter takes it: by the unambiguous key if that is known.
 
-        A name goes without its domain, which the filter does not take; check what comes back with `covers`.
+        A name goes without its domain, which the filter does not take; check what comes back with `may_be`.
 
         Raises:
             Refusal: If it denotes nobody.
         """
-        self._require_somebody()
+        self._check_identified()
         if self.auth_id is None and self.name is not None:
             return self.name
         if self.auth_id is None and self.uid is None and self.gid is None and self.sid is not None:
             return self.sid
         return str(Identity(auth_id=self.auth_id, uid=self.uid, gid=self.gid))
 
-    def as_key(self) -> "Identity":
+    def as_minimal_identity(self) -> "Identity":
         """The least that denotes it: `auth_id` if that is known."""
         return self if self.auth_id is None else Identity(auth_id=self.auth_id)
 
-    def covers(self, other: "Identity") -> bool:
+    def may_be(self, other: "Identity") -> bool:
         """Whether `other`, as the cluster tells it, can be whom this denotes.
 
         Numbers that both have must agree. Names may be written in several ways, so they are left to the cluster; but
         a domain, unless a common number settles the matter, must be there and be the same.
         """
-        mine, theirs = self.known(), other.known()
+        mine, theirs = self.known_fields(), other.known_fields()
         common = [key for key in ("auth_id", "uid", "gid", "sid") if key in mine and key in theirs]
         if common:
             return all(mine[key] == theirs[key] for key in common)
         return self.domain is None or self.domain == other.domain
 
-    def completed_by(self, found: "Identity") -> "Identity | None":
+    def merged_with(self, found: "Identity") -> "Identity | None":
         """This with all that a look-up tells of it, or None if it tells something else: then it is somebody else.
 
         A cluster may tell no more than the key. Names of local users are compared; those of directories may be written
         in several ways, so they are left to the cluster.
         """
-        mine, theirs = self.known(), found.known()
+        mine, theirs = self.known_fields(), found.known_fields()
         if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys() - {"name"}):
             return None
-        is_local = _LOCAL in {self.domain, found.domain}
+        is_local = _LOCAL_DOMAIN in {self.domain, found.domain}
         if is_local and self.name and found.name and _local_name(self.name) != _local_name(found.name):
             return None
         return Identity.model_validate(mine | theirs)
 
-    def shares_key(self, found: "Identity") -> bool:
+    def shares_identifier_with(self, found: "Identity") -> bool:
         """Whether a look-up repeats anything of this by which somebody can be told from all others."""
-        return bool(self.known().keys() & found.known().keys() - {"domain"})
+        return bool(self.known_fields().keys() & found.known_fields().keys() - {"domain"})
 
-    def known(self) -> dict[str, str | int]:
+    def known_fields(self) -> dict[str, str | int]:
         """The fields that have a value."""
         return self.model_dump(exclude_none=True)
 
-    def _require_somebody(self) -> None:
-        if not self.is_somebody:
+    def _check_identified(self) -> None:
+        if not self.is_identified:
             raise Refusal("Nothing is known of this user by which the cluster could be asked.")
 
 
@@ -266,19 +275,19 @@ def parse_user(spelling: object) -> "Identity | Literal['self']":
 def propose_user(given: object) -> str:
     """How to write a user who was given as something else than text, as a sentence that goes on after `write`."""
     match given:
-        case int() if not isinstance(given, bool) and 0 <= given < _EXACT:
-            return _propose(str(given), told_in=str(given))
+        case int() if not isinstance(given, bool) and 0 <= given < _MIN_INEXACT_INTEGER:
+            return _propose_name(str(given), source_text=str(given))
         case dict():
-            return _spell_object(cast("dict[str, object]", given)) or _FORMS
+            return _format_object(cast("dict[str, object]", given)) or _USER_FORMS
         case _:
-            return _FORMS
+            return _USER_FORMS
 
 
-def tell_name(name: str) -> str:
+def format_name(name: str) -> str:
     """The name as it is if it is one plain word, else quoted."""
-    is_word = len(name) <= LONGEST_NAME_SHOWN and _PLAIN.fullmatch(name)
-    is_plain = is_word and is_visible(name) and has_one_script(name) and not is_secret(name)
-    return name if is_plain else quote(name, longest=LONGEST_NAME_SHOWN)
+    is_word = len(name) <= MAX_SHOWN_NAME_CHARS and _PLAIN_NAME.fullmatch(name)
+    is_plain = is_word and is_visible(name) and has_one_script(name) and not has_secret(name)
+    return name if is_plain else quote_untrusted(name, max_chars=MAX_SHOWN_NAME_CHARS)
 
 
 def bare_name(name: str) -> str:
@@ -291,66 +300,68 @@ def _local_name(name: str) -> str:
     return name.rpartition("\\")[2].casefold()
 
 
-def tell_sid(sid: str) -> str:
+def format_sid(sid: str) -> str:
     """The SID as it is if it is one, else quoted."""
-    return sid if _SID.fullmatch(sid) else quote(sid, longest=LONGEST_NAME_SHOWN)
+    return sid if _SID.fullmatch(sid) else quote_untrusted(sid, max_chars=MAX_SHOWN_NAME_CHARS)
 
 
-def _read_spelling(text: str) -> dict[str, str]:
+def _parse_spelling(text: str) -> dict[str, str]:
     if text[:1] == text[-1:] and text[:1] in {"'", "`"}:
         text = text[1:-1].strip()
-    if noted := _WITH_KEY.fullmatch(text):
-        return _read_spelling(noted[1]) | {"auth_id": noted[2]}
+    if noted := _WITH_AUTH_ID.fullmatch(text):
+        return _parse_spelling(noted[1]) | {"auth_id": noted[2]}
     if unpublished := _QUOTED_DOMAIN.fullmatch(text):
-        domain = _read_quoted(unpublished[1])
-        return {"domain": _DOMAIN_OF.get(domain.lower(), domain)} | _read_in_domain(unpublished[2])
+        domain = _parse_quoted(unpublished[1])
+        return {"domain": _DOMAIN_BY_PREFIX.get(domain.lower(), domain)} | _parse_in_domain(unpublished[2])
     if text.startswith('"'):
         if text.endswith('"') and _OTHER_FORM.fullmatch(text[1:-1]) and not _is_printable_json(text):
             # It has quotes of its own, or a backslash that is none of JSON: `"local:"Jane Doe""`, `"ad:CORP\tom"`.
-            return _read_spelling(text[1:-1])
-        name = _read_quoted(text)
-        return _read_spelling(name) if _OTHER_FORM.fullmatch(name) else {"name": name}
-    if described := _read_object(text):
+            return _parse_spelling(text[1:-1])
+        name = _parse_quoted(text)
+        return _parse_spelling(name) if _OTHER_FORM.fullmatch(name) else {"name": name}
+    if described := _format_json_object(text):
         raise ValueError(f"is an object: write {described}")
     if (found := _DOMAIN_BEFORE.fullmatch(text)) or (found := _DOMAIN_BEHIND.fullmatch(text)):
         raise ValueError(f"names its domain in a way that is not read: write {_propose_domain(found)}")
     prefix, colon, rest = text.partition(":")
-    known = _DOMAIN_OF.get(prefix.strip().lower()) if colon else None
-    return _read_key(text) if known is None else {"domain": known} | _read_in_domain(rest.strip())
+    known = _DOMAIN_BY_PREFIX.get(prefix.strip().lower()) if colon else None
+    return _parse_without_domain(text) if known is None else {"domain": known} | _parse_in_domain(rest.strip())
 
 
-def _read_in_domain(text: str) -> dict[str, str]:
-    return _read_prefixed(text) or _read_value("name", text)
+def _parse_in_domain(text: str) -> dict[str, str]:
+    return _parse_prefixed(text) or _parse_value("name", text)
 
 
-def _read_key(text: str) -> dict[str, str]:
-    if known := _read_prefixed(text):
+def _parse_without_domain(text: str) -> dict[str, str]:
+    if known := _parse_prefixed(text):
         return known
-    if keyed := _KEYED.fullmatch(text):
-        return _read_value(keyed[1].lower(), keyed[2])
+    if keyed := _KEY_AND_VALUE.fullmatch(text):
+        return _parse_value(keyed[1].lower(), keyed[2])
     # A distinguished name may contain a colon; the vendor's rule is the same.
-    if foreign := _FOREIGN.fullmatch(text):
+    if foreign := _UNKNOWN_PREFIX.fullmatch(text):
         prefix = text.partition(":")[0]
         # In capitals it can be the domain of a directory.
         name = rf"{prefix}\{foreign[1]}" if prefix.isupper() else foreign[1]
-        raise ValueError(f"has a prefix that does not exist: write {_propose(name, told_in=text)}")
+        raise ValueError(f"has a prefix that does not exist: write {_propose_name(name, source_text=text)}")
     if text.isdecimal():
-        raise ValueError(f"is a bare number, which could be several users: write {_propose(text, told_in=text)}")
-    return _read_value("name", text)
+        raise ValueError(
+            f"is a bare number, which could be several users: write {_propose_name(text, source_text=text)}"
+        )
+    return _parse_value("name", text)
 
 
-def _read_prefixed(text: str) -> dict[str, str] | None:
+def _parse_prefixed(text: str) -> dict[str, str] | None:
     prefix, colon, rest = text.partition(":")
     key = prefix.strip().lower()
     if colon and key in Identity.model_fields and key != "domain":
-        return _read_value(key, rest.strip())
+        return _parse_value(key, rest.strip())
     return {"sid": text.upper()} if _SID.fullmatch(text.upper()) else None
 
 
-def _read_value(key: str, value: str) -> dict[str, str]:
+def _parse_value(key: str, value: str) -> dict[str, str]:
     if value.startswith('"'):
         # Quotes make whatever a cluster tells readable.
-        return {key: _read_quoted(value)}
+        return {key: _parse_quoted(value)}
     if key == "name" and not (value and value.isprintable()):
         raise ValueError(f"has an empty or unprintable name: {HOW_TO_WRITE_A_USER}")
     if key == "sid" and not _SID.fullmatch(value.upper()):
@@ -359,7 +370,7 @@ def _read_value(key: str, value: str) -> dict[str, str]:
     return {key: value.upper() if key == "sid" else _BACKSLASHES.sub(r"\\", value)}
 
 
-def _read_quoted(text: str) -> str:
+def _parse_quoted(text: str) -> str:
     try:
         # What begins with a quote is text or nothing. An empty one, and half a character, are no name to the model.
         name: str = json.loads(text)
@@ -379,38 +390,38 @@ def _is_printable_json(text: str) -> bool:
         return False
 
 
-def _read_object(text: str) -> str | None:
+def _format_json_object(text: str) -> str | None:
     """How the user is written whom an object in JSON describes, None if this is no such text."""
     with suppress(ValueError, RecursionError):
         fields: object = json.loads(text) if text.startswith("{") else None
-        return _spell_object(cast("dict[str, object]", fields)) if isinstance(fields, dict) else None
+        return _format_object(cast("dict[str, object]", fields)) if isinstance(fields, dict) else None
     return None
 
 
-def _spell_object(fields: dict[str, object]) -> str | None:
+def _format_object(fields: dict[str, object]) -> str | None:
     domain = fields.get("domain")
     try:
-        identity = Identity.model_validate(fields | {"domain": _DOMAIN_OF.get(str(domain).lower(), domain)})
+        identity = Identity.model_validate(fields | {"domain": _DOMAIN_BY_PREFIX.get(str(domain).lower(), domain)})
     except ValidationError:
         return None
-    return str(identity) if identity.is_somebody else None
+    return str(identity) if identity.is_identified else None
 
 
 def _propose_domain(found: re.Match[str]) -> str:
     r"""How to write `local/jane`, `local\jane`, `jane@local` and `jane (local)`."""
     domain, name = (found[1], found[2]) if found.re is _DOMAIN_BEFORE else (found[2], found[1])
-    if is_secret(found[0]):
-        return _FORMS
-    own = f"{domain.lower()}:{tell_name(name)}"
+    if has_secret(found[0]):
+        return _USER_FORMS
+    own = f"{domain.lower()}:{format_name(name)}"
     # A directory may have a domain of that name.
-    return f"{own} or ad:{tell_name(found[0])}" if "/" not in found[0] and "(" not in found[0] else own
+    return f"{own} or ad:{format_name(found[0])}" if "/" not in found[0] and "(" not in found[0] else own
 
 
-def _propose(name: str, *, told_in: str) -> str:
+def _propose_name(name: str, *, source_text: str) -> str:
     """How to write who is only called so; the forms where the text that told it may have a secret in it."""
     bare = name.rpartition("\\")[2]
-    if is_secret(told_in) or not (bare and _WORDS.fullmatch(name)):
-        return _FORMS
+    if has_secret(source_text) or not (bare and _PROPOSABLE_NAME.fullmatch(name)):
+        return _USER_FORMS
     if name.isdecimal():
         return f"uid:{name}, auth_id:{name} or name:{name}"
-    return f"local:{tell_name(bare)}, ad:{tell_name(name)} or ldap_user:{tell_name(bare)}"
+    return f"local:{format_name(bare)}, ad:{format_name(name)} or ldap_user:{format_name(bare)}"

@@ -15,10 +15,10 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import CoreSchema, core_schema
 
-from token_tools.cluster.identity import AuthId, Identity, PosixId, Text, bare_name
+from token_tools.cluster.identity import AuthId, Identity, OptionalText, PosixId, bare_name
 from token_tools.credentials import BearerToken
-from token_tools.redaction import repeats_secret
-from token_tools.times import format_instant, parse_instant
+from token_tools.redaction import has_known_secret
+from token_tools.times import format_rfc3339, parse_rfc3339
 
 
 class Timestamp(str):
@@ -38,7 +38,7 @@ class Timestamp(str):
             ValueError: If it is not one.
         """
         timestamp = cls(text)
-        timestamp.instant = parse_instant(text)
+        timestamp.instant = parse_rfc3339(text)
         return timestamp
 
     @classmethod
@@ -46,31 +46,31 @@ class Timestamp(str):
         return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
 
 
-def _refuse_secret(token_id: str) -> str:
-    if repeats_secret(token_id):
+def _validate_not_secret(token_id: str) -> str:
+    if has_known_secret(token_id):
         raise ValueError("repeats something of a secret")
     return token_id
 
 
 _PlainId = Annotated[str, Field(pattern=r"^[0-9]{1,64}$")]
-_OtherId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$"), AfterValidator(_refuse_secret)]
+_OtherId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$"), AfterValidator(_validate_not_secret)]
 _PLAIN_ID: Final = re.compile(r"0|[1-9][0-9]{0,63}", re.ASCII)
 TokenId = Annotated[_PlainId | _OtherId, Field(union_mode="left_to_right")]
 """Opaque; today a decimal number of 22 digits or more, which no JSON number of a client can hold."""
 
 
 @dataclass(frozen=True)
-class State:
+class TokenState:
     """What can be changed about a token: whether it is enabled, and when it expires, aware, None for never."""
 
     enabled: bool
     expires: datetime | None
 
-    def changes_to(self, wanted: "State") -> dict[str, bool | str | None]:
+    def changes_to(self, wanted: "TokenState") -> dict[str, bool | str | None]:
         """What the endpoint must be sent to turn this into `wanted`; null makes a token live for ever."""
         changes: dict[str, bool | str | None] = {}
         if wanted.expires != self.expires:
-            changes["expiration_time"] = None if wanted.expires is None else format_instant(wanted.expires)
+            changes["expiration_time"] = None if wanted.expires is None else format_rfc3339(wanted.expires)
         if wanted.enabled != self.enabled:
             changes["enabled"] = wanted.enabled
         return changes
@@ -103,9 +103,9 @@ class AccessToken(BaseModel):
         return None if self.expiration_time is None else self.expiration_time.instant
 
     @property
-    def state(self) -> State:
+    def state(self) -> TokenState:
         """What of it can be changed."""
-        return State(enabled=not self.is_disabled, expires=self.expires)
+        return TokenState(enabled=not self.is_disabled, expires=self.expires)
 
     @property
     def is_disabled(self) -> bool:
@@ -134,14 +134,14 @@ class NewAccessToken(BaseModel):
 class TokenPage:
     """A part of the cluster's tokens, in the cluster's order.
 
-    `after` is the key that asks for the next part; None says that there is none.
+    `cursor` is the key that asks for the next part; None says that there is none.
     """
 
     entries: tuple[AccessToken, ...]
-    after: str | None = None
+    cursor: str | None = None
 
 
-def _read_plain_id(value: object) -> str | None:
+def _coerce_plain_id(value: object) -> str | None:
     """Plain digits; what is not is as good as not told, since it could be mistaken for another token's."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return text if isinstance(text, str) and _PLAIN_ID.fullmatch(text) else None
@@ -159,15 +159,15 @@ class Caller(BaseModel):
 
     id: AuthId
     name: str | None = None
-    sid: Text = None
+    sid: OptionalText = None
     uid: PosixId = None
-    access_token_id: Annotated[str | None, BeforeValidator(_read_plain_id)] = None
+    access_token_id: Annotated[str | None, BeforeValidator(_coerce_plain_id)] = None
     privileges: frozenset[str] | None = None
     is_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
     may_be_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
 
     @property
-    def is_unnamed_token(self) -> bool:
+    def is_unidentified_token(self) -> bool:
         """Whether the cluster does not tell which token the caller came with, who may have come with one."""
         return self.access_token_id is None and self.may_be_token
 

@@ -17,67 +17,70 @@ import anyio.lowlevel
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
-from token_tools.cluster.responses import UnreadPage
+from token_tools.cluster.responses import LazyPage
 from token_tools.errors import BadAnswer, NotFound, Rejected
 
-EMPTY_PAGES: Final = 8
+MAX_EMPTY_PAGES: Final = 8
 """How many pages without anything new in a row are passed over before a list counts as ended."""
 
-PAGE: Final = 500
+PAGE_SIZE: Final = 500
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
-BATCH: Final = 50
+BATCH_SIZE: Final = 50
 """Tokens that are looked at in one go, before others who wait for the processor have their turn."""
 
-MOST: Final = 2_000_000
+MAX_LISTED_TOKENS: Final = 2_000_000
 """Tokens after which a list is taken for one without an end."""
 
-PAGES_OF_A_USER: Final = 64
+MAX_PAGES_PER_USER: Final = 64
 """Far more than a user with two tokens can need."""
 
-Digest = TypeVar("Digest")
+Processed = TypeVar("Processed")
 
-_SKIP: Final = re.compile(r"skip(\d{1,9}):(.*)", re.ASCII | re.DOTALL)
+_SKIP_CURSOR: Final = re.compile(r"skip(\d{1,9}):(.*)", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some tokens, and where to go on: None at the end. `foreign` entries are not of the user who was asked for."""
+class FilteredPage:
+    """Some tokens, and where to go on.
+
+    None at the end. `filtered_out` entries are not of the user who was asked for.
+    """
 
     tokens: Sequence[AccessToken]
-    after: str | None
-    foreign: int = 0
+    cursor: str | None
+    filtered_out: int = 0
 
 
-async def read_part(
-    cluster: ClusterClient, *, user: Identity | None = None, after: str | None = None, limit: int
-) -> Part:
-    """At most `limit` tokens: everybody's, or a user's, from where `after` of the part before says."""
+async def fetch_filtered_page(
+    cluster: ClusterClient, *, user: Identity | None = None, cursor: str | None = None, limit: int
+) -> FilteredPage:
+    """At most `limit` tokens: everybody's, or a user's, from where `cursor` of the part before says."""
     # A cluster may give more than it was asked for; what did not fit is asked for again and skipped up to there.
-    key, skip = _read_place(after)
-    query = None if user is None else user.as_query()
+    key, skip = _parse_cursor(cursor)
+    query = None if user is None else user.as_user_filter()
     # A user has two tokens at most, and some clusters refuse a limit together with a user.
     asked_limit = limit + skip if user is None else None
     seen: set[str | None] = {key}
-    page = await cluster.list_tokens(user=query, after=key, limit=asked_limit)
-    while not page.entries and page.after not in seen | {None} and len(seen) < EMPTY_PAGES:
-        seen.add(key := page.after)
-        page = await cluster.list_tokens(user=query, after=key, limit=asked_limit)
-    _check_whose(page.entries, user)
+    page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
+    while not page.entries and page.cursor not in seen | {None} and len(seen) < MAX_EMPTY_PAGES:
+        seen.add(key := page.cursor)
+        page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
+    _check_user_matches(page.entries, user)
     rest = page.entries[skip:]
     shown = [*{token.id: token for token in reversed(rest[:limit])}.values()][::-1]
-    tokens = [token for token in shown if user is None or user.covers(token.user)]
+    tokens = [token for token in shown if user is None or user.may_be(token.user)]
     if len(rest) > limit:
-        following: str | None = _write_place(key, skip + limit)
-    elif page.after is None or page.after in seen or not page.entries:
+        following: str | None = _format_cursor(key, skip + limit)
+    elif page.cursor is None or page.cursor in seen or not page.entries:
         # A key that repeats, or that comes with nothing at all, leads nowhere.
         following = None
     else:
-        following = _write_place(page.after, 0)
-    return Part(tokens, following, foreign=len(shown) - len(tokens))
+        following = _format_cursor(page.cursor, 0)
+    return FilteredPage(tokens, following, filtered_out=len(shown) - len(tokens))
 
 
-def _check_whose(tokens: Sequence[AccessToken], user: Identity | None) -> None:
+def _check_user_matches(tokens: Sequence[AccessToken], user: Identity | None) -> None:
     """Nothing unless these are all of one other user, whom the request that is answered was not about."""
     keys = {token.user.auth_id for token in tokens}
     if user is not None and user.auth_id is not None and len(keys) == 1 and keys.isdisjoint({user.auth_id, None}):
@@ -87,75 +90,75 @@ def _check_whose(tokens: Sequence[AccessToken], user: Identity | None) -> None:
         )
 
 
-def _write_place(key: str | None, skip: int) -> str:
+def _format_cursor(cluster_cursor: str | None, skip: int) -> str:
     """Where to go on, as the next call has to name it: the cluster's own key wherever that is plain."""
-    text = key or ""
+    text = cluster_cursor or ""
     is_plain = text.isascii() and text.isprintable() and not text.startswith("skip")
     return text if is_plain and not skip else f"skip{skip}:{quote(text)}"
 
 
-def _read_place(after: str | None) -> tuple[str | None, int]:
+def _parse_cursor(cursor: str | None) -> tuple[str | None, int]:
     """The cluster's key, and how many tokens of its page were shown before."""
-    place = _SKIP.fullmatch(after or "")
-    return (after, 0) if place is None else (unquote(place[2]) or None, int(place[1]))
+    place = _SKIP_CURSOR.fullmatch(cursor or "")
+    return (cursor, 0) if place is None else (unquote(place[2]) or None, int(place[1]))
 
 
-def name_owner(token: AccessToken, who: Identity) -> AccessToken:
+def merge_user(token: AccessToken, user: Identity) -> AccessToken:
     """The token with all that is known of its user: some clusters list no more of them than a key."""
-    return token.model_copy(update={"user": token.user.completed_by(who) or token.user})
+    return token.model_copy(update={"user": token.user.merged_with(user) or token.user})
 
 
-async def read_user(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
+async def fetch_user_tokens(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
     """All tokens that can be a user's: without those that are known to be somebody else's."""
-    walk = Walk(cluster, user=user.as_query())
+    walk = TokenPager(cluster, user=user.as_user_filter())
     tokens: list[AccessToken] = []
-    for _ in range(PAGES_OF_A_USER):
-        page = await walk.step()
+    for _ in range(MAX_PAGES_PER_USER):
+        page = await walk.fetch_next_tokens()
         if page is None:
             return tokens
-        _check_whose(page, user)
-        tokens += [token for token in page if user.completed_by(token.user) is not None]
+        _check_user_matches(page, user)
+        tokens += [token for token in page if user.merged_with(token.user) is not None]
     raise BadAnswer(f"The cluster lists tokens of {user} without an end.")
 
 
-async def read_all(
-    cluster: ClusterClient, digest: Callable[[AccessToken], Digest]
-) -> AsyncGenerator[list[tuple[AccessToken, Digest]]]:
-    """Every token of the cluster once with what `digest` makes of it, a page at a time.
+async def fetch_all_tokens(
+    cluster: ClusterClient, process: Callable[[AccessToken], Processed]
+) -> AsyncGenerator[list[tuple[AccessToken, Processed]]]:
+    """Every token of the cluster once with what `process` makes of it, a page at a time.
 
     While a page is on its way, the one before it is read, and the one before that digested.
     """
-    walk = Walk(cluster, limit=PAGE)
+    walk = TokenPager(cluster, limit=PAGE_SIZE)
     tokens: Sequence[AccessToken] = ()
-    await walk.fetch()
+    await walk.advance()
     while (page := walk.page) is not None:
-        digested: list[tuple[AccessToken, Digest]] = []
+        digested: list[tuple[AccessToken, Processed]] = []
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(walk.fetch)
+                tasks.start_soon(walk.advance)
                 # The turns in which these are digested are those in which the request goes out.
-                digested += await _digest(tokens, digest)
-                tokens = walk.read(page)
+                digested += await _process_in_batches(tokens, process)
+                tokens = walk.deduplicate(page)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if digested:
             yield digested
     if tokens:
-        yield await _digest(tokens, digest)
+        yield await _process_in_batches(tokens, process)
 
 
-async def _digest(
-    tokens: Sequence[AccessToken], digest: Callable[[AccessToken], Digest]
-) -> list[tuple[AccessToken, Digest]]:
-    digested: list[tuple[AccessToken, Digest]] = []
-    for start in range(0, len(tokens), BATCH):
-        digested += [(token, digest(token)) for token in tokens[start : start + BATCH]]
+async def _process_in_batches(
+    tokens: Sequence[AccessToken], process: Callable[[AccessToken], Processed]
+) -> list[tuple[AccessToken, Processed]]:
+    digested: list[tuple[AccessToken, Processed]] = []
+    for start in range(0, len(tokens), BATCH_SIZE):
+        digested += [(token, process(token)) for token in tokens[start : start + BATCH_SIZE]]
         # A thread would only quarrel with this one, which has all to do with what arrives.
         await anyio.lowlevel.checkpoint()
     return digested
 
 
-class _Ids:
+class _CompactIdSet:
     """A set of ids in some ten bytes for each, where Python's takes ninety: an audit may see a million of them.
 
     It keeps a hash of each; that two of a million have the same is a chance of one in millions.
@@ -177,7 +180,7 @@ class _Ids:
         return True
 
 
-class Walk:
+class TokenPager:
     """A list read to its end, of everybody's tokens or one user's.
 
     A page is fetched and then read; the next may be fetched before that. `page` is the one fetched last, None after the
@@ -185,60 +188,68 @@ class Walk:
     """
 
     def __init__(
-        self, cluster: ClusterClient, *, user: str | None = None, limit: int | None = None, most: int = MOST
+        self,
+        cluster: ClusterClient,
+        *,
+        user: str | None = None,
+        limit: int | None = None,
+        max_tokens: int = MAX_LISTED_TOKENS,
     ) -> None:
-        self.page: UnreadPage | None = None
-        self._ask_for = partial(cluster.skim_tokens, user=user, limit=limit)
-        self._seen = _Ids()
-        self._keys: set[str | None] = set()
-        self._after: str | None = None
-        self._most = most
-        self._idle = 0
-        self._passed = 0
-        self._is_second_try = False
+        self.page: LazyPage | None = None
+        self._fetch_page = partial(cluster.fetch_page_lazily, user=user, limit=limit)
+        self._seen_ids = _CompactIdSet()
+        self._used_cursors: set[str | None] = set()
+        self._cursor: str | None = None
+        self._max_tokens = max_tokens
+        self._empty_pages = 0
+        self._duplicates = 0
+        self._has_restarted = False
 
-    async def step(self) -> Sequence[AccessToken] | None:
-        """As `fetch` and `read`: the tokens of the next page that were not on one before; None after the last page."""
-        await self.fetch()
-        return None if self.page is None else self.read(self.page)
+    async def fetch_next_tokens(self) -> Sequence[AccessToken] | None:
+        """As `advance` and `deduplicate`: the tokens of the next page that were not on one before.
 
-    async def fetch(self) -> None:
+        None after the last page.
+        """
+        await self.advance()
+        return None if self.page is None else self.deduplicate(self.page)
+
+    async def advance(self) -> None:
         """Let `page` be the next one.
 
         Raises:
             ClusterError: If it cannot be had.
         """
-        if self._after in self._keys or self._idle >= EMPTY_PAGES:
+        if self._cursor in self._used_cursors or self._empty_pages >= MAX_EMPTY_PAGES:
             self.page = None
             return
-        self._keys.add(self._after)
-        self.page = await self._ask()
+        self._used_cursors.add(self._cursor)
+        self.page = await self._fetch_or_restart()
         # No key says that this was the last page, as it says of the first that there is none before it.
-        self._after = self.page.after
+        self._cursor = self.page.cursor
 
-    def read(self, page: UnreadPage) -> Sequence[AccessToken]:
+    def deduplicate(self, page: LazyPage) -> Sequence[AccessToken]:
         """The tokens of a page that were not on one before.
 
         Raises:
             BadAnswer: If it cannot be read, or the list has no end.
         """
-        entries = page.read().entries
-        new = [token for token in entries if self._seen.add(token.id)]
-        if self._seen.count > self._most:
-            raise BadAnswer(f"The cluster lists tokens without an end: more than {self._most:,}.")
-        self._passed += len(entries) - len(new)
-        is_on_its_way = entries and self._is_second_try and self._passed <= self._seen.count
-        self._idle = 0 if new or is_on_its_way else self._idle + 1
+        entries = page.decode().entries
+        new = [token for token in entries if self._seen_ids.add(token.id)]
+        if self._seen_ids.count > self._max_tokens:
+            raise BadAnswer(f"The cluster lists tokens without an end: more than {self._max_tokens:,}.")
+        self._duplicates += len(entries) - len(new)
+        is_on_its_way = entries and self._has_restarted and self._duplicates <= self._seen_ids.count
+        self._empty_pages = 0 if new or is_on_its_way else self._empty_pages + 1
         return new
 
-    async def _ask(self) -> UnreadPage:
+    async def _fetch_or_restart(self) -> LazyPage:
         try:
-            return await self._ask_for(after=self._after)
+            return await self._fetch_page(cursor=self._cursor)
         except (NotFound, Rejected):
-            if self._after is None or self._is_second_try:
+            if self._cursor is None or self._has_restarted:
                 raise
             # The token that the key stands for may be gone: once more from the beginning, past what was seen already.
-            self._is_second_try = True
-            self._passed = 0
-            self._keys = {None}
-            return await self._ask_for(after=None)
+            self._has_restarted = True
+            self._duplicates = 0
+            self._used_cursors = {None}
+            return await self._fetch_page(cursor=None)

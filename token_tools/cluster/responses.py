@@ -25,43 +25,43 @@ from pydantic import BaseModel, BeforeValidator, FailFast, Field, SecretStr, Val
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
-from token_tools.quoting import is_secret, quote
-from token_tools.redaction import WITHHELD, WITHHELD_TOO, repeats_secret
-from token_tools.times import tell_duration
+from token_tools.quoting import has_secret, quote_untrusted
+from token_tools.redaction import WITHHELD_KNOWN, WITHHELD_LIKELY, has_known_secret
+from token_tools.times import format_duration
 
-LONGEST_DESCRIPTION: Final = 240
+MAX_DESCRIPTION_CHARS: Final = 240
 """Characters of a cluster's error text that are repeated."""
 
-READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
-WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
+READ_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
+WRITE_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
 """As the API spells them; the vendor's guide writes them in the singular."""
 
-_ACCESS: Final = "access-v1:"
-_LOGINS: Final = ("session-v1:", "1:")
+_ACCESS_PREFIX: Final = "access-v1:"
+_LOGIN_PREFIXES: Final = ("session-v1:", "1:")
 """How the bearer token of an access token begins, and that of a login. Source: the vendor's REST guide."""
 
-_WHO_AM_I: Final = "whatever who-am-i needs there"
-_EACH: Final = b'"creation_time"'
+_WHO_AM_I_PRIVILEGE: Final = "whatever who-am-i needs there"
+_TOKEN_MARKER: Final = b'"creation_time"'
 """What each token of a page has once."""
 
-LONGEST_KEY: Final = 1024
+MAX_CURSOR_CHARS: Final = 1024
 """Characters of a paging key; a longer one would not fit into an answer or a URL."""
 
-LONGEST_LINK: Final = 8 * LONGEST_KEY
+MAX_LINK_CHARS: Final = 8 * MAX_CURSOR_CHARS
 """Characters of the link that has the key in it."""
 
-MOST_TOKENS: Final = 20_000
+MAX_TOKENS_PER_PAGE: Final = 20_000
 """Tokens on a page that are read; a cluster of the vendor gives half as many at most. Source: its S3 guide."""
 
-LONGEST_DATE: Final = 64
+MAX_DATE_CHARS: Final = 64
 """Characters of a date; RFC 9110 writes 29."""
 
-LONGEST_WAIT: Final = timedelta(days=365)
+MAX_RETRY_AFTER: Final = timedelta(days=365)
 """What a Retry-After is taken for that asks for more."""
 
 _ERROR_CLASS: Final = re.compile(r"(?:[a-z]{1,24}[0-9]{0,2}_){1,9}error")
 """As all that are known of the vendor's. Nothing else is shown."""
-_VOCABULARY: Final = """
+_ERROR_CLASS_VOCABULARY: Final = """
 access account ad allowed already api argument auth authenticated authorized bad busy cannot conflict
 connection create cred credential credentials database denied directory disabled do does domain duplicate
 enabled entity entry error exceeded exist exists expiration expired failed feature field for forbidden found
@@ -71,18 +71,18 @@ required resource s3 server service set sid smb some such support supported syst
 tokens too unauthorized unavailable unknown unsupported user users value version with write
 """
 """What the classes are made of that are known, and others of the vendor's API."""
-_WORDS: Final = frozenset(_VOCABULARY.split())
+_ERROR_CLASS_WORDS: Final = frozenset(_ERROR_CLASS_VOCABULARY.split())
 """The words of a class that is shown where others could be a part of a secret."""
-_NO_CLEAR_ANSWER: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
+_AMBIGUOUS_STATUSES: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
-_TRANSIENT: Final = {
+_TRANSIENT_STATUSES: Final = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
-_LASTING: Final = {
+_PERMANENT_STATUSES: Final = {
     HTTPStatus.NOT_IMPLEMENTED,
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     HTTPStatus.LOOP_DETECTED,
@@ -90,10 +90,10 @@ _LASTING: Final = {
     HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
 }
 """What the same request will be answered with again."""
-_SOMEBODY: Final = "whoever runs the cluster, or the gateway if there is one,"
-_PAGE: Final = "a list of access tokens"
+_UNKNOWN_ADMINISTRATOR: Final = "whoever runs the cluster, or the gateway if there is one,"
+_EXPECTED_PAGE: Final = "a list of access tokens"
 
-NONE: Final = SecretStr("")
+NO_CREDENTIAL: Final = SecretStr("")
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    credential: SecretStr = NONE
+    credential: SecretStr = NO_CREDENTIAL
 
     @property
     def date(self) -> datetime | None:
         """When it was given, by the clock of whoever gave it; None if it does not tell, or a cache kept it."""
-        return None if "age" in self.headers else _read_date(self.headers.get("date", ""))
+        return None if "age" in self.headers else _parse_date(self.headers.get("date", ""))
 
 
 class _Envelope(BaseModel):
@@ -121,9 +121,9 @@ class _Envelope(BaseModel):
     description: Annotated[str, BeforeValidator(lambda told: told if isinstance(told, str) else "")] = ""
 
     @property
-    def shown_class(self) -> str | None:
+    def safe_class(self) -> str | None:
         """The class if it is one word as the vendor writes them."""
-        is_word = _ERROR_CLASS.fullmatch(self.error_class) and not is_secret(self.error_class)
+        is_word = _ERROR_CLASS.fullmatch(self.error_class) and not has_secret(self.error_class)
         return self.error_class if is_word else None
 
 
@@ -131,91 +131,93 @@ class _Paging(BaseModel):
     next: str | None = None
 
 
-class _Linked(BaseModel):
+class _PagedBody(BaseModel):
     paging: _Paging | None = None
 
     @property
-    def after(self) -> str | None:
-        return _read_after(self.paging.next) if self.paging and self.paging.next else None
+    def cursor(self) -> str | None:
+        return _parse_next_link(self.paging.next) if self.paging and self.paging.next else None
 
 
-class _TokenList(_Linked):
+class _TokenPageBody(_PagedBody):
     # Of millions that are none, the first is enough.
-    entries: Annotated[tuple[AccessToken, ...], FailFast(), Field(max_length=MOST_TOKENS)]
+    entries: Annotated[tuple[AccessToken, ...], FailFast(), Field(max_length=MAX_TOKENS_PER_PAGE)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class UnreadPage:
-    """A page of which only `after` was read, a tenth of the work; it means what it does in `TokenPage`."""
+class LazyPage:
+    """A page of which only `cursor` was read, a tenth of the work; it means what it does in `TokenPage`."""
 
-    after: str | None
+    cursor: str | None
     answer: Answer
 
-    def read(self) -> TokenPage:
+    def decode(self) -> TokenPage:
         """All of it.
 
         Raises:
             BadAnswer: If it is no page of tokens.
         """
-        return read_page(self.answer)
+        return decode_page(self.answer)
 
 
-def skim_page(answer: Answer) -> UnreadPage:
+def decode_page_lazily(answer: Answer) -> LazyPage:
     """A page of tokens that are read later, so that the next page can be asked for at once.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    return UnreadPage(_read(_Linked, answer, expected=_PAGE, privilege=READ).after, answer)
+    return LazyPage(
+        _decode_checked(_PagedBody, answer, expected=_EXPECTED_PAGE, privilege=READ_PRIVILEGE).cursor, answer
+    )
 
 
-def read_page(answer: Answer) -> TokenPage:
-    """A page of tokens; of `paging.next` only the `after` key is taken, never its host.
+def decode_page(answer: Answer) -> TokenPage:
+    """A page of tokens; of `paging.next` only the `cursor` key is taken, never its host.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    page = _read(_TokenList, answer, expected=_PAGE, privilege=READ)
-    return TokenPage(page.entries, page.after)
+    page = _decode_checked(_TokenPageBody, answer, expected=_EXPECTED_PAGE, privilege=READ_PRIVILEGE)
+    return TokenPage(page.entries, page.cursor)
 
 
-def read_token(answer: Answer) -> AccessToken:
+def decode_token(answer: Answer) -> AccessToken:
     """One token.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    return _read(AccessToken, answer, expected="an access token", privilege=READ)
+    return _decode_checked(AccessToken, answer, expected="an access token", privilege=READ_PRIVILEGE)
 
 
-def read_changed_token(answer: Answer) -> AccessToken:
+def decode_updated_token(answer: Answer) -> AccessToken:
     """One token, as it is after a change.
 
     Raises:
         ClusterError: As `check_write`, or `BadAnswer`.
     """
     check_write(answer)
-    return _decode(AccessToken, answer, expected="an access token")
+    return _decode_body(AccessToken, answer, expected="an access token")
 
 
-def read_new_token(answer: Answer) -> NewAccessToken:
+def decode_new_token(answer: Answer) -> NewAccessToken:
     """A token just made, with its secret.
 
     Raises:
         ClusterError: As `check_write`, or `BadAnswer`. Its text quotes no sentence of the answer, which knows a secret
             that nobody else does yet.
     """
-    check_write(answer, tell=_tell_known_class)
-    new = _decode(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
+    check_write(answer, render=_render_known_class)
+    new = _decode_body(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
     if new.bearer_token.get_secret_value() == answer.credential.get_secret_value():
         raise BadAnswer("The answer has this server's own credential in it, and not a new bearer token.")
     return new
 
 
-def read_deletion(answer: Answer) -> None:
+def check_deletion(answer: Answer) -> None:
     """Nothing: the body of a deletion's answer is empty.
 
     Raises:
@@ -226,81 +228,81 @@ def read_deletion(answer: Answer) -> None:
         raise BadAnswer("The answer to the deletion is not empty, as that of a cluster is.")
 
 
-def read_caller(answer: Answer) -> Caller:
+def decode_caller(answer: Answer) -> Caller:
     """Whom a credential stands for.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    check_status(answer, privilege=_WHO_AM_I)
-    return _decode_caller(answer)
+    check_status(answer, privilege=_WHO_AM_I_PRIVILEGE)
+    return _decode_caller_body(answer)
 
 
-def read_proof(answer: Answer) -> Caller:
+def decode_verified_caller(answer: Answer) -> Caller:
     """Whom a new bearer token stands for.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`. Its text quotes no sentence of the answer.
     """
-    check_status(answer, privilege=_WHO_AM_I, tell=_tell_known_class)
-    return _decode_caller(answer)
+    check_status(answer, privilege=_WHO_AM_I_PRIVILEGE, render=_render_known_class)
+    return _decode_caller_body(answer)
 
 
-def read_identity(answer: Answer) -> Identity:
+def decode_identity(answer: Answer) -> Identity:
     """A resolved identity.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    found = _read(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
-    if not found.is_somebody:
+    found = _decode_checked(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+    if not found.is_identified:
         raise BadAnswer("The answer is not an identity: it tells nothing of anybody.")
     return found
 
 
-def _tell_known_class(answer: Answer) -> str:
-    """As `_tell_class`; only the status where a word of the class could be a part of a new secret."""
-    envelope = _read_envelope(answer)
-    words = envelope.shown_class.split("_") if envelope and envelope.shown_class else ["?"]
-    return _tell_class(answer) if _WORDS.issuperset(words) else f" ({answer.status})"
+def _render_known_class(answer: Answer) -> str:
+    """As `_render_class`; only the status where a word of the class could be a part of a new secret."""
+    envelope = _decode_envelope(answer)
+    words = envelope.safe_class.split("_") if envelope and envelope.safe_class else ["?"]
+    return _render_class(answer) if _ERROR_CLASS_WORDS.issuperset(words) else f" ({answer.status})"
 
 
-def _tell_class(answer: Answer) -> str:
+def _render_class(answer: Answer) -> str:
     """` (409 some_error)`, with only the status where the body is not the vendor's envelope."""
-    envelope = _read_envelope(answer)
-    told = [str(answer.status), envelope.shown_class if envelope else None]
+    envelope = _decode_envelope(answer)
+    told = [str(answer.status), envelope.safe_class if envelope else None]
     return f" ({' '.join(filter(None, told))})"
 
 
-def _tell_envelope(answer: Answer) -> str:
+def _render_envelope(answer: Answer) -> str:
     """` (409 some_error: "Its description")`, with only the status where the body is not the vendor's envelope."""
-    envelope = _read_envelope(answer)
+    envelope = _decode_envelope(answer)
     if envelope is None or not envelope.description:
-        return _tell_class(answer)
-    words = quote(envelope.description, longest=LONGEST_DESCRIPTION)
-    if WITHHELD in words:
+        return _render_class(answer)
+    words = quote_untrusted(envelope.description, max_chars=MAX_DESCRIPTION_CHARS)
+    if WITHHELD_KNOWN in words:
         words = "its words are withheld, since they repeat something of a credential"
-    elif WITHHELD_TOO in words:
+    elif WITHHELD_LIKELY in words:
         words = "its words are withheld, since something in them looks like a credential"
-    return f"{_tell_class(answer)[:-1]}: {words})"
+    return f"{_render_class(answer)[:-1]}: {words})"
 
 
-def check_write(answer: Answer, *, tell: Callable[[Answer], str] = _tell_envelope) -> None:
+def check_write(answer: Answer, *, render: Callable[[Answer], str] = _render_envelope) -> None:
     """Nothing for a 2xx; as `check_status` for the answer to a request that writes.
 
     Raises:
         ClusterError: As `check_status`. A 401 without a body, which a cluster may well give, is a `BadAnswer` too: what
             is in front of one may say it after the request was carried out.
     """
-    if answer.status == HTTPStatus.UNAUTHORIZED and _read_envelope(answer) is None:
-        raise BadAnswer(_tell_stranger(answer.status))
-    check_status(answer, privilege=WRITE, tell=tell)
+    if answer.status == HTTPStatus.UNAUTHORIZED and _decode_envelope(answer) is None:
+        raise BadAnswer(_render_not_from_cluster(answer.status))
+    check_status(answer, privilege=WRITE_PRIVILEGE, render=render)
 
 
-def check_status(answer: Answer, *, privilege: str, tell: Callable[[Answer], str] = _tell_envelope) -> None:
+def check_status(answer: Answer, *, privilege: str, render: Callable[[Answer], str] = _render_envelope) -> None:
     """Nothing for a 2xx; `privilege` is the one to name when the cluster says that one is missing.
 
-    `tell` gives what may be quoted of an error.
+    `render` gives what may be quoted of an error.
 
     Raises:
         Unauthenticated: For 401, in the vendor's envelope or without a body.
@@ -314,66 +316,71 @@ def check_status(answer: Answer, *, privilege: str, tell: Callable[[Answer], str
     status = answer.status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return
-    if status in _NO_CLEAR_ANSWER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise _tell_unavailable(answer, tell(answer))
+    if status in _AMBIGUOUS_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise _explain_unavailable(answer, render(answer))
     if status < HTTPStatus.BAD_REQUEST:
         raise BadAnswer(
             f"The answer is a redirect or nothing known (status {status}); it was not followed, since it could carry "
             "the credential elsewhere. Do QUMULO_HOST and QUMULO_PORT name the cluster's REST address?"
         )
     is_bare_401 = status == HTTPStatus.UNAUTHORIZED and not answer.body.strip()
-    if _read_envelope(answer) is None and not is_bare_401:
-        raise BadAnswer(_tell_stranger(status))
-    raise _tell_refusal(status, tell(answer), privilege)
+    if _decode_envelope(answer) is None and not is_bare_401:
+        raise BadAnswer(_render_not_from_cluster(status))
+    raise _explain_status(status, render(answer), privilege)
 
 
-def _tell_refusal(status: int, said: str, privilege: str) -> ClusterError:
+def _explain_status(status: int, rendered_error: str, privilege: str) -> ClusterError:
     if status == HTTPStatus.UNAUTHORIZED:
         return Unauthenticated(
-            f"The cluster does not accept this server's own credential{said}: it has expired, was disabled or deleted, "
+            f"The cluster does not accept this server's own credential{rendered_error}: it has expired, was "
+            "disabled or deleted, "
             "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN, QUMULO_CREDENTIALS_FILE or the login "
             "of qq, whichever this server works with."
         )
     if status == HTTPStatus.FORBIDDEN:
         still = (
             " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
-            if privilege in {READ, WRITE}
+            if privilege in {READ_PRIVILEGE, WRITE_PRIVILEGE}
             else ""
         )
         return Forbidden(
-            f"This server's credential lacks a privilege{said}. An administrator can grant {privilege} through a role."
+            f"This server's credential lacks a privilege{rendered_error}. An administrator can grant "
+            f"{privilege} through a role."
             f"{still}"
         )
     if status == HTTPStatus.NOT_FOUND:
-        return NotFound(f"The cluster knows no such thing{said}.")
-    return Rejected(f"The cluster declined{said}.")
+        return NotFound(f"The cluster knows no such thing{rendered_error}.")
+    return Rejected(f"The cluster declined{rendered_error}.")
 
 
-def _tell_unavailable(answer: Answer, said: str) -> Unavailable:
-    retry_after = _read_retry_after(answer.headers)
-    is_clusters = _read_envelope(answer) is not None
-    what = "cannot do this" if answer.status in _LASTING else "cannot answer now"
-    wait = f" It asks to wait {tell_duration(retry_after)}." if retry_after else ""
+def _explain_unavailable(answer: Answer, rendered_error: str) -> Unavailable:
+    retry_after = _parse_retry_after(answer.headers)
+    is_clusters = _decode_envelope(answer) is not None
+    what = "cannot do this" if answer.status in _PERMANENT_STATUSES else "cannot answer now"
+    wait = f" It asks to wait {format_duration(retry_after)}." if retry_after else ""
     return Unavailable(
-        f"The cluster{'' if is_clusters else ', or a gateway before it,'} {what}{said}.{wait}",
-        transient=answer.status in _TRANSIENT,
+        f"The cluster{'' if is_clusters else ', or a gateway before it,'} {what}{rendered_error}.{wait}",
+        transient=answer.status in _TRANSIENT_STATUSES,
         retry_after=retry_after,
-        advice=_tell_when_to_retry(
-            answer.status, retry_after, who="the cluster's administrator" if is_clusters else _SOMEBODY
+        advice=_render_retry_advice(
+            answer.status, retry_after, who="the cluster's administrator" if is_clusters else _UNKNOWN_ADMINISTRATOR
         ),
     )
 
 
-def _tell_when_to_retry(status: int, retry_after: timedelta | None, *, who: str) -> str:
+def _render_retry_advice(status: int, retry_after: timedelta | None, *, who: str) -> str:
     who = f"{who} has to look at it."
     if retry_after is not None:
         return "Try again after that, and not before."
-    if status in _LASTING:
+    if status in _PERMANENT_STATUSES:
         return f"Trying the same again does not help: {who}"
-    return f"Try again in {'a minute' if status in _TRANSIENT else 'some minutes, once'}; if it is the same then, {who}"
+    return (
+        f"Try again in {'a minute' if status in _TRANSIENT_STATUSES else 'some minutes, once'}; if it is "
+        f"the same then, {who}"
+    )
 
 
-def _tell_stranger(status: int) -> str:
+def _render_not_from_cluster(status: int) -> str:
     return (
         f"The answer (status {status}) is not in the form of a Qumulo cluster's. Something in front of the cluster, "
         "such as a gateway or a firewall, gave it; or QUMULO_HOST and QUMULO_PORT do not name the REST address of a "
@@ -381,28 +388,31 @@ def _tell_stranger(status: int) -> str:
     )
 
 
-def _read_envelope(answer: Answer) -> _Envelope | None:
+def _decode_envelope(answer: Answer) -> _Envelope | None:
     try:
         return _Envelope.model_validate_json(answer.body)
     except ValidationError:
         return None
 
 
-def _read(model: type[Model], answer: Answer, *, expected: str, privilege: str) -> Model:
+def _decode_checked(model: type[Model], answer: Answer, *, expected: str, privilege: str) -> Model:
     check_status(answer, privilege=privilege)
-    return _decode(model, answer, expected=expected)
+    return _decode_body(model, answer, expected=expected)
 
 
-def _decode_caller(answer: Answer) -> Caller:
-    caller = _decode(Caller, answer, expected="who-am-i")
+def _decode_caller_body(answer: Answer) -> Caller:
+    caller = _decode_body(Caller, answer, expected="who-am-i")
     credential = answer.credential.get_secret_value()
-    looks = {"is_token": credential.startswith(_ACCESS), "may_be_token": not credential.startswith(_LOGINS)}
+    looks = {
+        "is_token": credential.startswith(_ACCESS_PREFIX),
+        "may_be_token": not credential.startswith(_LOGIN_PREFIXES),
+    }
     return caller.model_copy(update=looks)
 
 
-def _decode(model: type[Model], answer: Answer, *, expected: str) -> Model:
-    if answer.body.count(_EACH) > MOST_TOKENS:
-        raise BadAnswer(f"The answer has more than {MOST_TOKENS:,} access tokens at once, and was not read.")
+def _decode_body(model: type[Model], answer: Answer, *, expected: str) -> Model:
+    if answer.body.count(_TOKEN_MARKER) > MAX_TOKENS_PER_PAGE:
+        raise BadAnswer(f"The answer has more than {MAX_TOKENS_PER_PAGE:,} access tokens at once, and was not read.")
     try:
         return model.model_validate_json(answer.body)
     except ValidationError as invalid:
@@ -411,36 +421,36 @@ def _decode(model: type[Model], answer: Answer, *, expected: str) -> Model:
         where = ".".join(str(part) for part in place if isinstance(part, int) or part.isidentifier())
         raise BadAnswer(
             f"The answer is not {expected}"
-            f"{f' (it does not fit at {quote(where, longest=80)})' if where else ', nor any JSON object'}. "
+            f"{f' (it does not fit at {quote_untrusted(where, max_chars=80)})' if where else ', nor any JSON object'}. "
             "Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
         ) from None
 
 
-def _read_after(link: str) -> str:
+def _parse_next_link(link: str) -> str:
     after = ""
-    if len(link) <= LONGEST_LINK:
+    if len(link) <= MAX_LINK_CHARS:
         with suppress(KeyError, ValueError):
             [after] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
-    if not 0 < len(after) <= LONGEST_KEY or repeats_secret(after):
+    if not 0 < len(after) <= MAX_CURSOR_CHARS or has_known_secret(after):
         raise BadAnswer("The answer's `paging.next` has no usable `after` key, so the next page cannot be asked for.")
     return after
 
 
-def _read_date(text: str) -> datetime | None:
+def _parse_date(text: str) -> datetime | None:
     try:
-        return parsedate_to_datetime(text[:LONGEST_DATE]).astimezone(UTC)
+        return parsedate_to_datetime(text[:MAX_DATE_CHARS]).astimezone(UTC)
     except (OverflowError, ValueError):
         return None
 
 
-def _read_retry_after(headers: Mapping[str, str]) -> timedelta | None:
+def _parse_retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """The wait that a Retry-After asks for; a date in it counts from the answer's own Date, and none is no wait."""
-    text = headers.get("retry-after", "")[:LONGEST_DATE]
+    text = headers.get("retry-after", "")[:MAX_DATE_CHARS]
     try:
         if text.isdecimal():
             wait = timedelta(seconds=int(text))
         else:
-            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"][:LONGEST_DATE])
+            wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"][:MAX_DATE_CHARS])
     except (KeyError, OverflowError, TypeError, ValueError):
         return None
-    return min(wait, LONGEST_WAIT) if wait > timedelta() else None
+    return min(wait, MAX_RETRY_AFTER) if wait > timedelta() else None

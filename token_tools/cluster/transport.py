@@ -20,32 +20,32 @@ from pydantic import SecretStr
 from token_tools import __version__
 from token_tools.cluster.responses import Answer
 from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unreachable, Unsent, Untrusted
-from token_tools.redaction import hold_for_good
+from token_tools.redaction import remember_secret_permanently
 from token_tools.settings import Settings
 
-_WRONG_NAME: Final = "The operator has to set QUMULO_HOST to a name or an address that stands in the certificate"
-_MENDING: Final = {
+_WRONG_NAME_FIX: Final = "The operator has to set QUMULO_HOST to a name or an address that stands in the certificate"
+_FIX_BY_VERIFY_CODE: Final = {
     9: "It is not valid yet: the clock of this machine, or of the one that issued it, is wrong",
     10: (
         "It has expired, or the clock of this machine is wrong: the cluster's administrator has to renew it, or the "
         "operator to set the clock"
     ),
-    62: _WRONG_NAME,
-    64: _WRONG_NAME,
+    62: _WRONG_NAME_FIX,
+    64: _WRONG_NAME_FIX,
 }
 """What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
 
-LARGEST: Final = 16 << 20
+MAX_BODY_BYTES: Final = 16 << 20
 """Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes less than half of it."""
 
-_IDENTITY: Final = "identity"
+_IDENTITY_ENCODING: Final = "identity"
 """The content encoding of what is not encoded."""
 
-_READS: Final = "token_tools.reads"
+_IS_READ_EXTENSION: Final = "token_tools.reads"
 """The extension of a request that tells whether it changes nothing; its verb does not."""
 
-_NOT_BEFORE: Final = "Trying again does not help before that is mended."
-_SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
+_RETRY_AFTER_FIX: Final = "Trying again does not help before that is mended."
+_RETRY_SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class Connection:
         self._http = httpx.AsyncClient(
             base_url=f"https://{settings.address}",
             auth=BearerAuth(settings, bearer),
-            headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": _IDENTITY},
-            verify=_make_tls_context(settings),
+            headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": _IDENTITY_ENCODING},
+            verify=_build_tls_context(settings),
             transport=transport,
             # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
             timeout=None,  # noqa: S113
@@ -74,18 +74,18 @@ class Connection:
         self.build_request = self._http.build_request
         self.aclose = self._http.aclose
 
-    async def send(self, request: httpx.Request, *, reads: bool, bearer_token: SecretStr | None = None) -> Answer:
+    async def send(self, request: httpx.Request, *, is_read: bool, bearer_token: SecretStr | None = None) -> Answer:
         """The answer to a request, with what that was signed with.
 
-        That is the server's own credential, or `bearer_token` if one is given. A request that only `reads` may be sent
-        again with a renewed credential.
+        That is the server's own credential, or `bearer_token` if one is given. A request that only `is_read` may be
+        sent again with a renewed credential.
 
         Raises:
             ClusterError: If there is none.
         """
         auth = GivenBearer(bearer_token) if bearer_token else self._http.auth
-        request.extensions[_READS] = reads
-        with self._reported():
+        request.extensions[_IS_READ_EXTENSION] = is_read
+        with self._explain_errors():
             response = await self._http.send(request, auth=auth, stream=True)
             try:
                 body = await self._read_body(response)
@@ -95,25 +95,27 @@ class Connection:
         return Answer(response.status_code, dict(response.headers), body, credential=SecretStr(sent))
 
     async def _read_body(self, response: httpx.Response) -> bytes:
-        if response.headers.get("content-encoding", _IDENTITY).strip().lower() not in {"", _IDENTITY}:
+        if response.headers.get("content-encoding", _IDENTITY_ENCODING).strip().lower() not in {"", _IDENTITY_ENCODING}:
             # To decode it could take a thousand times its size.
             raise BadAnswer(f"The answer of {self._address} is compressed, which was not asked for, and was not read.")
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk
-            if len(body) > LARGEST:
-                raise BadAnswer(f"The answer of {self._address} is larger than {LARGEST >> 20} MiB, and was not read.")
+            if len(body) > MAX_BODY_BYTES:
+                raise BadAnswer(
+                    f"The answer of {self._address} is larger than {MAX_BODY_BYTES >> 20} MiB, and was not read."
+                )
         return bytes(body)
 
     @contextmanager
-    def _reported(self) -> Generator[None]:
+    def _explain_errors(self) -> Generator[None]:
         try:
             yield
         except httpx.TransportError as failure:
-            raise _explain(failure, self._address, self._ca_file) from failure
+            raise _explain_failure(failure, self._address, self._ca_file) from failure
         except OSError as failure:
             # httpcore wraps what breaks a connection, but not what the TLS library finds in the middle of an answer.
-            raise _explain(failure, self._address, self._ca_file) from failure
+            raise _explain_failure(failure, self._address, self._ca_file) from failure
 
 
 class BearerAuth(httpx.Auth):
@@ -125,25 +127,25 @@ class BearerAuth(httpx.Auth):
     def __init__(self, settings: Settings, bearer: SecretStr) -> None:
         self._settings = settings
         self._bearer = bearer
-        hold_for_good(bearer)
+        remember_secret_permanently(bearer)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Sign, and sign again after a 401 if the credential is another one by now."""
         sent = self._bearer
-        _sign(request, sent)
+        _authorize(request, sent)
         response = yield request
         if response.status_code != HTTPStatus.UNAUTHORIZED:
             return
         self._renew()
         # Another request may have renewed it while this one was on its way.
-        if self._bearer != sent and request.extensions[_READS]:
-            _sign(request, self._bearer)
+        if self._bearer != sent and request.extensions[_IS_READ_EXTENSION]:
+            _authorize(request, self._bearer)
             yield request
 
     def _renew(self) -> None:
         try:
             self._bearer = self._settings.read_bearer()
-            hold_for_good(self._bearer)
+            remember_secret_permanently(self._bearer)
         except SettingsError as failure:
             _LOG.warning("The credential could not be read again: %s", failure)
 
@@ -156,15 +158,15 @@ class GivenBearer(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Sign."""
-        _sign(request, self._bearer_token)
+        _authorize(request, self._bearer_token)
         yield request
 
 
-def _sign(request: httpx.Request, bearer_token: SecretStr) -> None:
+def _authorize(request: httpx.Request, bearer_token: SecretStr) -> None:
     request.headers["Authorization"] = f"Bearer {bearer_token.get_secret_value()}"
 
 
-def _make_tls_context(settings: Settings) -> ssl.SSLContext:
+def _build_tls_context(settings: Settings) -> ssl.SSLContext:
     if not settings.verify_tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -176,38 +178,38 @@ def _make_tls_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _explain(failure: Exception, address: str, ca_file: Path | None) -> Unreachable:
-    causes = list(_chain(failure))
+def _explain_failure(failure: Exception, address: str, ca_file: Path | None) -> Unreachable:
+    causes = list(_iterate_causes(failure))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             # What Python raises has the code; what the trust stores of other systems raise may not.
             why = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
-            mending = _MENDING.get(getattr(cause, "verify_code", 0)) or _tell_how_to_trust(ca_file)
+            mending = _FIX_BY_VERIFY_CODE.get(getattr(cause, "verify_code", 0)) or _render_how_to_trust(ca_file)
             return Untrusted(
                 f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.",
-                advice=_NOT_BEFORE,
+                advice=_RETRY_AFTER_FIX,
             )
     # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
-    reasons = [reason for cause in causes if (reason := _tell_reason(cause))]
-    reason = reasons[-1] if reasons else _tell_break(failure)
+    reasons = [reason for cause in causes if (reason := _render_reason(cause))]
+    reason = reasons[-1] if reasons else _render_break(failure)
     if not isinstance(failure, httpx.ConnectError):
         return Unreachable(
             f"No whole answer from {address}: {reason}.",
-            advice=f"{_SOON} the cluster, and at what is on the way to it.",
+            advice=f"{_RETRY_SOON} the cluster, and at what is on the way to it.",
         )
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return Unsent(
             f"No connection to {address}: what answers there does not speak TLS as expected ({reason}). Is QUMULO_PORT "
             "the port of the cluster's REST API, 8000 unless somebody changed it?",
-            advice=_NOT_BEFORE,
+            advice=_RETRY_AFTER_FIX,
         )
     return Unsent(
         f"No connection to {address}: {reason}. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up?",
-        advice=f"{_SOON} that.",
+        advice=f"{_RETRY_SOON} that.",
     )
 
 
-def _tell_reason(cause: BaseException) -> str | None:
+def _render_reason(cause: BaseException) -> str | None:
     match cause:
         case ssl.SSLError():
             # Its strerror names a line of Python's own source.
@@ -222,12 +224,12 @@ def _tell_reason(cause: BaseException) -> str | None:
             return None
 
 
-def _tell_break(failure: Exception) -> str:
+def _render_break(failure: Exception) -> str:
     is_puzzling = isinstance(failure, httpx.RemoteProtocolError)
     return "it ended early, or what came is no HTTP" if is_puzzling else "the connection broke"
 
 
-def _tell_how_to_trust(ca_file: Path | None) -> str:
+def _render_how_to_trust(ca_file: Path | None) -> str:
     if ca_file is None:
         return (
             "If it is the cluster's own, the operator has to save its CA in a PEM file and to set QUMULO_CA_FILE to it"
@@ -235,7 +237,7 @@ def _tell_how_to_trust(ca_file: Path | None) -> str:
     return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: the operator has to save that one in there"
 
 
-def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(failure: BaseException | None) -> Iterator[BaseException]:
     # At one of ours begins what the caller was busy with, such as a full disk.
     while failure is not None and not isinstance(failure, TokenToolsError):
         yield failure

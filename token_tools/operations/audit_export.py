@@ -21,37 +21,37 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, Literal
 
-from token_tools.cluster.identity import FORMULA
+from token_tools.cluster.identity import FORMULA_STARTS
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import DeliveryError
-from token_tools.operations.audit import Finding, UserKey, key_of
+from token_tools.operations.audit import Finding, UserKey, user_key_of
 from token_tools.storage.private_files import (
-    HOW_TO_NAME_A_FOLDER,
-    attempt,
+    HOW_TO_SET_FOLDER,
     create_private_file,
-    discard,
+    ensure_private_folder,
     flush,
-    make_private_folder,
+    format_path,
+    remove_if_exists,
     rename,
-    tell_path,
+    try_or_log,
 )
 
-Format = Literal["csv", "json"]
+ReportFormat = Literal["csv", "json"]
 
 COLUMNS: Final = ("id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings")
 
-_FORMULA: Final = re.compile(rf"(?<!\w)[{re.escape(FORMULA)}]")
+_FORMULA_START: Final = re.compile(rf"(?<!\w)[{re.escape(FORMULA_STARTS)}]")
 """What a spreadsheet takes for more than text where a cell begins: for some, that is after a semicolon or a space."""
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportWriter:
     """A report in the making."""
 
     folder: Path
-    name: str
-    format: Format
-    rows: IO[str]
+    file_name: str
+    file_format: ReportFormat
+    row_file: IO[str]
 
     def add(self, tokens: Sequence[tuple[AccessToken, Sequence[Finding]]]) -> None:
         """Add a row for each token, with what was found about it.
@@ -60,40 +60,42 @@ class Report:
             DeliveryError: If there is no room for it.
         """
         with _explained(self.folder):
-            self.rows.writelines(f"{json.dumps(_describe(token, found))}\n" for token, found in tokens)
+            self.row_file.writelines(f"{json.dumps(_to_row(token, found))}\n" for token, found in tokens)
 
-    def finish(self, judge: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Path:
-        """The finished file; `judge` has the last word on the findings of a user's tokens.
+    def finish(self, complete_findings: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Path:
+        """The finished file; `complete_findings` has the last word on the findings of a user's tokens.
 
         Raises:
             DeliveryError: If it could not be written; nothing is left of it then.
         """
         pending = f".{secrets.token_hex(8)}"
         with _explained(self.folder), ExitStack() as closing, ExitStack() as unless_finished:
-            folder = make_private_folder(self.folder)
+            folder = ensure_private_folder(self.folder)
             closing.callback(_close, self.folder, folder)
             file = create_private_file(pending, folder)
             closing.callback(_close, self.folder / pending, file)
-            unless_finished.callback(discard, pending, folder)
+            unless_finished.callback(remove_if_exists, pending, folder)
             with open(file, "w", encoding="utf-8", newline="", closefd=False) as stream:
-                _WRITERS[self.format](stream, self._read_rows(judge))
+                _WRITERS[self.file_format](stream, self._read_rows(complete_findings))
             flush(file)
-            rename(pending, self.name, folder)
-            unless_finished.callback(discard, self.name, folder)
+            rename(pending, self.file_name, folder)
+            unless_finished.callback(remove_if_exists, self.file_name, folder)
             flush(folder)
             unless_finished.pop_all()
-        return self.folder / self.name
+        return self.folder / self.file_name
 
-    def _read_rows(self, judge: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Iterator[dict[str, Any]]:
-        self.rows.seek(0)
-        for line in self.rows:
+    def _read_rows(
+        self, complete_findings: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]
+    ) -> Iterator[dict[str, Any]]:
+        self.row_file.seek(0)
+        for line in self.row_file:
             row: dict[str, Any] = json.loads(line)
-            row["findings"] = judge(row.pop("user_key"), row["findings"])
+            row["findings"] = complete_findings(row.pop("user_key"), row["findings"])
             yield row
 
 
 @contextmanager
-def open_report(folder: Path, name: str, file_format: Format) -> Generator[Report]:
+def open_report(folder: Path, name: str, file_format: ReportFormat) -> Generator[ReportWriter]:
     """A report of that name in the folder, which is made if it is not there; what is not finished leaves no trace.
 
     Raises:
@@ -101,13 +103,13 @@ def open_report(folder: Path, name: str, file_format: Format) -> Generator[Repor
     """
     with ExitStack() as ending:
         with _explained(folder):
-            os.close(make_private_folder(folder))
+            os.close(ensure_private_folder(folder))
             rows = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115 - closed below, where nothing depends on it any more
-            ending.callback(attempt, f"A file in {folder} could not be closed", rows.close)
-        yield Report(folder, f"{name}.{file_format}", file_format, rows)
+            ending.callback(try_or_log, f"A file in {folder} could not be closed", rows.close)
+        yield ReportWriter(folder, f"{name}.{file_format}", file_format, rows)
 
 
-def _describe(token: AccessToken, found: Sequence[Finding]) -> dict[str, Any]:
+def _to_row(token: AccessToken, found: Sequence[Finding]) -> dict[str, Any]:
     return {
         "id": token.id,
         "user": str(token.user),
@@ -116,7 +118,7 @@ def _describe(token: AccessToken, found: Sequence[Finding]) -> dict[str, Any]:
         "expiration_time": token.expiration_time,
         "enabled": not token.is_disabled,
         "findings": found,
-        "user_key": key_of(token.user),
+        "user_key": user_key_of(token.user),
     }
 
 
@@ -126,26 +128,26 @@ def _write_csv(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
     for row in rows:
         cells = row | {
             "id": f"id:{row['id']}",
-            "user": _mark_text(row["user"]),
-            "creator": _mark_text(row["creator"]),
+            "user": _to_text_cell(row["user"]),
+            "creator": _to_text_cell(row["creator"]),
             "enabled": str(row["enabled"]).lower(),
             "findings": " ".join(row["findings"]),
         }
-        writer.writerow(_defuse(cells[column] or "") for column in COLUMNS)
+        writer.writerow(_escape_formula(cells[column] or "") for column in COLUMNS)
 
 
-def _mark_text(user: str) -> str:
+def _to_text_cell(user: str) -> str:
     """The spelling of a user, which no spreadsheet takes for a number or a date as it does a bare `1e5` or `sept2`."""
     return user if not user or ":" in user or user.startswith('"') else json.dumps(user)
 
 
-def _defuse(cell: str) -> str:
+def _escape_formula(cell: str) -> str:
     """Only a name between JSON's quotes has any of it, where an escape stands for the same."""
-    return _FORMULA.sub(lambda found: f"\\u{ord(found[0]):04x}", cell)
+    return _FORMULA_START.sub(lambda found: f"\\u{ord(found[0]):04x}", cell)
 
 
-def _close(path: Path, descriptor: int) -> None:
-    attempt(f"{path} could not be closed", partial(os.close, descriptor))
+def _close(path: Path, fd: int) -> None:
+    try_or_log(f"{path} could not be closed", partial(os.close, fd))
 
 
 def _write_json(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
@@ -166,6 +168,6 @@ def _explained(folder: Path) -> Generator[None]:
     except OSError as failure:
         reason = failure.strerror or os.strerror(failure.errno or errno.EIO)
         raise DeliveryError(
-            f"The report cannot be written to {tell_path(folder)}: {reason}. {HOW_TO_NAME_A_FOLDER}; "
+            f"The report cannot be written to {format_path(folder)}: {reason}. {HOW_TO_SET_FOLDER}; "
             "without `report`, the audit needs none."
         ) from failure

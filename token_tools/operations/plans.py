@@ -7,68 +7,69 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, State
+from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.operations.audit import Audit
 from token_tools.operations.consent import Plan
-from token_tools.operations.create import Minted, Order
+from token_tools.operations.create import CreatedToken, CreateRequest
 from token_tools.operations.policy import Policy
-from token_tools.operations.unfinished import Memory
-from token_tools.operations.update import Edited
-from token_tools.storage.journal import Entry
+from token_tools.operations.unfinished import JournalHistory
+from token_tools.operations.update import AppliedChange
+from token_tools.storage.journal import JournalEntry
 
 
 @dataclass(frozen=True)
-class Listing:
+class TokenListing:
     """Tokens as they stood at `time`.
 
-    `user` is whose they are, None for everybody's. `after` asks for what follows, None at the end. `foreign` entries
-    belonged to somebody else of the same name, or could not be told from such, and were left out. `ahead` is by how
-    much the cluster's clock is known to be ahead of ours; `time` is the cluster's. `doubts` say what cannot be right.
+    `user` is whose they are, None for everybody's. `cursor` asks for what follows, None at the end. `filtered_out`
+    entries belonged to somebody else of the same name, or could not be told from such, and were left out. `clock_ahead`
+    is by how much the cluster's clock is known to be ahead of ours; `time` is the cluster's. `caveats` say what cannot
+    be right.
     """
 
     tokens: Sequence[AccessToken]
     time: datetime
     user: Identity | None = None
-    after: str | None = None
-    foreign: int = 0
-    ahead: timedelta = timedelta()
-    doubts: Sequence[str] = ()
+    cursor: str | None = None
+    filtered_out: int = 0
+    clock_ahead: timedelta = timedelta()
+    caveats: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Portrait:
+class TokenView:
     """One token as it stood at `time`.
 
-    `is_own` says whether the server itself runs on it, and `others` are its user's other tokens; each is None if that
-    could not be found out, and `doubts` say why. `ahead` is as in `Listing`.
+    `is_own` says whether the server itself runs on it, and `other_tokens` are its user's other tokens; each is None if
+    that could not be found out, and `caveats` say why. `clock_ahead` is as in `TokenListing`.
     """
 
     token: AccessToken
     time: datetime
     is_own: bool | None
-    others: Sequence[AccessToken] | None
-    doubts: Sequence[str]
-    ahead: timedelta = timedelta()
+    other_tokens: Sequence[AccessToken] | None
+    caveats: Sequence[str]
+    clock_ahead: timedelta = timedelta()
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreationPlan(Plan):
-    """What a create would do. `by_default` says that nobody named the expiry."""
+class CreatePlan(Plan):
+    """What a create would do. `has_default_expiry` says that nobody named the expiry."""
 
-    order: Order
-    by_default: bool
+    create_request: CreateRequest
+    has_default_expiry: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotationPlan(CreationPlan):
-    """What a rotate would do: a new token beside `old`.
+class RotatePlan(CreatePlan):
+    """What a rotate would do: a new token beside `old_token`.
 
-    `is_own` says whether the server itself runs on that, and `earlier` is how the rotates of it before ended.
+    `is_own` says whether the server itself runs on that, and `earlier_rotations` is how the rotates of it before ended.
     """
 
-    old: AccessToken
+    old_token: AccessToken
     is_own: bool
-    earlier: Sequence[Entry]
+    earlier_rotations: Sequence[JournalEntry]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,73 +77,73 @@ class UpdatePlan(Plan):
     """What an update would do: nothing, if the token is as wanted."""
 
     token: AccessToken
-    wanted: State
+    wanted: TokenState
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeletionPlan(Plan):
+class DeletePlan(Plan):
     """What a delete would do."""
 
     token: AccessToken
 
 
 @dataclass(frozen=True)
-class Creation:
+class CreateResult:
     """A plan for a new token, carried out."""
 
-    plan: CreationPlan
-    minted: Minted
+    plan: CreatePlan
+    created: CreatedToken
 
 
 @dataclass(frozen=True)
-class Rotation:
+class RotateResult:
     """A plan for a token beside another, carried out."""
 
-    plan: RotationPlan
-    minted: Minted
+    plan: RotatePlan
+    created: CreatedToken
 
 
 @dataclass(frozen=True)
-class Update:
-    """A plan for a change, carried out; `edited` is None where there was nothing to change.
+class UpdateResult:
+    """A plan for a change, carried out; `applied` is None where there was nothing to change.
 
     `max_lifetime` is the longest life that the operator allows.
     """
 
     plan: UpdatePlan
-    edited: Edited | None
+    applied: AppliedChange | None
     max_lifetime: timedelta | None
 
 
 @dataclass(frozen=True)
-class Deletion:
-    """A plan for a deletion, carried out; `max_lifetime` is as in `Update`."""
+class DeleteResult:
+    """A plan for a deletion, carried out; `max_lifetime` is as in `UpdateResult`."""
 
-    plan: DeletionPlan
-    edited: Edited
+    plan: DeletePlan
+    applied: AppliedChange
     max_lifetime: timedelta | None
 
 
 @dataclass(frozen=True)
-class Review:
+class AuditResult:
     """An audit that has seen every token.
 
-    `doubts` say what is not known, `report` is the file with all rows. What mends a finding has to keep to `policy` and
-    to what is in `memory`, and is not for a server that is `read_only`, or whose credential may not write. `may_rotate`
-    says whether the cluster lets a new token be proved. `unfinished` tells what is, and of the `lost` tokens nobody is
-    known to have the bearer token. `is_whole` says whether what was listed can be all. `ahead` is as
-    in `Listing`.
+    `caveats` say what is not known, `report_path` is the file with all rows. What mends a finding has to keep to
+    `policy` and to what is in `journal_history`, and is not for a server that is `read_only`, or whose credential may
+    not write. `may_rotate` says whether the cluster lets a new token be proved. `unfinished_notes` tells what is, and
+    of the `lost_ids` tokens nobody is known to have the bearer token. `is_complete` says whether what was listed can be
+    all. `clock_ahead` is as in `TokenListing`.
     """
 
     audit: Audit
-    doubts: Sequence[str]
-    report: Path | None
+    caveats: Sequence[str]
+    report_path: Path | None
     policy: Policy
-    memory: Memory
-    unfinished: Sequence[str]
-    lost: AbstractSet[str]
+    journal_history: JournalHistory
+    unfinished_notes: Sequence[str]
+    lost_ids: AbstractSet[str]
     read_only: bool
     may_write: bool = True
     may_rotate: bool = True
-    is_whole: bool = True
-    ahead: timedelta = timedelta()
+    is_complete: bool = True
+    clock_ahead: timedelta = timedelta()

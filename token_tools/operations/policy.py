@@ -7,18 +7,18 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, State
+from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.errors import Refusal
 from token_tools.settings import Confirm, Settings
-from token_tools.times import parse_expiry, tell_duration, tell_time
+from token_tools.times import format_duration, format_time, parse_expiry
 
 ADMIN: Final = Identity(domain="LOCAL", auth_id="500", name="admin")
 """The administrator that every cluster is born with. Source: `qumulo.lib.identity_util`, ADMIN_USER_ID."""
 
 _GROUP_DOMAINS: Final = {"POSIX_GROUP", "WORLD"}
-_GROUP_KEYS: Final = {"512", "513", "514", str(0x200000000)}
+_GROUP_AUTH_IDS: Final = {"512", "513", "514", str(0x200000000)}
 """The local groups and Everyone. Source: the same module."""
-_POSIX_GROUP_KEYS: Final = range(4 << 32, 5 << 32)
+_POSIX_GROUP_AUTH_IDS: Final = range(4 << 32, 5 << 32)
 """The key of a POSIX group is its number on top of this. Source: the same module."""
 _GROUP_SID: Final = re.compile(
     # Everyone and its like; the built-in groups; POSIX groups; the groups that each domain is born with.
@@ -26,9 +26,9 @@ _GROUP_SID: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 """Source: Microsoft's "Well-known SIDs"; `qumulo.lib.identity_util` for 88."""
-_BUILT_IN_KEYS: Final = {"1", "2", "500", "501"}
+_BUILT_IN_AUTH_IDS: Final = {"1", "2", "500", "501"}
 """The system's own two, the administrator and the guest. Source: the same module."""
-_FOR_ADMIN: Final = "it is for the built-in administrator"
+_ADMIN_REASON: Final = "it is for the built-in administrator"
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,27 @@ class Policy:
             Refusal: If what the caller wrote is not a time in the future, or later than the operator allows.
         """
         if expiration_time is not None:
-            expires = self._read_expiry(expiration_time, now)
+            expires = self._parse_expiry(expiration_time, now)
         else:
             expires = None if self.default_lifetime is None else (now + self.default_lifetime).replace(microsecond=0)
         if self.max_lifetime is not None and (expires is None or expires > now + self.max_lifetime):
-            raise Refusal(self._tell_bound(self.max_lifetime, now))
+            raise Refusal(self._render_max_lifetime(self.max_lifetime, now))
         return expires
 
-    def _read_expiry(self, expiration_time: str, now: datetime) -> datetime | None:
+    def _parse_expiry(self, expiration_time: str, now: datetime) -> datetime | None:
         try:
-            return parse_expiry(expiration_time, now=now, longest=self.max_lifetime)
+            return parse_expiry(expiration_time, now=now, max_lifetime=self.max_lifetime)
         except Refusal as doubt:
             if self.max_lifetime is None:
                 raise
             # Whatever that proposes is written next.
-            raise type(doubt)(f"{doubt} {self._tell_bound(self.max_lifetime, now)}") from None
+            raise type(doubt)(f"{doubt} {self._render_max_lifetime(self.max_lifetime, now)}") from None
 
     @staticmethod
-    def _tell_bound(longest: timedelta, now: datetime) -> str:
+    def _render_max_lifetime(max_lifetime: timedelta, now: datetime) -> str:
         return (
-            f"QUMULO_MAX_LIFETIME allows {tell_duration(longest)} at most, so `expiration_time` can be "
-            f"{tell_time(now + longest)} at the latest."
+            f"QUMULO_MAX_LIFETIME allows {format_duration(max_lifetime)} at most, so `expiration_time` can be "
+            f"{format_time(now + max_lifetime)} at the latest."
         )
 
     def check_user(self, user: Identity) -> None:
@@ -75,13 +75,15 @@ class Policy:
         Raises:
             Refusal: For what is known to be a group; of local and Active Directory names only the cluster knows.
         """
-        by_key = user.auth_id is not None and (user.auth_id in _GROUP_KEYS or int(user.auth_id) in _POSIX_GROUP_KEYS)
+        by_key = user.auth_id is not None and (
+            user.auth_id in _GROUP_AUTH_IDS or int(user.auth_id) in _POSIX_GROUP_AUTH_IDS
+        )
         by_sid = user.sid is not None and _GROUP_SID.fullmatch(user.sid) is not None
         only_gid = user.gid is not None and user.uid is None
         if user.domain in _GROUP_DOMAINS or by_key or by_sid or only_gid:
             raise Refusal(f"{user} is a group, and access tokens are for users.")
 
-    def find_reasons_to_make(
+    def find_reasons_to_create(
         self, user: Identity, expires: datetime | None, *, caveat: str | None = None
     ) -> Sequence[str]:
         """Why a human has to agree to such a token first; empty if nobody has to.
@@ -89,10 +91,10 @@ class Policy:
         `caveat` says why it is not certain who that user is, None if it is: whom the cluster did not identify may be
         the administrator.
         """
-        reasons = [_FOR_ADMIN] if is_admin(user) else [caveat] if caveat else []
-        return self._weigh([*reasons, "it would never expire"] if expires is None else reasons)
+        reasons = [_ADMIN_REASON] if is_admin(user) else [caveat] if caveat else []
+        return self._apply_confirm([*reasons, "it would never expire"] if expires is None else reasons)
 
-    def find_reasons_to_modify(self, token: AccessToken, wanted: State, *, now: datetime) -> Sequence[str]:
+    def find_reasons_to_update(self, token: AccessToken, wanted: TokenState, *, now: datetime) -> Sequence[str]:
         """Why a human has to agree to such a change first; empty if nobody has to, as for one that changes nothing.
 
         To let a token live longer is a risk, and to revive one that was stopped, perhaps since it leaked; to let it
@@ -100,7 +102,7 @@ class Policy:
         """
         if wanted == token.state:
             return ()
-        reasons = [_FOR_ADMIN] if is_admin(token.user) and wanted.enabled else []
+        reasons = [_ADMIN_REASON] if is_admin(token.user) and wanted.enabled else []
         if token.is_disabled and wanted.enabled:
             reasons.append("it was disabled, and only people know why")
         if wanted.expires is None and token.expires is not None:
@@ -111,13 +113,13 @@ class Policy:
             reasons.append("it would stop working sooner")
         if not wanted.enabled and token.is_live(now=now):
             reasons.append("whoever works with it would be stopped")
-        return self._weigh(reasons)
+        return self._apply_confirm(reasons)
 
     def find_reasons_to_delete(self) -> Sequence[str]:
         """Why a human has to agree to a deletion first; empty if nobody has to."""
-        return self._weigh(["this cannot be undone"])
+        return self._apply_confirm(["this cannot be undone"])
 
-    def _weigh(self, reasons: Sequence[str]) -> Sequence[str]:
+    def _apply_confirm(self, reasons: Sequence[str]) -> Sequence[str]:
         if self.confirm == "none":
             return ()
         return reasons or (["QUMULO_CONFIRM=all"] if self.confirm == "all" else ())
@@ -136,7 +138,7 @@ def choose_policy(settings: Settings) -> Policy:
 def is_built_in(user: Identity) -> bool:
     """Whether every cluster is born with this account: the administrator, the guest, or one of the cluster's own."""
     is_internal = user.domain is not None and (user.domain == "WORLD" or user.domain.startswith("API_"))
-    return is_admin(user) or user.auth_id in _BUILT_IN_KEYS or is_internal
+    return is_admin(user) or user.auth_id in _BUILT_IN_AUTH_IDS or is_internal
 
 
 def is_admin(user: Identity) -> bool:
@@ -146,5 +148,5 @@ def is_admin(user: Identity) -> bool:
     return user.auth_id == ADMIN.auth_id or (by_name and user.domain in {None, ADMIN.domain}) or by_sid
 
 
-def _is_later(wanted: datetime | None, present: datetime | None) -> bool:
-    return wanted is not None and present is not None and wanted > present
+def _is_later(wanted: datetime | None, current: datetime | None) -> bool:
+    return wanted is not None and current is not None and wanted > current

@@ -13,8 +13,8 @@ import anyio
 
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, State
-from token_tools.cluster.pagination import read_user
+from token_tools.cluster.models import AccessToken, TokenState
+from token_tools.cluster.pagination import fetch_user_tokens
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
@@ -28,29 +28,29 @@ from token_tools.errors import (
     Unreachable,
     Unsent,
 )
-from token_tools.storage.journal import Entry, Journal, Operation, Outcome
-from token_tools.times import format_instant, tell_time
+from token_tools.storage.journal import Journal, JournalEntry, Operation, Outcome
+from token_tools.times import format_rfc3339, format_time
 
 
 @dataclass(frozen=True)
-class Edited:
-    """A token changed or deleted: `after` is what the cluster tells of it since, None if it is gone.
+class AppliedChange:
+    """A token changed or deleted: `token_after` is what the cluster tells of it since, None if it is gone.
 
     `warnings` say what went otherwise than it should, such as why the journal does not know the outcome.
     """
 
-    after: AccessToken | None
+    token_after: AccessToken | None
     warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Editor:
+class TokenUpdater:
     """Where tokens are changed and deleted, and where it is written down."""
 
     cluster: ClusterClient
     journal: Journal
 
-    async def modify(self, token: AccessToken, wanted: State) -> Edited:
+    async def update(self, token: AccessToken, wanted: TokenState) -> AppliedChange:
         """The token with another state. Cancellation waits until this is over.
 
         Raises:
@@ -59,28 +59,30 @@ class Editor:
             UnknownOutcome: If the token may or may not have been changed.
         """
         changes = token.state.changes_to(wanted)
-        change = tell_change(wanted, token.state)
+        change = format_change(wanted, token.state)
         async with self._intended("update", token, change) as intent:
             try:
-                after = await self.cluster.modify_token(token.id, changes)
+                after = await self.cluster.update_token(token.id, changes)
             except (BadAnswer, Unavailable, Unreachable) as failure:
-                after = await self._reread(token, wanted, intent, failure)
+                after = await self._resolve_unclear_update(token, wanted, intent, failure)
             except Rejected as failure:
-                await self.journal.conclude(intent, "not done")
-                raise _explain_refusal(failure, changes) from failure
+                await self.journal.record_outcome(intent, "not done")
+                raise _explain_rejected_update(failure, changes) from failure
             except NotFound as failure:
-                await self.journal.conclude(intent, "not done")
-                raise explain_absence(token.id, failure) from failure
+                await self.journal.record_outcome(intent, "not done")
+                raise explain_missing_token(token.id, failure) from failure
             except ClusterError:
-                await self.journal.conclude(intent, "not done")
+                await self.journal.record_outcome(intent, "not done")
                 raise
             if after.state != wanted:
                 # An answer may be one from before.
-                after = await self._look(token, intent, "The cluster's answer tells another state than was asked for.")
+                after = await self._read_after_update(
+                    token, intent, "The cluster's answer tells another state than was asked for."
+                )
             outcome: Outcome = "not done" if after.state == token.state else "done"
-            return Edited(after, _only([await self.journal.conclude(intent, outcome)]))
+            return AppliedChange(after, _without_none([await self.journal.record_outcome(intent, outcome)]))
 
-    async def delete(self, token: AccessToken) -> Edited:
+    async def delete(self, token: AccessToken) -> AppliedChange:
         """Nothing is left of the token: it was looked for. Cancellation waits until this is over.
 
         Raises:
@@ -90,57 +92,61 @@ class Editor:
         """
         async with self._intended("delete", token) as intent:
             try:
-                doubt = await delete_once(self.cluster, token.id, token.user)
+                doubt = await delete_and_verify(self.cluster, token.id, token.user)
             except UnknownOutcome:
-                await self.journal.conclude(intent, "unknown")
+                await self.journal.record_outcome(intent, "unknown")
                 raise
             except ClusterError:
-                await self.journal.conclude(intent, "not done")
+                await self.journal.record_outcome(intent, "not done")
                 raise
-            return Edited(None, _only([doubt, await self.journal.conclude(intent, "done")]))
+            return AppliedChange(None, _without_none([doubt, await self.journal.record_outcome(intent, "done")]))
 
     @asynccontextmanager
     async def _intended(
         self, operation: Operation, token: AccessToken, change: str | None = None
-    ) -> AsyncGenerator[Entry]:
-        with uninterrupted():
-            async with self.journal.intend(str(token.user), operation, token_id=token.id, change=change) as intent:
+    ) -> AsyncGenerator[JournalEntry]:
+        with shielded():
+            async with self.journal.record_intent(
+                str(token.user), operation, token_id=token.id, change=change
+            ) as intent:
                 yield intent
 
-    async def _reread(self, token: AccessToken, wanted: State, intent: Entry, failure: ClusterError) -> AccessToken:
+    async def _resolve_unclear_update(
+        self, token: AccessToken, wanted: TokenState, intent: JournalEntry, failure: ClusterError
+    ) -> AccessToken:
         """The token as it is after a change without a clear answer, if it is as wanted."""
         if isinstance(failure, Unsent):
-            await self.journal.conclude(intent, "not done")
+            await self.journal.record_outcome(intent, "not done")
             raise failure
-        after = await self._look(token, intent, str(failure))
+        after = await self._read_after_update(token, intent, str(failure))
         if after.state != wanted:
-            await self.journal.conclude(intent, "unknown")
+            await self.journal.record_outcome(intent, "unknown")
             raise UnknownOutcome(
                 f"{failure} So far, token {token.id} is not changed as asked. "
                 "Look at it with get_access_token before you try again."
             ) from failure
         return after
 
-    async def _look(self, token: AccessToken, intent: Entry, said: str) -> AccessToken:
-        """The token as it is after a change; `said` is what the cluster said to that."""
+    async def _read_after_update(self, token: AccessToken, intent: JournalEntry, cluster_answer: str) -> AccessToken:
+        """The token as it is after a change; `cluster_answer` is what the cluster said to that."""
         try:
             return await self.cluster.get_token(token.id)
         except ClusterError as failure:
-            await self.journal.conclude(intent, "unknown")
+            await self.journal.record_outcome(intent, "unknown")
             raise UnknownOutcome(
-                f"{said} It could not be found out whether token {token.id} was changed: {failure} "
+                f"{cluster_answer} It could not be found out whether token {token.id} was changed: {failure} "
                 "Look at it with get_access_token before you try again."
             ) from failure
 
 
 @contextmanager
-def uninterrupted() -> Generator[None]:
+def shielded() -> Generator[None]:
     """Half of what is done within would be worse than none or all of it, so a cancelled call still comes to its end."""
     with anyio.CancelScope(shield=True):
         yield
 
 
-async def delete_once(cluster: ClusterClient, token_id: str, user: Identity) -> str | None:
+async def delete_and_verify(cluster: ClusterClient, token_id: str, user: Identity) -> str | None:
     """Delete a token of that user with one request, and look whether it is gone.
 
     Gives what is to be said besides: that somebody else may have deleted it, None if nothing is.
@@ -155,67 +161,68 @@ async def delete_once(cluster: ClusterClient, token_id: str, user: Identity) -> 
     except Unsent:
         raise
     except NotFound as absent:
-        await _check_gone(cluster, token_id, user, str(absent))
+        await _check_deleted(cluster, token_id, user, str(absent))
         return "The cluster did not know it any more when it was to be deleted: somebody else may have done it."
     except (BadAnswer, Unavailable, Unreachable) as unclear:
-        await _check_gone(cluster, token_id, user, str(unclear))
+        await _check_deleted(cluster, token_id, user, str(unclear))
     else:
-        await _check_gone(cluster, token_id, user, "The cluster took the deletion.")
+        await _check_deleted(cluster, token_id, user, "The cluster took the deletion.")
     return None
 
 
-async def _check_gone(cluster: ClusterClient, token_id: str, user: Identity, said: str) -> None:
-    """Nothing if a token is gone; `said` is what the cluster said to its deletion."""
+async def _check_deleted(cluster: ClusterClient, token_id: str, user: Identity, cluster_answer: str) -> None:
+    """Nothing if a token is gone; `cluster_answer` is what the cluster said to its deletion."""
     try:
-        is_gone = await _is_gone(cluster, token_id, user)
+        is_gone = await _is_deleted(cluster, token_id, user)
     except (ClusterError, Refusal) as failure:
         raise UnknownOutcome(
-            f"{said} It could not be found out whether token {token_id} was deleted: {failure} "
+            f"{cluster_answer} It could not be found out whether token {token_id} was deleted: {failure} "
             "Look for it with get_access_token before you try again."
         ) from failure
     if not is_gone:
         raise StillThere(
-            f"{said} So far, token {token_id} is still there. Look at it with get_access_token before you try again."
+            f"{cluster_answer} So far, token {token_id} is still there. Look at it with get_access_token "
+            "before you try again."
         )
 
 
-async def _is_gone(cluster: ClusterClient, token_id: str, user: Identity) -> bool:
+async def _is_deleted(cluster: ClusterClient, token_id: str, user: Identity) -> bool:
     try:
         await cluster.get_token(token_id)
     except NotFound:
         return True
     except Forbidden:
         # Whoever may only see their own tokens may be refused one that is nobody's.
-        return token_id not in {token.id for token in await read_user(cluster, user)}
+        return token_id not in {token.id for token in await fetch_user_tokens(cluster, user)}
     return False
 
 
-def tell_undeleted(token: str, failure: ClusterError) -> str:
+def render_undeleted(token: str, failure: ClusterError) -> str:
     """What a failed deletion means for a token that was just made; `token` is how to call it."""
     if isinstance(failure, UnknownOutcome) and not isinstance(failure, StillThere):
         return f"Whether {token} was deleted again is not known: {failure}"
     return f"{token[:1].upper()}{token[1:]} could not be deleted again: {failure}"
 
 
-def explain_absence(token_id: str, failure: NotFound, deleted: datetime | None = None) -> NotFound:
-    """What a cluster means that does not know a token, and where to look; `deleted` is when this server did that."""
-    why = f"This server deleted it at {tell_time(deleted)};" if deleted else "If the id is mistyped:"
+def explain_missing_token(token_id: str, failure: NotFound, deleted_at: datetime | None = None) -> NotFound:
+    """What a cluster means that does not know a token, and where to look; `deleted_at` is when this server did that."""
+    why = f"This server deleted it at {format_time(deleted_at)};" if deleted_at else "If the id is mistyped:"
     return NotFound(f"There is no access token {token_id}. {failure} {why} list_access_tokens tells the ids.")
 
 
-def _explain_refusal(failure: Rejected, changes: Mapping[str, bool | str | None]) -> Rejected:
+def _explain_rejected_update(failure: Rejected, changes: Mapping[str, bool | str | None]) -> Rejected:
     if changes.get("expiration_time", "") is not None:
         return failure
     return Rejected(f"{failure} This cluster may not let an expiry be cleared: give a late time instead.")
 
 
-def _only(warnings: Iterable[str | None]) -> Sequence[str]:
+def _without_none(warnings: Iterable[str | None]) -> Sequence[str]:
     return [warning for warning in warnings if warning]
 
 
-def tell_change(wanted: State, before: State | None = None) -> str:
+def format_change(wanted: TokenState, before: TokenState | None = None) -> str:
     """`enabled: false, expires: never`: what is wanted, as far as it is not so before."""
     changes = {"enabled", "expiration_time"} if before is None else before.changes_to(wanted).keys()
     enabled = f"enabled: {str(wanted.enabled).lower()}" if "enabled" in changes else ""
-    expires = "never" if wanted.expires is None else format_instant(wanted.expires)
+    expires = "never" if wanted.expires is None else format_rfc3339(wanted.expires)
     return ", ".join(filter(None, [enabled, f"expires: {expires}" if "expiration_time" in changes else ""]))

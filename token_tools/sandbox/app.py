@@ -22,16 +22,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from token_tools.cluster.identity import Domain
-from token_tools.sandbox.cluster import LOOK_UP, Account, Cluster, Complaint, Refused, Token
+from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, Account, Cluster, RefusalReason, Refused, Token
 
-TOKENS: Final = "/v1/auth/access-tokens/"
+TOKENS_PATH: Final = "/v1/auth/access-tokens/"
 
-BEFORE_ALL: Final = "0"
+START_CURSOR: Final = "0"
 """Sorts before the id of every token."""
 
-_NUMBER: Final = re.compile(r"[0-9]{1,10}")
+_POSIX_ID: Final = re.compile(r"[0-9]{1,10}")
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
-_DOMAIN_OF: Final = {"local": "LOCAL", "ad": "ACTIVE_DIRECTORY", "ldap_user": "POSIX_USER"}
+_DOMAIN_BY_PREFIX: Final = {"local": "LOCAL", "ad": "ACTIVE_DIRECTORY", "ldap_user": "POSIX_USER"}
 
 
 def _require_rfc_3339(value: object) -> object:
@@ -41,7 +41,7 @@ def _require_rfc_3339(value: object) -> object:
     return value
 
 
-Number = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+PosixId = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Instant = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339)]
 
 
@@ -51,33 +51,33 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Identity(_Body):
+class _IdentityBody(_Body):
     domain: Domain | None = None
     auth_id: Annotated[str, Field(pattern=r"^[0-9]+$")] | None = None
-    uid: Number | None = None
-    gid: Number | None = None
+    uid: PosixId | None = None
+    gid: PosixId | None = None
     sid: str | None = None
     name: str | None = None
 
 
-class _Creation(_Body):
-    user: _Identity
+class _CreateBody(_Body):
+    user: _IdentityBody
     expiration_time: Instant | None = None
 
 
-class _Change(_Body):
+class _UpdateBody(_Body):
     expiration_time: Instant | None = None
     enabled: Annotated[bool, Field(strict=True)] = True
 
 
-class _Query(_Body):
+class _ListQuery(_Body):
     user: str | None = None
     after: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
-class _Expansion(_Body):
-    id: _Identity
+class _ExpandBody(_Body):
+    id: _IdentityBody
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -88,19 +88,19 @@ def create_app(cluster: Cluster) -> Starlette:
     api = _Endpoints(cluster)
     app = Starlette(
         routes=[
-            Route(TOKENS, api.list_tokens, methods=["GET"]),
-            Route(TOKENS, api.create_token, methods=["POST"]),
-            Route(TOKENS + "{token_id}", api.get_token, methods=["GET"]),
-            Route(TOKENS + "{token_id}", api.modify_token, methods=["PATCH"]),
-            Route(TOKENS + "{token_id}", api.delete_token, methods=["DELETE"]),
+            Route(TOKENS_PATH, api.list_tokens, methods=["GET"]),
+            Route(TOKENS_PATH, api.create_token, methods=["POST"]),
+            Route(TOKENS_PATH + "{token_id}", api.get_token, methods=["GET"]),
+            Route(TOKENS_PATH + "{token_id}", api.update_token, methods=["PATCH"]),
+            Route(TOKENS_PATH + "{token_id}", api.delete_token, methods=["DELETE"]),
             Route("/v1/session/who-am-i", api.who_am_i, methods=["GET"]),
             Route("/v1/session/roles", api.list_roles, methods=["GET"]),
             Route("/v1/identity/find", api.find_identity, methods=["POST"]),
             Route("/v1/auth/identity/find", api.find_identity, methods=["POST"]),
             Route("/v1/identity/expand", api.expand_identity, methods=["POST"]),
-            Route("/v1/version", api.version, methods=["GET"]),
+            Route("/v1/version", api.get_version, methods=["GET"]),
         ],
-        exception_handlers={Refused: api.complain, HTTPException: api.complain_of_path},
+        exception_handlers={Refused: api.render_refusal, HTTPException: api.render_routing_error},
     )
     app.router.redirect_slashes = False
     return app
@@ -114,40 +114,48 @@ class _Endpoints:
 
     async def list_tokens(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
-        query = _read(_Query, dict(request.query_params))
-        if query.user is not None and (query.after or query.limit) and not self.cluster.behaviour.user_with_limit:
+        query = _validate(_ListQuery, dict(request.query_params))
+        if (
+            query.user is not None
+            and (query.after or query.limit)
+            and not self.cluster.behaviour.allows_user_with_limit
+        ):
             raise Refused("decode", "user cannot be combined with limit or after")
-        user = None if query.user is None else self._find_user(query.user)
-        start = _read_key(query.after) if query.after else BEFORE_ALL
-        limit = min(query.limit or self.cluster.behaviour.usual_page, self.cluster.behaviour.largest_page)
-        tokens = self.cluster.list_tokens(caller, user, after=start, limit=limit + 1)
+        user = None if query.user is None else self._resolve_user_filter(query.user)
+        start = _decode_cursor(query.after) if query.after else START_CURSOR
+        limit = min(query.limit or self.cluster.behaviour.default_page_size, self.cluster.behaviour.max_page_size)
+        tokens = self.cluster.list_tokens(caller, user, cursor=start, limit=limit + 1)
         page, more = tokens[:limit], len(tokens) > limit
         last = page[-1].id if page else start
-        after = last if more else self._after_the_end(start, last)
-        link = None if after is None else self._link(request, query, after, limit)
-        return JSONResponse({"entries": [self._tell(token, listed=True) for token in page]} | self._tell_paging(link))
+        after = last if more else self._choose_end_cursor(start, last)
+        link = None if after is None else self._render_next_link(request, query, after, limit)
+        return JSONResponse(
+            {"entries": [self._render_token(token, in_list=True) for token in page]} | self._render_paging(link)
+        )
 
     async def create_token(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
-        body = _read(_Creation, await _read_json(request))
-        self._refuse_newer(body.model_fields_set)
-        user = self.cluster.find(body.user.model_dump())
-        token = self.cluster.make_token(caller, user, body.expiration_time)
+        body = _validate(_CreateBody, await _read_json(request))
+        self._check_fields_known(body.model_fields_set)
+        user = self.cluster.resolve_account(body.user.model_dump())
+        token = self.cluster.create_token(caller, user, body.expiration_time)
         return JSONResponse({"id": token.id, "bearer_token": token.bearer_token})
 
     async def get_token(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
-        return JSONResponse(self._tell(self.cluster.get_token(caller, request.path_params["token_id"])))
+        return JSONResponse(self._render_token(self.cluster.get_token(caller, request.path_params["token_id"])))
 
-    async def modify_token(self, request: Request) -> Response:
+    async def update_token(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
-        changes = _read(_Change, await _read_json(request)).model_dump(exclude_unset=True)
-        self._refuse_newer(changes.keys())
-        if not changes and not self.cluster.behaviour.empty_change:
+        changes = _validate(_UpdateBody, await _read_json(request)).model_dump(exclude_unset=True)
+        self._check_fields_known(changes.keys())
+        if not changes and not self.cluster.behaviour.allows_empty_update:
             raise Refused("decode", "nothing to change")
-        if changes.get("expiration_time", ...) is None and not self.cluster.behaviour.clearing_expiry:
+        if changes.get("expiration_time", ...) is None and not self.cluster.behaviour.allows_clearing_expiry:
             raise Refused("bad-time", "expiration_time cannot be null")
-        return JSONResponse(self._tell(self.cluster.change_token(caller, request.path_params["token_id"], changes)))
+        return JSONResponse(
+            self._render_token(self.cluster.update_token(caller, request.path_params["token_id"], changes))
+        )
 
     async def delete_token(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
@@ -177,28 +185,28 @@ class _Endpoints:
 
     async def find_identity(self, request: Request) -> Response:
         _, caller = self._authenticate(request)
-        if self.cluster.behaviour.lookup_privilege and LOOK_UP not in caller.privileges:
-            raise Refused("privilege", f"{LOOK_UP} is needed")
-        identity = _read(_Identity, await _read_json(request))
-        return JSONResponse(self.cluster.find(identity.model_dump()).identity())
+        if self.cluster.behaviour.lookup_needs_privilege and LOOKUP_PRIVILEGE not in caller.privileges:
+            raise Refused("privilege", f"{LOOKUP_PRIVILEGE} is needed")
+        identity = _validate(_IdentityBody, await _read_json(request))
+        return JSONResponse(self.cluster.resolve_account(identity.model_dump()).identity())
 
     async def expand_identity(self, request: Request) -> Response:
         self._authenticate(request)
-        account = self.cluster.find(_read(_Expansion, await _read_json(request)).id.model_dump())
+        account = self.cluster.resolve_account(_validate(_ExpandBody, await _read_json(request)).id.model_dump())
         kind = "GROUP" if account.is_group else "USER"
         return JSONResponse({"id": account.identity(), "type": kind, "group_ids": [], "equivalent_ids": []})
 
-    async def version(self, _request: Request) -> Response:
+    async def get_version(self, _request: Request) -> Response:
         revision = f"Qumulo Core {self.cluster.behaviour.version}"
         return JSONResponse(
             {"revision_id": revision, "build_id": "000000.0", "flavor": "release", "build_date": "2026-01-01T00:00:00Z"}
         )
 
-    async def complain(self, _request: Request, refusal: Exception) -> Response:
+    async def render_refusal(self, _request: Request, refusal: Exception) -> Response:
         """A refusal in the vendor's envelope."""
         assert isinstance(refusal, Refused)  # noqa: S101 - Starlette calls this for nothing else
-        status, error_class = self.cluster.behaviour.complaints[refusal.complaint]
-        if refusal.complaint == "login" and not self.cluster.behaviour.body_of_401:
+        status, error_class = self.cluster.behaviour.refusals[refusal.reason]
+        if refusal.reason == "login" and not self.cluster.behaviour.has_body_of_401:
             return Response(status_code=status)
         envelope: dict[str, object] = {
             "module": "sandbox",
@@ -209,11 +217,11 @@ class _Endpoints:
         }
         return JSONResponse(envelope, status_code=status)
 
-    async def complain_of_path(self, request: Request, failure: Exception) -> Response:
+    async def render_routing_error(self, request: Request, failure: Exception) -> Response:
         """No such path, or no such verb on it."""
         assert isinstance(failure, HTTPException)  # noqa: S101 - the same
-        complaint: Complaint = "no-path" if failure.status_code == HTTPStatus.NOT_FOUND else "method"
-        return await self.complain(
+        complaint: RefusalReason = "no-path" if failure.status_code == HTTPStatus.NOT_FOUND else "method"
+        return await self.render_refusal(
             request, Refused(complaint, f"{request.method} {request.url.path}: {failure.detail}")
         )
 
@@ -224,7 +232,7 @@ class _Endpoints:
             raise Refused("login", "Need to log in first")
         return token, self.cluster.accounts[token.user]
 
-    def _refuse_newer(self, fields: Iterable[str]) -> None:
+    def _check_fields_known(self, fields: Iterable[str]) -> None:
         """An old core does not know the fields that came after it."""
         behaviour = self.cluster.behaviour
         known = {"expiration_time": behaviour.has_expiry, "enabled": behaviour.has_enabled}
@@ -232,45 +240,45 @@ class _Endpoints:
             if not known.get(field, True):
                 raise Refused("decode", f"unknown field '{field}'")
 
-    def _find_user(self, text: str) -> Account:
-        return self.cluster.find(_read(_Identity, self._read_user(text)).model_dump())
+    def _resolve_user_filter(self, text: str) -> Account:
+        return self.cluster.resolve_account(_validate(_IdentityBody, self._parse_user_filter(text)).model_dump())
 
-    def _read_user(self, text: str) -> dict[str, Any]:
+    def _parse_user_filter(self, text: str) -> dict[str, Any]:
         """The `user` filter: a name, `uid:`, `gid:`, `auth_id:` or a bare SID; a domain's prefix only by a switch."""
         prefix, colon, rest = text.partition(":")
         key = prefix.lower()
-        if colon and key in _DOMAIN_OF and self.cluster.behaviour.domain_prefixes:
-            return {"domain": _DOMAIN_OF[key], "name": rest}
-        if colon and key in {"uid", "gid"} and _NUMBER.fullmatch(rest):
+        if colon and key in _DOMAIN_BY_PREFIX and self.cluster.behaviour.allows_domain_prefixes:
+            return {"domain": _DOMAIN_BY_PREFIX[key], "name": rest}
+        if colon and key in {"uid", "gid"} and _POSIX_ID.fullmatch(rest):
             return {key: int(rest)}
         if colon and key in {"auth_id", "sid", "name"}:
             return {key: rest}
         return {"sid": text} if text.upper().startswith("S-1-") else {"name": text}
 
-    def _tell(self, token: Token, *, listed: bool = False) -> dict[str, Any]:
+    def _render_token(self, token: Token, *, in_list: bool = False) -> dict[str, Any]:
         told: dict[str, Any] = {
             "id": token.id,
-            "user": self._tell_identity(token.user, listed=listed),
-            "creator": self._tell_identity(token.creator, listed=listed),
-            "creation_time": _tell_time(token.creation_time, token.creation_nanoseconds),
+            "user": self._render_identity(token.user, in_list=in_list),
+            "creator": self._render_identity(token.creator, in_list=in_list),
+            "creation_time": _format_time(token.creation_time, token.creation_nanoseconds),
         }
         if self.cluster.behaviour.has_expiry:
-            told["expiration_time"] = token.expiration_time and _tell_time(token.expiration_time)
+            told["expiration_time"] = token.expiration_time and _format_time(token.expiration_time)
         if self.cluster.behaviour.has_enabled:
             told["enabled"] = token.enabled
         return told
 
-    def _tell_identity(self, auth_id: str, *, listed: bool) -> Mapping[str, object]:
+    def _render_identity(self, auth_id: str, *, in_list: bool) -> Mapping[str, object]:
         account = self.cluster.accounts.get(auth_id)
-        if account is None or (listed and self.cluster.behaviour.sparse_identities):
+        if account is None or (in_list and self.cluster.behaviour.sparse_identities):
             return {"domain": None, "auth_id": auth_id, "uid": None, "gid": None, "sid": None, "name": None}
         return account.identity()
 
-    def _after_the_end(self, start: str, last: str) -> str | None:
+    def _choose_end_cursor(self, start: str, last: str) -> str | None:
         """The key that a cluster gives which never says that it has told everything."""
         return {"empty-pages": last, "repeated": start}.get(self.cluster.behaviour.end_of_paging)
 
-    def _tell_paging(self, link: str | None) -> dict[str, Any]:
+    def _render_paging(self, link: str | None) -> dict[str, Any]:
         if link is not None:
             return {"paging": {"next": link}}
         ends: dict[str, dict[str, Any]] = {
@@ -282,19 +290,21 @@ class _Endpoints:
         }
         return ends[self.cluster.behaviour.end_of_paging]
 
-    def _link(self, request: Request, query: _Query, after: str, limit: int) -> str:
-        key = base64.urlsafe_b64encode(after.encode()).decode()
+    def _render_next_link(self, request: Request, query: _ListQuery, cursor: str, limit: int) -> str:
+        key = base64.urlsafe_b64encode(cursor.encode()).decode()
         wanted = {"user": query.user} if query.user else dict[str, str]()
-        link = f"{TOKENS}?{urlencode({**wanted, 'after': key, 'limit': limit})}"
-        return f"{request.url.scheme}://{request.url.netloc}{link}" if self.cluster.behaviour.absolute_links else link
+        link = f"{TOKENS_PATH}?{urlencode({**wanted, 'after': key, 'limit': limit})}"
+        return (
+            f"{request.url.scheme}://{request.url.netloc}{link}" if self.cluster.behaviour.has_absolute_links else link
+        )
 
 
-def _read(model: type[Model], content: object) -> Model:
+def _validate(model: type[Model], content: object) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as invalid:
         [first, *_] = invalid.errors(include_url=False)
-        complaint: Complaint = "bad-time" if first["loc"] == ("expiration_time",) else "decode"
+        complaint: RefusalReason = "bad-time" if first["loc"] == ("expiration_time",) else "decode"
         raise Refused(complaint, f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
 
 
@@ -305,9 +315,9 @@ async def _read_json(request: Request) -> object:
         raise Refused("decode", "the body is not JSON") from None
 
 
-def _read_key(after: str) -> str:
+def _decode_cursor(text: str) -> str:
     try:
-        key = base64.b64decode(after, altchars=b"-_", validate=True).decode("ascii")
+        key = base64.b64decode(text, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
         key = ""
     if not key.isdecimal():
@@ -315,7 +325,7 @@ def _read_key(after: str) -> str:
     return key
 
 
-def _tell_time(instant: datetime, nanoseconds: int = 0) -> str:
+def _format_time(instant: datetime, nanoseconds: int = 0) -> str:
     """UTC, with a fraction only if there is one: up to nine digits, the trailing zeros trimmed."""
     whole = instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
     return f"{whole}{nanoseconds:03}".rstrip("0").rstrip(".") + "Z"

@@ -18,12 +18,12 @@ from typing import Any, Final, Literal
 
 from token_tools.times import Clock
 
-READ: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
-WRITE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
-LOOK_UP: Final = "PRIVILEGE_IDENTITY_READ"
-SLOTS: Final = 2
+READ_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
+WRITE_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
+LOOKUP_PRIVILEGE: Final = "PRIVILEGE_IDENTITY_READ"
+MAX_TOKENS_PER_USER: Final = 2
 
-Complaint = Literal[
+RefusalReason = Literal[
     "decode",
     "bad-time",
     "past-time",
@@ -48,7 +48,7 @@ class Behaviour:
 
     version: str = "7.9.2.1"
     """Told by `/v1/version`; the rules below do not follow it."""
-    self_service: bool = True
+    has_self_service: bool = True
     """One's own tokens need no privilege (Core 7.3 and newer)."""
     has_expiry: bool = True
     """Tokens have an `expiration_time` (Core 5.3.2 and newer)."""
@@ -59,33 +59,33 @@ class Behaviour:
     end_of_paging: EndOfPaging = "null"
     """How the last page says that it is the last. The last two never do, as other endpoints of the vendor are said to:
     empty pages without end, or the last page over and over."""
-    absolute_links: bool = False
+    has_absolute_links: bool = False
     """`paging.next` names a host."""
-    usual_page: int = 10_000
+    default_page_size: int = 10_000
     """Default of `limit`, as for S3 keys."""
-    largest_page: int = 10_000
+    max_page_size: int = 10_000
     """Maximum of `limit`, as for S3 keys; more is not refused but cut."""
-    user_with_limit: bool = True
-    """`user` may be combined with `limit` and `after`; on S3 keys it is said not to be."""
-    domain_prefixes: bool = False
+    allows_user_with_limit: bool = True
+    """`user` may be combined with `limit` and `cursor`; on S3 keys it is said not to be."""
+    allows_domain_prefixes: bool = False
     """The `user` filter reads `local:`, `ad:` and `ldap_user:`; the vendor's SDK never sends them, one script does."""
-    dead_tokens_count: bool = True
+    counts_dead_tokens: bool = True
     """Expired and disabled tokens take up one of a user's two places."""
     tokens_outlive_users: bool = True
     """The tokens of a deleted user stay listed, as S3 keys do."""
-    clearing_expiry: bool = True
+    allows_clearing_expiry: bool = True
     """A PATCH with a null `expiration_time` makes a token live for ever."""
-    empty_change: bool = True
+    allows_empty_update: bool = True
     """A PATCH that changes nothing is accepted."""
-    past_expiry: bool = True
+    allows_past_expiry: bool = True
     """A token may be made that has expired already."""
-    lookup_privilege: bool = True
+    lookup_needs_privilege: bool = True
     """Looking up identities needs a privilege."""
-    own_list_unasked: bool = False
+    unprivileged_list_is_own: bool = False
     """A list of everybody's tokens gives one's own to those who may not see more; otherwise it is refused."""
-    body_of_401: bool = False
+    has_body_of_401: bool = False
     """A 401 has the envelope of an error; the vendor's SDK reckons with none."""
-    complaints: Mapping[Complaint, tuple[int, str]] = field(
+    refusals: Mapping[RefusalReason, tuple[int, str]] = field(
         default_factory=lambda: {
             "decode": (400, "decode_error"),
             "bad-time": (400, "decode_error"),
@@ -107,9 +107,9 @@ class Behaviour:
 class Refused(Exception):
     """The cluster declines a request."""
 
-    def __init__(self, complaint: Complaint, description: str) -> None:
+    def __init__(self, reason: RefusalReason, description: str) -> None:
         super().__init__(description)
-        self.complaint: Complaint = complaint
+        self.reason: RefusalReason = reason
         self.description = description
 
 
@@ -137,10 +137,10 @@ class Account:
             "sid": self.sid,
         }
 
-    def is_denoted_by(self, identity: Mapping[str, object]) -> bool:
+    def matches(self, identity: Mapping[str, object]) -> bool:
         """Whether every field that the identity gives is this account's; names are compared without case."""
         mine = self.identity()
-        return all(_same(mine[key], value) for key, value in identity.items())
+        return all(_is_same_value(mine[key], value) for key, value in identity.items())
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class TokenTable(MutableMapping[str, Token]):
         self._tokens: dict[str, Token] = {}
         self._ids: list[str] = []
         self._ids_of: defaultdict[str, list[str]] = defaultdict(list)
-        self._by_bearer: dict[str, Token] = {}
+        self._by_bearer_token: dict[str, Token] = {}
 
     def __getitem__(self, token_id: str) -> Token:
         return self._tokens[token_id]
@@ -176,13 +176,13 @@ class TokenTable(MutableMapping[str, Token]):
         self._tokens[token_id] = token
         insort(self._ids, token_id)
         insort(self._ids_of[token.user], token_id)
-        self._by_bearer[token.bearer_token] = token
+        self._by_bearer_token[token.bearer_token] = token
 
     def __delitem__(self, token_id: str) -> None:
         token = self._tokens.pop(token_id)
         for ids in (self._ids, self._ids_of[token.user]):
             del ids[bisect_left(ids, token_id)]
-        del self._by_bearer[token.bearer_token]
+        del self._by_bearer_token[token.bearer_token]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
@@ -190,18 +190,18 @@ class TokenTable(MutableMapping[str, Token]):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def of(self, user: str) -> list[Token]:
+    def of_user(self, user: str) -> list[Token]:
         """One user's."""
         return [self._tokens[token_id] for token_id in self._ids_of.get(user, ())]
 
-    def with_bearer(self, bearer_token: str) -> Token | None:
+    def find_by_bearer_token(self, bearer_token: str) -> Token | None:
         """The one with this secret."""
-        return self._by_bearer.get(bearer_token)
+        return self._by_bearer_token.get(bearer_token)
 
-    def following(self, start: str, *, user: str | None, limit: int) -> list[Token]:
-        """The first so many whose ids sort after `start`, of one user or of all."""
+    def page_after(self, cursor: str, *, user: str | None, limit: int) -> list[Token]:
+        """The first so many whose ids sort after `cursor`, of one user or of all."""
         ids = self._ids if user is None else self._ids_of.get(user, [])
-        first = bisect_right(ids, start)
+        first = bisect_right(ids, cursor)
         return [self._tokens[token_id] for token_id in ids[first : first + limit]]
 
 
@@ -223,10 +223,10 @@ class Cluster:
         """Delete a user; what happens to their tokens is a switch."""
         del self.accounts[auth_id]
         if not self.behaviour.tokens_outlive_users:
-            for token in self.tokens.of(auth_id):
+            for token in self.tokens.of_user(auth_id):
                 del self.tokens[token.id]
 
-    def create_token(
+    def add_token(
         self,
         user: str,
         *,
@@ -257,10 +257,10 @@ class Cluster:
 
     def authenticate(self, bearer_token: str) -> Token | None:
         """The live token with this secret, or None."""
-        token = self.tokens.with_bearer(bearer_token)
+        token = self.tokens.find_by_bearer_token(bearer_token)
         return token if token and self._is_live(token) and token.user in self.accounts else None
 
-    def find(self, identity: Mapping[str, object]) -> Account:
+    def resolve_account(self, identity: Mapping[str, object]) -> Account:
         """The one account that an identity denotes; each field that it gives has to agree.
 
         Raises:
@@ -271,25 +271,25 @@ class Cluster:
             raise Refused("decode", "field 'auth_id' not found")
         key = given.get("auth_id")
         candidates = self.accounts.values() if key is None else filter(None, [self.accounts.get(str(key))])
-        found = [account for account in candidates if account.is_denoted_by(given)]
+        found = [account for account in candidates if account.matches(given)]
         if not found:
             raise Refused("no-user", "no such identity")
         if len(found) > 1:
             raise Refused("ambiguous", "the name is that of more than one identity")
         return found[0]
 
-    def list_tokens(self, caller: Account, user: Account | None, *, after: str, limit: int) -> list[Token]:
+    def list_tokens(self, caller: Account, user: Account | None, *, cursor: str, limit: int) -> list[Token]:
         """At most `limit` tokens of one user or of all, as far as the caller may see them.
 
-        They come in the order of their ids, and from those that sort after `after`.
+        They come in the order of their ids, and from those that sort after `cursor`.
 
         Raises:
             Refused: If the caller may not.
         """
-        if user is None and self.behaviour.own_list_unasked and READ not in caller.privileges:
+        if user is None and self.behaviour.unprivileged_list_is_own and READ_PRIVILEGE not in caller.privileges:
             user = caller
-        self._require(READ, caller, owner=None if user is None else user.auth_id)
-        return self.tokens.following(after, user=None if user is None else user.auth_id, limit=limit)
+        self._check_privilege(READ_PRIVILEGE, caller, owner=None if user is None else user.auth_id)
+        return self.tokens.page_after(cursor, user=None if user is None else user.auth_id, limit=limit)
 
     def get_token(self, caller: Account, token_id: str) -> Token:
         """One token.
@@ -297,30 +297,30 @@ class Cluster:
         Raises:
             Refused: If there is none, or the caller may not see it.
         """
-        return self._owned(READ, caller, token_id)
+        return self._get_permitted_token(READ_PRIVILEGE, caller, token_id)
 
-    def make_token(self, caller: Account, user: Account, expiration_time: datetime | None) -> Token:
+    def create_token(self, caller: Account, user: Account, expiration_time: datetime | None) -> Token:
         """A new token by the rules.
 
         Raises:
             Refused: If one of them forbids it.
         """
-        self._require(WRITE, caller, owner=user.auth_id)
+        self._check_privilege(WRITE_PRIVILEGE, caller, owner=user.auth_id)
         if user.is_group or user.domain in {"POSIX_GROUP", "WORLD"}:
             raise Refused("group", "access tokens are for users, not for groups")
-        if expiration_time and expiration_time <= self.clock() and not self.behaviour.past_expiry:
+        if expiration_time and expiration_time <= self.clock() and not self.behaviour.allows_past_expiry:
             raise Refused("past-time", "expiration_time is in the past")
-        if len(list(self._counting(user))) >= SLOTS:
-            raise Refused("limit", f"a user can have at most {SLOTS} access tokens")
-        return self.create_token(user.auth_id, creator=caller.auth_id, expiration_time=expiration_time)
+        if len(list(self._tokens_towards_limit(user))) >= MAX_TOKENS_PER_USER:
+            raise Refused("limit", f"a user can have at most {MAX_TOKENS_PER_USER} access tokens")
+        return self.add_token(user.auth_id, creator=caller.auth_id, expiration_time=expiration_time)
 
-    def change_token(self, caller: Account, token_id: str, changes: Mapping[str, Any]) -> Token:
+    def update_token(self, caller: Account, token_id: str, changes: Mapping[str, Any]) -> Token:
         """Enable or disable a token, or move its expiry.
 
         Raises:
             Refused: If there is none, or the caller may not.
         """
-        self.tokens[token_id] = token = replace(self._owned(WRITE, caller, token_id), **changes)
+        self.tokens[token_id] = token = replace(self._get_permitted_token(WRITE_PRIVILEGE, caller, token_id), **changes)
         return token
 
     def delete_token(self, caller: Account, token_id: str) -> None:
@@ -329,38 +329,38 @@ class Cluster:
         Raises:
             Refused: If there is none, or the caller may not.
         """
-        del self.tokens[self._owned(WRITE, caller, token_id).id]
+        del self.tokens[self._get_permitted_token(WRITE_PRIVILEGE, caller, token_id).id]
 
-    def _owned(self, privilege: str, caller: Account, token_id: str) -> Token:
+    def _get_permitted_token(self, privilege: str, caller: Account, token_id: str) -> Token:
         token = self.tokens.get(token_id)
-        self._require(privilege, caller, owner=None if token is None else token.user)
+        self._check_privilege(privilege, caller, owner=None if token is None else token.user)
         if token is None:
             raise Refused("no-token", "no such access token")
         return token
 
-    def _require(self, privilege: str, caller: Account, *, owner: str | None) -> None:
-        own = self.behaviour.self_service and owner == caller.auth_id
+    def _check_privilege(self, privilege: str, caller: Account, *, owner: str | None) -> None:
+        own = self.behaviour.has_self_service and owner == caller.auth_id
         if not own and privilege not in caller.privileges:
             raise Refused("privilege", f"{privilege} is needed")
 
-    def _counting(self, user: Account) -> Iterator[Token]:
-        for token in self.tokens.of(user.auth_id):
-            if self.behaviour.dead_tokens_count or self._is_live(token):
+    def _tokens_towards_limit(self, user: Account) -> Iterator[Token]:
+        for token in self.tokens.of_user(user.auth_id):
+            if self.behaviour.counts_dead_tokens or self._is_live(token):
                 yield token
 
     def _is_live(self, token: Token) -> bool:
         return token.enabled and (token.expiration_time is None or token.expiration_time > self.clock())
 
 
-def _same(mine: object, given: object) -> bool:
+def _is_same_value(mine: object, given: object) -> bool:
     """Text is compared without case, and a name in Active Directory also without its domain or as `name@domain`."""
     if isinstance(mine, str) and isinstance(given, str):
         mine, given = mine.casefold(), given.casefold()
-        return not {given, _down_level(given)}.isdisjoint({mine, mine.rpartition("\\")[2]})
+        return not {given, _format_down_level_name(given)}.isdisjoint({mine, mine.rpartition("\\")[2]})
     return mine == given
 
 
-def _down_level(name: str) -> str:
+def _format_down_level_name(name: str) -> str:
     r"""`corp\jane` for `jane@corp.example.com`: by convention the short name of a domain is its first label."""
     user, at, realm = name.rpartition("@")
     return f"{realm.partition('.')[0]}\\{user}" if at else name

@@ -6,19 +6,27 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from token_tools.sandbox.cluster import LOOK_UP, READ, WRITE, Account, Behaviour, Cluster, Token
+from token_tools.sandbox.cluster import (
+    LOOKUP_PRIVILEGE,
+    READ_PRIVILEGE,
+    WRITE_PRIVILEGE,
+    Account,
+    Behaviour,
+    Cluster,
+    Token,
+)
 from token_tools.times import Clock
 
-ADMIN: Final = "500"
-SERVICE: Final = "1010"
-GONE: Final = "1099"
+ADMIN_ID: Final = "500"
+SERVICE_ID: Final = "1010"
+DELETED_USER_ID: Final = "1099"
 
 _LOCAL_SID: Final = "S-1-5-21-3417284416-1020143541-2795120344"
 _AD_SID: Final = "S-1-5-21-1004336348-1177238915-682003330"
-_MANAGE: Final = frozenset({LOOK_UP, READ, WRITE})
+_TOKEN_ADMIN_PRIVILEGES: Final = frozenset({LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE})
 
 
-def _local(auth_id: int, name: str, *, privileges: Iterable[str] = (), is_group: bool = False) -> Account:
+def _local_account(auth_id: int, name: str, *, privileges: Iterable[str] = (), is_group: bool = False) -> Account:
     return Account(
         str(auth_id),
         "LOCAL",
@@ -29,36 +37,36 @@ def _local(auth_id: int, name: str, *, privileges: Iterable[str] = (), is_group:
     )
 
 
-def _ad(key: int, name: str) -> Account:
-    return Account(str((5 << 32) + key), "ACTIVE_DIRECTORY", f"CORP\\{name}", sid=f"{_AD_SID}-{1100 + key}")
+def _ad_account(number: int, name: str) -> Account:
+    return Account(str((5 << 32) + number), "ACTIVE_DIRECTORY", f"CORP\\{name}", sid=f"{_AD_SID}-{1100 + number}")
 
 
-def _ldap(uid: int, name: str) -> Account:
+def _ldap_account(uid: int, name: str) -> Account:
     return Account(str((3 << 32) + uid), "POSIX_USER", name, uid=uid, sid=f"S-1-5-88-1-{uid}")
 
 
 _ACCOUNTS: Final = (
-    _local(500, "admin", privileges=_MANAGE),
-    _local(501, "guest"),
-    _local(513, "Users", is_group=True),
-    _local(1001, "jane"),
-    _local(1002, "backup"),
-    _local(1003, "metrics"),
-    _local(1004, "ci-runner"),
-    _local(1005, "snapshot-mover"),
-    _local(1010, "mcp-service", privileges=_MANAGE),
-    _local(1099, "contractor"),
-    _ad(1, "jane"),
-    _ad(2, "svc-veeam"),
-    _ad(3, "svc-splunk"),
-    _ad(4, "tom.meyer"),
-    _ldap(1000, "bob"),
-    _ldap(2001, "render"),
+    _local_account(500, "admin", privileges=_TOKEN_ADMIN_PRIVILEGES),
+    _local_account(501, "guest"),
+    _local_account(513, "Users", is_group=True),
+    _local_account(1001, "jane"),
+    _local_account(1002, "backup"),
+    _local_account(1003, "metrics"),
+    _local_account(1004, "ci-runner"),
+    _local_account(1005, "snapshot-mover"),
+    _local_account(1010, "mcp-service", privileges=_TOKEN_ADMIN_PRIVILEGES),
+    _local_account(1099, "contractor"),
+    _ad_account(1, "jane"),
+    _ad_account(2, "svc-veeam"),
+    _ad_account(3, "svc-splunk"),
+    _ad_account(4, "tom.meyer"),
+    _ldap_account(1000, "bob"),
+    _ldap_account(2001, "render"),
     Account("4294967297", "API_INTERNAL_DOMAIN", "replication"),
 )
 
 # User, days since it was made, days until it expires (None for never), and what is special.
-_TOKENS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]], ...]] = (
+_TOKEN_SPECS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]], ...]] = (
     ("500", 812, None, {}),
     ("1001", 30, 60, {"creator": "1001"}),
     ("1002", 200, 165, {}),
@@ -82,7 +90,7 @@ _TOKENS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]], ...]
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoCluster:
     """The cluster, the secret of the service account that may manage tokens on it, and one of its administrator's."""
 
     cluster: Cluster
@@ -90,7 +98,7 @@ class Demo:
     admin_bearer_token: str = field(repr=False)
 
 
-def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Demo:
+def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> DemoCluster:
     """The same accounts and tokens each time, with the same ids; secrets are new, and times count from now.
 
     A client that starts a process for each call finds in the second what it saw in the first.
@@ -99,28 +107,28 @@ def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Dem
     for account in _ACCOUNTS:
         cluster.add_account(account)
     now = clock().replace(microsecond=0)
-    for number, (user, age, rest, special) in enumerate(_TOKENS):
-        token = cluster.create_token(
+    for number, (user, age, rest, special) in enumerate(_TOKEN_SPECS):
+        token = cluster.add_token(
             user,
-            creator=str(special.get("creator", ADMIN)),
+            creator=str(special.get("creator", ADMIN_ID)),
             creation_time=now - timedelta(days=age, minutes=7 * age % 600, microseconds=-age * 1_031),
             expiration_time=None if rest is None else now + timedelta(days=rest),
             enabled=bool(special.get("enabled", True)),
         )
-        _give_id(cluster, replace(token, creation_nanoseconds=37 * age % 1000), number)
-    own = cluster.create_token(
-        SERVICE,
-        creator=ADMIN,
+        _assign_stable_id(cluster, replace(token, creation_nanoseconds=37 * age % 1000), number)
+    own = cluster.add_token(
+        SERVICE_ID,
+        creator=ADMIN_ID,
         creation_time=now - timedelta(days=20),
         expiration_time=now + timedelta(days=70),
     )
-    _give_id(cluster, own, len(_TOKENS))
-    cluster.remove_account(GONE)
-    admin = next(token for token in cluster.tokens.values() if token.user == ADMIN)
-    return Demo(cluster, own.bearer_token, admin.bearer_token)
+    _assign_stable_id(cluster, own, len(_TOKEN_SPECS))
+    cluster.remove_account(DELETED_USER_ID)
+    admin = next(token for token in cluster.tokens.values() if token.user == ADMIN_ID)
+    return DemoCluster(cluster, own.bearer_token, admin.bearer_token)
 
 
-def _give_id(cluster: Cluster, token: Token, number: int) -> None:
+def _assign_stable_id(cluster: Cluster, token: Token, number: int) -> None:
     """Put a token back under an id that looks like any other, and is the same each time."""
     del cluster.tokens[token.id]
     key = int.from_bytes(hashlib.sha256(f"demo {number}".encode()).digest()[:8])

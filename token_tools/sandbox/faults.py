@@ -80,17 +80,17 @@ Fault = Literal[
     "redirect-after",
 ]
 
-_TOKENS: Final = "/v1/auth/access-tokens/"
+_TOKENS_PATH: Final = "/v1/auth/access-tokens/"
 _ENDPOINTS: Final[Mapping[Endpoint, tuple[str, re.Pattern[str]]]] = {
     "who-am-i": ("GET", re.compile("/v1/session/who-am-i")),
     "find": ("POST", re.compile("/v1(/auth)?/identity/find")),
     # From its second time on: what is looked at after a create, and not what was before.
-    "list-again": ("GET", re.compile(_TOKENS)),
-    "list": ("GET", re.compile(_TOKENS)),
-    "create": ("POST", re.compile(_TOKENS)),
-    "get": ("GET", re.compile(_TOKENS + "[^/]+")),
-    "modify": ("PATCH", re.compile(_TOKENS + "[^/]+")),
-    "delete": ("DELETE", re.compile(_TOKENS + "[^/]+")),
+    "list-again": ("GET", re.compile(_TOKENS_PATH)),
+    "list": ("GET", re.compile(_TOKENS_PATH)),
+    "create": ("POST", re.compile(_TOKENS_PATH)),
+    "get": ("GET", re.compile(_TOKENS_PATH + "[^/]+")),
+    "modify": ("PATCH", re.compile(_TOKENS_PATH + "[^/]+")),
+    "delete": ("DELETE", re.compile(_TOKENS_PATH + "[^/]+")),
     "version": ("GET", re.compile("/v1/version")),
 }
 
@@ -101,33 +101,34 @@ class Faults:
 
     app: ASGIApp
     plan: dict[Endpoint, Fault]
-    lists: int = 0
+    list_requests: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or fail."""
-        fault = self._find(scope) if scope["type"] == "http" else None
+        fault = self._find_fault(scope) if scope["type"] == "http" else None
         if fault is None:
             await self.app(scope, receive, send)
-        elif fault in _INSTEAD:
-            await _INSTEAD[fault](Request(scope, receive))(scope, receive, send)
+        elif fault in _FAULTS_INSTEAD:
+            await _FAULTS_INSTEAD[fault](Request(scope, receive))(scope, receive, send)
         elif fault in {"refuse", "cut-before"}:
             raise httpx.ConnectError("refused") if fault == "refuse" else httpx.ReadError("cut")
         else:
-            body = await self._do(scope, receive)
-            await _AFTERWARDS[fault](body, scope, receive, send)
+            body = await self._serve_unanswered(scope, receive)
+            await _FAULTS_AFTERWARDS[fault](body, scope, receive, send)
 
-    def _find(self, scope: Scope) -> Fault | None:
+    def _find_fault(self, scope: Scope) -> Fault | None:
         there = [
             endpoint
             for endpoint, (method, path) in _ENDPOINTS.items()
             if scope["method"] == method and path.fullmatch(scope["path"])
         ]
-        self.lists += "list" in there
+        self.list_requests += "list" in there
         return next(
-            (self.plan[one] for one in there if one in self.plan and (one != "list-again" or self.lists > 1)), None
+            (self.plan[one] for one in there if one in self.plan and (one != "list-again" or self.list_requests > 1)),
+            None,
         )
 
-    async def _do(self, scope: Scope, receive: Receive) -> bytes:
+    async def _serve_unanswered(self, scope: Scope, receive: Receive) -> bytes:
         """Let the cluster do what was asked, and keep its answer to ourselves."""
         said: list[bytes] = []
 
@@ -138,7 +139,7 @@ class Faults:
         return b"".join(said)
 
 
-def read_plan(words: Iterable[str]) -> dict[Endpoint, Fault]:
+def parse_faults(words: Iterable[str]) -> dict[Endpoint, Fault]:
     """A plan written as `create=cut-after`, one word a fault.
 
     Raises:
@@ -171,23 +172,23 @@ async def _trickle(body: bytes, _scope: Scope, _receive: Receive, send: Send) ->
         await anyio.sleep(0.05)
 
 
-def _answer(make: Callable[[bytes], Response]) -> Callable[[bytes, Scope, Receive, Send], Awaitable[None]]:
+def _rewrite_answer(rewrite: Callable[[bytes], Response]) -> Callable[[bytes, Scope, Receive, Send], Awaitable[None]]:
     async def answer(body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        await make(body)(scope, receive, send)
+        await rewrite(body)(scope, receive, send)
 
     return answer
 
 
-def _say_afterwards(
-    make: Callable[[Request], Response],
+def _replace_answer(
+    create_response: Callable[[Request], Response],
 ) -> Callable[[bytes, Scope, Receive, Send], Awaitable[None]]:
     async def say(_body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        await make(Request(scope, receive))(scope, receive, send)
+        await create_response(Request(scope, receive))(scope, receive, send)
 
     return say
 
 
-def _link(prefix: str) -> Callable[[bytes], Response]:
+def _link_next_page(prefix: str) -> Callable[[bytes], Response]:
     """A page without tokens that leads to another."""
 
     def make(body: bytes) -> Response:
@@ -197,7 +198,7 @@ def _link(prefix: str) -> Callable[[bytes], Response]:
     return make
 
 
-def _complain(status: int) -> Callable[[Request], Response]:
+def _refuse(status: int) -> Callable[[Request], Response]:
     """The vendor's envelope, which repeats what should not be repeated."""
 
     def make(request: Request) -> Response:
@@ -208,7 +209,7 @@ def _complain(status: int) -> Callable[[Request], Response]:
     return make
 
 
-def _echo(status: int) -> Callable[[Request], Response]:
+def _echo_credential(status: int) -> Callable[[Request], Response]:
     """A page, as gateways and firewalls give it, that repeats what should not be repeated."""
 
     def make(request: Request) -> Response:
@@ -218,11 +219,11 @@ def _echo(status: int) -> Callable[[Request], Response]:
     return make
 
 
-def _say_nothing(status: int) -> Callable[[Request], Response]:
+def _answer_empty(status: int) -> Callable[[Request], Response]:
     return lambda _: Response(status_code=status)
 
 
-def _be_busy(_: Request) -> Response:
+def _answer_too_many_requests(_: Request) -> Response:
     return PlainTextResponse("", status_code=429, headers={"Retry-After": "1"})
 
 
@@ -236,39 +237,42 @@ def _compress(_: Request) -> Response:
     return Response(body, media_type="application/json", headers={"Content-Encoding": "gzip, gzip"})
 
 
-def _mix_up(body: bytes) -> Response:
+def _answer_about_another(body: bytes) -> Response:
     """The answer to what somebody else asked."""
     told = json.loads(body or b"{}")
     others = {"id": "9007199254740993", "auth_id": "501", "name": "guest"}
     return JSONResponse(told | {key: value for key, value in others.items() if key in told})
 
 
-_BY_A_STRANGER: Final[Mapping[str, Callable[[Request], Response]]] = {
-    **{f"page-{status}": _echo(status) for status in (200, 400, 401, 403, 404, 405, 407, 409, 413, 421, 451, 502)},
-    **{f"bare-{status}": _say_nothing(status) for status in (401, 403, 404)},
+_INTERMEDIARY_ANSWERS: Final[Mapping[str, Callable[[Request], Response]]] = {
+    **{
+        f"page-{status}": _echo_credential(status)
+        for status in (200, 400, 401, 403, 404, 405, 407, 409, 413, 421, 451, 502)
+    },
+    **{f"bare-{status}": _answer_empty(status) for status in (401, 403, 404)},
     "null": lambda _: Response("null", media_type="application/json"),
-    "nothing": _say_nothing(200),
+    "nothing": _answer_empty(200),
     "gzip": _compress,
-    "busy": _be_busy,
+    "busy": _answer_too_many_requests,
     "redirect": _redirect,
 }
 """What is said instead of the cluster's answer; with `-after`, once the request was carried out."""
 
-_INSTEAD: Final[Mapping[str, Callable[[Request], Response]]] = {
-    **_BY_A_STRANGER,
-    "error-400": _complain(400),
-    "error-500": _complain(500),
-    "html": _echo(502),
+_FAULTS_INSTEAD: Final[Mapping[str, Callable[[Request], Response]]] = {
+    **_INTERMEDIARY_ANSWERS,
+    "error-400": _refuse(400),
+    "error-500": _refuse(500),
+    "html": _echo_credential(502),
 }
-_AFTERWARDS: Final[Mapping[str, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
-    **{f"{fault}-after": _say_afterwards(make) for fault, make in _BY_A_STRANGER.items()},
+_FAULTS_AFTERWARDS: Final[Mapping[str, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
+    **{f"{fault}-after": _replace_answer(make) for fault, make in _INTERMEDIARY_ANSWERS.items()},
     "cut-after": _cut,
     "hang-after": _hang,
     "slow": _trickle,
-    "half": _answer(lambda body: Response(body[: len(body) // 2], media_type="application/json")),
-    "no-json": _answer(lambda body: PlainTextResponse(f"OK {body!r}")),
-    "other-json": _answer(lambda body: JSONResponse([body.decode()])),
-    "endless": _answer(_link("")),
-    "foreign": _answer(_link("https://elsewhere.example.com")),
-    "another": _answer(_mix_up),
+    "half": _rewrite_answer(lambda body: Response(body[: len(body) // 2], media_type="application/json")),
+    "no-json": _rewrite_answer(lambda body: PlainTextResponse(f"OK {body!r}")),
+    "other-json": _rewrite_answer(lambda body: JSONResponse([body.decode()])),
+    "endless": _rewrite_answer(_link_next_page("")),
+    "foreign": _rewrite_answer(_link_next_page("https://elsewhere.example.com")),
+    "another": _rewrite_answer(_answer_about_another),
 }

@@ -30,7 +30,7 @@ class Address:
     ca_file: Path
 
 
-class Severable(H11Protocol):
+class AbortableH11Protocol(H11Protocol):
     """HTTP whose connection is cut, without another byte, where the application raises the error that says so."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -49,10 +49,10 @@ class Severable(H11Protocol):
         self.app = serve
 
 
-def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Address], None]) -> None:
+def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[Address], None]) -> None:
     """Serve until SIGINT or SIGTERM; `port` 0 takes any free one.
 
-    `started` is called once the port accepts connections. The CA's certificate is written into the folder.
+    `on_started` is called once the port accepts connections. The CA's certificate is written into the folder.
 
     Raises:
         SettingsError: If the port is taken, or not ours to take.
@@ -69,14 +69,14 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, started: Callable[[Add
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
     server = uvicorn.Server(
-        uvicorn.Config(app, http=Severable, ssl_certfile=key_file, log_level="warning", access_log=False)
+        uvicorn.Config(app, http=AbortableH11Protocol, ssl_certfile=key_file, log_level="warning", access_log=False)
     )
     ending = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
+        on_started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
         signal.sigwait(ending)
     finally:
         server.should_exit = True

@@ -13,9 +13,9 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 
-from token_tools.quoting import quote
-from token_tools.server.strict_tool import MOST_MISTAKES, is_empty
-from token_tools.views.hints import LONGEST_NAME, tell_unknown_tool
+from token_tools.quoting import quote_untrusted
+from token_tools.server.strict_tool import MAX_MISTAKES, is_empty
+from token_tools.views.hints import MAX_NAME_CHARS, render_unknown_tool
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Catalogue:
         match ctx.method, params:
             case "tools/call", {"name": str(name)} if name not in (offered := [tool.name for tool in self.tools]):
                 # A result, as the SDK does it: many hosts show a model nothing else.
-                text = tell_unknown_tool(name, offered, self.withheld)
+                text = render_unknown_tool(name, offered, self.withheld)
                 return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
             case "tools/call", {"name": str(name), "arguments": arguments} if not isinstance(arguments, Mapping | None):
                 [takes] = [tool.parameters["properties"] for tool in self.tools if tool.name == name]
-                raise _refuse_arguments(f"{name} takes {', '.join(takes)}.")
+                raise _explain_wrong_arguments(f"{name} takes {', '.join(takes)}.")
             case "prompts/get", {"name": str(name)}:
-                arguments = _read_arguments(self._find_prompt(name), params.get("arguments") or {})
+                arguments = _validate_arguments(self._find_prompt(name), params.get("arguments") or {})
                 return await call_next(replace(ctx, params=params | {"arguments": arguments}))
             case _:
                 return await call_next(ctx)
@@ -60,12 +60,12 @@ class Catalogue:
         because = ", since this server only reads" if name in self.withheld else ""
         raise MCPError(
             INVALID_PARAMS,
-            f"There is no prompt {quote(name, longest=LONGEST_NAME)}{because}. "
+            f"There is no prompt {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}{because}. "
             f"Prompts are: {', '.join(prompt.name for prompt in self.prompts)}.",
         )
 
 
-def _read_arguments(prompt: Prompt, given: object) -> dict[str, str]:
+def _validate_arguments(prompt: Prompt, given: object) -> dict[str, str]:
     """The arguments that a prompt is rendered with.
 
     Raises:
@@ -74,11 +74,11 @@ def _read_arguments(prompt: Prompt, given: object) -> dict[str, str]:
     known = {argument.name: argument for argument in prompt.arguments or []}
     takes = "; ".join(f"`{argument.name}`: {argument.description}" for argument in known.values())
     if not isinstance(given, Mapping):
-        raise _refuse_arguments(f"{prompt.name} takes {takes}.")
+        raise _explain_wrong_arguments(f"{prompt.name} takes {takes}.")
     arguments = cast(Mapping[str, Any], given)
     said = {name: value for name, value in arguments.items() if not is_empty(value)}
-    unknown = [name for name in said if name not in known][:MOST_MISTAKES]
-    mistakes = [f"{prompt.name} has no argument {quote(name, longest=LONGEST_NAME)}" for name in unknown]
+    unknown = [name for name in said if name not in known][:MAX_MISTAKES]
+    mistakes = [f"{prompt.name} has no argument {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}" for name in unknown]
     mistakes += [f"`{name}` must be text in quotes" for name in known if not isinstance(said.get(name, ""), str)]
     mistakes += [f"`{name}` is missing" for name in known if known[name].required and name not in said]
     if mistakes:
@@ -86,5 +86,5 @@ def _read_arguments(prompt: Prompt, given: object) -> dict[str, str]:
     return said
 
 
-def _refuse_arguments(takes: str) -> MCPError:
+def _explain_wrong_arguments(takes: str) -> MCPError:
     return MCPError(INVALID_PARAMS, f"The arguments must be a JSON object. {takes}")

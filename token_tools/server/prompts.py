@@ -5,18 +5,20 @@ from typing import Annotated, Final
 from mcp.server.mcpserver.prompts import Prompt
 from pydantic import Field
 
-from token_tools.quoting import quote
+from token_tools.quoting import quote_untrusted
 
-SOON: Final = "30d"
-LONGEST_ARGUMENT: Final = 200
+DEFAULT_EXPIRING_WITHIN: Final = "30d"
+MAX_PROMPT_ARGUMENT_CHARS: Final = 200
 """Characters of what a person typed into a prompt."""
 
 
 def review_tokens(
-    expiring_within: Annotated[str, Field(description="How soon is soon to expire, such as 30d")] = SOON,
+    expiring_within: Annotated[
+        str, Field(description="How soon is soon to expire, such as 30d")
+    ] = DEFAULT_EXPIRING_WITHIN,
 ) -> str:
     """What a person says who wants to look through all tokens."""
-    soon = quote(expiring_within or SOON, longest=LONGEST_ARGUMENT)
+    soon = quote_untrusted(expiring_within or DEFAULT_EXPIRING_WITHIN, max_chars=MAX_PROMPT_ARGUMENT_CHARS)
     return (
         f"Review the access tokens of the cluster. Call audit_access_tokens with expiring_within {soon}. Tell me first "
         "how many tokens there are, then the findings in their order: what each means for this cluster, the worst few "
@@ -30,7 +32,8 @@ def rotate_token(
 ) -> str:
     """What a person says who wants to replace a token."""
     return (
-        f"Rotate an access token: {quote(token, longest=LONGEST_ARGUMENT)}. If that is not an id, find the user's "
+        f"Rotate an access token: {quote_untrusted(token, max_chars=MAX_PROMPT_ARGUMENT_CHARS)}. If that is "
+        "not an id, find the user's "
         "tokens with list_access_tokens, and ask me which one if there are two. Look at it with get_access_token, and "
         "tell me whose it is and when it expires. Then call rotate_access_token, and tell me where the new bearer "
         "token is. Stop there until I say that it is in use and works. Then disable the old token with "
@@ -40,14 +43,14 @@ def rotate_token(
 
 
 # No docstrings, which Python can be told to leave out.
-READING: Final = (
+READ_PROMPTS: Final = (
     Prompt.from_function(
         review_tokens,
         title="Review access tokens",
         description="Look for access tokens that are a risk, and decide together what to do.",
     ),
 )
-WRITING: Final = (
+WRITE_PROMPTS: Final = (
     Prompt.from_function(
         rotate_token,
         title="Rotate an access token",

@@ -25,28 +25,28 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.cluster.identity import propose_user
 from token_tools.errors import TokenToolsError
-from token_tools.operations.consent import NoYes
-from token_tools.quoting import cut, is_secret
+from token_tools.operations.consent import NoConsent
+from token_tools.quoting import has_secret, truncate
 from token_tools.redaction import redact
 from token_tools.times import propose_expiry, propose_units
-from token_tools.views.hints import names_deed, tell_unknown_argument
+from token_tools.views.hints import has_action_word, render_unknown_argument
 
 _LOG: Final = logging.getLogger(__name__)
-LONGEST_ARGUMENT: Final = 4_096
+MAX_ARGUMENT_CHARS: Final = 4_096
 """Characters of an argument; no pattern sees a longer one."""
 
-MOST_ARGUMENTS: Final = 1_000
+MAX_ARGUMENTS: Final = 1_000
 """Arguments of one call that are looked at."""
 
-MOST_MISTAKES: Final = 8
+MAX_MISTAKES: Final = 8
 """Mistakes in the arguments of one call that are told."""
 
-Schema = dict[str, Any]
+JsonSchema = dict[str, Any]
 """A JSON schema."""
 
-_PATIENCE: Final[ContextVar[anyio.CancelScope]] = ContextVar("patience")
-_EXPLAIN: Final[ContextVar[Callable[[NoYes], str]]] = ContextVar("explain")
-_NOISE: Final = {"title", "$defs", "$ref", "anyOf"}
+_CONSENT_SCOPE: Final[ContextVar[anyio.CancelScope]] = ContextVar("consent_scope")
+_RENDER_NO_CONSENT: Final[ContextVar[Callable[[NoConsent], str]]] = ContextVar("render_no_consent")
+_DROPPED_KEYWORDS: Final = {"title", "$defs", "$ref", "anyOf"}
 _ADDED_BY_HOSTS: Final = {
     # n8n, to every tool of a workflow: n8n-io/n8n#21500, n8n-io/n8n#37308
     "toolCallId",
@@ -64,20 +64,20 @@ _ADDED_BY_HOSTS: Final = {
 }
 """Arguments that no model wrote and no model can leave out."""
 
-_STUMBLED: Final = "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
-_NOT_KNOWN: Final = (
+_INTERNAL_ERROR: Final = "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
+_OUTCOME_UNKNOWN: Final = (
     "What was done by then is not known: look at the user's tokens with list_access_tokens before you try again."
 )
 
-_NOTHING: Final = ("null", "none", "None", "undefined")
+_NULL_WORDS: Final = ("null", "none", "None", "undefined")
 """What models write instead of JSON's null."""
 
-_RULES: Final = {
+_MISTAKE_TEXTS: Final = {
     "string_pattern_mismatch": (
         "the digits of a token, about 22 of them, and nothing else; of a user, list_access_tokens(user=…) tells the "
         "ids of the tokens."
     ),
-    "too_long": f"no longer than {LONGEST_ARGUMENT:,} characters.",
+    "too_long": f"no longer than {MAX_ARGUMENT_CHARS:,} characters.",
 }
 """What an argument must be, by the kind of mistake that says so."""
 
@@ -92,16 +92,16 @@ class StrictMetadata(FuncMetadata):
         their own.
         """
         added = _ADDED_BY_HOSTS.difference(self.arg_model.model_fields).intersection(data)
-        if names_deed(data.get("action")):
+        if has_action_word(data.get("action")):
             # A model that wrote that to delete_access_token wants something else than its host.
             added -= {"action"}
         for name in sorted(added):
-            _report_added(name)
+            _log_host_argument(name)
         return {name: value for name, value in data.items() if name not in added and not is_empty(value)}
 
 
 @cache
-def _report_added(name: str) -> None:
+def _log_host_argument(name: str) -> None:
     """Tell the operator, once."""
     _LOG.warning("The host adds an argument %s to the calls of tools; it is ignored", name)
 
@@ -119,7 +119,7 @@ class StrictArguments(ArgModelBase):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_at_once(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str) and len(value) > LONGEST_ARGUMENT:
+        if isinstance(value, str) and len(value) > MAX_ARGUMENT_CHARS:
             raise PydanticCustomError("too_long", "no such text")
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is int:
             raise PydanticCustomError("int_type", "no number")
@@ -139,11 +139,11 @@ class StrictTool(Tool):
         loose = tool.fn_metadata
         arguments = create_model(loose.arg_model.__name__, __base__=(loose.arg_model, StrictArguments))
         # The schema is the same but for one word; to make it anew for each tool is a hundredth of a server's start.
-        tool.parameters = flatten(tool.parameters) | {"additionalProperties": False}
+        tool.parameters = flatten_schema(tool.parameters) | {"additionalProperties": False}
         tool.fn_metadata = StrictMetadata(
             arg_model=arguments,
             output_model=loose.output_model,
-            output_schema=_flatten_output(loose.output_schema or {}),
+            output_schema=_flatten_output_schema(loose.output_schema or {}),
         )
         return cast(Self, tool)
 
@@ -158,67 +158,71 @@ class StrictTool(Tool):
         Raises:
             ToolError: With a text that says what to write instead, or what happened and what to do.
         """
-        if len(arguments) > MOST_ARGUMENTS:
-            properties: Mapping[str, Schema] = self.parameters["properties"]
-            raise self._refuse(f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(properties)}.")
+        if len(arguments) > MAX_ARGUMENTS:
+            properties: Mapping[str, JsonSchema] = self.parameters["properties"]
+            raise self._explain_refusal(
+                f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(properties)}."
+            )
         given = self.fn_metadata.pre_parse_json(arguments)
         try:
             self.fn_metadata.validate_arguments(given)
         except ValidationError as invalid:
             # A union reports once for each of its members: one line an argument is enough.
             mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
-            told = [self._tell_mistake(*mistake, given) for mistake in [*mistakes.items()][:MOST_MISTAKES]]
-            raise self._refuse("\n".join(told)) from None
+            told = [self._render_mistake(*mistake, given) for mistake in [*mistakes.items()][:MAX_MISTAKES]]
+            raise self._explain_refusal("\n".join(told)) from None
         with anyio.CancelScope() as patience:
-            _PATIENCE.set(patience)
+            _CONSENT_SCOPE.set(patience)
             try:
                 return await super().run(given, context, convert_result)
             except ToolError as failure:
-                raise self._retell(failure) from failure.__cause__
+                raise self._explain_failure(failure) from failure.__cause__
             except MCPError:
                 # The only thing that a client is asked for in a call is a human's answer.
-                raise self._refuse_unanswered("failed") from None
-        raise self._refuse_unanswered("late")
+                raise self._explain_no_consent("failed") from None
+        raise self._explain_no_consent("timed_out")
 
-    def _refuse(self, told: str) -> ToolError:
+    def _explain_refusal(self, told: str) -> ToolError:
         """The error of a call that changed nothing; where it could have, the first words say so."""
-        return ToolError(f"Nothing was done. {told}" if self._changes_tokens else told)
+        return ToolError(f"Nothing was done. {told}" if self._may_change_tokens else told)
 
-    def _refuse_unanswered(self, no_yes: NoYes) -> ToolError:
-        return self._refuse(redact(cut(_EXPLAIN.get()(no_yes))))
+    def _explain_no_consent(self, no_consent: NoConsent) -> ToolError:
+        return self._explain_refusal(redact(truncate(_RENDER_NO_CONSENT.get()(no_consent))))
 
-    def _retell(self, failure: ToolError) -> ToolError:
+    def _explain_failure(self, failure: ToolError) -> ToolError:
         match failure.__cause__:
             case TokenToolsError() as cause:
-                told = redact(cut(" ".join(filter(None, [str(cause), cause.advice]))))
-                return ToolError(told) if cause.has_begun else self._refuse(told)
+                told = redact(truncate(" ".join(filter(None, [str(cause), cause.advice]))))
+                return ToolError(told) if cause.has_begun else self._explain_refusal(told)
             case ToolError():
                 # Only the SDK raises these, about an answer without what was asked for.
-                return self._refuse_unanswered("blank")
+                return self._explain_no_consent("not_boolean")
             case _:
                 # The SDK logs what caused an error of this kind.
-                return type(failure)(f"{_STUMBLED} {_NOT_KNOWN}" if self._changes_tokens else _STUMBLED)
+                return type(failure)(
+                    f"{_INTERNAL_ERROR} {_OUTCOME_UNKNOWN}" if self._may_change_tokens else _INTERNAL_ERROR
+                )
 
     @property
-    def _changes_tokens(self) -> bool:
+    def _may_change_tokens(self) -> bool:
         return self.annotations is not None and self.annotations.destructive_hint is True
 
-    def _tell_mistake(self, name: str, mistake: ErrorDetails, given: Collection[str]) -> str:
+    def _render_mistake(self, name: str, mistake: ErrorDetails, given: Collection[str]) -> str:
         schema = self.parameters["properties"].get(name, {})
         match mistake:
             case {"type": "extra_forbidden"}:
-                return tell_unknown_argument(self.name, name, self.parameters["properties"], given)
+                return render_unknown_argument(self.name, name, self.parameters["properties"], given)
             case {"type": "missing"}:
                 return f"`{name}` is missing. {schema['description']}"
-            case {"type": kind} if kind in _RULES:
-                return f"`{name}` must be {_RULES[kind]}"
+            case {"type": kind} if kind in _MISTAKE_TEXTS:
+                return f"`{name}` must be {_MISTAKE_TEXTS[kind]}"
             case {"input": given} if schema["type"] == "string" and "enum" not in schema and not isinstance(given, str):
-                return f"`{name}` must be {_tell_text(name, given, schema)}"
+                return f"`{name}` must be {_render_text_rule(name, given, schema)}"
             case {"type": "value_error", "ctx": {"error": error}}:
                 return f"`{name}` {error}."
             case _:
-                absent = ", or be left out" if mistake["input"] in _NOTHING else ""
-                return f"`{name}` must be {_tell_type(schema)}{absent}."
+                absent = ", or be left out" if mistake["input"] in _NULL_WORDS else ""
+                return f"`{name}` must be {_render_type(schema)}{absent}."
 
 
 async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -229,7 +233,7 @@ async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: Ca
     """
     params = ctx.params or {}
     named = [name for name in (ctx.method, params.get("name"), params.get("uri")) if isinstance(name, str)]
-    if ctx.request_id is not None and any(map(is_secret, named)):
+    if ctx.request_id is not None and any(map(has_secret, named)):
         raise MCPError(
             INVALID_PARAMS,
             "There is no such thing here. Its name is not repeated: it is too long, or looks like a secret.",
@@ -237,32 +241,32 @@ async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: Ca
     return await call_next(ctx)
 
 
-def wait_for_answer(patience: timedelta, explain: Callable[[NoYes], str]) -> None:
-    """From now on, the call that this is called in ends after `patience`; for a question that is about to be asked.
+def start_consent_timeout(timeout: timedelta, render_no_consent: Callable[[NoConsent], str]) -> None:
+    """From now on, the call that this is called in ends after `timeout`; for a question that is about to be asked.
 
-    `explain` tells what it means if no answer comes of it.
+    `render_no_consent` tells what it means if no answer comes of it.
     """
-    _PATIENCE.get().deadline = anyio.current_time() + patience.total_seconds()
-    _EXPLAIN.set(explain)
+    _CONSENT_SCOPE.get().deadline = anyio.current_time() + timeout.total_seconds()
+    _RENDER_NO_CONSENT.set(render_no_consent)
 
 
-def stop_waiting() -> None:
+def stop_consent_timeout() -> None:
     """The call may take its time again: the question is answered."""
-    _PATIENCE.get().deadline = math.inf
+    _CONSENT_SCOPE.get().deadline = math.inf
 
 
-def flatten(schema: Schema) -> Schema:
+def flatten_schema(schema: JsonSchema) -> JsonSchema:
     """The same JSON schema without `$ref`, without `anyOf` for what may be absent, and without `title` noise."""
-    return _flatten(schema, schema.get("$defs", {}))
+    return _flatten_part(schema, schema.get("$defs", {}))
 
 
-def _flatten_output(schema: Schema) -> Schema:
+def _flatten_output_schema(schema: JsonSchema) -> JsonSchema:
     """The same for a result, whose objects need no words besides those of the tool."""
     definitions = {name: part | {"description": None} for name, part in schema.get("$defs", {}).items()}
-    return _flatten(schema | {"description": None}, definitions)
+    return _flatten_part(schema | {"description": None}, definitions)
 
 
-def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
+def _flatten_part(schema: JsonSchema, definitions: Mapping[str, JsonSchema]) -> JsonSchema:
     if "$ref" in schema:
         schema = definitions[schema["$ref"].removeprefix("#/$defs/")] | schema
     if "anyOf" in schema:
@@ -271,16 +275,16 @@ def _flatten(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     flat = {
         key: value
         for key, value in schema.items()
-        if key not in _NOISE and (key not in {"default", "description"} or value is not None)
+        if key not in _DROPPED_KEYWORDS and (key not in {"default", "description"} or value is not None)
     }
     if "properties" in flat:
-        flat["properties"] = {name: _flatten(part, definitions) for name, part in flat["properties"].items()}
+        flat["properties"] = {name: _flatten_part(part, definitions) for name, part in flat["properties"].items()}
     if "items" in flat:
-        flat["items"] = _flatten(flat["items"], definitions)
+        flat["items"] = _flatten_part(flat["items"], definitions)
     return flat
 
 
-def _tell_text(name: str, given: object, schema: Schema) -> str:
+def _render_text_rule(name: str, given: object, schema: JsonSchema) -> str:
     """What text to write instead of something else; only a number is probably the right thing in the wrong form."""
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     match name:
@@ -303,7 +307,7 @@ def _tell_text(name: str, given: object, schema: Schema) -> str:
     return told
 
 
-def _tell_type(schema: Schema) -> str:
+def _render_type(schema: JsonSchema) -> str:
     match schema:
         case {"type": "integer", "minimum": low, "maximum": high}:
             return f"a whole number from {low} to {high}"

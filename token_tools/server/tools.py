@@ -18,38 +18,38 @@ from pydantic_core import CoreSchema
 
 from token_tools.cluster.identity import Identity, parse_user
 from token_tools.errors import Refusal
-from token_tools.operations.consent import NoYes, Plan
-from token_tools.operations.plans import CreationPlan, DeletionPlan, RotationPlan, UpdatePlan
+from token_tools.operations.consent import NoConsent, Plan
+from token_tools.operations.plans import CreatePlan, DeletePlan, RotatePlan, UpdatePlan
 from token_tools.operations.services import Workflows
-from token_tools.quoting import LONGEST, cut, is_secret
+from token_tools.quoting import MAX_ANSWER_CHARS, has_secret, truncate
 from token_tools.redaction import redact
-from token_tools.server.strict_tool import StrictTool, stop_waiting, wait_for_answer
+from token_tools.server.strict_tool import StrictTool, start_consent_timeout, stop_consent_timeout
 from token_tools.times import parse_duration
-from token_tools.views.audit import AuditReport, summarize_review
-from token_tools.views.questions import tell_by_hand, tell_no_yes, tell_question
+from token_tools.views.audit import AuditReport, render_audit_result
+from token_tools.views.questions import render_manual_command, render_no_consent, render_question
 from token_tools.views.tokens import (
     ChangedToken,
     DeletedToken,
     NewToken,
+    RenderedResult,
     RotatedToken,
-    Summary,
     TokenDetails,
     TokenList,
-    summarize_creation,
-    summarize_deletion,
-    summarize_listing,
-    summarize_portrait,
-    summarize_rotation,
-    summarize_update,
+    render_create_result,
+    render_delete_result,
+    render_listing,
+    render_rotate_result,
+    render_token_view,
+    render_update_result,
 )
 
-PAGE: Final = 50
-LONGEST_PAGE: Final = 200
-SOON: Final = "30d"
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 200
+DEFAULT_EXPIRING_WITHIN: Final = "30d"
 _TOKEN_ID: Final = re.compile(r"[0-9]{21,}")
 """Longer than every number of a user."""
 
-_WRITTEN_ID: Final = re.compile(
+_DECORATED_ID: Final = re.compile(
     # No two of these overlap, so that there is one way to read a text.
     r"(?:access[ _-]?)?(?:token[ _-]?)?(?:id)?[\s:=#\"'`\[]{0,4}([0-9]{1,64})[\s\"'`\]]{0,4}[.,;]?",
     re.ASCII | re.IGNORECASE,
@@ -61,12 +61,12 @@ _SEVERAL_IDS: Final = re.compile(
 )
 
 
-def _check_duration(text: str) -> str:
+def _validate_duration(text: str) -> str:
     parse_duration(text)
     return text
 
 
-def _read_id(text: object) -> object:
+def _coerce_id(text: object) -> object:
     """The digits of an id as models and our own answers write it, or what was given.
 
     Raises:
@@ -75,39 +75,39 @@ def _read_id(text: object) -> object:
     if not isinstance(text, str):
         return text
     stripped = text.strip()
-    if written := _WRITTEN_ID.fullmatch(stripped):
+    if written := _DECORATED_ID.fullmatch(stripped):
         return written[1]
-    if _GROUPED_ID.fullmatch(stripped) and not is_secret(stripped):
+    if _GROUPED_ID.fullmatch(stripped) and not has_secret(stripped):
         raise ValueError(f"has marks between its digits: write {re.sub('[^0-9]', '', stripped)}")
     if _SHORTENED_ID.fullmatch(stripped):
         raise ValueError("does not have all digits of an id: list_access_tokens tells them")
     if _SEVERAL_IDS.fullmatch(stripped):
         raise ValueError("has several numbers: make one call for each token, with all digits of its id alone")
-    if is_secret(stripped):
+    if has_secret(stripped):
         raise ValueError(
             "is a bearer token, or looks like one: list_access_tokens tells the ids, which are digits alone"
         )
     return stripped
 
 
-def _read_user(spelling: object) -> object:
+def _coerce_user(spelling: object) -> object:
     if isinstance(spelling, str) and _TOKEN_ID.fullmatch(spelling.strip()):
         raise ValueError("is the id of a token, not a user: get_access_token tells whose it is")
     return parse_user(spelling)
 
 
-def _read_word(word: object) -> object:
+def _coerce_word(word: object) -> object:
     return word.strip().lower() if isinstance(word, str) else word
 
 
-User = Annotated[Identity | Literal["self"], BeforeValidator(_read_user), WithJsonSchema({"type": "string"})]
+User = Annotated[Identity | Literal["self"], BeforeValidator(_coerce_user), WithJsonSchema({"type": "string"})]
 TokenId = Annotated[
     str,
     Field(
         pattern=r"^[0-9]{1,64}$",
         description="The token's digits as text, 1 to 64 of them, as list_access_tokens tells them.",
     ),
-    BeforeValidator(_read_id),
+    BeforeValidator(_coerce_id),
 ]
 
 
@@ -124,38 +124,48 @@ async def list_access_tokens(
         str | None, Field(description="Key of the next page, from the previous answer. The first page if absent.")
     ] = None,
     limit: Annotated[
-        int, Field(ge=1, le=LONGEST_PAGE, description=f"Most tokens to return: 1 to {LONGEST_PAGE}, {PAGE} if absent.")
-    ] = PAGE,
+        int,
+        Field(
+            ge=1,
+            le=MAX_PAGE_SIZE,
+            description=f"Most tokens to return: 1 to {MAX_PAGE_SIZE}, {DEFAULT_PAGE_SIZE} if absent.",
+        ),
+    ] = DEFAULT_PAGE_SIZE,
 ) -> Annotated[CallToolResult, TokenList]:
     """A page of tokens, or fewer where they would be too much to read."""
     workflows = ctx.request_context.lifespan_context
-    listing = await workflows.list_tokens(user, after=after or None, limit=limit)
-    summary = summarize_listing(listing, address=workflows.address)
-    while summary.size >= LONGEST and limit > 1:
+    listing = await workflows.list_tokens(user, cursor=after or None, limit=limit)
+    summary = render_listing(listing, address=workflows.address)
+    while summary.char_count >= MAX_ANSWER_CHARS and limit > 1:
         # Asked again for fewer, since only the cluster can tell the key that goes on after the last one shown.
-        limit = max(1, min(limit, len(listing.tokens)) * LONGEST // summary.size)
-        listing = await workflows.list_tokens(user, after=after or None, limit=limit)
-        summary = summarize_listing(listing, address=workflows.address)
-    return _answer(summary)
+        limit = max(1, min(limit, len(listing.tokens)) * MAX_ANSWER_CHARS // summary.char_count)
+        listing = await workflows.list_tokens(user, cursor=after or None, limit=limit)
+        summary = render_listing(listing, address=workflows.address)
+    return _to_call_result(summary)
 
 
 async def get_access_token(ctx: Context[Workflows], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
     """One token and what is beside it."""
     workflows = ctx.request_context.lifespan_context
-    return _answer(summarize_portrait(await workflows.get_token(id), address=workflows.address))
+    return _to_call_result(render_token_view(await workflows.get_token(id), address=workflows.address))
 
 
 async def audit_access_tokens(
     ctx: Context[Workflows],
     expiring_within: Annotated[
         str,
-        AfterValidator(_check_duration),
-        Field(description=f"How soon is soon to expire: a duration such as {SOON} or 2w; {SOON} if absent."),
-    ] = SOON,
+        AfterValidator(_validate_duration),
+        Field(
+            description=(
+                f"How soon is soon to expire: a duration such as {DEFAULT_EXPIRING_WITHIN} or 2w; "
+                f"{DEFAULT_EXPIRING_WITHIN} if absent."
+            )
+        ),
+    ] = DEFAULT_EXPIRING_WITHIN,
     report: Annotated[
         Literal["csv", "json", "none"],
         Field(description="csv or json also writes a file of all tokens with their findings; none if absent."),
-        BeforeValidator(_read_word),
+        BeforeValidator(_coerce_word),
     ] = "none",
 ) -> Annotated[CallToolResult, AuditReport]:
     """What is a risk about all tokens; it tells its progress to a client that wants to know."""
@@ -165,8 +175,10 @@ async def audit_access_tokens(
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
 
     chosen = None if report == "none" else report
-    review = await workflows.audit_tokens(parse_duration(expiring_within), report=chosen, tell_progress=tell_progress)
-    return _answer(summarize_review(review, address=workflows.address))
+    review = await workflows.audit_tokens(
+        parse_duration(expiring_within), report_format=chosen, on_progress=tell_progress
+    )
+    return _to_call_result(render_audit_result(review, address=workflows.address))
 
 
 class Consent(BaseModel):
@@ -189,16 +201,16 @@ class Consent(BaseModel):
         return {"type": "object", "properties": {"agree": tick}, "required": ["agree"]}
 
 
-async def plan_creation(
+async def plan_create(
     ctx: Context[Workflows], user: Identity | Literal["self"], expiration_time: str | None
-) -> CreationPlan:
+) -> CreatePlan:
     """What the call would do, found out before anybody is asked."""
-    return await ctx.request_context.lifespan_context.plan_creation(user, expiration_time)
+    return await ctx.request_context.lifespan_context.plan_create(user, expiration_time)
 
 
-async def plan_rotation(ctx: Context[Workflows], id: str, expiration_time: str | None) -> RotationPlan:
+async def plan_rotate(ctx: Context[Workflows], id: str, expiration_time: str | None) -> RotatePlan:
     """The same for a rotate."""
-    return await ctx.request_context.lifespan_context.plan_rotation(id, expiration_time)
+    return await ctx.request_context.lifespan_context.plan_rotate(id, expiration_time)
 
 
 async def plan_update(
@@ -212,69 +224,69 @@ async def plan_update(
     return await workflows.plan_update(id, enabled=enabled, expiration_time=expiration_time)
 
 
-async def plan_deletion(ctx: Context[Workflows], id: str) -> DeletionPlan:
+async def plan_delete(ctx: Context[Workflows], id: str) -> DeletePlan:
     """The same for a delete."""
-    return await ctx.request_context.lifespan_context.plan_deletion(id)
+    return await ctx.request_context.lifespan_context.plan_delete(id)
 
 
-def consent_to(find_plan: Callable[..., Awaitable[Plan]]) -> Resolve:
+def consent_resolver(plan_resolver: Callable[..., Awaitable[Plan]]) -> Resolve:
     """The resolver that asks a human about a plan, or gives consent where nobody has to be asked."""
 
     async def ask_for_consent(
-        ctx: Context[Workflows], plan: Annotated[Plan, Resolve(find_plan)]
+        ctx: Context[Workflows], plan: Annotated[Plan, Resolve(plan_resolver)]
     ) -> Elicit[Consent] | Consent:
         if not plan.reasons:
             return Consent(agree=True)
         workflows = ctx.request_context.lifespan_context
-        if not _can_ask(ctx.client_capabilities):
+        if not _has_forms(ctx.client_capabilities):
             raise Refusal(
                 f"A person has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
-                f"{tell_by_hand(plan, workflows.mint.qq)}"
+                f"{render_manual_command(plan, workflows.token_creator.qq)}"
             )
-        wait_for_answer(workflows.patience, lambda no_yes: _tell_no_yes(workflows, plan, no_yes))
-        return Elicit(redact(cut(tell_question(plan, address=workflows.address))), Consent)
+        start_consent_timeout(workflows.consent_timeout, lambda no_yes: _render_no_consent(workflows, plan, no_yes))
+        return Elicit(redact(truncate(render_question(plan, address=workflows.address))), Consent)
 
     return Resolve(ask_for_consent)
 
 
-def _can_ask(capabilities: ClientCapabilities | None) -> bool:
+def _has_forms(capabilities: ClientCapabilities | None) -> bool:
     """Whether the client shows forms; an empty declaration means them, from the time when there was nothing else."""
     elicitation = None if capabilities is None else capabilities.elicitation
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
-def _agreed(ctx: Context[Workflows], consent: ElicitationResult[Consent], plan: Plan) -> Workflows:
+def _require_consent(ctx: Context[Workflows], consent: ElicitationResult[Consent], plan: Plan) -> Workflows:
     """What carries the plan out, if a human agreed to it or nobody had to."""
-    stop_waiting()
+    stop_consent_timeout()
     workflows = ctx.request_context.lifespan_context
-    if (no_yes := _read_no_yes(consent)) is not None:
-        workflows.turn_down(plan)
-        raise Refusal(_tell_no_yes(workflows, plan, no_yes))
-    workflows.questions.note_yes(plan)
+    if (no_yes := _find_no_consent(consent)) is not None:
+        workflows.decline(plan)
+        raise Refusal(_render_no_consent(workflows, plan, no_yes))
+    workflows.pending_plans.reset_no_consent_count(plan)
     return workflows
 
 
-def _read_no_yes(consent: ElicitationResult[Consent]) -> NoYes | None:
+def _find_no_consent(consent: ElicitationResult[Consent]) -> NoConsent | None:
     match consent:
         case AcceptedElicitation(data=Consent(agree=None)):
-            return "blank"
+            return "not_boolean"
         case AcceptedElicitation(data=Consent(agree=agree)):
-            return None if agree else "unticked"
+            return None if agree else "not_ticked"
         case DeclinedElicitation():
             return "declined"
         case _:
             return "dismissed"
 
 
-def _tell_no_yes(workflows: Workflows, plan: Plan, no_yes: NoYes) -> str:
-    times = workflows.questions.count_no_yes(plan)
-    return tell_no_yes(plan, workflows.mint.qq, no_yes, times=times)
+def _render_no_consent(workflows: Workflows, plan: Plan, no_consent: NoConsent) -> str:
+    times = workflows.pending_plans.count_no_consent(plan)
+    return render_no_consent(plan, workflows.token_creator.qq, no_consent, times=times)
 
 
 async def create_access_token(
     ctx: Context[Workflows],
-    plan: Annotated[CreationPlan, Resolve(plan_creation)],
-    consent: Annotated[ElicitationResult[Consent], consent_to(plan_creation)],
+    plan: Annotated[CreatePlan, Resolve(plan_create)],
+    consent: Annotated[ElicitationResult[Consent], consent_resolver(plan_create)],
     user: Annotated[
         User,
         Field(
@@ -291,14 +303,14 @@ async def create_access_token(
     ] = None,
 ) -> Annotated[CallToolResult, NewToken]:
     """A new token as planned, once it is agreed to."""
-    workflows = _agreed(ctx, consent, plan)
-    return _answer(summarize_creation(await workflows.create_token(plan), address=workflows.address))
+    workflows = _require_consent(ctx, consent, plan)
+    return _to_call_result(render_create_result(await workflows.create_token(plan), address=workflows.address))
 
 
 async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are filled by the server
     ctx: Context[Workflows],
     plan: Annotated[UpdatePlan, Resolve(plan_update)],
-    consent: Annotated[ElicitationResult[Consent], consent_to(plan_update)],
+    consent: Annotated[ElicitationResult[Consent], consent_resolver(plan_update)],
     id: TokenId,
     enabled: Annotated[
         bool | None,
@@ -312,39 +324,41 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
     """The token as planned, once it is agreed to."""
-    workflows = _agreed(ctx, consent, plan)
+    workflows = _require_consent(ctx, consent, plan)
     update = await workflows.update_token(plan)
-    return _answer(summarize_update(update, address=workflows.address, now=plan.time))
+    return _to_call_result(render_update_result(update, address=workflows.address, now=plan.time))
 
 
 async def delete_access_token(
     ctx: Context[Workflows],
-    plan: Annotated[DeletionPlan, Resolve(plan_deletion)],
-    consent: Annotated[ElicitationResult[Consent], consent_to(plan_deletion)],
+    plan: Annotated[DeletePlan, Resolve(plan_delete)],
+    consent: Annotated[ElicitationResult[Consent], consent_resolver(plan_delete)],
     id: TokenId,
 ) -> Annotated[CallToolResult, DeletedToken]:
     """Nothing of the token, once that is agreed to."""
-    workflows = _agreed(ctx, consent, plan)
-    return _answer(summarize_deletion(await workflows.delete_token(plan), address=workflows.address))
+    workflows = _require_consent(ctx, consent, plan)
+    return _to_call_result(render_delete_result(await workflows.delete_token(plan), address=workflows.address))
 
 
 async def rotate_access_token(
     ctx: Context[Workflows],
-    plan: Annotated[RotationPlan, Resolve(plan_rotation)],
-    consent: Annotated[ElicitationResult[Consent], consent_to(plan_rotation)],
+    plan: Annotated[RotatePlan, Resolve(plan_rotate)],
+    consent: Annotated[ElicitationResult[Consent], consent_resolver(plan_rotate)],
     id: TokenId,
     expiration_time: Annotated[
         str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
     ] = None,
 ) -> Annotated[CallToolResult, RotatedToken]:
     """A second token beside the old one, once it is agreed to."""
-    workflows = _agreed(ctx, consent, plan)
+    workflows = _require_consent(ctx, consent, plan)
     rotation = await workflows.rotate_token(plan)
-    return _answer(summarize_rotation(rotation, address=workflows.address, credential=workflows.credential))
+    return _to_call_result(
+        render_rotate_result(rotation, address=workflows.address, credential_location=workflows.credential_location)
+    )
 
 
-def _answer(summary: Summary) -> CallToolResult:
-    text, structured = summary.cut()
+def _to_call_result(rendered: RenderedResult) -> CallToolResult:
+    text, structured = rendered.truncate()
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured)
 
 
@@ -364,7 +378,7 @@ _DELETES: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
 
-READING: Final = (
+READ_TOOLS: Final = (
     StrictTool.publish(
         list_access_tokens,
         title="List access tokens",
@@ -397,7 +411,7 @@ READING: Final = (
         annotations=_REPORTS,
     ),
 )
-WRITING: Final = (
+WRITE_TOOLS: Final = (
     StrictTool.publish(
         create_access_token,
         title="Create an access token",

@@ -31,66 +31,66 @@ from pydantic import SecretStr
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
 from token_tools.cluster.qq import Qq
-from token_tools.credentials import holds_bearer, write_store
-from token_tools.errors import ONCE_MENDED, DeliveryError
+from token_tools.credentials import encode_store, is_valid_store
+from token_tools.errors import RETRY_ONCE_FIXED, DeliveryError
 from token_tools.settings import Settings
 from token_tools.storage.private_files import (
-    HOW_TO_NAME_A_FOLDER,
-    attempt,
+    HOW_TO_SET_FOLDER,
     create_private_file,
-    discard,
-    find_private_mode,
+    ensure_private_folder,
     flush,
-    is_in,
-    make_private_folder,
+    format_path,
+    has_name,
     open_private_folder,
+    read_private_mode,
+    remove_if_exists,
     rename,
-    tell_path,
+    try_or_log,
 )
-from token_tools.times import tell_duration
+from token_tools.times import format_duration
 
-ROOM: Final = 4096
+RESERVED_BYTES: Final = 4096
 """Bytes proved to be free; a store with one token takes about 150."""
 
-PENDING: Final = ".pending-"
+PENDING_PREFIX: Final = ".pending-"
 """How the name of a file begins that is not handed over yet; its maker keeps a lock on it.
 
 It ends in `_` and the id of the token that goes into it, once that is known.
 """
 
-RECOVERED: Final = "recovered-"
+RECOVERED_PREFIX: Final = "recovered-"
 """How the name of a file begins whose maker was killed before it could hand it over."""
 
-LONGEST_NAME: Final = 143
+MAX_FILE_NAME_CHARS: Final = 143
 """Characters of a file name: there is no file system in use that takes less (eCryptfs)."""
 
-PATIENCE: Final = timedelta(minutes=1)
+DELIVERY_TIMEOUT: Final = timedelta(minutes=1)
 """How long a delivery may take: a human may have to unlock a keyring."""
 
 _LOG: Final = logging.getLogger(__name__)
-_HERE: Final = "this answer, and with it the conversation and its logs"
-_LARGEST_STORE: Final = 65_536
-_LONGEST_PART: Final = 60
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9.@-]+")
+_INLINE_LOCATION: Final = "this answer, and with it the conversation and its logs"
+_MAX_STORE_BYTES: Final = 65_536
+_MAX_NAME_PART_CHARS: Final = 60
+_UNSAFE_CHARS: Final = re.compile(r"[^A-Za-z0-9.@-]+")
 
 
-Some = TypeVar("Some")
-Within = Callable[[float], AbstractContextManager[object]]
+WorkResult = TypeVar("WorkResult")
+TimeoutContext = Callable[[float], AbstractContextManager[object]]
 """A block that may take so many seconds, and raises `TimeoutError` if it takes longer."""
 
 
 @dataclass(frozen=True)
-class Delivered:
+class DeliveredToken:
     """Where the secret of token `id` is now; `bearer_token` is only set if the operator wants it in the answer.
 
-    `account` is its name in the keyring, empty where it is not there; `is_store` says that `place` is a file in the
+    `account` is its name in the keyring, empty where it is not there; `is_store` says that `location` is a file in the
     format of qq's credentials store. `fingerprint` is the SHA-256 of the whole bearer token in hexadecimal: it
     recognises the token, and tells nothing. `warning` is what failed afterwards, and changes nothing about that.
     """
 
     id: str
     fingerprint: str
-    place: str
+    location: str
     how_to_use: str
     account: str = ""
     is_store: bool = False
@@ -101,7 +101,7 @@ class Delivered:
 class Reservation(Protocol):
     """A destination that was found to work; to be ended with one of the two."""
 
-    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+    async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
         """Put the token there, durably.
 
         Raises:
@@ -109,7 +109,7 @@ class Reservation(Protocol):
         """
         ...
 
-    async def drop(self) -> None:
+    async def release(self) -> None:
         """Give the destination up, as if it had never been reserved; where that fails, it is only logged."""
         ...
 
@@ -135,17 +135,17 @@ class Delivery(Protocol):
         """
         ...
 
-    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:
+    async def locate(self, token_id: str, location: str | None, users: Collection[str] = ()) -> str | None:
         """Where the secret of a token is now, None if it is nowhere to be found.
 
-        `place` is where it went, None if that was never written down; `users` are whom it can have been made for.
+        `location` is where it went, None if that was never written down; `users` are whom it can have been made for.
 
         Raises:
             DeliveryError: If it cannot be looked for.
         """
         ...
 
-    async def find_nameless(self) -> Sequence[Path]:
+    async def list_unidentified_files(self) -> Sequence[Path]:
         """The files of recovered tokens that do not tell by their names whose they are.
 
         Raises:
@@ -153,11 +153,11 @@ class Delivery(Protocol):
         """
         ...
 
-    def tell_whereabouts(self, user: str) -> str | None:
+    def render_possible_location(self, user: str) -> str | None:
         """Where a killed server may have put a token for a user, for somebody who looks; None if nowhere."""
         ...
 
-    async def retract(self, delivered: Delivered) -> None:
+    async def remove(self, delivered: DeliveredToken) -> None:
         """Remove a secret that turned out to be of no use.
 
         Raises:
@@ -166,17 +166,17 @@ class Delivery(Protocol):
         ...
 
 
-def choose_delivery(settings: Settings, qq: Qq, *, within: Within = anyio.fail_after) -> Delivery:
-    """The way that the operator chose with `QUMULO_DELIVERY`; what must not stop half way is timed by `within`."""
+def choose_delivery(settings: Settings, qq: Qq, *, timeout_context: TimeoutContext = anyio.fail_after) -> Delivery:
+    """Return the delivery that `QUMULO_DELIVERY` names; it times what must not stop half way with `timeout_context`."""
     ways: dict[str, Delivery] = {
-        "file": FileDelivery(settings.delivery_dir, qq, within=within),
-        "keyring": KeyringDelivery(settings.address, within=within),
+        "file": FileDelivery(settings.delivery_dir, qq, timeout_context=timeout_context),
+        "keyring": KeyringDelivery(settings.address, timeout_context=timeout_context),
         "inline": InlineDelivery(),
     }
     return ways[settings.delivery]
 
 
-def take_fingerprint(bearer_token: SecretStr) -> str:
+def sha256_fingerprint(bearer_token: SecretStr) -> str:
     """The SHA-256 of a bearer token, in hexadecimal; `printf %s TOKEN | sha256sum` gives the same."""
     return hashlib.sha256(bearer_token.get_secret_value().encode()).hexdigest()
 
@@ -193,31 +193,31 @@ class InlineDelivery:
         """Nothing to prove: the answer is its own place."""
         return self
 
-    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:  # noqa: ARG002 - the protocol's signature
+    async def locate(self, token_id: str, location: str | None, users: Collection[str] = ()) -> str | None:  # noqa: ARG002 - the protocol's signature
         """Where it went."""
-        return await _in_time(partial(_recall, place), PATIENCE)
+        return await _run_with_timeout(partial(_find_current_location, location), DELIVERY_TIMEOUT)
 
-    async def find_nameless(self) -> Sequence[Path]:
+    async def list_unidentified_files(self) -> Sequence[Path]:
         """There are none."""
         return ()
 
-    def tell_whereabouts(self, user: str) -> None:
+    def render_possible_location(self, user: str) -> None:
         """An answer that was not given is nowhere."""
 
-    async def retract(self, delivered: Delivered) -> None:
+    async def remove(self, delivered: DeliveredToken) -> None:
         """Nothing to remove: without success there is no answer that it could stand in."""
 
-    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:  # noqa: ARG002 - the protocol's signature
+    async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:  # noqa: ARG002 - the protocol's signature
         """The token as part of the answer."""
-        return Delivered(
+        return DeliveredToken(
             token.id,
-            take_fingerprint(token.bearer_token),
-            place=_HERE,
+            sha256_fingerprint(token.bearer_token),
+            location=_INLINE_LOCATION,
             how_to_use="Store it now: the cluster does not show it again.",
             bearer_token=token.bearer_token,
         )
 
-    async def drop(self) -> None:
+    async def release(self) -> None:
         """Nothing to give up."""
 
 
@@ -227,90 +227,96 @@ class FileDelivery:
 
     folder: Path
     qq: Qq
-    patience: timedelta = PATIENCE
-    within: Within = anyio.fail_after
+    timeout: timedelta = DELIVERY_TIMEOUT
+    timeout_context: TimeoutContext = anyio.fail_after
 
     async def recover(self) -> Sequence[Path]:
         """Give the name that it lacks to each whole file that no living process holds."""
-        return await _in_time(self._rescue, self.patience)
+        return await _run_with_timeout(self._recover_pending, self.timeout)
 
-    def _rescue(self, ending: str = "") -> Sequence[Path]:
+    def _recover_pending(self, ending: str = "") -> Sequence[Path]:
         """As `recover`, of those whose pending name ends so."""
-        with _explained(self.folder), ExitStack() as closing:
+        with _explain_os_errors(self.folder), ExitStack() as closing:
             try:
                 folder = open_private_folder(self.folder)
             except FileNotFoundError:
                 return ()
             closing.callback(_close, self.folder, folder)
             names = sorted(os.listdir(folder))  # noqa: PTH208 - the folder that was looked at, whatever its name is now
-            pending = [name for name in names if name.startswith(PENDING) and name.endswith(ending)]
-            return [self.folder / name for name in (_rescue(name, folder) for name in pending) if name is not None]
+            pending = [name for name in names if name.startswith(PENDING_PREFIX) and name.endswith(ending)]
+            return [
+                self.folder / name for name in (_recover_file(name, folder) for name in pending) if name is not None
+            ]
 
-    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:  # noqa: ARG002 - the protocol's signature
+    async def locate(self, token_id: str, location: str | None, users: Collection[str] = ()) -> str | None:  # noqa: ARG002 - the protocol's signature
         """Where it went, or the file that has the token's id in its name."""
-        return await _in_time(partial(self._find, token_id, place), self.patience)
+        return await _run_with_timeout(partial(self._locate, token_id, location), self.timeout)
 
-    def _find(self, token_id: str, place: str | None) -> str | None:
+    def _locate(self, token_id: str, location: str | None) -> str | None:
         # Whoever was to give the file its name may have been killed since this server started.
-        self._rescue(f"_{token_id}")
-        its_own = rf"(?:{re.escape(self._prefix)}_.*|{RECOVERED}[0-9a-f]*)_{re.escape(token_id)}(?:-\d+)?\.json"
-        return _recall(place) or next(map(str, self._find_named(its_own)), None)
+        self._recover_pending(f"_{token_id}")
+        its_own = (
+            rf"(?:{re.escape(self._name_prefix)}_.*|{RECOVERED_PREFIX}[0-9a-f]*)_{re.escape(token_id)}(?:-\d+)?\.json"
+        )
+        return _find_current_location(location) or next(map(str, self._list_named(its_own)), None)
 
-    async def find_nameless(self) -> Sequence[Path]:
+    async def list_unidentified_files(self) -> Sequence[Path]:
         """What was recovered of a server that did not write the id into the pending name yet."""
-        return await _in_time(partial(self._find_named, rf"{RECOVERED}[0-9a-f]*\.json"), self.patience)
+        return await _run_with_timeout(partial(self._list_named, rf"{RECOVERED_PREFIX}[0-9a-f]*\.json"), self.timeout)
 
-    def _find_named(self, pattern: str) -> Sequence[Path]:
+    def _list_named(self, pattern: str) -> Sequence[Path]:
         """The files with such a name, the best name first."""
-        with _explained(self.folder):
+        with _explain_os_errors(self.folder):
             names = [name for name in _list_names(self.folder) if re.fullmatch(pattern, name)]
         return [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
 
-    def tell_whereabouts(self, user: str) -> str:  # noqa: ARG002 - the protocol's signature
+    def render_possible_location(self, user: str) -> str:  # noqa: ARG002 - the protocol's signature
         """The files of the folder."""
-        return f"a file in {tell_path(self.folder)} has its id in its name"
+        return f"a file in {format_path(self.folder)} has its id in its name"
 
-    async def retract(self, delivered: Delivered) -> None:
+    async def remove(self, delivered: DeliveredToken) -> None:
         """Remove the file."""
-        with _explained(self.folder):
-            await _in_time(partial(_remove_file, delivered), self.patience, within=self.within)
+        with _explain_os_errors(self.folder):
+            await _run_with_timeout(
+                partial(_remove_delivered, delivered), self.timeout, timeout_context=self.timeout_context
+            )
 
     async def reserve(self) -> "ReservedFile":
         """Take each step that the delivery will take, with as many blanks as there is room needed for the token."""
-        return await _in_time(self._reserve, self.patience, undo=ReservedFile.close)
+        return await _run_with_timeout(self._reserve, self.timeout, rollback=ReservedFile.remove_and_close)
 
     def _reserve(self) -> "ReservedFile":
-        with _explained(self.folder), ExitStack() as unless_reserved:
-            folder = make_private_folder(self.folder)
+        with _explain_os_errors(self.folder), ExitStack() as unless_reserved:
+            folder = ensure_private_folder(self.folder)
             unless_reserved.callback(os.close, folder)
             while True:
-                name = PENDING + secrets.token_hex(8)
+                name = PENDING_PREFIX + secrets.token_hex(8)
                 # As long as any name that the file will have.
-                first = name.ljust(LONGEST_NAME, "-")
+                first = name.ljust(MAX_FILE_NAME_CHARS, "-")
                 file = create_private_file(first, folder)
-                unless_reserved.callback(discard, first, folder)
+                unless_reserved.callback(remove_if_exists, first, folder)
                 unless_reserved.callback(os.close, file)
                 fcntl.flock(file, fcntl.LOCK_EX)
                 # A server that starts removes what nobody has a lock on, and may have come before the lock.
-                if is_in(file, first, folder):
+                if has_name(file, first, folder):
                     break
-            _overwrite(file, b" " * ROOM)
-            unless_reserved.callback(discard, name, folder)
+            _overwrite(file, b" " * RESERVED_BYTES)
+            unless_reserved.callback(remove_if_exists, name, folder)
             rename(first, name, folder)
             flush(folder)
             unless_reserved.pop_all()
         return ReservedFile(self, folder, file, name)
 
     @property
-    def _prefix(self) -> str:
-        return f"{_UNSAFE.sub('_', self.qq.host[:_LONGEST_PART])}_{self.qq.port}"
+    def _name_prefix(self) -> str:
+        return f"{_UNSAFE_CHARS.sub('_', self.qq.host[:_MAX_NAME_PART_CHARS])}_{self.qq.port}"
 
-    def name_files(self, user: Identity, token_id: str) -> Iterator[str]:
-        """How the file of a token can be called, the best name first; none is longer than `LONGEST_NAME`."""
-        ending = f"_{_UNSAFE.sub('_', token_id)}"
-        whose = _UNSAFE.sub("_", str(user)[:_LONGEST_PART])
+    def propose_file_names(self, user: Identity, token_id: str) -> Iterator[str]:
+        """How the file of a token can be called, the best name first; none is longer than `MAX_FILE_NAME_CHARS`."""
+        ending = f"_{_UNSAFE_CHARS.sub('_', token_id)}"
+        whose = _UNSAFE_CHARS.sub("_", str(user)[:_MAX_NAME_PART_CHARS])
         rests = itertools.chain([f"{ending}.json"], (f"{ending}-{number}.json" for number in itertools.count(2)))
-        return (f"{self._prefix}_{whose}"[: LONGEST_NAME - len(rest)] + rest for rest in rests)
+        return (f"{self._name_prefix}_{whose}"[: MAX_FILE_NAME_CHARS - len(rest)] + rest for rest in rests)
 
 
 @dataclass
@@ -318,20 +324,22 @@ class ReservedFile:
     """A file that holds nothing but blanks yet; `name` is what it is called by now."""
 
     delivery: FileDelivery
-    folder: int
-    file: int
+    folder_fd: int
+    file_fd: int
     name: str
 
-    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+    async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
         """Write, flush to the disk, and only then give the file its name."""
-        keep = partial(self._keep, token, user)
-        return await _in_time(keep, self.delivery.patience, undo=_remove_file, within=self.delivery.within)
+        keep = partial(self._store, token, user)
+        return await _run_with_timeout(
+            keep, self.delivery.timeout, rollback=_remove_delivered, timeout_context=self.delivery.timeout_context
+        )
 
-    async def drop(self) -> None:
+    async def release(self) -> None:
         """Remove the file."""
-        await anyio.to_thread.run_sync(self.close)
+        await anyio.to_thread.run_sync(self.remove_and_close)
 
-    def close(self) -> None:
+    def remove_and_close(self) -> None:
         """Remove the file, if that can be done."""
         self._remove()
         self._close()
@@ -340,52 +348,52 @@ class ReservedFile:
     def _path(self) -> Path:
         return self.delivery.folder / self.name
 
-    def _keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+    def _store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
         try:
-            mode = self._write(token, user)
+            mode = self._write_token(token, user)
         except OSError as failure:
-            raise DeliveryError(f"{_tell_failure(self.delivery.folder, failure)}{self._abandon()}") from failure
+            raise DeliveryError(f"{_render_failure(self.delivery.folder, failure)}{self._rollback()}") from failure
         failed = self._close()
-        return Delivered(
+        return DeliveredToken(
             token.id,
-            take_fingerprint(token.bearer_token),
-            place=str(self._path),
+            sha256_fingerprint(token.bearer_token),
+            location=str(self._path),
             is_store=True,
             how_to_use=f"The file with the bearer token is a credentials store of qq, mode {mode:04o}. To try it: "
             f"{self.delivery.qq.who_am_i(self._path)}",
             warning=f"{failed}. The bearer token was on the disk before that." if failed else None,
         )
 
-    def _write(self, token: NewAccessToken, user: Identity) -> int:
+    def _write_token(self, token: NewAccessToken, user: Identity) -> int:
         """The mode that the file has in the end."""
         # Whoever finds it after a kill has to know whose it is.
         self._rename(f"{self.name}_{token.id}")
-        _overwrite(self.file, write_store(token.bearer_token))
-        for name in self.delivery.name_files(user, token.id):
+        _overwrite(self.file_fd, encode_store(token.bearer_token))
+        for name in self.delivery.propose_file_names(user, token.id):
             with suppress(FileExistsError):
                 self._rename(name)
-                return find_private_mode(self.file)
+                return read_private_mode(self.file_fd)
         raise AssertionError  # pragma: no cover - there is always another name
 
     def _rename(self, name: str) -> None:
-        rename(self.name, name, self.folder)
+        rename(self.name, name, self.folder_fd)
         self.name = name
-        flush(self.folder)
+        flush(self.folder_fd)
 
-    def _abandon(self) -> str:
+    def _rollback(self) -> str:
         """Leave nothing of a token that could not be kept, and tell where that failed."""
         # A name may be there to stay; the secret is not.
-        is_full = attempt(f"{self._path} could not be emptied", partial(_overwrite, self.file, b""))
+        is_full = try_or_log(f"{self._path} could not be emptied", partial(_overwrite, self.file_fd, b""))
         left = self._remove()
         self._close()
         return f" {left}; what is in it is of no use once the token is deleted." if is_full and left else ""
 
     def _remove(self) -> str | None:
-        return attempt(f"{self._path} could not be removed", partial(discard, self.name, self.folder))
+        return try_or_log(f"{self._path} could not be removed", partial(remove_if_exists, self.name, self.folder_fd))
 
     def _close(self) -> str | None:
         """Give the lock and the descriptors back; nothing depends on that any more."""
-        failures = [_close(self._path, self.file), _close(self.delivery.folder, self.folder)]
+        failures = [_close(self._path, self.file_fd), _close(self.delivery.folder, self.folder_fd)]
         return "; ".join(filter(None, failures)) or None
 
 
@@ -394,8 +402,8 @@ class KeyringDelivery:
     """Into the operating system's keyring, through the `keyring` library."""
 
     address: str
-    patience: timedelta = PATIENCE
-    within: Within = anyio.fail_after
+    timeout: timedelta = DELIVERY_TIMEOUT
+    timeout_context: TimeoutContext = anyio.fail_after
 
     async def recover(self) -> Sequence[Path]:
         """Nothing is ever left: the keyring takes a token whole or not at all."""
@@ -408,101 +416,105 @@ class KeyringDelivery:
 
     async def reserve(self) -> "KeyringDelivery":
         """Prove that the keyring is there and open by keeping, reading and removing a word in it."""
-        await _in_time(self._prove, self.patience)
+        await _run_with_timeout(self._probe, self.timeout)
         return self
 
-    async def keep(self, token: NewAccessToken, user: Identity) -> Delivered:
+    async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
         """Keep the token and read it back."""
-        account = _name_account(str(user), token.id)
-        store = partial(self._keep, account, token.bearer_token.get_secret_value())
-        await _in_time(store, self.patience, undo=lambda _: self._remove(account), within=self.within)
-        return Delivered(
+        account = _format_account(str(user), token.id)
+        store = partial(self._store_or_rollback, account, token.bearer_token.get_secret_value())
+        await _run_with_timeout(
+            store, self.timeout, rollback=lambda _: self._delete_password(account), timeout_context=self.timeout_context
+        )
+        return DeliveredToken(
             token.id,
-            take_fingerprint(token.bearer_token),
-            place=self._tell_place(account),
+            sha256_fingerprint(token.bearer_token),
+            location=self._format_location(account),
             account=account,
-            how_to_use=f"To have it in a private file on this machine: {self._write_command(account, token.id)}",
+            how_to_use=f"To have it in a private file on this machine: {self._format_get_command(account, token.id)}",
         )
 
-    async def find(self, token_id: str, place: str | None, users: Collection[str] = ()) -> str | None:
+    async def locate(self, token_id: str, location: str | None, users: Collection[str] = ()) -> str | None:
         """The account that it has in the keyring, or else the other place where it went."""
-        accounts = [_name_account(user, token_id) for user in users]
-        return await _in_time(partial(self._find, accounts, place), self.patience)
+        accounts = [_format_account(user, token_id) for user in users]
+        return await _run_with_timeout(partial(self._locate, accounts, location), self.timeout)
 
-    def _find(self, accounts: Sequence[str], place: str | None) -> str | None:
-        places = {self._tell_place(account): account for account in accounts}
-        found = next((told for told, account in places.items() if self._is_kept(account)), None)
-        return found or (None if place in places else _recall(place))
+    def _locate(self, accounts: Sequence[str], location: str | None) -> str | None:
+        places = {self._format_location(account): account for account in accounts}
+        found = next((told for told, account in places.items() if self._is_stored(account)), None)
+        return found or (None if location in places else _find_current_location(location))
 
-    async def find_nameless(self) -> Sequence[Path]:
+    async def list_unidentified_files(self) -> Sequence[Path]:
         """There are none: each account has the id in its name."""
         return ()
 
-    def tell_whereabouts(self, user: str) -> str:
+    def render_possible_location(self, user: str) -> str:
         """The account that it would have."""
-        return f"it is in {self._tell_place(_name_account(user, 'ID'))}, with its id for ID"
+        return f"it is in {self._format_location(_format_account(user, 'ID'))}, with its id for ID"
 
-    def _write_command(self, account: str, token_id: str) -> str:
+    def _format_get_command(self, account: str, token_id: str) -> str:
         """What a person gives a shell to have the token in a new file; nothing of it is shown, nor in a transcript."""
         get = shlex.join([sys.executable, "-P", "-m", "keyring", "get", self.service, account])
-        return f"(umask 077; set -C; {get} > ~/{_UNSAFE.sub('_', f'bearer-token_{token_id}')})"
+        return f"(umask 077; set -C; {get} > ~/{_UNSAFE_CHARS.sub('_', f'bearer-token_{token_id}')})"
 
-    def _tell_place(self, account: str) -> str:
+    def _format_location(self, account: str) -> str:
         return f"the system's keyring, service '{self.service}', account '{account}'"
 
-    async def drop(self) -> None:
+    async def release(self) -> None:
         """Nothing to give up: the proof was removed at once."""
 
-    async def retract(self, delivered: Delivered) -> None:
+    async def remove(self, delivered: DeliveredToken) -> None:
         """Remove the token from the keyring."""
-        await _in_time(partial(self._remove, delivered.account), self.patience, within=self.within)
+        await _run_with_timeout(
+            partial(self._delete_password, delivered.account), self.timeout, timeout_context=self.timeout_context
+        )
 
-    def _prove(self) -> None:
+    def _probe(self) -> None:
         probe = f"probe {secrets.token_hex(8)}"
         with ExitStack() as unless_kept:
-            unless_kept.callback(self._clean_up, probe)
-            self._store(probe, probe)
+            unless_kept.callback(self._rollback, probe)
+            self._set_password(probe, probe)
             unless_kept.pop_all()
-        self._remove(probe)
+        self._delete_password(probe)
 
-    def _keep(self, account: str, secret: str) -> None:
+    def _store_or_rollback(self, account: str, secret: str) -> None:
         try:
-            self._store(account, secret)
+            self._set_password(account, secret)
         except DeliveryError as failure:
-            raise DeliveryError(f"{failure}{self._clean_up(account)}") from None
+            raise DeliveryError(f"{failure}{self._rollback(account)}") from None
 
-    def _is_kept(self, account: str) -> bool:
-        with _keyring_explained() as keyring:
+    def _is_stored(self, account: str) -> bool:
+        with _explain_keyring_errors() as keyring:
             return keyring.get_password(self.service, account) is not None
 
-    def _remove(self, account: str) -> None:
-        with _keyring_explained() as keyring:
+    def _delete_password(self, account: str) -> None:
+        with _explain_keyring_errors() as keyring:
             keyring.delete_password(self.service, account)
 
-    def _store(self, account: str, secret: str) -> None:
-        with _keyring_explained() as keyring:
+    def _set_password(self, account: str, secret: str) -> None:
+        with _explain_keyring_errors() as keyring:
             keyring.set_password(self.service, account, secret)
             if keyring.get_password(self.service, account) != secret:
                 raise DeliveryError("The system's keyring did not keep what it was given.")
 
-    def _clean_up(self, account: str) -> str:
+    def _rollback(self, account: str) -> str:
         """Leave nothing of what could not be kept, and tell where that failed."""
         with suppress(DeliveryError):
-            self._remove(account)
+            self._delete_password(account)
             return ""
         try:
-            is_left = self._is_kept(account)
+            is_left = self._is_stored(account)
         except DeliveryError:
             return f" Whether something of it is left there, as account '{account}', is not known."
         return f" Something of it is left there, as account '{account}', and is of no use." if is_left else ""
 
 
-def _name_account(user: str, token_id: str) -> str:
+def _format_account(user: str, token_id: str) -> str:
     return f"{user} {token_id}"
 
 
 @contextmanager
-def _keyring_explained() -> Generator[ModuleType]:
+def _explain_keyring_errors() -> Generator[ModuleType]:
     try:
         yield _load_keyring()
     except DeliveryError:
@@ -524,47 +536,48 @@ def _load_keyring() -> ModuleType:
     return keyring
 
 
-async def _in_time(
-    work: Callable[[], Some],
-    patience: timedelta,
+async def _run_with_timeout(
+    work: Callable[[], WorkResult],
+    timeout_after: timedelta,
     *,
-    undo: Callable[[Some], object] = lambda _: None,
-    within: Within = anyio.fail_after,
-) -> Some:
+    rollback: Callable[[WorkResult], object] = lambda _: None,
+    timeout_context: TimeoutContext = anyio.fail_after,
+) -> WorkResult:
     """What is done in a thread, which is left alone if it hangs; what comes of it too late is undone there."""
-    outcome: list[Some] = []
+    outcome: list[WorkResult] = []
     # Taken by what comes first, the end of the work or of the time: in between, one would undo what the other tells.
     decided = threading.Lock()
 
     def work_or_undo() -> None:
         outcome.append(work())
         if not decided.acquire(blocking=False):
-            undo(outcome[0])
+            rollback(outcome[0])
 
     try:
-        with within(patience.total_seconds()):
+        with timeout_context(timeout_after.total_seconds()):
             await anyio.to_thread.run_sync(work_or_undo, abandon_on_cancel=True)
     except TimeoutError:
         if decided.acquire(blocking=False):
             raise DeliveryError(
-                f"The place for new bearer tokens (QUMULO_DELIVERY) did not answer within {tell_duration(patience)}, "
-                "or before this server had to stop: something waits to be unlocked there, or hangs.",
+                "The place for new bearer tokens (QUMULO_DELIVERY) did not answer within "
+                f"{format_duration(timeout_after)}, or before this server had to stop: something waits to be unlocked "
+                "there, or hangs.",
                 advice="Try again once the operator has looked at that.",
             ) from None
     except anyio.get_cancelled_exc_class():
         if not decided.acquire(blocking=False):
-            undo(outcome[0])
+            rollback(outcome[0])
         raise
     return outcome[0]
 
 
-def _recall(place: str | None) -> str | None:
+def _find_current_location(location: str | None) -> str | None:
     """A place as it is told later; None for a file that is gone."""
-    if place is None or place == _HERE:
-        return place and place.replace("this answer", "the answer to that call")
-    path = Path(place)
-    with _explained(path.parent):
-        return None if path.is_absolute() and path.name not in _list_names(path.parent) else place
+    if location is None or location == _INLINE_LOCATION:
+        return location and location.replace("this answer", "the answer to that call")
+    path = Path(location)
+    with _explain_os_errors(path.parent):
+        return None if path.is_absolute() and path.name not in _list_names(path.parent) else location
 
 
 def _list_names(folder: Path) -> Sequence[str]:
@@ -575,60 +588,60 @@ def _list_names(folder: Path) -> Sequence[str]:
         return []
 
 
-def _remove_file(delivered: Delivered) -> None:
-    Path(delivered.place).unlink(missing_ok=True)
+def _remove_delivered(delivered: DeliveredToken) -> None:
+    Path(delivered.location).unlink(missing_ok=True)
 
 
-def _rescue(name: str, folder: int) -> str | None:
+def _recover_file(name: str, folder_fd: int) -> str | None:
     """The new name of an abandoned file that holds a token; one without a token is removed, anything else let be."""
     with ExitStack() as ending:
         try:
             # NFS gives a lock for writing to nobody who only reads.
-            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd)
         except OSError:
             return None
         ending.callback(os.close, file)
         if not stat.S_ISREG(os.fstat(file).st_mode) or not _try_lock(file):
             return None
-        if not holds_bearer(os.read(file, _LARGEST_STORE)):
-            discard(name, folder)
+        if not is_valid_store(os.read(file, _MAX_STORE_BYTES)):
+            remove_if_exists(name, folder_fd)
             return None
-        rescued = f"{RECOVERED}{name.removeprefix(PENDING)}.json"
-        rename(name, rescued, folder)
-        flush(folder)
+        rescued = f"{RECOVERED_PREFIX}{name.removeprefix(PENDING_PREFIX)}.json"
+        rename(name, rescued, folder_fd)
+        flush(folder_fd)
         return rescued
 
 
-def _try_lock(file: int) -> bool:
+def _try_lock(file_fd: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _overwrite(file: int, content: bytes) -> None:
-    os.lseek(file, 0, os.SEEK_SET)
-    with open(file, "wb", closefd=False) as stream:
+def _overwrite(file_fd: int, content: bytes) -> None:
+    os.lseek(file_fd, 0, os.SEEK_SET)
+    with open(file_fd, "wb", closefd=False) as stream:
         stream.write(content)
         stream.truncate()
-    flush(file)
+    flush(file_fd)
 
 
-def _close(path: Path, descriptor: int) -> str | None:
-    return attempt(f"{path} could not be closed", partial(os.close, descriptor))
+def _close(path: Path, fd: int) -> str | None:
+    return try_or_log(f"{path} could not be closed", partial(os.close, fd))
 
 
 @contextmanager
-def _explained(folder: Path) -> Generator[None]:
+def _explain_os_errors(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as failure:
-        raise DeliveryError(_tell_failure(folder, failure), advice=ONCE_MENDED) from failure
+        raise DeliveryError(_render_failure(folder, failure), advice=RETRY_ONCE_FIXED) from failure
 
 
-def _tell_failure(folder: Path, failure: OSError) -> str:
+def _render_failure(folder: Path, failure: OSError) -> str:
     return (
-        f"A new bearer token cannot be kept in {tell_path(folder)}: {failure.strerror}. "
-        f"{HOW_TO_NAME_A_FOLDER}; it must be the server's own, with mode 0700 and room on its disk."
+        f"A new bearer token cannot be kept in {format_path(folder)}: {failure.strerror}. "
+        f"{HOW_TO_SET_FOLDER}; it must be the server's own, with mode 0700 and room on its disk."
     )

@@ -7,33 +7,36 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel
 
-from token_tools.cluster.clock import tell_present
-from token_tools.cluster.identity import Identity, tell_name
+from token_tools.cluster.clock import render_present
+from token_tools.cluster.identity import Identity, format_name
 from token_tools.cluster.models import AccessToken
-from token_tools.cluster.responses import WRITE
-from token_tools.operations.audit import FEW, LONG, Example, Finding, Tally, key_of
-from token_tools.operations.plans import Review
+from token_tools.cluster.responses import WRITE_PRIVILEGE
+from token_tools.operations.audit import EXAMPLES_PER_FINDING, STALE_AFTER, Example, Finding, Tally, user_key_of
+from token_tools.operations.plans import AuditResult
 from token_tools.operations.policy import is_built_in
-from token_tools.times import format_instant, tell_duration, tell_time
-from token_tools.views.tokens import Summary, count, tell_future, write_duration
+from token_tools.times import format_duration, format_rfc3339, format_time
+from token_tools.views.tokens import RenderedResult, format_count, format_duration_argument, render_future_caveat
 
-LARGEST: Final = 4_000
+MAX_CHANNEL_BYTES: Final = 4_000
 """Bytes that one channel of an audit may have, whatever the cluster holds."""
 
-LONGEST_USER: Final = 40
+MAX_USER_BYTES: Final = 40
 """Bytes, as JSON, of a user's spelling; a longer one gives way to a key."""
 
-LIFETIME: Final = timedelta(days=90)
+SUGGESTED_LIFETIME: Final = timedelta(days=90)
 """What a token that never expires is to live from now on, unless the operator allows less."""
 
-LONGEST_DOUBT: Final = 400
+MAX_CAVEAT_CHARS: Final = 400
 """Characters of each thing that is not known."""
 
-READ_ONLY: Final = "This server only reads: the calls that mend are for one that may write, or for a person with qq."
-LACKS_WRITE: Final = (
-    f"This server's credential lacks {WRITE}: the calls that mend are for one that has it, or for a person with qq."
+READ_ONLY_NOTE: Final = (
+    "This server only reads: the calls that mend are for one that may write, or for a person with qq."
 )
-NOT_KNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
+LACKS_WRITE_NOTE: Final = (
+    f"This server's credential lacks {WRITE_PRIVILEGE}: the calls that mend are for one "
+    "that has it, or for a person with qq."
+)
+ALWAYS_UNKNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
 
 
 class FindingCount(BaseModel):
@@ -70,36 +73,36 @@ class AuditReport(BaseModel):
     report: str | None = None
 
 
-def summarize_review(review: Review, *, address: str) -> Summary:
+def render_audit_result(result: AuditResult, *, address: str) -> RenderedResult:
     """The counts, the findings with their worst few and the calls that mend them, and what is not known."""
-    few = FEW
-    summary = _summarize(review, address, few)
-    while few > 0 and _measure(summary) >= LARGEST:
+    few = EXAMPLES_PER_FINDING
+    summary = _render(result, address, few)
+    while few > 0 and _count_bytes(summary) >= MAX_CHANNEL_BYTES:
         few -= 1
-        summary = _summarize(review, address, few)
+        summary = _render(result, address, few)
     return summary
 
 
-def _measure(summary: Summary) -> int:
+def _count_bytes(rendered: RenderedResult) -> int:
     """Bytes in the larger channel."""
-    return max(len(summary.text.encode()), len(json.dumps(summary.structured)))
+    return max(len(rendered.text.encode()), len(json.dumps(rendered.structured)))
 
 
-def _summarize(review: Review, address: str, few: int) -> Summary:
-    audit = review.audit
-    present = tell_present(audit.now, review.ahead)
+def _render(result: AuditResult, address: str, max_examples: int) -> RenderedResult:
+    audit = result.audit
+    present = render_present(audit.now, result.clock_ahead)
     headline = (
-        f"{count(audit.total, 'access token')} of {count(audit.users, 'user')} on {address}: "
+        f"{format_count(audit.total, 'access token')} of {format_count(audit.user_count, 'user')} on {address}: "
         f"{audit.live:,} live, {audit.disabled:,} disabled, {audit.expired:,} expired. {present}. "
-        f"Soon is within {tell_duration(audit.within)}."
+        f"Soon is within {format_duration(audit.expiring_within)}."
     )
-    unfinished = review.unfinished[: max(few, 1)]
+    unfinished = result.unfinished_notes[: max(max_examples, 1)]
     found: dict[Finding, Tally] = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
-    mends = _tell_mends(found, review)
+    mends = _render_mends(found, result)
     fields = AuditReport(
         summary=headline,
         total=audit.total,
-        users=audit.users,
+        users=audit.user_count,
         live=audit.live,
         disabled=audit.disabled,
         expired=audit.expired,
@@ -111,19 +114,28 @@ def _summarize(review: Review, address: str, few: int) -> Summary:
             )
             for finding, tally in found.items()
         ],
-        worst=[_describe(finding, example) for finding, tally in found.items() for example in tally.worst[:few]],
-        own_token_findings=", ".join(audit.own) or None,
-        not_known=" ".join([NOT_KNOWN, *map(_cut, [*review.doubts, *tell_future(audit.latest, audit.now)])]),
-        note=" ".join([*unfinished, *(_tell_hindrance(review) if found else ())]) or None,
-        report=None if review.report is None else str(review.report),
+        worst=[
+            _to_worst_token(finding, example)
+            for finding, tally in found.items()
+            for example in tally.worst[:max_examples]
+        ],
+        own_token_findings=", ".join(audit.own_findings) or None,
+        not_known=" ".join(
+            [
+                ALWAYS_UNKNOWN,
+                *map(_truncate, [*result.caveats, *render_future_caveat(audit.latest_creation, audit.now)]),
+            ]
+        ),
+        note=" ".join([*unfinished, *(_render_cannot_mend(result) if found else ())]) or None,
+        report=None if result.report_path is None else str(result.report_path),
     )
-    return Summary(_write(fields, review, unfinished), fields)
+    return RenderedResult(_render_text(fields, result, unfinished), fields)
 
 
-def _write(fields: AuditReport, review: Review, unfinished: Sequence[str]) -> str:
+def _render_text(fields: AuditReport, result: AuditResult, unfinished: Sequence[str]) -> str:
     lines = [fields.summary, *unfinished]
     if not fields.findings:
-        lines.append("Nothing found." if review.is_whole else "Nothing found among what was listed.")
+        lines.append("Nothing found." if result.is_complete else "Nothing found among what was listed.")
     for finding in fields.findings:
         lines.append(f"{finding.finding}: {finding.count:,}. {finding.mend}")
         worst = (token for token in fields.worst if token.finding == finding.finding)
@@ -132,32 +144,32 @@ def _write(fields: AuditReport, review: Review, unfinished: Sequence[str]) -> st
         lines.append(f"This server's own token is among: {fields.own_token_findings}.")
     lines.append(fields.not_known)
     if fields.findings:
-        lines += _tell_hindrance(review)
+        lines += _render_cannot_mend(result)
     if fields.report:
         lines.append(f"All rows are in {fields.report}")
     return "\n".join(lines)
 
 
-def _tell_hindrance(review: Review) -> Sequence[str]:
+def _render_cannot_mend(result: AuditResult) -> Sequence[str]:
     """Why the calls that mend are not for this server, if they are not."""
-    return [READ_ONLY] if review.read_only else [] if review.may_write else [LACKS_WRITE]
+    return [READ_ONLY_NOTE] if result.read_only else [] if result.may_write else [LACKS_WRITE_NOTE]
 
 
-def _describe(finding: Finding, example: Example) -> WorstToken:
-    since = format_instant(example.since.replace(microsecond=0))
-    return WorstToken(finding=finding, id=example.token.id, user=_tell_user(example.token.user), since=since)
+def _to_worst_token(finding: Finding, example: Example) -> WorstToken:
+    since = format_rfc3339(example.since.replace(microsecond=0))
+    return WorstToken(finding=finding, id=example.token.id, user=_format_user(example.token.user), since=since)
 
 
-def _tell_user(user: Identity) -> str:
+def _format_user(user: Identity) -> str:
     """The spelling if it is short, else the key."""
     spelling = str(user)
-    if len(json.dumps(spelling)) <= LONGEST_USER:
+    if len(json.dumps(spelling)) <= MAX_USER_BYTES:
         return spelling
-    return str(user.as_key()) if user.auth_id else tell_name((user.name or "")[: LONGEST_USER // 8])
+    return str(user.as_minimal_identity()) if user.auth_id else format_name((user.name or "")[: MAX_USER_BYTES // 8])
 
 
-def _cut(doubt: str) -> str:
-    return doubt if len(doubt) <= LONGEST_DOUBT else f"{doubt[: LONGEST_DOUBT - 1]}…"
+def _truncate(caveat: str) -> str:
+    return caveat if len(caveat) <= MAX_CAVEAT_CHARS else f"{caveat[: MAX_CAVEAT_CHARS - 1]}…"
 
 
 class _Advice(NamedTuple):
@@ -167,12 +179,12 @@ class _Advice(NamedTuple):
     token_id: str | None = None
 
 
-def _tell_mends(found: Mapping[Finding, Tally], review: Review) -> Mapping[Finding, str]:
+def _render_mends(found: Mapping[Finding, Tally], result: AuditResult) -> Mapping[Finding, str]:
     """What mends each finding; each call is told once, so that all can be followed one after the other."""
     mends: dict[Finding, str] = {}
     told: dict[str, Finding] = {}
     for finding, tally in found.items():
-        advice = _list_advice(finding, tally, review)
+        advice = _list_advice(finding, tally, result)
         calls = [each for each in advice if each.token_id is not None]
         new = next((each for each in calls if each.token_id not in told), None)
         if new is not None and new.token_id is not None:
@@ -182,70 +194,70 @@ def _tell_mends(found: Mapping[Finding, Tally], review: Review) -> Mapping[Findi
     return mends
 
 
-def _list_advice(finding: Finding, tally: Tally, review: Review) -> Sequence[_Advice]:
+def _list_advice(finding: Finding, tally: Tally, result: AuditResult) -> Sequence[_Advice]:
     """What to do about each of the worst of them; the one that the server runs on comes last."""
     if not tally.worst:
         # Whoever has two tokens is known by number before their tokens are read, which may fail.
         return [_Advice(f"Whose, list_access_tokens tells. {_DECIDE_WHICH}")]
-    tokens = sorted((example.token for example in tally.worst), key=lambda token: token.id == review.audit.own_id)
-    return [_advise(finding, token, review) for token in tokens]
+    tokens = sorted((example.token for example in tally.worst), key=lambda token: token.id == result.audit.own_token_id)
+    return [_advise(finding, token, result) for token in tokens]
 
 
-def _advise(finding: Finding, token: AccessToken, review: Review) -> _Advice:
-    if finding == "built_in_user" or is_built_in(review.audit.identify(token.user)):
-        return _Advice(_OF_THE_CLUSTER)
-    if token.is_expired(now=review.audit.now):
-        return _call("delete_access_token", token)
+def _advise(finding: Finding, token: AccessToken, result: AuditResult) -> _Advice:
+    if finding == "built_in_user" or is_built_in(result.audit.resolve_user(token.user)):
+        return _Advice(_BUILT_IN_ADVICE)
+    if token.is_expired(now=result.audit.now):
+        return _advise_call("delete_access_token", token)
     if token.is_disabled:
-        return _advise_on_disabled(token, review)
+        return _advise_on_disabled(token, result)
     if finding == "made_by_another":
         return _Advice("Usual for services; else a person asks their user")
     if finding == "users_with_two_tokens":
-        return _Advice(_tell_two(token, review))
-    return _advise_on_live(finding, token, review)
+        return _Advice(_render_two_tokens(token, result))
+    return _advise_on_live(finding, token, result)
 
 
-def _advise_on_live(finding: Finding, token: AccessToken, review: Review) -> _Advice:
+def _advise_on_live(finding: Finding, token: AccessToken, result: AuditResult) -> _Advice:
     """A successor where there is a place for one; what works is let be."""
-    audit, policy, user = review.audit, review.policy, key_of(token.user)
-    if user in audit.absent:
+    audit, policy, user = result.audit, result.policy, user_key_of(token.user)
+    if user in audit.missing_users:
         # It authenticates nobody.
-        return _call("update_access_token", token, "enabled=false")
-    if audit.is_crowded(user):
+        return _advise_call("update_access_token", token, "enabled=false")
+    if audit.is_at_limit(user):
         return _Advice(f"{token.id}: no place for a second one; see users_with_two_tokens")
-    if finding == "user_has_no_name" or audit.identify(token.user).domain is None:
+    if finding == "user_has_no_name" or audit.resolve_user(token.user).domain is None:
         return _Advice("Whose they are is not known: a person finds out, and decides")
-    if not review.may_rotate:
+    if not result.may_rotate:
         return _Advice("A person decides: this cluster does not tell what would prove that a second one works")
     is_for_ever = finding == "never_expires" or policy.default_lifetime is None
-    lifetime = LIFETIME if policy.max_lifetime is None else min(LIFETIME, policy.max_lifetime)
-    expiry = [f'expiration_time="{write_duration(lifetime)}"'] if is_for_ever else []
-    return _call("rotate_access_token", token, *expiry)
+    lifetime = SUGGESTED_LIFETIME if policy.max_lifetime is None else min(SUGGESTED_LIFETIME, policy.max_lifetime)
+    expiry = [f'expiration_time="{format_duration_argument(lifetime)}"'] if is_for_ever else []
+    return _advise_call("rotate_access_token", token, *expiry)
 
 
-def _advise_on_disabled(token: AccessToken, review: Review) -> _Advice:
-    since = review.memory.disabled_since.get(token.id)
+def _advise_on_disabled(token: AccessToken, result: AuditResult) -> _Advice:
+    since = result.journal_history.disabled_since.get(token.id)
     if since is None:
         return _Advice(f"Since when {token.id} is disabled is not known here: a person asks before it is deleted")
-    if since > review.audit.now - LONG:
-        return _Advice(f"{token.id} is disabled since {tell_time(since)}: watch whether anything breaks")
-    return _call("delete_access_token", token)
+    if since > result.audit.now - STALE_AFTER:
+        return _Advice(f"{token.id} is disabled since {format_time(since)}: watch whether anything breaks")
+    return _advise_call("delete_access_token", token)
 
 
-def _tell_two(token: AccessToken, review: Review) -> str:
+def _render_two_tokens(token: AccessToken, result: AuditResult) -> str:
     """What there is to know for whoever has to decide about one of two tokens that work."""
-    if token.id in review.lost:
+    if token.id in result.lost_ids:
         return f"Maybe nobody has the bearer token of {token.id} (see what is unfinished): a person decides"
-    successors = [entry for entry in review.memory.successions.values() if entry.replaces == token.id]
+    successors = [entry for entry in result.journal_history.successor_entries.values() if entry.replaces == token.id]
     if successors:
         return f"{successors[-1].token_id} was made to replace {token.id}: once in use, a person retires the old one"
     return _DECIDE_WHICH
 
 
-def _call(tool: str, token: AccessToken, *arguments: str) -> _Advice:
+def _advise_call(tool: str, token: AccessToken, *arguments: str) -> _Advice:
     named = [f'id="{token.id}"', *arguments]
     return _Advice(f"{tool}({', '.join(named)})", token.id)
 
 
 _DECIDE_WHICH: Final = "A person decides which one stays"
-_OF_THE_CLUSTER: Final = "A person decides: its work may move to a service account"
+_BUILT_IN_ADVICE: Final = "A person decides: its work may move to a service account"

@@ -9,24 +9,24 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from token_tools.quoting import quote
+from token_tools.quoting import quote_untrusted
 
-LONGEST_NAME: Final = 40
+MAX_NAME_CHARS: Final = 40
 """Characters of a name that are told."""
 
-LONGEST_COMPARED: Final = 200
+MAX_COMPARED_CHARS: Final = 200
 """Characters of a name that are compared with others."""
 
-LIKELY: Final = 0.85
+MIN_SIMILARITY: Final = 0.85
 """How alike two names are that mean the same, from 0 to 1."""
 
-SHORTEST_LIKELY: Final = 4
+MIN_FUZZY_CHARS: Final = 4
 """Characters of a name that may have one that is wrong: `id` is not `uid`."""
 
-_SEVERAL: Final = {"ids", "users"}
+_PLURAL_ARGUMENTS: Final = {"ids", "users"}
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
-_MEANT: Final = {
+_ARGUMENT_SYNONYMS: Final = {
     "id": ("token_id token key_id access_token_id token_ids ids old_id old_token old_token_id identifier access_token"),
     "enabled": (
         "disabled active state status disable enable is_enabled is_active new_state is_disabled new_status revoked "
@@ -59,120 +59,120 @@ _MEANT: Final = {
 class Topic(NamedTuple):
     """What is often asked for under one of these words, and the sentence that answers it.
 
-    `about` are the tools that the sentence is true for; all, if there are none. `is_whole` is for words that mean this
-    only if there are no others: a `sessionId` is no id of a token.
+    `about` are the tools that the sentence is true for; all, if there are none. `is_whole_name` is for words that mean
+    this only if there are no others: a `sessionId` is no id of a token.
     """
 
     words: frozenset[str]
     sentence: str
-    about: frozenset[str] = frozenset()
-    is_whole: bool = False
+    tools: frozenset[str] = frozenset()
+    is_whole_name: bool = False
 
-    def fits(self, words: Sequence[str], tool: str) -> bool:
+    def is_about(self, words: Sequence[str], tool: str) -> bool:
         """Whether one of the words of an argument of this tool is about this, or all of them."""
-        fits = self.words.issuperset(words) if self.is_whole else not self.words.isdisjoint(words)
-        return bool(words) and fits and (not self.about or tool.removesuffix("s") in self.about)
+        fits = self.words.issuperset(words) if self.is_whole_name else not self.words.isdisjoint(words)
+        return bool(words) and fits and (not self.tools or tool.removesuffix("s") in self.tools)
 
 
-def _topic(words: str, sentence: str, about: str = "", *, is_whole: bool = False) -> Topic:
-    tools = frozenset(f"{verb}_access_token" for verb in about.split())
-    return Topic(frozenset(words.split()), sentence, tools, is_whole)
+def _build_topic(words: str, sentence: str, verbs: str = "", *, is_whole_name: bool = False) -> Topic:
+    tools = frozenset(f"{verb}_access_token" for verb in verbs.split())
+    return Topic(frozenset(words.split()), sentence, tools, is_whole_name)
 
 
 _TOPICS: Final = (
-    _topic(
+    _build_topic(
         "action operation op verb command mode",
         "each tool does one thing: update_access_token(id=…, enabled=false) disables a token, enabled=true enables it, "
         "rotate_access_token(id=…) makes a new one beside it, delete_access_token(id=…) deletes it for ever.",
         "update delete rotate",
     ),
-    _topic(
+    _build_topic(
         "dry preview simulate rehearse whatif plan test trial noop validate",
         "there is no dry run. Where a person has to agree, they are shown first what would be done.",
         "create update delete rotate",
     ),
-    _topic(
+    _build_topic(
         "soft archive trash recoverable only if unless expired unused condition delay later grace schedule when at "
         "expiration expires expire expiry ttl enabled disabled status state active enable disable",
         "a deletion is for ever, at once, and without conditions. update_access_token(id=…, enabled=false) stops a "
         "token and can be undone; get_access_token(id=…) tells how it is.",
         "delete",
     ),
-    _topic(
+    _build_topic(
         "schedule scheduled delay delayed start starts later begin cron interval when before",
         "what is called is done at once; nothing can be scheduled.",
         "create update rotate",
     ),
-    _topic(
+    _build_topic(
         "confirm confirmed confirmation force yes approve approved approval consent agree agreed acknowledge sure "
         "bypass override",
         "whether a person has to agree is the operator's to say, and this server asks them itself.",
     ),
-    _topic(
+    _build_topic(
         "bearer secret secrets password credential credentials passphrase authorization jwt value api apikey",
         "no argument takes or shows a secret. This server has its own from its operator, and nobody can read that of "
         "an existing token again.",
     ),
-    _topic(
+    _build_topic(
         "cluster clusters host hostname server endpoint url port region tenant profile environment instance",
         "this server serves one cluster, which its operator has set.",
     ),
-    _topic(
+    _build_topic(
         "ttl expires expire expiry expiration lifetime valid validity never permanent duration hours days weeks months "
         "years",
         'how long a token lives is said by `expiration_time`, such as "90d" or "never".',
         "create update rotate",
     ),
-    _topic(
+    _build_topic(
         "old grace overlap existing previous keep revoke retire delete auto replace purge",
         "the old token stays alive. What follows are calls of their own: update_access_token(id=…, enabled=false), and "
         "when nothing broke delete_access_token(id=…).",
         "create rotate",
     ),
-    _topic(
+    _build_topic(
         "user users username owner owners account principal login uid sid domain",
         "whose a token is never changes; list_access_tokens(user=…) lists a user's tokens with their ids.",
         "get update delete rotate",
     ),
-    _topic(
+    _build_topic(
         "user users username owner owners account principal login uid sid domain",
         "an audit looks at all users; list_access_tokens(user=…) lists one user's tokens.",
         "audit",
     ),
-    _topic(
+    _build_topic(
         "reason justification ticket comment note notes requester actor",
         "nothing can be noted with a token or a call.",
     ),
-    _topic(
+    _build_topic(
         "used usage unused label labels title description purpose tag tags metadata scope scopes permission "
         "permissions privilege privileges role roles rights grants readonly ip ips cidr allowlist group groups "
         "name names",
         "access tokens have no names, descriptions, scopes, roles or addresses here, and nothing tells when one was "
         "last used. A token is known by its id and its user, and may do what they may.",
     ),
-    _topic(
+    _build_topic(
         "sort order orderby sortby ordering reverse direction descending ascending desc asc",
         "the order is the cluster's own and cannot be chosen.",
     ),
-    _topic(
+    _build_topic(
         "limit page after offset cursor max top count size first per next token tokens results items n number start "
         "key",
         "an audit reads all tokens in one call.",
         "audit",
-        is_whole=True,
+        is_whole_name=True,
     ),
-    _topic(
+    _build_topic(
         "count number quantity copies amount",
         "one call is about one token.",
         "create update delete rotate",
     ),
-    _topic(
+    _build_topic(
         "path folder directory delivery deliver destination save inline output file filename return show print reveal "
         "vault keyring store",
         "where files and new bearer tokens go is the operator's to say; the answer names the place.",
         "audit create rotate",
     ),
-    _topic(
+    _build_topic(
         "status state filter filters query search q where expired expires expiring expiry expiration within disabled "
         "enabled active inactive valid live old older newer before after since until from created creator age stale "
         "permanent suspended revoked updated modified lifetime expire "
@@ -182,48 +182,50 @@ _TOPICS: Final = (
         "expiry and whether it is disabled.",
         "list audit",
     ),
-    _topic(
+    _build_topic(
         "enabled disabled status state active enable disable",
         "a new token is enabled; update_access_token(id=…, enabled=false) disables one.",
         "create rotate",
     ),
-    _topic("ids users tokens bulk batch all everyone", "one call is about one token.", "create update delete rotate"),
-    _topic(
+    _build_topic(
+        "ids users tokens bulk batch all everyone", "one call is about one token.", "create update delete rotate"
+    ),
+    _build_topic(
         "arguments args params parameters input kwargs body payload request data json options update updates change "
         "changes values v",
         "write the arguments themselves, not inside another.",
-        is_whole=True,
+        is_whole_name=True,
     ),
-    _topic(
+    _build_topic(
         "fields columns field format output verbose details detail expand select full raw include",
         "the answer is always whole, and of one form.",
     ),
-    _topic("timezone tz locale language", "times are told in UTC."),
-    _topic(
+    _build_topic("timezone tz locale language", "times are told in UTC."),
+    _build_topic(
         "id token ids access",
         "get_access_token(id=…) tells of one token.",
         "list audit",
-        is_whole=True,
+        is_whole_name=True,
     ),
-    _topic(
+    _build_topic(
         "id token ids access",
         "a new token gets its id from the cluster; rotate_access_token(id=…) makes one beside an old one.",
         "create",
-        is_whole=True,
+        is_whole_name=True,
     ),
 )
 """The first that fits is told."""
 
-_WHO: Final = _topic(
+_USER_FORMS_TOPIC: Final = _build_topic(
     "domain realm directory auth uid sid id identity type",
     r"it says domain and number too: local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N or sid:S-1-….",
 )
 """For what belongs to a user who is given: to leave it out could mean somebody else."""
 
-_FROM_NOW: Final = frozenset(["extend", "extension", "by", "additional", "add", "plus", "more", "increase"])
-_COUNTED_FROM_NOW: Final = " A duration counts from now, not from the present expiry, which get_access_token tells."
+_EXTENSION_WORDS: Final = frozenset(["extend", "extension", "by", "additional", "add", "plus", "more", "increase"])
+_FROM_NOW_NOTE: Final = " A duration counts from now, not from the present expiry, which get_access_token tells."
 
-_TOOLS: Final = (
+_TOOL_SYNONYMS: Final = (
     (
         "",
         (
@@ -314,47 +316,47 @@ _TOOLS: Final = (
 Instead of a tool there is None where none does it, and "" where that holds of all but tokens.
 """
 
-_TOKENS: Final = {"token", "tokens", "key", "keys", "credential", "credentials", "whoami", "me", "self", "current"}
+_TOKEN_WORDS: Final = {"token", "tokens", "key", "keys", "credential", "credentials", "whoami", "me", "self", "current"}
 
 
-def tell_unknown_argument(
+def render_unknown_argument(
     tool: str, name: str, properties: Mapping[str, Mapping[str, Any]], given: Collection[str]
 ) -> str:
     """What to write instead of an argument that a tool does not have.
 
     `given` are the names of all arguments that the call has: one that is there already is not what was meant.
     """
-    words = _split(name)
-    meant = _find_meant("_".join(words), properties)
-    told = f"{tool} has no argument {quote(name, longest=LONGEST_NAME)}"
+    words = _split_words(name)
+    meant = _find_intended_argument("_".join(words), properties)
+    told = f"{tool} has no argument {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
     takes = f"It takes {', '.join(properties)}."
     if meant is not None and meant not in given:
-        one = ", one a call" if not _SEVERAL.isdisjoint(words) else ""
-        besides = "" if meant != "expiration_time" or _FROM_NOW.isdisjoint(words) else _COUNTED_FROM_NOW
+        one = ", one a call" if not _PLURAL_ARGUMENTS.isdisjoint(words) else ""
+        besides = "" if meant != "expiration_time" or _EXTENSION_WORDS.isdisjoint(words) else _FROM_NOW_NOTE
         return f"{told}; nearest is `{meant}`{one}: {properties[meant]['description']}{besides} {takes}"
-    topics = [_WHO] if meant == "user" and _WHO.fits(words, tool) else _TOPICS
-    fitting = (topic.sentence for topic in topics if topic.fits(words, tool))
+    topics = [_USER_FORMS_TOPIC] if meant == "user" and _USER_FORMS_TOPIC.is_about(words, tool) else _TOPICS
+    fitting = (topic.sentence for topic in topics if topic.is_about(words, tool))
     already = "" if meant is None else f"`{meant}` is given already; "
     return f"{told}: {already}{next(fitting, 'leave this out.')} {takes}"
 
 
-def tell_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]) -> str:
+def render_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]) -> str:
     """What to call instead of a tool that there is not.
 
     `withheld` are those that this server would have if it did not only read.
     """
-    told = f"There is no tool {quote(name, longest=LONGEST_NAME)}"
+    told = f"There is no tool {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
     there_is = f"The tools are {', '.join(offered)}."
-    tool, call = _find_call(_split(name), [*offered, *withheld])
+    tool, call = _find_call(_split_words(name), [*offered, *withheld])
     if tool in withheld:
         return f"{told}: this server only reads. {there_is}"
     return f"{told}{call}. {there_is}"
 
 
-def names_deed(text: object) -> bool:
+def has_action_word(text: object) -> bool:
     """Whether a text has a word for what a tool does, such as `disable`."""
-    words = _split(text) if isinstance(text, str) else []
-    return any(not set(called.split()).isdisjoint(words) for verb, called, _ in _TOOLS if verb)
+    words = _split_words(text) if isinstance(text, str) else []
+    return any(not set(called.split()).isdisjoint(words) for verb, called, _ in _TOOL_SYNONYMS if verb)
 
 
 def _find_call(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, str]:
@@ -363,23 +365,25 @@ def _find_call(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, 
         # Some hosts put the server's name before it.
         if f"_{tool}_" in f"_{'_'.join(words)}_":
             return tool, f": its name is {tool}"
-    for verb, called, call in _TOOLS:
-        if set(called.split()).isdisjoint(words) or (not verb and verb is not None and not _TOKENS.isdisjoint(words)):
+    for verb, called, call in _TOOL_SYNONYMS:
+        if set(called.split()).isdisjoint(words) or (
+            not verb and verb is not None and not _TOKEN_WORDS.isdisjoint(words)
+        ):
             continue
         return next(tool for tool in tools if tool.startswith(verb)) if verb else None, f": {call}"
     return None, ""
 
 
-def _find_meant(name: str, properties: Iterable[str]) -> str | None:
+def _find_intended_argument(name: str, properties: Iterable[str]) -> str | None:
     """The argument that a name is near enough to, that it may be said; None if there is none."""
-    called = {word: real for real in properties for word in [real, *_MEANT.get(real, "").split()]}
-    cutoff = LIKELY if len(name) >= SHORTEST_LIKELY else 1
+    called = {word: real for real in properties for word in [real, *_ARGUMENT_SYNONYMS.get(real, "").split()]}
+    cutoff = MIN_SIMILARITY if len(name) >= MIN_FUZZY_CHARS else 1
     # What is short is near to too much: a `uuid` is no `uid`.
-    longer = [word for word in called if len(word) >= SHORTEST_LIKELY or word == name]
+    longer = [word for word in called if len(word) >= MIN_FUZZY_CHARS or word == name]
     near = difflib.get_close_matches(name, longer, n=1, cutoff=cutoff)
     return called[near[0]] if near else None
 
 
-def _split(name: str) -> list[str]:
+def _split_words(name: str) -> list[str]:
     """The words of `expirationTime`, `expiration-time` and `EXPIRATION_TIME`, in small letters."""
-    return [word.lower() for word in _WORD.findall(name[:LONGEST_COMPARED])]
+    return [word.lower() for word in _WORD.findall(name[:MAX_COMPARED_CHARS])]

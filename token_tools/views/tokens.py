@@ -15,27 +15,41 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from token_tools.cluster.clock import MATTERS, tell_clock, tell_present
-from token_tools.cluster.identity import Identity, tell_name, tell_sid
-from token_tools.cluster.models import AccessToken, State
-from token_tools.operations.create import Minted
-from token_tools.operations.plans import Creation, CreationPlan, Deletion, Listing, Portrait, Rotation, Update
-from token_tools.quoting import CUT, LONGEST, cut, tell_some
-from token_tools.times import format_instant, tell_distance, tell_duration, tell_minute, tell_time
+from token_tools.cluster.clock import MIN_CLOCK_DIFFERENCE, render_clock_note, render_present
+from token_tools.cluster.identity import Identity, format_name, format_sid
+from token_tools.cluster.models import AccessToken, TokenState
+from token_tools.operations.create import CreatedToken
+from token_tools.operations.plans import (
+    CreatePlan,
+    CreateResult,
+    DeleteResult,
+    RotateResult,
+    TokenListing,
+    TokenView,
+    UpdateResult,
+)
+from token_tools.quoting import MAX_ANSWER_CHARS, TRUNCATION_NOTICE, render_first_items, truncate
+from token_tools.times import (
+    format_duration,
+    format_relative_time,
+    format_rfc3339,
+    format_time,
+    format_time_without_zone,
+)
 
-ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
+DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
 
-HAND_OVER: Final = "Put it where the old one is used"
+HAND_OVER_STEP: Final = "Put it where the old one is used"
 
 MINUTE: Final = timedelta(minutes=1)
 
-MOST_ROWS: Final = 20
+MAX_OTHER_ROWS: Final = 20
 """How many of a user's other tokens are told; a user can have two."""
 
-COLUMNS: Final = "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator"
+TABLE_HEADER: Final = "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator"
 
-UNKNOWN: Final = "unknown"
+UNKNOWN_CREATOR: Final = "unknown"
 
 
 class TokenEntry(BaseModel):
@@ -125,14 +139,14 @@ class DeletedToken(TokenEntry):
 
 
 @dataclass(frozen=True)
-class Summary:
+class RenderedResult:
     """One answer in both channels."""
 
     text: str
     fields: BaseModel
 
     @property
-    def size(self) -> int:
+    def char_count(self) -> int:
         """Characters in the larger channel, the structured one as the most verbose of writers would write it."""
         return max(len(self.text), len(json.dumps(self.structured)))
 
@@ -141,128 +155,135 @@ class Summary:
         """The fields that have a value, as JSON knows them."""
         return self.fields.model_dump(mode="json", exclude_none=True)
 
-    def cut(self) -> tuple[str, dict[str, Any]]:
+    def truncate(self) -> tuple[str, dict[str, Any]]:
         """The text and the fields, both within bounds; it says so where something is cut."""
-        return cut(self.text), _cut_fields(self.structured)
+        return truncate(self.text), _truncate_fields(self.structured)
 
 
-def _cut_fields(structured: dict[str, Any]) -> dict[str, Any]:
+def _truncate_fields(structured: dict[str, Any]) -> dict[str, Any]:
     """The fields, of which the longest are halved until all are within bounds."""
-    while len(json.dumps(structured)) >= LONGEST:
+    while len(json.dumps(structured)) >= MAX_ANSWER_CHARS:
         name, value = max(structured.items(), key=lambda field: len(json.dumps(field[1])))
         shorter = value[: len(value) // 2]
-        structured = structured | {name: f"{shorter}{CUT}" if isinstance(value, str) else shorter}
+        structured = structured | {name: f"{shorter}{TRUNCATION_NOTICE}" if isinstance(value, str) else shorter}
     return structured
 
 
-def summarize_listing(listing: Listing, *, address: str) -> Summary:
+def render_listing(listing: TokenListing, *, address: str) -> RenderedResult:
     """A page of tokens: how many and whose, a line for each, and how to go on."""
-    headline = _tell_headline(listing, address)
-    next_step = _tell_next_page(listing)
+    headline = _render_headline(listing, address)
+    next_step = _render_next_page(listing)
     # Most tokens of a cluster are made by one administrator: naming them once is a seventh of the answer.
     usual = _find_usual_creator(listing.tokens)
-    rows = [tell_token(token, listing.time, usual_creator=usual) for token in listing.tokens]
-    columns = [f"{COLUMNS}, where not {usual}" if usual else COLUMNS] if rows else []
+    rows = [render_row(token, listing.time, usual_creator=usual) for token in listing.tokens]
+    columns = [f"{TABLE_HEADER}, where not {usual}" if usual else TABLE_HEADER] if rows else []
     fields = TokenList(
         summary=headline,
         usual_creator=usual,
-        tokens=[_make_entry(token, listing.time, usual) for token in listing.tokens],
-        after=listing.after,
+        tokens=[_to_entry(token, listing.time, usual) for token in listing.tokens],
+        after=listing.cursor,
         next_step=next_step,
     )
-    return Summary(_join([headline, *columns, *rows, next_step]), fields)
+    return RenderedResult(_join_lines([headline, *columns, *rows, next_step]), fields)
 
 
-def summarize_portrait(portrait: Portrait, *, address: str) -> Summary:
+def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
     """One token: a line, each field of both identities, its user's other tokens, and whether it is the server's own."""
-    token, now = portrait.token, portrait.time
-    own = {True: ". This server runs on it", False: ". This server does not run on it", None: ""}[portrait.is_own]
-    life = f"{tell_life(token, now)}{own}"
-    present = tell_present(now, portrait.ahead)
+    token, now = view.token, view.time
+    own = {True: ". This server runs on it", False: ". This server does not run on it", None: ""}[view.is_own]
+    life = f"{render_lifetime(token, now)}{own}"
+    present = render_present(now, view.clock_ahead)
     headline = f"Access token {token.id} of {token.user} on {address}: {life}. {present}."
-    others = None if portrait.others is None else _tell_rows(portrait.others, now)
-    identities = _describe_identity("user", token.user) | _describe_identity("creator", token.creator or Identity())
+    others = None if view.other_tokens is None else _render_rows(view.other_tokens, now)
+    identities = _to_identity_fields("user", token.user) | _to_identity_fields("creator", token.creator or Identity())
     fields = TokenDetails.model_validate(
         {
-            **_describe(token, now),
+            **_to_fields(token, now),
             **identities,
             "summary": headline,
-            "is_own": portrait.is_own,
+            "is_own": view.is_own,
             "other_tokens": others,
             "warning": _join_warnings(
-                *portrait.doubts, *tell_future(_find_latest([token, *(portrait.others or [])]), now)
+                *view.caveats, *render_future_caveat(_find_latest_creation([token, *(view.other_tokens or [])]), now)
             ),
         }
     )
     lines = [
         headline,
-        COLUMNS,
-        tell_token(token, now),
+        TABLE_HEADER,
+        render_row(token, now),
         "; ".join(f"{name} {value}" for name, value in identities.items()),
-        _tell_others(portrait),
+        _render_others_heading(view),
         *(others or []),
         fields.warning,
     ]
-    return Summary(_join(lines), fields)
+    return RenderedResult(_join_lines(lines), fields)
 
 
-def summarize_creation(creation: Creation, *, address: str) -> Summary:
+def render_create_result(result: CreateResult, *, address: str) -> RenderedResult:
     """What was made, until when it lives, and where its secret is."""
-    plan, minted = creation.plan, creation.minted
+    plan, minted = result.plan, result.created
     headline = (
-        f"Created access token {minted.delivered.id} for {plan.order.user} on {address}; "
-        f"it {_tell_made(plan, minted)}. Its bearer token is in {minted.delivered.place}."
+        f"Created access token {minted.delivered.id} for {plan.create_request.user} on {address}; "
+        f"it {_render_created_expiry(plan, minted)}. Its bearer token is in {minted.delivered.location}."
     )
     fields = NewToken.model_validate(
-        {**_describe_new(plan, minted), "summary": headline, "next_step": minted.delivered.how_to_use}
+        {**_to_new_token_fields(plan, minted), "summary": headline, "next_step": minted.delivered.how_to_use}
     )
-    return Summary(_join_new(fields), fields)
+    return RenderedResult(_render_new_token(fields), fields)
 
 
-def summarize_rotation(rotation: Rotation, *, address: str, credential: str) -> Summary:
-    """The new token beside the old, and what remains to be done; `credential` is where the server has its own from."""
-    plan, minted = rotation.plan, rotation.minted
-    old, delivered = plan.old, minted.delivered
+def render_rotate_result(result: RotateResult, *, address: str, credential_location: str) -> RenderedResult:
+    """The new token beside the old, and what remains to be done.
+
+    `credential_location` is where the server has its own from.
+    """
+    plan, minted = result.plan, result.created
+    old, delivered = plan.old_token, minted.delivered
     headline = (
-        f"Rotated: new access token {delivered.id} for {plan.order.user} on {address}; it {_tell_made(plan, minted)}, "
-        f"and it works. Its bearer token is in {delivered.place}. The old one, {old.id}, is as it was."
+        f"Rotated: new access token {delivered.id} for {plan.create_request.user} on {address}; it "
+        f"{_render_created_expiry(plan, minted)}, "
+        f"and it works. Its bearer token is in {delivered.location}. The old one, {old.id}, is as it was."
     )
-    hand_over = tell_hand_over(credential, names_file=delivered.is_store) if plan.is_own else HAND_OVER
-    steps = f"{tell_steps(old, plan.time, hand_over)} {delivered.how_to_use}"
+    hand_over = render_hand_over(credential_location, names_file=delivered.is_store) if plan.is_own else HAND_OVER_STEP
+    steps = f"{render_steps(old, plan.time, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
-        {**_describe_new(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
+        {**_to_new_token_fields(plan, minted), "summary": headline, "next_step": steps, "replaces": old.id}
     )
-    return Summary(_join_new(fields), fields)
+    return RenderedResult(_render_new_token(fields), fields)
 
 
-def tell_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER) -> str:
+def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:
     """What remains to be done when a token has a successor, `hand_over` first."""
     disabling = [f'update_access_token(id="{old.id}", enabled=false)'] if old.is_live(now=now) else []
     steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
     return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
 
 
-def tell_hand_over(credential: str, *, names_file: bool = False) -> str:
+def render_hand_over(credential_location: str, *, names_file: bool = False) -> str:
     """The first step where the old token is the server's own; `names_file` if the setting may name the new one's."""
     setting = "QUMULO_CREDENTIALS_FILE"
-    named = f" (or let {'it' if credential.startswith(setting) else setting} name the new file)"
-    return f"This server runs on the old one: replace {credential}{named if names_file else ''} and start it again"
+    named = f" (or let {'it' if credential_location.startswith(setting) else setting} name the new file)"
+    return (
+        f"This server runs on the old one: replace {credential_location}{named if names_file else ''} and "
+        "start it again"
+    )
 
 
-def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
+def render_update_result(result: UpdateResult, *, address: str, now: datetime) -> RenderedResult:
     """A token before and after."""
-    token, wanted = update.plan.token, update.plan.wanted
-    after = wanted if update.edited is None or update.edited.after is None else update.edited.after.state
+    token, wanted = result.plan.token, result.plan.wanted
+    after = wanted if result.applied is None or result.applied.token_after is None else result.applied.token_after.state
     whose = f"access token {token.id} of {token.user} on {address}"
-    if update.edited is None:
-        headline = f"Nothing changed: {whose} is as asked already ({tell_state(after, now)})."
+    if result.applied is None:
+        headline = f"Nothing changed: {whose} is as asked already ({render_state(after, now)})."
     elif after == token.state:
         headline = (
-            f"Nothing changed: {whose} is as before ({tell_state(after, now)}), though the cluster took the request."
+            f"Nothing changed: {whose} is as before ({render_state(after, now)}), though the cluster took the request."
         )
     else:
-        headline = f"Changed {whose}: it is {tell_state(after, now)}. Before: {tell_state(token.state, now)}."
-    warnings = [*(update.edited.warnings if update.edited else ()), tell_clock(update.plan.ahead)]
+        headline = f"Changed {whose}: it is {render_state(after, now)}. Before: {render_state(token.state, now)}."
+    warnings = [*(result.applied.warnings if result.applied else ()), render_clock_note(result.plan.clock_ahead)]
     fields = ChangedToken(
         summary=headline,
         id=token.id,
@@ -271,23 +292,23 @@ def summarize_update(update: Update, *, address: str, now: datetime) -> Summary:
         enabled_before=token.state.enabled,
         enabled=after.enabled,
         expiration_time_before=token.expiration_time,
-        expiration_time=None if after.expires is None else format_instant(after.expires),
-        warning=_join_warnings(_tell_untaken(wanted, after, now), *warnings),
-        next_step=_tell_way_back(update, after, now),
+        expiration_time=None if after.expires is None else format_rfc3339(after.expires),
+        warning=_join_warnings(_render_ignored_update(wanted, after, now), *warnings),
+        next_step=_render_undo(result, after, now),
     )
-    return Summary(_join([headline, fields.warning, fields.next_step]), fields)
+    return RenderedResult(_join_lines([headline, fields.warning, fields.next_step]), fields)
 
 
-def _tell_way_back(update: Update, after: State, now: datetime) -> str | None:
+def _render_undo(result: UpdateResult, after: TokenState, now: datetime) -> str | None:
     """What undoes a change that may stop whoever works with a token, and what of it cannot be undone."""
-    before, token_id = update.plan.token.state, update.plan.token.id
+    before, token_id = result.plan.token.state, result.plan.token.id
     is_stopped = before.enabled and not after.enabled
     is_shortened = after.expires is not None and (before.expires is None or after.expires < before.expires)
-    if not is_stopped and not (is_shortened and update.plan.token.is_live(now=now)):
+    if not is_stopped and not (is_shortened and result.plan.token.is_live(now=now)):
         return None
     is_moved = before.expires != after.expires
-    stays = _tell_lost_expiry(before, now, update.max_lifetime) if is_moved else None
-    expires = "never" if before.expires is None else format_instant(before.expires)
+    stays = _render_lost_expiry(before, now, result.max_lifetime) if is_moved else None
+    expires = "never" if before.expires is None else format_rfc3339(before.expires)
     back = [
         f'id="{token_id}"',
         *(["enabled=true"] if is_stopped else []),
@@ -300,35 +321,37 @@ def _tell_way_back(update: Update, after: State, now: datetime) -> str | None:
     return " ".join(filter(None, [f"{told}.", stays]))
 
 
-def _tell_lost_expiry(before: State, now: datetime, max_lifetime: timedelta | None) -> str | None:
+def _render_lost_expiry(before: TokenState, now: datetime, max_lifetime: timedelta | None) -> str | None:
     """Why the expiry that a token had cannot be set again; None if it can."""
     if before.expires is not None and before.expires <= now:
         return "The expiry from before is over, and cannot be set again."
     if max_lifetime is not None and (before.expires is None or before.expires > now + max_lifetime):
-        was = "that it never expired" if before.expires is None else f"the expiry of {tell_time(before.expires)}"
+        was = "that it never expired" if before.expires is None else f"the expiry of {format_time(before.expires)}"
         return f"The new expiry stays: QUMULO_MAX_LIFETIME does not allow {was} again."
     return None
 
 
-def summarize_deletion(deletion: Deletion, *, address: str) -> Summary:
+def render_delete_result(result: DeleteResult, *, address: str) -> RenderedResult:
     """What is gone, fully enough to make it again."""
-    token, now = deletion.plan.token, deletion.plan.time
-    again = _tell_lifetime(token, now, deletion.max_lifetime)
-    headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {tell_life(token, now)}."
-    advice = f" The deleted one still worked. {ADVICE}" if token.is_live(now=now) else ""
+    token, now = result.plan.token, result.plan.time
+    again = _format_same_expiry(token, now, result.max_lifetime)
+    headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {render_lifetime(token, now)}."
+    advice = f" The deleted one still worked. {DISABLE_FIRST_ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
     fields = DeletedToken.model_validate(
         {
-            **_describe(token, now),
+            **_to_fields(token, now),
             "summary": headline,
-            "warning": _join_warnings(*deletion.edited.warnings, tell_clock(deletion.plan.ahead)),
+            "warning": _join_warnings(*result.applied.warnings, render_clock_note(result.plan.clock_ahead)),
             "next_step": f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
         }
     )
-    return Summary(_join([headline, COLUMNS, tell_token(token, now), fields.warning, fields.next_step]), fields)
+    return RenderedResult(
+        _join_lines([headline, TABLE_HEADER, render_row(token, now), fields.warning, fields.next_step]), fields
+    )
 
 
-def _tell_lifetime(token: AccessToken, now: datetime, max_lifetime: timedelta | None) -> str:
+def _format_same_expiry(token: AccessToken, now: datetime, max_lifetime: timedelta | None) -> str:
     """What to ask for to get such an expiry again: the same time, or the same lifetime where that is over.
 
     It is the longest that the operator allows where the expiry from before is not allowed.
@@ -336,174 +359,185 @@ def _tell_lifetime(token: AccessToken, now: datetime, max_lifetime: timedelta | 
     is_over = token.expires is not None and token.expires <= now
     life = None if token.expires is None else token.expires - (token.created if is_over else now)
     if max_lifetime is not None and (life is None or life > max_lifetime):
-        return write_duration(max_lifetime)
+        return format_duration_argument(max_lifetime)
     if token.expires is None:
         return "never"
-    return write_duration(max(life, MINUTE)) if is_over and life is not None else format_instant(token.expires)
+    return (
+        format_duration_argument(max(life, MINUTE)) if is_over and life is not None else format_rfc3339(token.expires)
+    )
 
 
-def write_duration(duration: timedelta) -> str:
+def format_duration_argument(duration: timedelta) -> str:
     """A duration as an argument, in the largest unit that it is one of: `90d`, `12h`, `30min`, `20s`; never more."""
     units = {"d": timedelta(days=1), "h": timedelta(hours=1), "min": MINUTE, "s": timedelta(seconds=1)}
     return next((f"{duration // unit}{name}" for name, unit in units.items() if duration >= unit), "1s")
 
 
-def tell_token(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:
-    """A row of a table, as `COLUMNS` heads it: what is told of one token, without a creator that is the usual.
+def render_row(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:
+    """A row of a table, as `TABLE_HEADER` heads it: what is told of one token, without a creator that is the usual.
 
     A cell with nothing to tell is empty, and left out only where no other follows.
     """
-    expires = "never" if token.expires is None else f"{tell_minute(token.expires)} ({_tell_expiry(token, now)})"
-    state, creator = "disabled" if token.is_disabled else "", _tell_creator(token)
-    cells = [token.id, str(token.user), expires, tell_minute(token.created), state]
+    expires = (
+        "never"
+        if token.expires is None
+        else f"{format_time_without_zone(token.expires)} ({_render_expiry_distance(token, now)})"
+    )
+    state, creator = "disabled" if token.is_disabled else "", _format_creator(token)
+    cells = [token.id, str(token.user), expires, format_time_without_zone(token.created), state]
     return " | ".join([*cells, "" if creator == usual_creator else creator]).rstrip(" |")
 
 
-def tell_intents(plan: CreationPlan) -> str:
+def render_open_intents(plan: CreatePlan) -> str:
     """What the journal says was begun for the same user and has no outcome."""
-    if not plan.order.open_intents:
+    if not plan.create_request.open_intents:
         return ""
-    times = tell_some([tell_time(intent.time) for intent in plan.order.open_intents])
+    times = render_first_items([format_time(intent.time) for intent in plan.create_request.open_intents])
     return (
         f"The journal knows no outcome of an earlier create for this user ({times}): "
         "a token of that time whose bearer token nobody has may be among theirs."
     )
 
 
-def tell_expiry(plan: CreationPlan) -> str:
+def render_expiry(plan: CreatePlan) -> str:
     """Until when a new token is to live."""
-    expires = plan.order.expires
+    expires = plan.create_request.expires
     if expires is None:
         return "never expires"
-    default = ", the default lifetime" if plan.by_default else ""
-    return f"expires {tell_time(expires)} ({tell_distance(expires, now=plan.time)}{default})"
+    default = ", the default lifetime" if plan.has_default_expiry else ""
+    return f"expires {format_time(expires)} ({format_relative_time(expires, now=plan.time)}{default})"
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """`1 token`, `2,000 tokens`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _find_usual_creator(tokens: Iterable[AccessToken]) -> str | None:
     """Who made most of the tokens, if that is more than one."""
-    for creator, number in Counter(map(_tell_creator, tokens)).most_common(1):
-        return creator if number > 1 and creator != UNKNOWN else None
+    for creator, number in Counter(map(_format_creator, tokens)).most_common(1):
+        return creator if number > 1 and creator != UNKNOWN_CREATOR else None
     return None
 
 
-def _tell_creator(token: AccessToken) -> str:
-    return UNKNOWN if token.creator is None else str(token.creator)
+def _format_creator(token: AccessToken) -> str:
+    return UNKNOWN_CREATOR if token.creator is None else str(token.creator)
 
 
-def _make_entry(token: AccessToken, now: datetime, usual_creator: str | None) -> TokenEntry:
-    creator = _tell_creator(token)
-    told = _describe(token, now) | {"creator": None if creator == usual_creator else creator}
+def _to_entry(token: AccessToken, now: datetime, usual_creator: str | None) -> TokenEntry:
+    creator = _format_creator(token)
+    told = _to_fields(token, now) | {"creator": None if creator == usual_creator else creator}
     return TokenEntry.model_validate(told | {"enabled": None if token.enabled else token.enabled})
 
 
-def _tell_headline(listing: Listing, address: str) -> str:
+def _render_headline(listing: TokenListing, address: str) -> str:
     whose = f" of {listing.user}" if listing.user else ""
-    more = ", and there are more" if listing.after else ""
-    doubts = [*listing.doubts, *tell_future(_find_latest(listing.tokens), listing.time)]
-    told = f"{count(len(listing.tokens), 'access token')}{whose} on {address}{more}."
-    return " ".join([told, f"{tell_present(listing.time, listing.ahead)}.", *doubts])
+    more = ", and there are more" if listing.cursor else ""
+    doubts = [*listing.caveats, *render_future_caveat(_find_latest_creation(listing.tokens), listing.time)]
+    told = f"{format_count(len(listing.tokens), 'access token')}{whose} on {address}{more}."
+    return " ".join([told, f"{render_present(listing.time, listing.clock_ahead)}.", *doubts])
 
 
-def _tell_next_page(listing: Listing) -> str | None:
+def _render_next_page(listing: TokenListing) -> str | None:
     steps: list[str] = []
-    if listing.foreign:
+    if listing.filtered_out:
         steps.append(
-            f"{count(listing.foreign, 'token')} left out, of what is or may be another user with that name. "
+            f"{format_count(listing.filtered_out, 'token')} left out, of what is or may be another user with "
+            "that name. "
             "Name the user by auth_id to be sure."
         )
-    if listing.after:
-        steps.append(f"For the next page, call again with after={json.dumps(listing.after)}.")
+    if listing.cursor:
+        steps.append(f"For the next page, call again with after={json.dumps(listing.cursor)}.")
     return " ".join(steps) or None
 
 
-def _tell_expiry(token: AccessToken, now: datetime) -> str:
-    distance = tell_distance(token.expires or now, now=now)
+def _render_expiry_distance(token: AccessToken, now: datetime) -> str:
+    distance = format_relative_time(token.expires or now, now=now)
     return f"expired {distance}" if token.is_expired(now=now) else distance
 
 
-def tell_life(token: AccessToken, now: datetime) -> str:
+def render_lifetime(token: AccessToken, now: datetime) -> str:
     """`enabled, made 30 days ago by local:admin, expires 2027-01-31 17:00 UTC (in 60 days)`."""
     creator = f" by {token.creator}" if token.creator else ""
-    return f"{tell_state(token.state, now)}; made {tell_distance(token.created, now=now)}{creator}"
+    return f"{render_state(token.state, now)}; made {format_relative_time(token.created, now=now)}{creator}"
 
 
-def tell_state(state: State, now: datetime) -> str:
+def render_state(state: TokenState, now: datetime) -> str:
     """`enabled, expires 2027-01-31 17:00 UTC (in 60 days)`."""
     enabled = "enabled" if state.enabled else "disabled"
     if state.expires is None:
         return f"{enabled}, never expires"
     verb = "expires" if state.expires > now else "expired"
-    return f"{enabled}, {verb} {tell_time(state.expires)} ({tell_distance(state.expires, now=now)})"
+    return f"{enabled}, {verb} {format_time(state.expires)} ({format_relative_time(state.expires, now=now)})"
 
 
-def _tell_rows(tokens: Sequence[AccessToken], now: datetime) -> list[str]:
-    rows = [tell_token(token, now) for token in tokens[:MOST_ROWS]]
+def _render_rows(tokens: Sequence[AccessToken], now: datetime) -> list[str]:
+    rows = [render_row(token, now) for token in tokens[:MAX_OTHER_ROWS]]
     return rows if len(rows) == len(tokens) else [*rows, f"and {len(tokens) - len(rows):,} more"]
 
 
-def tell_future(latest: datetime | None, now: datetime) -> Iterator[str]:
+def render_future_caveat(latest: datetime | None, now: datetime) -> Iterator[str]:
     """What there is to say where the youngest of some tokens was made at a time that is still to come."""
-    if latest is not None and latest - now >= MATTERS:
+    if latest is not None and latest - now >= MIN_CLOCK_DIFFERENCE:
         yield (
-            f"A token here was made at {tell_time(latest)}, which is still to come by this machine's clock. The clocks "
-            f"differ, so distances in time may be wrong by {tell_duration(latest - now)} or more."
+            f"A token here was made at {format_time(latest)}, which is still to come by this machine's clock. "
+            "The clocks "
+            f"differ, so distances in time may be wrong by {format_duration(latest - now)} or more."
         )
 
 
-def _find_latest(tokens: Iterable[AccessToken]) -> datetime | None:
+def _find_latest_creation(tokens: Iterable[AccessToken]) -> datetime | None:
     return max((token.created for token in tokens), default=None)
 
 
-def _tell_others(portrait: Portrait) -> str | None:
-    if portrait.others is None:
+def _render_others_heading(view: TokenView) -> str | None:
+    if view.other_tokens is None:
         return None
-    return "The user's other tokens:" if portrait.others else "The user has no other token."
+    return "The user's other tokens:" if view.other_tokens else "The user has no other token."
 
 
-def _tell_made(plan: CreationPlan, minted: Minted) -> str:
+def _render_created_expiry(plan: CreatePlan, created: CreatedToken) -> str:
     """Until when a new token lives, as the cluster tells it since."""
-    found = minted.found
-    if found is None or (found.expires == plan.order.expires and not minted.ahead):
-        return tell_expiry(plan)
+    found = created.token
+    if found is None or (found.expires == plan.create_request.expires and not created.clock_ahead):
+        return render_expiry(plan)
     if found.expires is None:
         return "never expires"
     # It was made just now, by the clock that will end it.
-    return f"expires {tell_time(found.expires)} ({tell_distance(found.expires, now=found.created)})"
+    return f"expires {format_time(found.expires)} ({format_relative_time(found.expires, now=found.created)})"
 
 
-def _tell_warnings(plan: CreationPlan, minted: Minted) -> Iterator[str]:
+def _render_warnings(plan: CreatePlan, created: CreatedToken) -> Iterator[str]:
     """What the cluster did otherwise than asked (an old one may not know about expiry), and what was left open."""
-    order, found = plan.order, minted.found
-    if found is not None and order.user.completed_by(found.user) is None:
+    order, found = plan.create_request, created.token
+    if found is not None and order.user.merged_with(found.user) is None:
         yield f"Beware: the cluster made it for {found.user}. Delete it unless that is who was meant."
-    if clock := tell_clock(minted.ahead):
+    if clock := render_clock_note(created.clock_ahead):
         yield clock
     if found is None:
         yield "It could not be read back: its user and its expiry are told as they were asked for."
     if found is None and order.max_lifetime is not None:
         yield "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified: look at it with get_access_token."
     if found is not None and found.expires != order.expires:
-        yield f"Beware: the cluster did not take the expiry as asked; there, the token {_tell_made(plan, minted)}."
-    if minted.delivered.warning:
-        yield minted.delivered.warning
-    if minted.unwritten:
-        yield minted.unwritten
-    if plan.order.open_intents:
-        yield tell_intents(plan)
+        yield (
+            "Beware: the cluster did not take the expiry as asked; there, the token "
+            f"{_render_created_expiry(plan, created)}."
+        )
+    if created.delivered.warning:
+        yield created.delivered.warning
+    if created.journal_error:
+        yield created.journal_error
+    if plan.create_request.open_intents:
+        yield render_open_intents(plan)
 
 
-def _tell_untaken(wanted: State, after: State, now: datetime) -> str | None:
+def _render_ignored_update(wanted: TokenState, after: TokenState, now: datetime) -> str | None:
     if wanted == after:
         return None
-    return f"Beware: the cluster did not take the change as asked; there, the token is {tell_state(after, now)}."
+    return f"Beware: the cluster did not take the change as asked; there, the token is {render_state(after, now)}."
 
 
-def _describe(token: AccessToken, now: datetime) -> dict[str, object]:
+def _to_fields(token: AccessToken, now: datetime) -> dict[str, object]:
     return {
         "id": token.id,
         "user": str(token.user),
@@ -515,37 +549,37 @@ def _describe(token: AccessToken, now: datetime) -> dict[str, object]:
     }
 
 
-def _describe_identity(role: str, identity: Identity) -> dict[str, str | int]:
+def _to_identity_fields(role: str, identity: Identity) -> dict[str, str | int]:
     """Each field that is known, as it is, but for text that somebody chose, which is quoted where it has to be."""
-    tellers = {"domain": tell_name, "name": tell_name, "sid": tell_sid}
+    tellers = {"domain": format_name, "name": format_name, "sid": format_sid}
     return {
         f"{role}_{key}": tellers[key](value) if key in tellers and isinstance(value, str) else value
-        for key, value in identity.known().items()
+        for key, value in identity.known_fields().items()
     }
 
 
-def _describe_new(plan: CreationPlan, minted: Minted) -> dict[str, object]:
-    delivered, found = minted.delivered, minted.found
-    expires = plan.order.expires if found is None else found.expires
+def _to_new_token_fields(plan: CreatePlan, created: CreatedToken) -> dict[str, object]:
+    delivered, found = created.delivered, created.token
+    expires = plan.create_request.expires if found is None else found.expires
     return {
         "id": delivered.id,
-        "user": str(plan.order.user),
-        "expiration_time": None if expires is None else format_instant(expires),
-        "bearer_token_in": delivered.place,
+        "user": str(plan.create_request.user),
+        "expiration_time": None if expires is None else format_rfc3339(expires),
+        "bearer_token_in": delivered.location,
         "fingerprint": delivered.fingerprint,
         "bearer_token": None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value(),
-        "warning": _join_warnings(*_tell_warnings(plan, minted)),
+        "warning": _join_warnings(*_render_warnings(plan, created)),
     }
 
 
-def _join_new(fields: NewToken) -> str:
+def _render_new_token(fields: NewToken) -> str:
     fingerprint = f"SHA-256 of the bearer token: {fields.fingerprint}"
-    return _join([fields.summary, fields.bearer_token, fingerprint, fields.warning, fields.next_step])
+    return _join_lines([fields.summary, fields.bearer_token, fingerprint, fields.warning, fields.next_step])
 
 
 def _join_warnings(*warnings: str | None) -> str | None:
     return " ".join(warning for warning in warnings if warning) or None
 
 
-def _join(lines: Iterable[str | None]) -> str:
+def _join_lines(lines: Iterable[str | None]) -> str:
     return "\n".join(line for line in lines if line)
