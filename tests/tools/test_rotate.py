@@ -29,7 +29,7 @@ from tests.support.harness import (
 from tests.tools.test_update import add_token, lockout_refusal, own_token, replace_answer
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import Caller
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import Token
 from token_tools.storage.delivery import KeyringDelivery
 

@@ -25,7 +25,7 @@ from tests.support.harness import (
     ScriptedPerson,
     refusal_response,
 )
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import Account, Token
 
 pytestmark = pytest.mark.anyio

@@ -25,16 +25,16 @@ from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_all_tokens, fetch_user_tokens, merge_user
 from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
 from token_tools.operations.audit_export import ReportFormat, open_report
-from token_tools.operations.create import MAX_TOKENS_PER_USER
 from token_tools.operations.findings import FINDINGS, Finding, UserKey, user_key_of
+from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
 from token_tools.operations.policy import Policy, is_built_in
 from token_tools.operations.services import Services
+from token_tools.operations.token_limit import MAX_TOKENS_PER_USER
 from token_tools.operations.unfinished import (
-    JournalHistory,
     Unfinished,
-    UnfinishedFinder,
     list_lost_ids,
+    locate_unfinished,
     read_caller,
     render_unfinished,
 )
@@ -279,7 +279,7 @@ async def audit_tokens(
         DeliveryError: If the report cannot be written.
     """
     own = await read_own_token(services)
-    memory = await _finder(services).get_history()
+    memory = await read_history(services)
     audit = Audit(
         services.clock(), expiring_within, own.token_id, memory.disabled_since, memory.successor_entries.keys()
     )
@@ -330,8 +330,8 @@ async def _locate_unfinished(
     for token in [token for token in suspects if not token.user.name][:MAX_UNFINISHED_LOOKUPS]:
         with suppress(ClusterError, Refusal):
             named.append(merge_user(token, await services.cluster.resolve_identity(token.user.as_minimal_identity())))
-    return await _finder(services).locate_unfinished(
-        journal_history, named, me=await read_caller(services.cluster, journal_history)
+    return await locate_unfinished(
+        services, journal_history, named, me=await read_caller(services.cluster, journal_history)
     )
 
 
@@ -389,10 +389,6 @@ async def _read_examples_at_limit(
         tokens.sort(key=lambda token: (token.id not in lost_ids, token.is_live(now=now), token.created))
         examples += [Example(token, token.created) for token in tokens[:1] if user_key_of(token.user) == user]
     return examples
-
-
-def _finder(services: Services) -> UnfinishedFinder:
-    return UnfinishedFinder(services.delivery, services.journal, services.clock)
 
 
 def _may_be_complete(own: OwnToken, audit: Audit) -> bool:
