@@ -57,3 +57,9 @@ def fake_keyring() -> Generator[FakeKeyring]:
     keyring.set_keyring(chosen)
     yield chosen
     keyring.set_keyring(before)
+
+
+@pytest.fixture
+def no_consent(harness: Harness) -> None:
+    """Set up a server that asks nobody before a change."""
+    harness.settings = harness.settings.model_copy(update={"confirm": "none"})

@@ -14,16 +14,8 @@ from pydantic import SecretStr
 
 from tests.support.harness import TIMEOUT_SECONDS
 from token_tools.cluster import responses as wire
-from token_tools.cluster.models import TokenPage
-from token_tools.errors import (
-    BadAnswer,
-    ClusterError,
-    Forbidden,
-    NotFound,
-    Rejected,
-    Unauthenticated,
-    Unavailable,
-)
+from token_tools.cluster.models import Caller, TokenPage
+from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.redaction import remember_secret
 
 DECODERS: list[Callable[[wire.Answer], object]] = [
@@ -557,3 +549,7 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
 
     with pytest.raises(BadAnswer, match='it does not fit at "entries"'):
         wire.decode_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))
+
+
+def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
+    assert not Caller.model_validate({"id": "500", "is_token": True}).is_unidentified_token

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -12,10 +13,13 @@ import pytest
 from mcp.client import Client, ClientRequestContext
 from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, ErrorData, InputRequiredResult
 
+from tests.support.example_tokens import add_token
 from tests.support.harness import (
     ADMIN,
     AGREES,
+    DECLINES,
     JANE,
+    LDAP_BOB,
     NOW,
     TOKENS_PATH,
     Harness,
@@ -434,3 +438,37 @@ def test_plans_without_need_of_consent_are_not_stored() -> None:
     questions.consume(plan)
 
     assert questions.get(Plan, "request", now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("tool", "change"),
+    [
+        ("create_access_token", {}),
+        ("update_access_token", {"enabled": False}),
+        ("delete_access_token", {}),
+        ("rotate_access_token", {}),
+    ],
+    ids=["create", "update", "delete", "rotate"],
+)
+async def test_concurrent_consent_questions_keep_their_own_answers(
+    harness: Harness, tool: str, change: dict[str, Any]
+) -> None:
+    jane_s, bob_s = add_token(harness), add_token(harness, LDAP_BOB)
+    asked: list[str] = []
+    both = anyio.Event()
+
+    async def agree_to_bob_s(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        asked.append(params.message)
+        if len(asked) == 2:
+            both.set()
+        await both.wait()
+        return AGREES if "bob" in params.message else DECLINES
+
+    async with harness.connected(person=agree_to_bob_s, confirm="all") as client, anyio.create_task_group() as calls:
+        for token in (jane_s, bob_s):
+            named = {"user": f"auth_id:{token.user}"} if tool == "create_access_token" else {"id": token.id}
+            calls.start_soon(client.call_tool, tool, {**named, **change})
+
+    assert sorted("bob" in question for question in asked) == [False, True]
+    assert harness.tokens_of(JANE) == [jane_s]
+    assert harness.tokens_of(LDAP_BOB) != [bob_s]

@@ -23,8 +23,11 @@ from token_tools.settings import Settings
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 TIMEOUT_SECONDS = 10
 NOTHING_DONE = "Nothing was done. "
+AUDIT_TOOL = "audit_access_tokens"
 WRITE_TOOLS = {"create_access_token", "update_access_token", "delete_access_token", "rotate_access_token"}
 TOKENS_PATH = "/v1/auth/access-tokens/"
+FIND_PATH = "/v1/identity/find"
+WHO_AM_I_PATH = "/v1/session/who-am-i"
 ADMIN = Account(
     auth_id="500",
     domain="LOCAL",
@@ -75,6 +78,7 @@ def refusal_response(status: int, error_class: str = "some_error", description: 
 
 
 AGREES = ElicitResult(action="accept", content={"agree": True})
+DECLINES = ElicitResult(action="decline")
 
 
 @dataclass

@@ -18,8 +18,8 @@ import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
 from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB
+from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message
 from tests.support.twin_clusters import serve_over_https
-from tests.system.test_stdio import COMMAND, INITIALIZE, INITIALIZED, Message
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Cluster
 from token_tools.sandbox.faults import Endpoint, Fault, Faults

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from tests.support.harness import ADMIN, JANE, LDAP_BOB
+from tests.support.json_rpc import create_call
 from tests.support.server_process import (
     CREATE_REQUEST,
     ServedCluster,
@@ -21,7 +22,6 @@ from tests.support.server_process import (
     running_server,
     served_cluster,
 )
-from tests.system.test_stdio import create_call
 from token_tools.sandbox.faults import Endpoint, Fault
 from token_tools.shutdown import CLEANUP_TIMEOUT
 

@@ -18,34 +18,12 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import TextContent
 
+from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message, create_call
 from token_tools import __version__
-
-Message = dict[str, object]
 
 pytestmark = pytest.mark.anyio
 
-COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
 TIMEOUT_SECONDS = 30
-INITIALIZE: Message = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
-INITIALIZED: Message = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-
-
-def create_call(number: int, tool: str, **arguments: object) -> Message:
-    return {
-        "jsonrpc": "2.0",
-        "id": number,
-        "method": "tools/call",
-        "params": {"name": tool, "arguments": arguments},
-    }
 
 
 @asynccontextmanager
