@@ -101,6 +101,7 @@ class Harness:
         self, *, person: ElicitationFnT | None = None, **settings_changes: object
     ) -> AsyncGenerator[Client]:
         """A client, with a human behind it or not, of a server whose settings differ by these."""
+        assert settings_changes.keys() <= Settings.model_fields.keys()
         settings = self.settings.model_copy(update=settings_changes)
         server = create_server(
             settings, cluster_transport=self.recorder, clock=lambda: self.now, consent_timeout=self.consent_timeout
@@ -167,3 +168,8 @@ def create_harness(mode: Mode, folder: Path) -> Harness:
         host="c.example.com", bearer_token=SecretStr(own.bearer_token), delivery_dir=folder / "state" / "tokens"
     )
     return Harness(cluster, RecordingTransport(httpx.ASGITransport(create_app(cluster))), settings, mode)
+
+
+MAX_ANSWER_CHARACTERS = 25_000
+
+NEVER_EXPIRING_REQUEST = {"user": "local:jane", "expiration_time": "never"}

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
+import anyio
 import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
@@ -79,6 +80,7 @@ class ServedCluster:
 
     def create_environment(self, **settings: str) -> dict[str, str]:
         """What the command needs to know."""
+        assert all(name.isupper() for name in settings)
         return os.environ | {
             "XDG_STATE_HOME": str(self.folder),
             "HOME": str(self.folder),
@@ -218,3 +220,15 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
         return (to, to), (source, source)
     back, sink = os.pipe()
     return (to, back), (source, sink)
+
+
+def assert_no_token_is_lost(stage: ServedCluster, new: set[str]) -> None:
+    """Each new token is in a file of its own, and works, or the journal has an attempt that may have made it."""
+    delivered = stage.read_delivered()
+    assert all(stage.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
+    last = {line["attempt"]: line for line in stage.read_journal() if line["operation"] in {"create", "rotate"}}
+    owners = {token.id: str(token.user) for token in stage.cluster.tokens.values()}
+    doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "stranded"}]
+    for token_id in new - delivered.keys():
+        owner = owners[token_id]
+        assert [line for line in doubtful if line.get("token_id") in {None, token_id}], owner
