@@ -1,13 +1,12 @@
-"""Files that the settings name, read within bounds whatever they turn out to be.
+"""How is a file read that a setting names? Of the right kind only, and with a bound on its size and on the time.
 
-What is refused is refused with a reason that has the file as its subject: `does not exist`, `is a folder`.
+A setting may name a folder, a device, a pipe that never ends, or a file that is far too large. Each refusal is a
+`ValueError` whose text is a predicate for the file: `does not exist`, `is a folder and not a file`.
 """
 
 import codecs
 import os
 import select
-import shlex
-import ssl
 import stat
 import time
 from collections.abc import Generator
@@ -15,14 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from token_tools.quoting import has_secret
-from token_tools.redaction import MAX_SEARCHED_CHARS
-
 READ_TIMEOUT_SECONDS: Final = 10.0
-"""Seconds that whoever writes into a pipe may take."""
-
-MAX_CERTIFICATES_BYTES: Final = 4 << 20
-"""Bytes of a file of certificates; those that systems come with have a tenth of it."""
+"""Seconds in which a pipe must have delivered its whole content."""
 
 _KIND_NAMES: Final = {
     stat.S_IFDIR: "a folder",
@@ -37,20 +30,20 @@ _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @contextmanager
 def open_checked(path: Path, *, kind: int = stat.S_IFREG) -> Generator[int]:
-    """A descriptor of what a setting names, if it is of this kind (a `stat.S_IF…`).
+    """Open the file that a setting names, if it is of this kind (a `stat.S_IF…`), and yield its descriptor.
 
     Raises:
-        ValueError: With the reason why it cannot be had, or could not be read meanwhile.
+        ValueError: If it cannot be opened, is of another kind, or if reading it in the `with` block fails.
     """
     try:
-        # Some devices do something when they are opened, so it is looked at before and after.
+        # Opening a device may already do something, so check before it; check again after it, since a path can change.
         _check_kind(os.stat(path), kind)  # noqa: PTH116 - beside `os.fstat`
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        file_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            _check_kind(os.fstat(descriptor), kind)
-            yield descriptor
+            _check_kind(os.fstat(file_fd), kind)
+            yield file_fd
         finally:
-            os.close(descriptor)
+            os.close(file_fd)
     except FileNotFoundError:
         raise ValueError("does not exist") from None
     except OSError as failure:
@@ -58,7 +51,7 @@ def open_checked(path: Path, *, kind: int = stat.S_IFREG) -> Generator[int]:
 
 
 def read_mode(path: Path) -> int:
-    """The kind and the permissions of what a path leads to, as in `st_mode`; 0 where that cannot be looked at."""
+    """Return the `st_mode` (kind and permissions) of the file at a path, or 0 if it cannot be looked at."""
     with suppress(OSError):
         return path.stat().st_mode
     return 0
@@ -71,10 +64,10 @@ def _check_kind(status: os.stat_result, kind: int) -> None:
 
 
 def read_whole(file_fd: int, *, max_bytes: int, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> bytes:
-    """All that comes out of a file or a pipe within `timeout_seconds` seconds.
+    """Return the whole content of a file or of a pipe.
 
     Raises:
-        ValueError: If that is more than `max_bytes`, or has no end by then.
+        ValueError: If it has more than `max_bytes`, or does not end within `timeout_seconds`.
     """
     deadline, ready, content = time.monotonic() + timeout_seconds, select.poll(), bytearray()
     ready.register(file_fd, select.POLLIN)
@@ -89,43 +82,5 @@ def read_whole(file_fd: int, *, max_bytes: int, timeout_seconds: float = READ_TI
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; what is no text is replaced by U+FFFD."""
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark, with U+FFFD for what is no text."""
     return content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig", errors="replace")
-
-
-def read_certificates(path: Path) -> str:
-    """The text of a PEM file that holds a certificate.
-
-    Raises:
-        ValueError: With what it holds instead, or why it cannot be read.
-    """
-    with open_checked(path) as file:
-        content = read_whole(file, max_bytes=MAX_CERTIFICATES_BYTES)
-    # Between certificates stand names in any language, and Python takes nothing but ASCII.
-    text = decode_text(content).encode("ascii", errors="ignore").decode()
-    if not _is_loadable(text):
-        raise ValueError(_render_no_certificate(content, text, path))
-    return text
-
-
-def _is_loadable(certificates: str | bytes) -> bool:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
-    except (ValueError, ssl.SSLError):
-        return False
-    return True
-
-
-def _render_no_certificate(content: bytes, text: str, path: Path) -> str:
-    if not content.strip():
-        return "is empty"
-    if _is_loadable(content):
-        command = shlex.join(["openssl", "x509", "-inform", "der", "-in", str(path)])
-        return f"holds a certificate in DER, and PEM is needed: `{command}` prints it"
-    if "-----BEGIN CERTIFICATE-----" in text:
-        return "holds no readable PEM certificate: what begins as one is damaged"
-    if "PRIVATE KEY-----" in text:
-        return "holds a private key and no readable PEM certificate"
-    if has_secret(text[:MAX_SEARCHED_CHARS]):
-        return "holds a token or something like one, and no readable PEM certificate"
-    return "holds no readable PEM certificate"
