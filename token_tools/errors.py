@@ -102,7 +102,7 @@ class BadAnswer(ClusterError):
 
 
 class Unavailable(ClusterError):
-    """The cluster answered 429 or 5xx.
+    """The cluster answered 408, 429, 499 or 5xx: it is busy or failing.
 
     `is_transient` is whether the same request may well succeed soon. `retry_after` is the wait that the cluster asked
     for, None if it asked for none.
