@@ -365,14 +365,14 @@ def test_a_missing_privilege_is_the_one_for_what_was_asked(
 
 
 @pytest.mark.parametrize(
-    ("status", "transient"),
+    ("status", "is_transient"),
     [(408, True), (429, True), (499, False), (502, True), (503, True), (504, True), (500, False)],
 )
-def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:
+def test_only_some_failures_are_worth_a_second_try(status: int, is_transient: bool) -> None:
     with pytest.raises(Unavailable) as failure:
         wire.decode_page(create_answer(status))
 
-    assert failure.value.transient is transient
+    assert failure.value.is_transient is is_transient
 
 
 @pytest.mark.parametrize(
