@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, TokenState
+from token_tools.cluster.pagination import FilteredPage
 from token_tools.operations.audit import Audit
 from token_tools.operations.consent import Plan
 from token_tools.operations.create import CreatedToken, CreateRequest
@@ -19,21 +20,21 @@ from token_tools.storage.journal import JournalEntry
 
 @dataclass(frozen=True)
 class TokenListing:
-    """Tokens as they stood at `time`.
+    """A page of tokens as they stood at `time`, by the cluster's clock.
 
-    `user` is whose they are, None for everybody's. `cursor` asks for what follows, None at the end. `filtered_out`
-    entries belonged to somebody else of the same name, or could not be told from such, and were left out. `clock_ahead`
-    is by how much the cluster's clock is known to be ahead of ours; `time` is the cluster's. `caveats` say what cannot
-    be right.
+    `user` is whose tokens they are, None for everybody's. `clock_ahead` is by how much the cluster's clock is known to
+    be ahead of ours. `caveats` say what cannot be right.
     """
 
-    tokens: Sequence[AccessToken]
+    page: FilteredPage
     time: datetime
     user: Identity | None = None
-    cursor: str | None = None
-    filtered_out: int = 0
     clock_ahead: timedelta = timedelta()
     caveats: Sequence[str] = ()
+
+    def shorten(self, count: int) -> "TokenListing":
+        """Return the listing with the first `count` of its tokens, at least 1."""
+        return replace(self, page=self.page.shorten(count))
 
 
 @dataclass(frozen=True)

@@ -136,32 +136,22 @@ class Workflows:
             ClusterError: If the cluster cannot be asked or does not know the user.
         """
         if user is None:
-            part = await self._read_page_of_all(cursor, limit)
-            doubts = await self._find_list_caveats(part) if cursor is None else ()
-            doubts = [*doubts, *await self._render_unfinished(part.tokens)]
-            return TokenListing(
-                part.tokens, self.clock(), cursor=part.cursor, clock_ahead=self.clock.ahead, caveats=doubts
-            )
+            page = await self._read_page_of_all(cursor, limit)
+            caveats = await self._find_list_caveats(page) if cursor is None else ()
+            caveats = [*caveats, *await self._render_unfinished(page.tokens)]
+            return TokenListing(page, self.clock(), clock_ahead=self.clock.ahead, caveats=caveats)
         who, doubt = await self._identify(user)
         try:
-            part = await fetch_filtered_page(self.cluster, user=who, cursor=cursor, limit=limit)
+            page = await fetch_filtered_page(self.cluster, user=who, cursor=cursor, limit=limit)
         except (NotFound, Rejected) as failure:
             if isinstance(doubt, NotFound | Rejected):
                 raise _explain_missing_user(user, who, doubt, ALL_USERS_HINT) from failure
             raise _explain_unlisted_user(who, doubt, failure, cursor) from failure
-        if not part.tokens and isinstance(doubt, NotFound | Rejected):
+        if not page.tokens and isinstance(doubt, NotFound | Rejected):
             # The filter drops the domain, so what it finds may be a namesake: nobody is no user without tokens.
             raise _explain_missing_user(user, who, doubt, ALL_USERS_HINT)
-        tokens = [merge_user(token, who) for token in part.tokens]
-        return TokenListing(
-            tokens,
-            self.clock(),
-            user=who,
-            cursor=part.cursor,
-            filtered_out=part.filtered_out,
-            clock_ahead=self.clock.ahead,
-            caveats=await self._render_unfinished(tokens),
-        )
+        caveats = await self._render_unfinished(page.tokens)
+        return TokenListing(page, self.clock(), user=who, clock_ahead=self.clock.ahead, caveats=caveats)
 
     async def _render_unfinished(self, tokens: Sequence[AccessToken]) -> Sequence[str]:
         """What is unfinished about these tokens, as far as the journal can be read."""

@@ -21,7 +21,7 @@ from token_tools.errors import Refusal
 from token_tools.operations.consent import NoConsent, Plan
 from token_tools.operations.plans import CreatePlan, DeletePlan, RotatePlan, UpdatePlan
 from token_tools.operations.services import Workflows
-from token_tools.quoting import MAX_ANSWER_CHARS, has_secret, truncate
+from token_tools.quoting import has_secret, truncate
 from token_tools.redaction import redact
 from token_tools.server.strict_tool import StrictTool, start_consent_timeout, stop_consent_timeout
 from token_tools.times import parse_duration
@@ -135,13 +135,7 @@ async def list_access_tokens(
     """A page of tokens, or fewer where they would be too much to read."""
     workflows = ctx.request_context.lifespan_context
     listing = await workflows.list_tokens(user, cursor=after or None, limit=limit)
-    summary = render_listing(listing, address=workflows.address)
-    while summary.char_count >= MAX_ANSWER_CHARS and limit > 1:
-        # Asked again for fewer, since only the cluster can tell the key that goes on after the last one shown.
-        limit = max(1, min(limit, len(listing.tokens)) * MAX_ANSWER_CHARS // summary.char_count)
-        listing = await workflows.list_tokens(user, cursor=after or None, limit=limit)
-        summary = render_listing(listing, address=workflows.address)
-    return _to_call_result(summary)
+    return _to_call_result(render_listing(listing, address=workflows.address))
 
 
 async def get_access_token(ctx: Context[Workflows], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
