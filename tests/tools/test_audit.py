@@ -26,7 +26,7 @@ from tests.support.harness import (
 )
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.pagination import MAX_EMPTY_PAGES, PAGE_SIZE
-from token_tools.operations.audit import FINDINGS
+from token_tools.operations.findings import FINDINGS
 from token_tools.sandbox.cluster import Account, EndOfPaging, Token
 
 pytestmark = pytest.mark.anyio

@@ -4,32 +4,40 @@ There is no I/O and no clock in here. Of each token nothing is kept but eight by
 each finding are kept whole.
 """
 
+import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Final, Literal, get_args
+from pathlib import Path
+from secrets import token_hex
+from typing import Final
+
+import anyio
+import anyio.to_thread
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
+from token_tools.cluster.pagination import fetch_all_tokens, fetch_user_tokens, merge_user
+from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
+from token_tools.operations.audit_export import ReportFormat, open_report
 from token_tools.operations.create import MAX_TOKENS_PER_USER
-from token_tools.operations.policy import is_built_in
-
-Finding = Literal[
-    "never_expires",
-    "built_in_user",
-    "made_by_another",
-    "user_has_no_name",
-    "expired",
-    "disabled_and_old",
-    "users_with_two_tokens",
-    "older_than_a_year",
-    "expires_soon",
-]
-FINDINGS: Final[Sequence[Finding]] = get_args(Finding)
-"""In order of danger. The cluster does not tell since when a token is disabled, nor when it was last used."""
+from token_tools.operations.findings import FINDINGS, Finding, UserKey, user_key_of
+from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
+from token_tools.operations.policy import Policy, is_built_in
+from token_tools.operations.services import Services
+from token_tools.operations.unfinished import (
+    JournalHistory,
+    Unfinished,
+    UnfinishedFinder,
+    list_lost_ids,
+    read_caller,
+    render_unfinished,
+)
 
 EXAMPLES_PER_FINDING: Final = 3
 STALE_AFTER: Final = timedelta(days=30)
@@ -38,8 +46,10 @@ YEAR: Final = timedelta(days=365)
 MAX_USER_LOOKUPS: Final = 64
 """How many users without a name are looked up before it is said that there are more."""
 
-UserKey = int
-"""A user's auth_id as a number; of a user whom the cluster tells no auth_id of, a number made of the rest."""
+MAX_UNFINISHED_LOOKUPS: Final = 8
+"""How many users without a name are looked up for what is unfinished."""
+
+ProgressCallback = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -226,12 +236,179 @@ class Audit:
         return found
 
 
-def user_key_of(user: Identity) -> UserKey:
-    """A number for a user, the same for all of their tokens."""
-    return int(user.auth_id) % 2**64 if user.auth_id else hash(user) % 2**64
-
-
 def _is_same_user(user: Identity, creator: Identity) -> bool:
     if user.auth_id and creator.auth_id:
         return user.auth_id == creator.auth_id
     return user.may_be(creator) and (user.name or "").casefold() == (creator.name or "").casefold()
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """An audit that has seen every token.
+
+    `caveats` say what is not known, `report_path` is the file with all rows. What mends a finding has to keep to
+    `policy` and to what is in `journal_history`, and is not for a server that is `read_only`, or whose credential may
+    not write. `may_rotate` says whether the cluster lets a new token be proved. `unfinished_notes` tells what is, and
+    of the `lost_ids` tokens nobody is known to have the bearer token. `is_complete` says whether what was listed can be
+    all. `clock_ahead` is as in `TokenListing`.
+    """
+
+    audit: Audit
+    caveats: Sequence[str]
+    report_path: Path | None
+    policy: Policy
+    journal_history: JournalHistory
+    unfinished_notes: Sequence[str]
+    lost_ids: AbstractSet[str]
+    read_only: bool
+    may_write: bool = True
+    may_rotate: bool = True
+    is_complete: bool = True
+    clock_ahead: timedelta = timedelta()
+
+
+async def audit_tokens(
+    services: Services, expiring_within: timedelta, *, report_format: ReportFormat | None, on_progress: ProgressCallback
+) -> AuditResult:
+    """Every token of the cluster, looked at once; `expiring_within` bounds what counts as expiring soon.
+
+    `on_progress` is awaited with the number of tokens seen so far, after each page.
+
+    Raises:
+        ClusterError: If the cluster cannot be asked.
+        DeliveryError: If the report cannot be written.
+    """
+    own = await read_own_token(services)
+    memory = await _finder(services).get_history()
+    audit = Audit(
+        services.clock(), expiring_within, own.token_id, memory.disabled_since, memory.successor_entries.keys()
+    )
+    concern = memory.build_suspect_filter(clock_ahead=services.clock.ahead)
+
+    def digest(token: AccessToken) -> Sequence[Finding]:
+        concern.add_if_suspect(token)
+        return audit.add(token)
+
+    with ExitStack() as ending:
+        name = (
+            f"audit_{re.sub('[^A-Za-z0-9.-]+', '_', services.address)}_{services.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
+        )
+        sheet = (
+            ending.enter_context(open_report(services.report_folder, name, report_format)) if report_format else None
+        )
+        async for found in fetch_all_tokens(services.cluster, digest):
+            if sheet is not None:
+                await anyio.to_thread.run_sync(sheet.add, found)
+            await on_progress(audit.total)
+        unsettled = audit.finalize_names(*await _look_up_unnamed_users(services, audit))
+        unfinished = await _locate_unfinished(services, memory, concern.suspects)
+        crowded = await anyio.to_thread.run_sync(audit.find_users_at_limit)
+        audit.finalize_users_at_limit(await _read_examples_at_limit(services, crowded, {*list_lost_ids(unfinished)}))
+        await _resolve_examples(services, audit)
+        path = None if sheet is None else await anyio.to_thread.run_sync(sheet.finish, audit.complete_findings)
+    return AuditResult(
+        audit,
+        _list_caveats(own, audit, memory, unsettled),
+        path,
+        services.policy,
+        memory,
+        render_unfinished(unfinished, services.clock),
+        frozenset(list_lost_ids(unfinished)),
+        read_only=services.read_only,
+        may_write=own.may_write,
+        may_rotate=not own.has_unknown_id,
+        is_complete=_may_be_complete(own, audit),
+        clock_ahead=services.clock.ahead,
+    )
+
+
+async def _locate_unfinished(
+    services: Services, journal_history: JournalHistory, suspects: Sequence[AccessToken]
+) -> Sequence[Unfinished]:
+    """What is unfinished about some tokens, of which a list may have told no more of their users than a key."""
+    named = [token for token in suspects if token.user.name]
+    for token in [token for token in suspects if not token.user.name][:MAX_UNFINISHED_LOOKUPS]:
+        with suppress(ClusterError, Refusal):
+            named.append(merge_user(token, await services.cluster.resolve_identity(token.user.as_minimal_identity())))
+    return await _finder(services).locate_unfinished(
+        journal_history, named, me=await read_caller(services.cluster, journal_history)
+    )
+
+
+async def _resolve_examples(services: Services, audit: Audit) -> None:
+    """Look the users up of whom something will be advised, where the list tells no more than a key."""
+    for user, token in audit.list_examples_to_resolve().items():
+        try:
+            found = await services.cluster.resolve_identity(token.user.as_minimal_identity())
+        except NotFound:
+            audit.missing_users.add(user)
+        except (ClusterError, Refusal):
+            continue
+        else:
+            audit.resolved_users[user] = token.user.merged_with(found) or token.user
+
+
+async def _look_up_unnamed_users(services: Services, audit: Audit) -> tuple[Sequence[UserKey], Sequence[UserKey]]:
+    """Those of the users without a name whom the cluster does not find, and those for whom it has a name."""
+    gone: list[UserKey] = []
+    named: list[UserKey] = []
+    for user, tally in audit.unnamed_users.items():
+        who = tally.worst[0].token.user
+        if not who.is_identified:
+            continue
+        try:
+            found = await services.cluster.resolve_identity(who.as_minimal_identity())
+        except (NotFound, Rejected) as failure:
+            gone.append(user)
+            audit.missing_users |= {user} if isinstance(failure, NotFound) else set()
+        except ClusterError:
+            break
+        else:
+            if who.as_minimal_identity().merged_with(found) is None:
+                break
+            audit.resolved_users[user] = found
+            (named if found.name else gone).append(user)
+    return gone, named
+
+
+async def _read_examples_at_limit(
+    services: Services, users_at_limit: Sequence[UserKey], lost_ids: AbstractSet[str]
+) -> list[Example]:
+    """A token each of the first few users who have as many as one can have: the one that is most likely unused.
+
+    That is one of the `lost_ids`, of which nobody is known to have the bearer token, or else one that does not
+    work.
+    """
+    examples: list[Example] = []
+    for user in users_at_limit[:EXAMPLES_PER_FINDING]:
+        try:
+            tokens = await fetch_user_tokens(services.cluster, Identity(auth_id=str(user)))
+        except ClusterError:
+            break
+        now = services.clock()
+        tokens.sort(key=lambda token: (token.id not in lost_ids, token.is_live(now=now), token.created))
+        examples += [Example(token, token.created) for token in tokens[:1] if user_key_of(token.user) == user]
+    return examples
+
+
+def _finder(services: Services) -> UnfinishedFinder:
+    return UnfinishedFinder(services.delivery, services.journal, services.clock)
+
+
+def _may_be_complete(own: OwnToken, audit: Audit) -> bool:
+    """Whether what an audit saw can be all tokens of the cluster: those have the server's own among them."""
+    return audit.has_own_token if own.token_id is not None else audit.total > 0 or own.is_token is False
+
+
+def _list_caveats(own: OwnToken, audit: Audit, journal_history: JournalHistory, unnamed_tokens: int) -> Sequence[str]:
+    """What an audit does not know; of the users of `unnamed_tokens` tokens it is whether they have a name."""
+    return [
+        *own.caveats,
+        *([] if _may_be_complete(own, audit) or own.is_token is None else [INCOMPLETE_LIST]),
+        *(
+            [f"Whether the users of {unnamed_tokens:,} tokens have a name: the list does not tell."]
+            if unnamed_tokens
+            else []
+        ),
+        *filter(None, [journal_history.journal_error]),
+    ]

@@ -18,9 +18,10 @@ from pydantic_core import CoreSchema
 
 from token_tools.cluster.identity import Identity, parse_user
 from token_tools.errors import Refusal
+from token_tools.operations.audit import audit_tokens
 from token_tools.operations.consent import NoConsent, Plan
 from token_tools.operations.plans import CreatePlan, DeletePlan, RotatePlan, UpdatePlan
-from token_tools.operations.services import Workflows
+from token_tools.operations.workflows import Workflows
 from token_tools.quoting import has_secret, truncate
 from token_tools.redaction import redact
 from token_tools.server.strict_tool import StrictTool, start_consent_timeout, stop_consent_timeout
@@ -169,8 +170,8 @@ async def audit_access_tokens(
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
 
     chosen = None if report == "none" else report
-    review = await workflows.audit_tokens(
-        parse_duration(expiring_within), report_format=chosen, on_progress=tell_progress
+    review = await audit_tokens(
+        workflows, parse_duration(expiring_within), report_format=chosen, on_progress=tell_progress
     )
     return _to_call_result(render_audit_result(review, address=workflows.address))
 
@@ -235,7 +236,7 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[Plan]]) -> Resolve:
         if not _has_forms(ctx.client_capabilities):
             raise Refusal(
                 f"A person has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
-                f"{render_manual_command(plan, workflows.token_creator.qq)}"
+                f"{render_manual_command(plan, workflows.qq)}"
             )
         start_consent_timeout(workflows.consent_timeout, lambda no_yes: _render_no_consent(workflows, plan, no_yes))
         return Elicit(redact(truncate(render_question(plan, address=workflows.address))), Consent)
@@ -274,7 +275,7 @@ def _find_no_consent(consent: ElicitationResult[Consent]) -> NoConsent | None:
 
 def _render_no_consent(workflows: Workflows, plan: Plan, no_consent: NoConsent) -> str:
     times = workflows.pending_plans.count_no_consent(plan)
-    return render_no_consent(plan, workflows.token_creator.qq, no_consent, times=times)
+    return render_no_consent(plan, workflows.qq, no_consent, times=times)
 
 
 async def create_access_token(

@@ -11,8 +11,8 @@ from token_tools.cluster.clock import render_present
 from token_tools.cluster.identity import Identity, format_name
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.responses import WRITE_PRIVILEGE
-from token_tools.operations.audit import EXAMPLES_PER_FINDING, STALE_AFTER, Example, Finding, Tally, user_key_of
-from token_tools.operations.plans import AuditResult
+from token_tools.operations.audit import EXAMPLES_PER_FINDING, STALE_AFTER, AuditResult, Example, Tally
+from token_tools.operations.findings import Finding, user_key_of
 from token_tools.operations.policy import is_built_in
 from token_tools.times import format_duration, format_rfc3339, format_time
 from token_tools.views.tokens import RenderedResult, format_count, format_duration_argument, render_future_caveat
