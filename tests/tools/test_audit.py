@@ -263,7 +263,7 @@ async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harnes
     told = await harness.call(AUDIT_TOOL)
 
     names = [entry["finding"] for entry in told.fields["findings"]]
-    assert names == [finding for finding in FINDINGS if finding in names]
+    assert names == [finding.name for finding in FINDINGS if finding.name in names]
     assert worst_ids(told, "never_expires") == [made[4].id, made[3].id, made[2].id]
     assert worst_ids(told, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
 
