@@ -1,7 +1,7 @@
 """Listing tokens and looking at one. Nothing here changes anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,20 +21,21 @@ ALL_USERS_HINT: Final = " Without `user`, everybody's tokens are listed."
 
 @dataclass(frozen=True)
 class TokenListing:
-    """A page of tokens as they stood at `time`.
+    """A page of tokens as they stood at `time`, by the cluster's clock.
 
-    `user` is whose they are, None for everybody's. `cursor` asks for the next page, None at the end. `filtered_out`
-    entries were left out, because they belong or may belong to another user with the same name. `time` is by the
-    cluster's clock, which is known to be `clock_ahead` of ours. `caveats` say what is missing or unfinished.
+    `user` is whose tokens they are, None for everybody's. The cluster's clock is known to be `clock_ahead` of ours.
+    `caveats` say what is missing or unfinished.
     """
 
-    tokens: Sequence[AccessToken]
+    page: FilteredPage
     time: datetime
     user: Identity | None = None
-    cursor: str | None = None
-    filtered_out: int = 0
     clock_ahead: timedelta = timedelta()
     caveats: Sequence[str] = ()
+
+    def shorten(self, count: int) -> "TokenListing":
+        """Return the listing with the first `count` of its tokens, at least 1."""
+        return replace(self, page=self.page.shorten(count))
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,8 @@ async def list_tokens(services: Services, user: User | None, *, cursor: str | No
     if not page.tokens and meant.is_not_found:
         # The cluster's filter ignores the domain, so an empty page does not prove that there is such a user.
         raise explain_missing_user(user, meant, ALL_USERS_HINT)
-    tokens = [merge_user(token, meant.identity) for token in page.tokens]
-    return TokenListing(
-        tokens,
-        services.clock(),
-        user=meant.identity,
-        cursor=page.cursor,
-        filtered_out=page.filtered_out,
-        clock_ahead=services.clock.ahead,
-        caveats=await render_unfinished_of(services, await read_history(services), tokens),
-    )
+    caveats = await render_unfinished_of(services, await read_history(services), page.tokens)
+    return TokenListing(page, services.clock(), user=meant.identity, clock_ahead=services.clock.ahead, caveats=caveats)
 
 
 async def _list_all_tokens(services: Services, cursor: str | None, limit: int) -> TokenListing:
@@ -92,13 +85,7 @@ async def _list_all_tokens(services: Services, cursor: str | None, limit: int) -
         raise Rejected(f"{failure}{_render_cursor_hint(cursor)}") from failure
     caveats = await _find_list_caveats(services, page) if cursor is None else ()
     unfinished = await render_unfinished_of(services, await read_history(services), page.tokens)
-    return TokenListing(
-        page.tokens,
-        services.clock(),
-        cursor=page.cursor,
-        clock_ahead=services.clock.ahead,
-        caveats=[*caveats, *unfinished],
-    )
+    return TokenListing(page, services.clock(), clock_ahead=services.clock.ahead, caveats=[*caveats, *unfinished])
 
 
 async def _find_list_caveats(services: Services, page: FilteredPage) -> Sequence[str]:

@@ -20,7 +20,6 @@ from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
 from token_tools.operations.services import Services
 from token_tools.operations.update import UpdatePlan, plan_update, update_token
 from token_tools.operations.users import User as MeantBy
-from token_tools.quoting import MAX_ANSWER_CHARS
 from token_tools.server.arguments import Duration, ReportChoice, TokenId, User
 from token_tools.server.elicitation import AskingTool, ConsentAnswer, consent_resolver, require_consent
 from token_tools.server.strict_tool import StrictTool
@@ -71,13 +70,7 @@ async def list_access_tokens(
     """A page of tokens, or fewer where they would be too much to read."""
     services = ctx.request_context.lifespan_context
     listing = await list_tokens(services, user, cursor=after or None, limit=limit)
-    summary = render_listing(listing, address=services.address)
-    while summary.char_count >= MAX_ANSWER_CHARS and limit > 1:
-        # Asked again for fewer, since only the cluster can tell the key that goes on after the last one shown.
-        limit = max(1, min(limit, len(listing.tokens)) * MAX_ANSWER_CHARS // summary.char_count)
-        listing = await list_tokens(services, user, cursor=after or None, limit=limit)
-        summary = render_listing(listing, address=services.address)
-    return _to_call_result(summary)
+    return _to_call_result(render_listing(listing, address=services.address))
 
 
 async def get_access_token(ctx: Context[Services], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
