@@ -173,7 +173,7 @@ LOG_SECRET_SCRIPT = """
 import logging, sys, threading, warnings
 from pydantic import SecretStr
 from token_tools.cli.stderr import redact_stderr
-from token_tools.redaction import hold
+from token_tools.redaction import remember_secret
 
 redact_stderr()
 secret = sys.argv[1]
