@@ -82,11 +82,8 @@ def _load_package_lazily(name: str) -> None:
 
     It runs when the first attribute of the package itself is read. That of the SDK imports its whole client half.
     """
-    if name in sys.modules:
+    if name in sys.modules or (spec := find_spec(name)) is None or spec.loader is None:
         return
-    spec = find_spec(name)
-    assert spec is not None  # noqa: S101 - it is a dependency
-    assert spec.loader is not None  # noqa: S101 - it is an ordinary package
     package, loader = module_from_spec(spec), spec.loader
 
     def load(attribute: str) -> object:
