@@ -1,4 +1,4 @@
-"""Run the command line for `python -m token_tools`."""
+"""Run the command `qumulo-token-tools` as `python -m token_tools`."""
 
 from token_tools.cli.main import main
 
