@@ -33,7 +33,8 @@ LINKING_PAGES: Final = [*PAGES, REPOSITORY / "README.md", REPOSITORY / "CHANGELO
 MAX_ARCHITECTURE_LINES: Final = 150
 FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN: Final = re.compile(r"`([^`\n]+)`")
-TREE_LINE: Final = re.compile(r"( *)([\w.]+/?)(?:  +\S.*)?")
+TREE_LINE: Final = re.compile(r"^( *)(\w+/|\w+\.py(?: \w+\.py)*)(?:  +\S.*)?$", re.MULTILINE)
+"""A folder, or modules that belong together, and what is in there."""
 LINK: Final = re.compile(r"\[[^\]]*\]\((?!https://)([^)#]*)(?:#([^)]*))?\)")
 
 
@@ -44,7 +45,7 @@ def test_the_architecture_page_is_short_enough_to_be_read_whole() -> None:
 def test_the_tree_on_the_architecture_page_is_the_tree_of_the_package() -> None:
     real = [str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if has_code(path)]
 
-    assert [*list_tree()] == sorted(real)
+    assert list_tree() == sorted(real)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -70,17 +71,18 @@ def test_there_are_commands_to_look_at() -> None:
     assert len([*list_printed_commands(CONTRIBUTING)]) > 5
 
 
-def list_tree() -> Iterator[str]:
+def list_tree() -> list[str]:
     """The modules on the architecture page, as paths below the package, in order."""
     [tree] = [block for _, block in FENCED.findall(ARCHITECTURE.read_text()) if block.startswith("token_tools/")]
     folders: list[str] = []
     modules: list[str] = []
-    for line in tree.splitlines():
-        written = TREE_LINE.fullmatch(line)
-        assert written is not None, f"no line of a tree: {line}"
-        folders[len(written[1]) // 2 :] = [written[2]]
-        modules += [] if written[2].endswith("/") else ["".join(folders[1:])]
-    return iter(sorted(modules))
+    for indent, names in TREE_LINE.findall(tree):
+        depth = len(indent) // 2
+        if names.endswith("/"):
+            folders[depth:] = [names]
+        else:
+            modules += ["".join([*folders[1:depth], name]) for name in names.split()]
+    return sorted(modules)
 
 
 def has_code(module: Path) -> bool:
