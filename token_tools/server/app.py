@@ -54,15 +54,15 @@ def create_server(
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
     consent_timeout: timedelta = timedelta(minutes=5),
-    ending: Shutdown | None = None,
+    shutdown: Shutdown | None = None,
 ) -> MCPServer[Services]:
     """Return an MCP server for the cluster that the settings name.
 
     It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. A call that
-    waits for a person's answer gives up after `consent_timeout`. `ending` says how long what was begun may take once
+    waits for a person's answer gives up after `consent_timeout`. `shutdown` says how long what was begun may take once
     the process is to end.
     """
-    shutdown = ending or Shutdown(settings.timeout)
+    shutdown = shutdown or Shutdown(settings.timeout)
     catalogue = _choose_catalogue(settings)
     server = MCPServer(
         SERVER_NAME,
