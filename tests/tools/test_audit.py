@@ -38,7 +38,7 @@ from tests.support.recording_transport import RecordingTransport
 from tests.support.remedies import find_remedies, parse_calls
 from tests.support.scripted_cluster import page_response, render_entry
 from token_tools.cluster.pagination import MAX_EMPTY_PAGES, PAGE_SIZE
-from token_tools.operations.audit import FINDINGS
+from token_tools.operations.findings import FINDINGS
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import (
     LOOKUP_PRIVILEGE,
@@ -271,7 +271,7 @@ async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harnes
     told = await harness.call(AUDIT_TOOL)
 
     names = [entry["finding"] for entry in told.fields["findings"]]
-    assert names == [finding for finding in FINDINGS if finding in names]
+    assert names == [finding.name for finding in FINDINGS if finding.name in names]
     assert worst_ids(told, "never_expires") == [made[4].id, made[3].id, made[2].id]
     assert worst_ids(told, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
 
