@@ -47,17 +47,17 @@ def run_command(
 def read_start_failure(*words: str, env: Mapping[str, str] | None = None, unset: Sequence[str] = ()) -> str:
     """The one line in which a process says why it does not start, without its beginning."""
     beginning = "qumulo-token-tools could not start: "
-    status, told = run_command(*words, env=env, unset=unset)
+    status, answer = run_command(*words, env=env, unset=unset)
     assert status == 2
-    assert told.startswith(beginning)
-    assert told.endswith("\n")
-    line = told.removesuffix("\n").removeprefix(beginning)
+    assert answer.startswith(beginning)
+    assert answer.endswith("\n")
+    line = answer.removesuffix("\n").removeprefix(beginning)
     assert line.isprintable()
     return line
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "expected"),
     [
         pytest.param({}, "QUMULO_HOST is not set", id="no-host"),
         pytest.param({"QUMULO_HOST": "c"}, "QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE has to", id="no-credential"),
@@ -86,8 +86,8 @@ def read_start_failure(*words: str, env: Mapping[str, str] | None = None, unset:
         ),
     ],
 )
-def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mapping[str, str], told: str) -> None:
-    assert read_start_failure(COMMAND, env=env).startswith(told)
+def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mapping[str, str], expected: str) -> None:
+    assert read_start_failure(COMMAND, env=env).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_a_start_that_fails_is_one_line_that_begins_with_the_setting(env: Mappin
     ],
 )
 def test_a_secret_among_the_arguments_is_told_and_not_repeated(words: Sequence[str]) -> None:
-    told = read_start_failure(COMMAND, *words, env=REQUIRED_ENVIRONMENT)
+    refusal = read_start_failure(COMMAND, *words, env=REQUIRED_ENVIRONMENT)
 
-    assert told.startswith("an argument is wrong: this is ")
-    assert told.endswith("a secret is only an environment variable, QUMULO_BEARER_TOKEN.")
+    assert refusal.startswith("an argument is wrong: this is ")
+    assert refusal.endswith("a secret is only an environment variable, QUMULO_BEARER_TOKEN.")
 
 
 def test_an_option_for_a_secret_is_none_even_without_one() -> None:
-    told = read_start_failure(COMMAND, "--bearer-token", "own")
+    refusal = read_start_failure(COMMAND, "--bearer-token", "own")
 
-    assert told.startswith("--bearer-token is no option, since every user of the machine could read it")
+    assert refusal.startswith("--bearer-token is no option, since every user of the machine could read it")
 
 
 def test_a_mistake_on_the_command_line_stays_one_line_whatever_is_in_it() -> None:
@@ -124,9 +124,9 @@ def test_a_mistake_on_the_command_line_stays_one_line_whatever_is_in_it() -> Non
 
 
 def test_an_option_that_is_near_to_none_is_not_told_to_be() -> None:
-    told = read_start_failure(COMMAND, "--frobnicate")
+    refusal = read_start_failure(COMMAND, "--frobnicate")
 
-    assert told == "there is no option --frobnicate; --help tells those that there are."
+    assert refusal == "there is no option --frobnicate; --help tells those that there are."
 
 
 def test_a_credential_out_of_a_shell_s_pipe_is_taken() -> None:
@@ -208,14 +208,14 @@ finally:
 
 @pytest.mark.parametrize("ends", ["traceback", "half"])
 def test_no_line_on_stderr_repeats_a_secret(ends: str) -> None:
-    status, told = run_command(sys.executable, "-c", LOG_SECRET_SCRIPT, SECRET, ends)
+    status, answer = run_command(sys.executable, "-c", LOG_SECRET_SCRIPT, SECRET, ends)
 
-    lines = told.splitlines()
+    lines = answer.splitlines()
     assert status == 1
     assert lines[0] == "a line"
     assert "Exception in thread Thread-1 (fail):" in lines
-    assert told.count("[withheld: it repeats something of a secret]") == (5 if ends == "half" else 6)
-    assert find_secrets(told.encode(), [SECRET]) == []
+    assert answer.count("[withheld: it repeats something of a secret]") == (5 if ends == "half" else 6)
+    assert find_secrets(answer.encode(), [SECRET]) == []
     assert ("Traceback (most recent call last):" in lines[-6:]) is (ends == "traceback")
 
 
@@ -223,19 +223,19 @@ def test_no_line_on_stderr_repeats_a_secret(ends: str) -> None:
     "words", [(BODY[:12],), (".".join(BODY),), (BODY[:15], BODY[15:30]), ("sandbox", "--port", BODY[:12])]
 )
 def test_a_piece_of_a_secret_among_the_arguments_is_not_repeated(words: Sequence[str]) -> None:
-    told = read_start_failure(COMMAND, *words, env=REQUIRED_ENVIRONMENT)
+    refusal = read_start_failure(COMMAND, *words, env=REQUIRED_ENVIRONMENT)
 
-    assert all(word not in told for word in words if word.startswith(BODY[:2]))
+    assert all(word not in refusal for word in words if word.startswith(BODY[:2]))
 
 
 def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> None:
-    told = read_start_failure(COMMAND, "serve-it")
+    refusal = read_start_failure(COMMAND, "serve-it")
 
-    assert told == "there is no such command; there are demo and sandbox."
+    assert refusal == "there is no such command; there are demo and sandbox."
 
 
 @pytest.mark.parametrize(
-    ("options", "env", "told"),
+    ("options", "env", "expected"),
     [
         pytest.param((), {}, "QUMULO_HOST is not set", id="no-host"),
         pytest.param((), {"QUMULO_HOST": "cluster.example.com"}, "QUMULO_BEARER_TOKEN", id="no-credential"),
@@ -256,18 +256,18 @@ def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> No
     ],
 )
 def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
-    options: Sequence[str], env: dict[str, str], told: str
+    options: Sequence[str], env: dict[str, str], expected: str
 ) -> None:
     ended = run_to_end(*options, env=env)
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
-    assert told in ended.stderr
+    assert expected in ended.stderr
     assert "access-v1:own" not in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--hots", "x"], "there is no option --hots; nearest is --host."),
         (["--hots=x"], "there is no option --hots; nearest is --host."),
@@ -278,12 +278,12 @@ def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
     ],
     ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
 )
-def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], told: str) -> None:
+def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], expected: str) -> None:
     ended = run_to_end(*words)
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
-    assert ended.stderr.strip().endswith(told)
+    assert ended.stderr.strip().endswith(expected)
     assert "access-v1" not in ended.stderr
 
 
@@ -304,15 +304,15 @@ def test_unverified_tls_is_said_at_the_start() -> None:
 
 
 def test_the_bearer_token_is_no_command_line_option() -> None:
-    told = run_to_end("--help")
+    answer = run_to_end("--help")
 
-    assert told.returncode == 0
-    assert "--bearer-token" not in told.stdout
-    assert "--credentials-file" in told.stdout
+    assert answer.returncode == 0
+    assert "--bearer-token" not in answer.stdout
+    assert "--credentials-file" in answer.stdout
 
 
 def test_the_package_runs_as_a_module_too() -> None:
-    told = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-m", "token_tools", "--version"],
         capture_output=True,
         text=True,
@@ -320,4 +320,4 @@ def test_the_package_runs_as_a_module_too() -> None:
         check=True,
     )
 
-    assert told.stdout == f"{__version__}\n"
+    assert answer.stdout == f"{__version__}\n"

@@ -29,13 +29,13 @@ def set_cluster_clock(harness: Harness, ahead: timedelta, *, sends_date: bool = 
 async def test_a_token_that_is_dead_on_arrival_is_not_told_as_made(harness: Harness) -> None:
     set_cluster_clock(harness, 2 * ONE_HOUR)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
 
     assert (
         "it had expired at 2026-11-24 10:00 UTC, before it was made at 2026-11-24 11:00 UTC by the cluster's clock, "
         "which is 2 hours ahead of this machine's."
-    ) in told
-    assert "It was deleted again. No token is left of this." in told
+    ) in refusal
+    assert "It was deleted again. No token is left of this." in refusal
     assert harness.tokens_of(JANE) == []
 
 
@@ -43,23 +43,23 @@ async def test_the_next_one_lives_as_long_as_it_was_asked_to(harness: Harness) -
     set_cluster_clock(harness, 2 * ONE_HOUR)
     async with harness.connected() as client:
         await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
-        told = await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+        answer = await client.call_tool("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
 
     [token] = harness.tokens_of(JANE)
     assert token.expiration_time == NOW + 3 * ONE_HOUR
-    assert told.structured_content is not None
-    assert "expires 2026-11-24 12:00 UTC (in an hour)" in told.structured_content["summary"]
-    assert "the cluster's clock, which is 2 hours ahead of this machine's" in told.structured_content["warning"]
+    assert answer.structured_content is not None
+    assert "expires 2026-11-24 12:00 UTC (in an hour)" in answer.structured_content["summary"]
+    assert "the cluster's clock, which is 2 hours ahead of this machine's" in answer.structured_content["warning"]
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=7), -timedelta(minutes=7), 2 * ONE_HOUR, -2 * ONE_HOUR])
 async def test_a_difference_of_minutes_is_told_with_a_new_token(harness: Harness, ahead: timedelta) -> None:
     set_cluster_clock(harness, ahead)
 
-    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "30d"})
+    answer = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "30d"})
 
     where = "ahead of" if ahead > timedelta() else "behind"
-    assert f" {where} this machine's" in told.fields["warning"]
+    assert f" {where} this machine's" in answer.fields["warning"]
 
 
 async def test_a_request_that_takes_minutes_makes_no_difference_of_the_clocks(harness: Harness) -> None:
@@ -69,17 +69,17 @@ async def test_a_request_that_takes_minutes_makes_no_difference_of_the_clocks(ha
 
     harness.recorder.on_served = take_time
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert "warning" not in told.fields
+    assert "warning" not in answer.fields
 
 
 async def test_a_difference_of_seconds_is_no_news(harness: Harness) -> None:
     set_cluster_clock(harness, timedelta(seconds=90))
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert "warning" not in told.fields
+    assert "warning" not in answer.fields
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
@@ -87,14 +87,14 @@ async def test_what_the_cluster_says_of_the_time_is_what_times_are_told_by(harne
     set_cluster_clock(harness, 2 * ONE_HOUR, sends_date=True)
     token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * ONE_HOUR)
 
-    told = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+    answer = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
 
     present = "It is 2026-11-24 11:00 UTC by the cluster's clock, which is 2 hours ahead of this machine's."
-    assert present in told.text
-    assert present in told.fields["summary"]
+    assert present in answer.text
+    assert present in answer.fields["summary"]
     if tool != "audit_access_tokens":
-        assert "(in an hour)" in told.text
-        assert "2 hours ago" not in told.text
+        assert "(in an hour)" in answer.text
+        assert "2 hours ago" not in answer.text
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
@@ -102,11 +102,11 @@ async def test_a_token_of_the_future_says_that_the_clocks_differ(harness: Harnes
     set_cluster_clock(harness, 2 * ONE_HOUR)
     token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + 3 * ONE_HOUR)
 
-    told = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+    answer = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
 
     doubt = "made at 2026-11-24 11:00 UTC, which is still to come by this machine's clock. The clocks differ"
-    assert doubt in told.text
-    assert doubt in str(told.fields)
+    assert doubt in answer.text
+    assert doubt in str(answer.fields)
 
 
 async def test_the_longest_lifetime_counts_by_the_cluster_s_clock(harness: Harness) -> None:
@@ -132,19 +132,23 @@ async def test_a_token_that_lives_for_years_instead_of_days_is_not_kept_either(
 ) -> None:
     set_cluster_clock(harness, -TEN_YEARS)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+    refusal = await harness.call_refused(
+        "create_access_token", {"user": "local:jane", "expiration_time": expiration_time}
+    )
 
-    assert "it would live 3743 days instead of 90 days." in told
+    assert "it would live 3743 days instead of 90 days." in refusal
     assert harness.tokens_of(JANE) == []
 
 
 async def test_until_when_is_asked_for_is_kept_however_the_clocks_differ(harness: Harness) -> None:
     set_cluster_clock(harness, -TEN_YEARS)
 
-    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "2027-01-31T17:00:00Z"})
+    answer = await harness.call(
+        "create_access_token", {"user": "local:jane", "expiration_time": "2027-01-31T17:00:00Z"}
+    )
 
-    assert not told.is_error
-    assert "3653 days behind this machine's" in told.fields["warning"]
+    assert not answer.is_error
+    assert "3653 days behind this machine's" in answer.fields["warning"]
 
 
 @pytest.mark.parametrize(
@@ -156,13 +160,13 @@ async def test_a_change_and_its_question_tell_by_whose_clock(
 ) -> None:
     set_cluster_clock(harness, 2 * ONE_HOUR, sends_date=True)
     token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + 100 * ONE_HOUR)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call(tool, {"id": token.id, **arguments}, person=human, confirm="all")
+    answer = await harness.call(tool, {"id": token.id, **arguments}, person=person, confirm="all")
 
     clock = "Times are by the cluster's clock, which is 2 hours ahead of this machine's."
-    assert clock in human.questions[0]
-    assert clock in told.fields["warning"]
+    assert clock in person.questions[0]
+    assert clock in answer.fields["warning"]
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token", "update_access_token"])
@@ -172,9 +176,9 @@ async def test_where_the_cluster_tells_its_time_the_first_one_is_right_already(h
     old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=there + timedelta(days=9))
     subject = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
 
-    told = await harness.call(tool, {**subject, "expiration_time": "90d"}, max_lifetime=timedelta(days=90))
+    answer = await harness.call(tool, {**subject, "expiration_time": "90d"}, max_lifetime=timedelta(days=90))
 
-    assert not told.is_error
+    assert not answer.is_error
     assert max(token.expiration_time or NOW for token in harness.tokens_of(JANE)) == there + timedelta(days=90)
     assert [request for request in harness.recorder.requests if request.method == "DELETE"] == []
 
@@ -182,11 +186,11 @@ async def test_where_the_cluster_tells_its_time_the_first_one_is_right_already(h
 async def test_an_absolute_time_is_held_against_the_cluster_s_present(harness: Harness) -> None:
     set_cluster_clock(harness, 2 * ONE_HOUR, sends_date=True)
 
-    told = await harness.call_refused(
+    refusal = await harness.call_refused(
         "create_access_token", {"user": "local:jane", "expiration_time": "2026-11-24T10:00:00Z"}
     )
 
-    assert "is in the past" in told
+    assert "is in the past" in refusal
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
@@ -223,9 +227,9 @@ async def test_the_date_of_what_is_no_answer_of_the_cluster_is_not_its_time(harn
 
     harness.recorder.on_served = be_busy_first
 
-    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+    answer = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
 
-    assert told.fields["expiration_time"] == "2026-11-24T10:00:00Z"
+    assert answer.fields["expiration_time"] == "2026-11-24T10:00:00Z"
 
 
 async def test_the_date_of_an_answer_that_a_cache_kept_is_not_the_present(harness: Harness) -> None:
@@ -235,6 +239,6 @@ async def test_the_date_of_an_answer_that_a_cache_kept_is_not_the_present(harnes
 
     harness.recorder.on_served = keep
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    assert "It is 2026-11-24 09:00 UTC." in told.text
+    assert "It is 2026-11-24 09:00 UTC." in answer.text

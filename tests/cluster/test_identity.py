@@ -370,7 +370,7 @@ JANE_IDENTITY = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "covered"),
+    ("asked", "expected", "covered"),
     [
         pytest.param(Identity.parse("local:jane"), JANE_IDENTITY, True, id="domain-agrees"),
         pytest.param(
@@ -394,9 +394,9 @@ JANE_IDENTITY = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5
     ],
 )
 def test_may_be_compares_an_answered_identity_with_the_requested_one(
-    asked: Identity, told: Identity, covered: bool
+    asked: Identity, expected: Identity, covered: bool
 ) -> None:
-    assert asked.may_be(told) is covered
+    assert asked.may_be(expected) is covered
 
 
 @pytest.mark.parametrize(
@@ -429,9 +429,9 @@ def test_quotes_around_a_whole_spelling_change_nothing(quoted: str, spelling: st
     ],
 )
 def test_a_caller_is_a_user_by_the_first_common_number_or_by_name(user: Identity, *, is_theirs: bool) -> None:
-    told = {"id": "1001", "name": "CORP\\jane", "sid": "S-1-5-21-1", "uid": "7"}
+    answer = {"id": "1001", "name": "CORP\\jane", "sid": "S-1-5-21-1", "uid": "7"}
 
-    assert Caller.model_validate(told).is_user(user) is is_theirs
+    assert Caller.model_validate(answer).is_user(user) is is_theirs
 
 
 BACKUP = Account(auth_id="1002", domain="LOCAL", name="backup", sid="S-1-5-21-1-2-3-1002")
@@ -443,9 +443,9 @@ async def test_a_local_user_is_only_taken_for_one_of_that_name(harness: Harness,
     harness.cluster.add_account(BACKUP)
     harness.recorder.on_served = replace_answer("POST", httpx.Response(200, json=JANE.identity()), path=FIND_PATH)
 
-    told = await harness.call_refused("create_access_token", {"user": user})
+    refusal = await harness.call_refused("create_access_token", {"user": user})
 
-    assert "somebody else" in told
+    assert "somebody else" in refusal
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
@@ -455,9 +455,9 @@ async def test_a_local_name_may_be_written_in_several_ways(harness: Harness, use
     harness.cluster.add_account(BACKUP)
     harness.recorder.on_served = replace_answer("POST", httpx.Response(200, json=BACKUP.identity()), path=FIND_PATH)
 
-    told = await harness.call("create_access_token", {"user": user})
+    answer = await harness.call("create_access_token", {"user": user})
 
-    assert not told.is_error
+    assert not answer.is_error
     assert len(harness.tokens_of(BACKUP)) == 1
 
 
@@ -477,14 +477,14 @@ async def test_a_user_whom_a_directory_calls_otherwise_is_asked_about(
     domain = "POSIX_USER" if user.startswith("ldap") else "ACTIVE_DIRECTORY"
     found = {"domain": domain, "auth_id": AD_JANE.auth_id, "name": name}
     harness.recorder.on_served = replace_answer("POST", httpx.Response(200, json=found), path=FIND_PATH)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", {"user": user}, person=human)
+    answer = await harness.call("create_access_token", {"user": user}, person=person)
 
-    assert not told.is_error
-    assert bool(human.questions) is is_asked
+    assert not answer.is_error
+    assert bool(person.questions) is is_asked
     if is_asked:
-        assert "Asked because the cluster calls that user" in human.questions[0]
+        assert "Asked because the cluster calls that user" in person.questions[0]
 
 
 @pytest.mark.parametrize("user", ["uid:0", "auth_id:500", "sid:S-1-5-21-1-2-3-1001", "gid:0", "local:jane", "jane"])
@@ -494,9 +494,9 @@ async def test_whom_the_cluster_did_not_identify_is_asked_about(harness: Harness
 
     harness.recorder.on_served = hide
 
-    told = await harness.call_refused("create_access_token", {"user": user})
+    refusal = await harness.call_refused("create_access_token", {"user": user})
 
-    assert ("A person has to agree to this first" in told) or ("is a group" in told)
+    assert ("A person has to agree to this first" in refusal) or ("is a group" in refusal)
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
@@ -511,9 +511,9 @@ async def test_self_is_resolved_by_who_am_i(harness: Harness) -> None:
 
     harness.recorder.on_served = hide
 
-    told = await harness.call("create_access_token", {"user": "self"}, bearer_token=SecretStr(own.bearer_token))
+    answer = await harness.call("create_access_token", {"user": "self"}, bearer_token=SecretStr(own.bearer_token))
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
 ANSWERS_ABOUT_NOBODY: list[dict[str, Any]] = [{}, {"message": "Request blocked"}, {"domain": "LOCAL"}]
@@ -525,9 +525,9 @@ ANSWERS_ABOUT_NOBODY: list[dict[str, Any]] = [{}, {"message": "Request blocked"}
 async def test_an_answer_about_nobody_identifies_nobody(harness: Harness, answer: dict[str, Any], user: str) -> None:
     rewrite_answers(harness, "POST", FIND_PATH, lambda _: answer)
 
-    told = await harness.call_refused("create_access_token", {"user": user})
+    refusal = await harness.call_refused("create_access_token", {"user": user})
 
-    assert "The answer is not an identity" in told
+    assert "The answer is not an identity" in refusal
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
@@ -535,21 +535,21 @@ async def test_an_answer_about_nobody_identifies_nobody(harness: Harness, answer
 @pytest.mark.usefixtures("no_consent")
 async def test_an_identity_found_without_the_requested_field_is_asked_about(harness: Harness, user: str) -> None:
     rewrite_answers(harness, "POST", FIND_PATH, lambda _: {"auth_id": "500"})
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", {"user": user}, person=human, confirm="risky")
+    answer = await harness.call("create_access_token", {"user": user}, person=person, confirm="risky")
 
-    assert "Asked because the cluster did not tell who that is" in human.questions[0]
-    assert not told.is_error
+    assert "Asked because the cluster did not tell who that is" in person.questions[0]
+    assert not answer.is_error
     assert len(harness.tokens_of(ADMIN)) == 1
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_self_is_refused_if_who_am_i_answers_about_another_user(harness: Harness) -> None:
-    rewrite_answers(harness, "GET", WHO_AM_I_PATH, lambda told: told | {"id": LDAP_BOB.auth_id, "name": "bob"})
+    rewrite_answers(harness, "GET", WHO_AM_I_PATH, lambda refusal: refusal | {"id": LDAP_BOB.auth_id, "name": "bob"})
 
-    told = await harness.call_refused("create_access_token", {"user": "self"})
+    refusal = await harness.call_refused("create_access_token", {"user": "self"})
 
-    assert "among their tokens is not the one that it runs on." in told
+    assert "among their tokens is not the one that it runs on." in refusal
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
     assert harness.tokens_of(LDAP_BOB) == []

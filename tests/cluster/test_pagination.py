@@ -50,9 +50,9 @@ async def test_a_user_whose_tokens_go_on_for_ever_is_given_up(harness: Harness) 
 
     harness.recorder.on_served = answer
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "lists tokens of local:jane without an end" in told
+    assert "lists tokens of local:jane without an end" in refusal
     assert pages == MAX_PAGES_PER_USER
 
 
@@ -81,10 +81,10 @@ async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_tellin
 
     harness.recorder.on_served = forget_a_key
 
-    told = await harness.call("audit_access_tokens")
+    answer = await harness.call("audit_access_tokens")
 
     assert keys > forgotten
-    assert told.fields["total"] == len(harness.cluster.tokens)
+    assert answer.fields["total"] == len(harness.cluster.tokens)
 
 
 async def test_keys_that_are_never_good_are_an_error_in_the_end(harness: Harness) -> None:
@@ -114,11 +114,11 @@ async def test_a_key_of_any_form_is_given_as_data_and_comes_back_as_it_was(harne
 
     harness.recorder.on_served = answer
 
-    told = await harness.call("list_access_tokens")
-    await harness.call("list_access_tokens", {"after": told.fields["after"]})
+    reply = await harness.call("list_access_tokens")
+    await harness.call("list_access_tokens", {"after": reply.fields["after"]})
 
-    assert told.fields["after"].isascii()
-    assert told.fields["after"].isprintable()
+    assert reply.fields["after"].isascii()
+    assert reply.fields["after"].isprintable()
     assert asked == [None, key]
 
 
@@ -170,11 +170,11 @@ async def test_each_form_of_paging_is_understood(mode: Mode, page: dict[str, Any
         return httpx.Response(200, json=page)
 
     async with client_with_answer(mode, answer) as client:
-        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", {"after": "start"}))
+        reply = ToolAnswer.from_result(await client.call_tool("list_access_tokens", {"after": "start"}))
 
     assert [str(url) for url in asked] == [f"https://c.example.com:8000{TOKENS_PATH}?after=start&limit=50"]
-    assert [entry["id"] for entry in told.fields["tokens"]] == [TOKEN_ENTRY["id"]]
-    assert told.fields.get("after") == after
+    assert [entry["id"] for entry in reply.fields["tokens"]] == [TOKEN_ENTRY["id"]]
+    assert reply.fields.get("after") == after
 
 
 async def test_pages_without_end_and_without_tokens_are_not_followed_for_ever(mode: Mode) -> None:
@@ -185,11 +185,11 @@ async def test_pages_without_end_and_without_tokens_are_not_followed_for_ever(mo
         return httpx.Response(200, json={"entries": [], "paging": {"next": f"{TOKENS_PATH}?after={len(asked)}"}})
 
     async with client_with_answer(mode, answer) as client:
-        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+        reply = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
     assert len([url for url in asked if TOKENS_PATH in url]) == 8
-    assert told.fields["tokens"] == []
-    assert "after" not in told.fields
+    assert reply.fields["tokens"] == []
+    assert "after" not in reply.fields
 
 
 async def test_an_empty_page_before_a_full_one_is_passed_over(mode: Mode) -> None:
@@ -199,13 +199,13 @@ async def test_an_empty_page_before_a_full_one_is_passed_over(mode: Mode) -> Non
         return httpx.Response(200, json={"entries": [], "paging": {"next": f"{TOKENS_PATH}?after=k"}})
 
     async with client_with_answer(mode, answer) as client:
-        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+        reply = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
-    assert [entry["id"] for entry in told.fields["tokens"]] == [TOKEN_ENTRY["id"]]
+    assert [entry["id"] for entry in reply.fields["tokens"]] == [TOKEN_ENTRY["id"]]
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         pytest.param(httpx.Response(401), "does not accept this server's own credential (401)", id="401-without-body"),
         pytest.param(
@@ -222,7 +222,7 @@ async def test_an_empty_page_before_a_full_one_is_passed_over(mode: Mode) -> Non
     ],
 )
 async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
-    mode: Mode, answer: httpx.Response, told: str
+    mode: Mode, answer: httpx.Response, expected: str
 ) -> None:
     asked: list[httpx.URL] = []
 
@@ -234,6 +234,6 @@ async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
         result = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
     assert result.is_error
-    assert told in result.text
+    assert expected in result.text
     assert "access-v1" not in result.text
     assert {url.host for url in asked} == {"c.example.com"}

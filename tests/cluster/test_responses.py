@@ -80,11 +80,11 @@ def test_any_answer_is_a_value_or_one_of_our_errors(
     try:
         read(wire.Answer(status, headers, body))
     except ClusterError as failure:
-        told = str(failure)
+        answer = str(failure)
     else:
         return
-    assert told.isprintable()
-    assert len(told) < 2_500
+    assert answer.isprintable()
+    assert len(answer) < 2_500
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
 
 
 @pytest.mark.parametrize(
-    ("read", "body", "told"),
+    ("read", "body", "expected"),
     [
         pytest.param(wire.decode_page, b"", "a list of access tokens, nor any JSON object", id="list"),
         pytest.param(
@@ -234,13 +234,13 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
     ],
 )
 def test_a_bad_answer_says_what_was_expected_and_where_it_is_not(
-    read: Callable[[wire.Answer], object], body: object, told: str
+    read: Callable[[wire.Answer], object], body: object, expected: str
 ) -> None:
     with pytest.raises(BadAnswer) as failure:
         read(create_answer(body=body))
 
     assert str(failure.value) == (
-        f"The answer is not {told}. Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
+        f"The answer is not {expected}. Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
     )
 
 
@@ -266,7 +266,7 @@ def test_a_new_token_hides_its_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "failure", "told"),
+    ("status", "failure", "expected"),
     [
         pytest.param(
             300,
@@ -290,11 +290,13 @@ def test_a_new_token_hides_its_secret() -> None:
         pytest.param(500, Unavailable, "The cluster cannot answer now (500 some_error).", id="500"),
     ],
 )
-def test_each_status_is_an_error_that_says_who_must_act(status: int, failure: type[ClusterError], told: str) -> None:
+def test_each_status_is_an_error_that_says_who_must_act(
+    status: int, failure: type[ClusterError], expected: str
+) -> None:
     with pytest.raises(failure) as raised:
         wire.decode_page(create_answer(status, {"error_class": "some_error"}))
 
-    assert str(raised.value) == told
+    assert str(raised.value) == expected
 
 
 ANSWERS_WITHOUT_ENVELOPE: list[object] = [
@@ -414,7 +416,7 @@ def test_a_wait_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error_class", "description", "told"),
+    ("error_class", "description", "expected"),
     [
         pytest.param("a_b_error", "x", '(400 a_b_error: "x")', id="envelope"),
         pytest.param("A b!", "x", '(400: "x")', id="strange-class"),
@@ -427,12 +429,12 @@ def test_a_wait_is_told_in_words() -> None:
     ],
 )
 def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(
-    error_class: str, description: object, told: str
+    error_class: str, description: object, expected: str
 ) -> None:
     with pytest.raises(Rejected) as failure:
         wire.decode_page(create_answer(400, {"error_class": error_class, "description": description}))
 
-    assert str(failure.value) == f"The cluster declined {told}."
+    assert str(failure.value) == f"The cluster declined {expected}."
 
 
 @pytest.mark.parametrize("read", [wire.decode_new_token, wire.decode_verified_caller], ids=lambda read: read.__name__)

@@ -152,7 +152,7 @@ async def test_an_answer_without_an_end_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "failure", "told"),
+    ("cause", "failure", "expected"),
     [
         (ssl.SSLError("x"), Unsent, "does not speak TLS as expected (tls failed)"),
         (ssl.SSLCertVerificationError("x"), Untrusted, "is not trusted (it was not verified)"),
@@ -160,7 +160,7 @@ async def test_an_answer_without_an_end_is_given_up() -> None:
     ids=["tls", "certificate"],
 )
 async def test_a_failure_of_another_system_s_trust_store_is_explained_without_openssl_s_details(
-    cause: ssl.SSLError, failure: type[ClusterError], told: str
+    cause: ssl.SSLError, failure: type[ClusterError], expected: str
 ) -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("x") from cause
@@ -169,7 +169,7 @@ async def test_a_failure_of_another_system_s_trust_store_is_explained_without_op
         with pytest.raises(failure) as raised:
             await client.delete_token("1")
 
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
 
 
 async def test_the_reason_told_is_the_network_s_and_not_what_the_caller_was_busy_with() -> None:
@@ -365,7 +365,7 @@ async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "begins", "trusted", "told"),
+    ("name", "begins", "trusted", "expected"),
     [
         pytest.param(
             "127.0.0.1",
@@ -395,13 +395,13 @@ async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
     ],
 )
 async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
-    tmp_path: Path, name: str, begins: timedelta | None, trusted: str, told: str
+    tmp_path: Path, name: str, begins: timedelta | None, trusted: str, expected: str
 ) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     async with tls_server(tmp_path, name=name, valid_from=begins) as (settings, received):
         ca_file = {"nothing": None, "other": tmp_path / "other.pem", "it": settings.ca_file}[trusted]
         async with connected(None, settings.model_copy(update={"ca_file": ca_file})) as cluster:
-            with pytest.raises(Untrusted, match=told) as failure:
+            with pytest.raises(Untrusted, match=expected) as failure:
                 await cluster.fetch_page()
 
     assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")

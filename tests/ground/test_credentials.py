@@ -44,11 +44,11 @@ def refusal_of_credentials(path: Path) -> str:
     """Why a store is not read, in one sentence that names setting and file, and quotes nothing of what it holds."""
     with pytest.raises(SettingsError) as failure:
         load_settings({"host": "c", "credentials_file": str(path)})
-    told = str(failure.value)
+    answer = str(failure.value)
     beginning = f"QUMULO_CREDENTIALS_FILE names {path}, which "
-    assert told.startswith(beginning)
-    assert BODY[:8] not in told
-    return told.removeprefix(beginning)
+    assert answer.startswith(beginning)
+    assert BODY[:8] not in answer
+    return answer.removeprefix(beginning)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_store_is_read_however_an_editor_has_saved_it(path: Path, content: byt
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(codecs.BOM_UTF8 + b"\r\n", "is empty", id="nothing-to-see"),
@@ -101,10 +101,10 @@ def test_a_store_is_read_however_an_editor_has_saved_it(path: Path, content: byt
         pytest.param(CREDENTIALS_FILE_CONTENT + b" " * (64 << 10), "is larger than 64 KiB", id="large"),
     ],
 )
-def test_a_file_that_is_no_store_is_told_as_what_it_is(path: Path, content: bytes, told: str) -> None:
+def test_a_file_that_is_no_store_is_told_as_what_it_is(path: Path, content: bytes, expected: str) -> None:
     path.write_bytes(content)
 
-    assert refusal_of_credentials(path).startswith(told)
+    assert refusal_of_credentials(path).startswith(expected)
 
 
 def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -244,14 +244,14 @@ def test_a_file_that_has_become_a_pipe_is_not_waited_for(pipe: Path) -> None:
 def test_certificates_are_read_however_an_editor_has_saved_them(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
-    told = Settings(host="c", ca_file=path).read_certificates()
+    answer = Settings(host="c", ca_file=path).read_certificates()
 
-    assert told is not None
-    assert CA_CERTIFICATE.decode().strip() in told
+    assert answer is not None
+    assert CA_CERTIFICATE.decode().strip() in answer
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         pytest.param(b"\n", "is empty", id="empty"),
         pytest.param(
@@ -268,10 +268,10 @@ def test_certificates_are_read_however_an_editor_has_saved_them(path: Path, cont
         pytest.param(b"x" * (5 << 20), "is larger than 4096 KiB", id="large"),
     ],
 )
-def test_a_file_without_certificates_is_told_as_what_it_is(path: Path, content: bytes, told: str) -> None:
+def test_a_file_without_certificates_is_told_as_what_it_is(path: Path, content: bytes, expected: str) -> None:
     path.write_bytes(content)
 
-    assert told in refusal_of_certificates(path)
+    assert expected in refusal_of_certificates(path)
 
 
 def test_what_is_no_file_of_certificates_is_told_as_what_it_is(path: Path, pipe: Path) -> None:
@@ -284,11 +284,11 @@ def test_what_is_no_file_of_certificates_is_told_as_what_it_is(path: Path, pipe:
 def refusal_of_certificates(path: Path) -> str:
     with pytest.raises(SettingsError) as failure:
         load_settings({"host": "c", "bearer_token": SecretStr(SECRET), "ca_file": str(path)})
-    told = str(failure.value)
+    answer = str(failure.value)
     beginning = f"QUMULO_CA_FILE names {path}, which "
-    assert told.startswith(beginning)
-    assert BODY[:8] not in told
-    return told.removeprefix(beginning)
+    assert answer.startswith(beginning)
+    assert BODY[:8] not in answer
+    return answer.removeprefix(beginning)
 
 
 def test_certificates_that_are_gone_since_the_start_are_told_so(path: Path) -> None:

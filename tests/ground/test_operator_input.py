@@ -34,14 +34,14 @@ SECRETS_IN_WRONG_SETTING = {
 def test_a_secret_in_the_wrong_setting_is_told_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, name: str, content: str
 ) -> None:
-    value, told = SECRETS_IN_WRONG_SETTING[content]
+    value, answer = SECRETS_IN_WRONG_SETTING[content]
     set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {f"QUMULO_{name.upper()}": value})
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
 
     assert str(failure.value).startswith(f"QUMULO_{name.upper()} ")
-    assert told in str(failure.value)
+    assert answer in str(failure.value)
     assert not any(value[start : start + 8] in str(failure.value) for start in range(20, min(len(value) - 8, 99)))
 
 
@@ -79,7 +79,7 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         pytest.param("${input:token}", "the client did not expand it", id="editor"),
         pytest.param("$TOKEN", "the client did not expand it", id="shell"),
@@ -98,7 +98,7 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_a_bearer_token_that_is_none_is_refused_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, value: str, told: str
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: str
 ) -> None:
     set_environment(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": value})
 
@@ -106,7 +106,7 @@ def test_a_bearer_token_that_is_none_is_refused_with_the_reason(
         load_settings({})
 
     assert str(failure.value).startswith("QUMULO_BEARER_TOKEN ")
-    assert told in str(failure.value)
+    assert expected in str(failure.value)
     assert not re.search("SECRET|TOKEN.*TOKEN}|input|given", str(failure.value))
 
 

@@ -52,7 +52,7 @@ def test_a_place_in_one_s_home_is_found(name: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", PATH_SETTINGS)
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         pytest.param("tokens", "must be an absolute path, or begin with ~/", id="relative"),
         pytest.param("./tokens", "must be an absolute path", id="relative-to-here"),
@@ -71,12 +71,12 @@ def test_a_place_in_one_s_home_is_found(name: str, monkeypatch: pytest.MonkeyPat
         pytest.param("/x/to\nkens", "of which each character can be seen", id="two-lines"),
     ],
 )
-def test_a_place_that_would_not_be_where_somebody_means_is_refused(name: str, given: str, told: str) -> None:
+def test_a_place_that_would_not_be_where_somebody_means_is_refused(name: str, given: str, expected: str) -> None:
     with pytest.raises(SettingsError) as failure:
         load_settings({"host": "c", name: given})
 
     assert f"QUMULO_{name.upper()} " in str(failure.value)
-    assert told in str(failure.value)
+    assert expected in str(failure.value)
     assert f"(given: {quote_untrusted(given, max_chars=100)})" in str(failure.value)
     assert str(failure.value).isprintable()
 
@@ -126,7 +126,7 @@ def test_a_place_in_the_home_of_nobody_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "told"),
+    ("home", "expected"),
     [
         ("", "needs a home folder, and HOME is empty"),
         ("home", "needs a home folder, and HOME is home: it must be an absolute path"),
@@ -136,7 +136,7 @@ def test_a_place_in_the_home_of_nobody_is_refused() -> None:
     ids=["empty", "relative", "latin-1", "token"],
 )
 def test_a_home_that_is_none_is_told_with_the_setting_that_helps(
-    monkeypatch: pytest.MonkeyPatch, home: str, told: str
+    monkeypatch: pytest.MonkeyPatch, home: str, expected: str
 ) -> None:
     set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"HOME": home})
     monkeypatch.delenv("XDG_STATE_HOME")
@@ -144,7 +144,7 @@ def test_a_home_that_is_none_is_told_with_the_setting_that_helps(
     with pytest.raises(SettingsError) as failure:
         load_settings({})
 
-    assert str(failure.value).startswith(f"QUMULO_STATE_DIR is not set, and its default {told}")
+    assert str(failure.value).startswith(f"QUMULO_STATE_DIR is not set, and its default {expected}")
     assert str(failure.value).endswith("Set QUMULO_STATE_DIR to an absolute path.")
 
     assert load_settings({"state_dir": "/s"}).delivery_dir == Path("/s/tokens")

@@ -64,7 +64,7 @@ def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(mo
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "expected"),
     [
         pytest.param({}, "QUMULO_HOST is not set", id="no-host"),
         pytest.param({"QUMULO_HOST": "https://c"}, "QUMULO_HOST must be a name or an address alone", id="url"),
@@ -149,14 +149,14 @@ def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(mo
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_in_one_line_without_the_secret(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
 ) -> None:
     set_environment(monkeypatch, variables)
 
     with pytest.raises(SettingsError) as failure:
         load_settings({})
 
-    assert told in str(failure.value)
+    assert expected in str(failure.value)
     assert "\n" not in str(failure.value)
     assert "DELIVERY_DIR" not in str(failure.value)
     assert "pydantic" not in str(failure.value)
@@ -231,8 +231,8 @@ def test_a_variable_that_restricts_nothing_is_only_warned_of(
 
     [warning] = caplog.messages
     near = {"QUMULO_DELIVERYDIR": "QUMULO_DELIVERY_DIR", "QUMULO_READ_TIMEOUT": "QUMULO_TIMEOUT"}
-    told = f"; nearest is {near[name]}" if name in near else ""
-    assert warning == f"{name} is no setting and is ignored{told}"
+    answer = f"; nearest is {near[name]}" if name in near else ""
+    assert warning == f"{name} is no setting and is ignored{answer}"
     assert "SECRET" not in warning
 
 

@@ -136,8 +136,8 @@ def test_what_is_wrong_with_a_duration_is_said_and_not_anything_else(text: str, 
     ],
 )
 def test_a_duration_of_uneven_length_is_refused_with_days(text: str, days: str) -> None:
-    told = f"must not count in months or years, which differ in length: write days, such as {days}"
-    with pytest.raises(ValueError, match=f"^{told}$"):
+    answer = f"must not count in months or years, which differ in length: write days, such as {days}"
+    with pytest.raises(ValueError, match=f"^{answer}$"):
         parse_duration(text)
 
 
@@ -289,21 +289,21 @@ def test_whatever_is_told_of_the_future_is_read_as_what_it_says(ahead: timedelta
     rounded, distance = expiry.replace(second=0), format_relative_time(expiry, now=NOW)
     assume(rounded > NOW)
 
-    for told in (format_rfc3339(expiry), expiry.isoformat()):
-        assert parse_expiry(told, now=NOW) == expiry
-    for told in (
+    for answer in (format_rfc3339(expiry), expiry.isoformat()):
+        assert parse_expiry(answer, now=NOW) == expiry
+    for answer in (
         format_time(expiry),
         f"{format_time(expiry)} ({distance})",
         f"expires {format_time(expiry)} ({distance})",
     ):
-        assert parse_expiry(told, now=NOW) == rounded
-    for told in (format_duration(ahead), distance):
-        assert abs(parse_duration(told) - ahead) <= max(
+        assert parse_expiry(answer, now=NOW) == rounded
+    for answer in (format_duration(ahead), distance):
+        assert abs(parse_duration(answer) - ahead) <= max(
             timedelta(minutes=1), timedelta(days=1) if ahead.days else ahead / 2
         )
-    for told in (format_time_without_zone(expiry), f"{format_time_without_zone(expiry)} ({distance})"):
+    for answer in (format_time_without_zone(expiry), f"{format_time_without_zone(expiry)} ({distance})"):
         with pytest.raises(Refusal, match=f"write {format_rfc3339(rounded)} if that is meant"):
-            parse_expiry(told, now=NOW)
+            parse_expiry(answer, now=NOW)
 
 
 @given(st.timedeltas(min_value=timedelta(), max_value=timedelta(days=30_000)))
@@ -311,9 +311,9 @@ def test_whatever_is_told_of_the_past_is_refused_as_past(ago: timedelta) -> None
     time = NOW - ago
     distance = format_relative_time(time, now=NOW)
 
-    for told in (format_rfc3339(time), format_time(time), format_time_without_zone(time), distance):
+    for answer in (format_rfc3339(time), format_time(time), format_time_without_zone(time), distance):
         with pytest.raises(Refusal, match="`expiration_time` is in the past"):
-            parse_expiry(told, now=NOW)
+            parse_expiry(answer, now=NOW)
     with pytest.raises(Refusal, match="`expiration_time` is in the past"):
         parse_expiry(f"expired {format_time(time)} ({distance})", now=NOW)
 
@@ -364,8 +364,8 @@ def test_a_distance_is_told_in_days_hours_or_minutes(distance: timedelta, words:
 @given(st.timedeltas(timedelta(seconds=1), timedelta(days=36_525)))
 def test_a_duration_is_told_a_twentieth_off_at_most(duration: timedelta) -> None:
     units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
-    told = re.findall(r"([\d.]+|an?) ([a-z]+?)s?(?: and |$)", format_duration(duration))
-    seconds = sum(float(number if number[0].isdigit() else 1) * units[unit] for number, unit in told)
+    answer = re.findall(r"([\d.]+|an?) ([a-z]+?)s?(?: and |$)", format_duration(duration))
+    seconds = sum(float(number if number[0].isdigit() else 1) * units[unit] for number, unit in answer)
     assert seconds == pytest.approx(duration.total_seconds(), rel=0.05)
 
 

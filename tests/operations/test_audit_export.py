@@ -30,10 +30,10 @@ async def test_the_whole_report_can_be_had_as_a_private_file(harness: Harness, f
     ]
     gone = add_token_without_findings(harness, replace(JANE, auth_id="1099"), enabled=False)
 
-    told = await harness.call(AUDIT_TOOL, {"report": file_format})
+    answer = await harness.call(AUDIT_TOOL, {"report": file_format})
 
-    path = Path(told.fields["report"])
-    assert f"All rows are in {path}" in told.text
+    path = Path(answer.fields["report"])
+    assert f"All rows are in {path}" in answer.text
     assert [*harness.settings.delivery_dir.iterdir()] == [path]
     assert path.name.startswith("audit_c.example.com_8000_20261124T090000Z_")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -48,7 +48,7 @@ async def test_the_whole_report_can_be_had_as_a_private_file(harness: Harness, f
         crowded[1].id: ["expired", "users_with_two_tokens"],
         gone.id: ["user_has_no_name", "disabled_and_old"],
     }
-    assert len(rows) == told.fields["total"]
+    assert len(rows) == answer.fields["total"]
     assert set(rows[0]) == {"id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings"}
 
 
@@ -92,9 +92,9 @@ async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(harness
 
     harness.recorder.on_served = answer
 
-    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
+    reply = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
-    path = Path(told.fields["report"])
+    path = Path(reply.fields["report"])
     assert not re.search(r"(?:^|\W)[-=+@\uff1d\uff20\u2212]", path.read_text())
     [row] = read_csv(path)
     assert [Identity.parse(row["user"]), Identity.parse(row["creator"])] == [user, user]
@@ -128,9 +128,9 @@ async def test_a_spreadsheet_can_take_no_id_and_no_user_for_a_number_or_a_date(
 
     harness.recorder.on_served = answer
 
-    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
+    reply = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
-    [row] = read_csv(Path(told.fields["report"]))
+    [row] = read_csv(Path(reply.fields["report"]))
     assert row["id"] == f"id:{entry['id']}"
     for name in ("user", "creator"):
         assert re.match(r'[a-z_]+:|"', row[name])
@@ -141,9 +141,9 @@ async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(har
     harness.settings.delivery_dir.parent.mkdir(parents=True)
     harness.settings.delivery_dir.write_text("a file where the folder should be")
 
-    told = await harness.call_refused(AUDIT_TOOL, {"report": "csv"})
+    refusal = await harness.call_refused(AUDIT_TOOL, {"report": "csv"})
 
-    assert told.startswith(f"The report cannot be written to {harness.settings.delivery_dir}: ")
+    assert refusal.startswith(f"The report cannot be written to {harness.settings.delivery_dir}: ")
     assert not [line for line in harness.recorder.request_lines() if line.startswith(f"GET {TOKENS_PATH}")]
 
 

@@ -35,15 +35,15 @@ from token_tools.operations.next_steps import PERSON_DECIDES
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_risky_token_is_made_once_a_human_agrees(harness: Harness) -> None:
+async def test_a_risky_token_is_made_once_a_person_agrees(harness: Harness) -> None:
     harness.cluster.add_token(JANE.auth_id, creator="500")
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", NEVER_EXPIRING_REQUEST, person=human)
+    answer = await harness.call("create_access_token", NEVER_EXPIRING_REQUEST, person=person)
 
-    assert not told.is_error
+    assert not answer.is_error
     assert len(harness.tokens_of(JANE)) == 2
-    [question] = human.questions
+    [question] = person.questions
     assert question.startswith(
         "Make an access token for the user local:jane (auth_id 1001) on the cluster c.example.com:8000? "
         "Whoever has it can act as that user. It never expires. The user has 1 of 2 possible tokens now. "
@@ -53,12 +53,12 @@ async def test_a_risky_token_is_made_once_a_human_agrees(harness: Harness) -> No
 
 @pytest.mark.parametrize("user", ["local:admin", "admin", "auth_id:500", "self", "sid:S-1-5-21-1-2-3-500"])
 async def test_a_token_of_the_built_in_administrator_is_asked_about(harness: Harness, user: str) -> None:
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", {"user": user}, person=human)
+    answer = await harness.call("create_access_token", {"user": user}, person=person)
 
-    assert not told.is_error
-    assert "Asked because it is for the built-in administrator." in human.questions[0]
+    assert not answer.is_error
+    assert "Asked because it is for the built-in administrator." in person.questions[0]
     assert len(harness.tokens_of(ADMIN)) == 2
 
 
@@ -69,32 +69,32 @@ async def refuse_lookups(request: httpx.Request, response: httpx.Response) -> ht
 @pytest.mark.parametrize("user", ["local:admin", "Admin", "auth_id:500", "sid:S-1-5-21-1-2-3-500"])
 async def test_the_built_in_administrator_is_known_without_the_cluster_s_help(harness: Harness, user: str) -> None:
     harness.recorder.on_served = refuse_lookups
-    human = ScriptedPerson([ElicitResult(action="decline")])
+    person = ScriptedPerson([ElicitResult(action="decline")])
 
-    await harness.call_refused("create_access_token", {"user": user}, person=human)
+    await harness.call_refused("create_access_token", {"user": user}, person=person)
 
-    assert "Asked because it is for the built-in administrator." in human.questions[0]
+    assert "Asked because it is for the built-in administrator." in person.questions[0]
 
 
-async def test_whoever_else_is_named_like_the_administrator_is_nobody_to_ask_about(harness: Harness) -> None:
+async def test_another_user_named_admin_needs_no_consent(harness: Harness) -> None:
     namesake = replace(JANE, auth_id="1500", name="admin")
     harness.cluster.add_account(namesake)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    await harness.call("create_access_token", {"user": "auth_id:1500"}, person=human)
+    await harness.call("create_access_token", {"user": "auth_id:1500"}, person=person)
 
-    assert human.questions == []
+    assert person.questions == []
     assert len(harness.tokens_of(namesake)) == 1
 
 
 @pytest.mark.parametrize("user", [r"CL\admin", r"local:CL\admin", "ad:admin", "admin@cl", "local:jane"])
 async def test_a_name_that_the_cluster_may_not_look_up_for_us_is_asked_about(harness: Harness, user: str) -> None:
     harness.recorder.on_served = refuse_lookups
-    human = ScriptedPerson([ElicitResult(action="decline")])
+    person = ScriptedPerson([ElicitResult(action="decline")])
 
-    await harness.call_refused("create_access_token", {"user": user}, person=human)
+    await harness.call_refused("create_access_token", {"user": user}, person=person)
 
-    [question] = human.questions
+    [question] = person.questions
     assert "Asked because the cluster did not tell who that is." in question
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
@@ -107,12 +107,12 @@ async def test_a_name_that_the_cluster_may_not_look_up_for_us_is_asked_about(har
 async def test_nobody_is_asked_where_the_operator_wants_it_so(
     harness: Harness, arguments: dict[str, str], confirm: str
 ) -> None:
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", arguments, person=human, confirm=confirm)
+    answer = await harness.call("create_access_token", arguments, person=person, confirm=confirm)
 
-    assert not told.is_error
-    assert human.questions == []
+    assert not answer.is_error
+    assert person.questions == []
 
 
 def test_only_the_latest_requests_that_were_asked_in_vain_are_counted() -> None:
@@ -145,48 +145,48 @@ async def test_one_answer_to_two_calls_at_once_makes_one_token(tmp_path: Path) -
 
 async def test_of_two_equal_calls_at_once_each_consent_makes_one_token(harness: Harness) -> None:
     """In the older era both ask at once, in the newer the one that comes second asks anew."""
-    human = ScriptedPerson([AGREES])
-    told: list[ToolAnswer] = []
-    async with harness.connected(person=human) as client:
+    person = ScriptedPerson([AGREES])
+    answer: list[ToolAnswer] = []
+    async with harness.connected(person=person) as client:
 
         async def create() -> None:
-            told.append(ToolAnswer.from_result(await client.call_tool("create_access_token", NEVER_EXPIRING_REQUEST)))
+            answer.append(ToolAnswer.from_result(await client.call_tool("create_access_token", NEVER_EXPIRING_REQUEST)))
 
         async with anyio.create_task_group() as calls:
             calls.start_soon(create)
             calls.start_soon(create)
 
-    made = [one for one in told if not one.is_error]
+    made = [one for one in answer if not one.is_error]
     assert len(harness.tokens_of(JANE)) == len(made)
-    assert len(made) == len(set(human.questions))
-    assert all("its answer is used up." in one.text for one in told if one.is_error)
+    assert len(made) == len(set(person.questions))
+    assert all("its answer is used up." in one.text for one in answer if one.is_error)
 
 
-async def test_what_changed_while_the_human_thought_is_seen(harness: Harness) -> None:
+async def test_what_changed_while_the_person_thought_is_seen(harness: Harness) -> None:
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         for _ in range(2):
             harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
         return AGREES
 
-    told = await harness.call_without_effect("create_access_token", NEVER_EXPIRING_REQUEST, person=think)
+    refusal = await harness.call_without_effect("create_access_token", NEVER_EXPIRING_REQUEST, person=think)
 
     first, second = harness.tokens_of(JANE)
     for token in (first, second):
-        assert f"{token.id} (enabled, expires 2026-12-03 09:00 UTC (in 9 days); made" in told
-    assert told.startswith("local:jane has 2 access tokens already, as many as a user can have: ")
-    assert told.endswith(PERSON_DECIDES)
+        assert f"{token.id} (enabled, expires 2026-12-03 09:00 UTC (in 9 days); made" in refusal
+    assert refusal.startswith("local:jane has 2 access tokens already, as many as a user can have: ")
+    assert refusal.endswith(PERSON_DECIDES)
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-async def test_an_expiry_that_passes_while_the_human_thinks_is_no_expiry(harness: Harness) -> None:
+async def test_an_expiry_that_passes_while_the_person_thinks_is_no_expiry(harness: Harness) -> None:
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         harness.now += timedelta(minutes=6)
         return AGREES
 
     arguments = {"user": "local:jane", "expiration_time": "5min"}
-    told = await harness.call_without_effect("create_access_token", arguments, person=think, confirm="all")
+    refusal = await harness.call_without_effect("create_access_token", arguments, person=think, confirm="all")
 
-    assert told == "The expiry has passed meanwhile."
+    assert refusal == "The expiry has passed meanwhile."
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 

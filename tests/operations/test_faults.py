@@ -85,14 +85,14 @@ def inject_fault(harness: Harness, endpoint: Endpoint, fault: Fault) -> None:
     harness.recorder.cluster = httpx.ASGITransport(Faults(create_app(harness.cluster), {endpoint: fault}))
 
 
-def check_nothing_done_prefix(harness: Harness, told: ToolAnswer, *, is_changed: bool) -> None:
+def check_nothing_done_prefix(harness: Harness, expected: ToolAnswer, *, is_changed: bool) -> None:
     """The first words of an error say that nothing was done if no write was sent, and never if it was carried out."""
     sent = [
         one for one in harness.recorder.requests if one.method in {"PATCH", "DELETE"} or one.url.path == TOKENS_PATH
     ]
     is_sent = any(one.method != "GET" for one in sent)
-    assert not (told.text.startswith(NOTHING_DONE) and is_changed)
-    assert told.text.startswith(NOTHING_DONE) or is_sent
+    assert not (expected.text.startswith(NOTHING_DONE) and is_changed)
+    assert expected.text.startswith(NOTHING_DONE) or is_sent
 
 
 @pytest.mark.parametrize(
@@ -109,28 +109,28 @@ async def test_a_create_ends_in_a_token_delivered_or_in_a_clear_error(
     caplog.set_level(logging.DEBUG)
     inject_fault(harness, endpoint, fault)
 
-    told = await harness.call("create_access_token", {"user": "self" if endpoint == "who-am-i" else "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "self" if endpoint == "who-am-i" else "local:jane"})
 
     user = ADMIN if endpoint == "who-am-i" else JANE
     before = 1 if user is ADMIN else 0
     folder = harness.settings.delivery_dir
     files = [*folder.iterdir()] if folder.exists() else []
-    assert told.is_error is (outcome != "made")
+    assert answer.is_error is (outcome != "made")
     assert len(harness.tokens_of(user)) - before == (outcome != "nothing")
     assert len(files) == (outcome == "made")
     assert len(harness.recorder.bodies("POST", "/v1/auth/access-tokens/")) <= 1
-    if told.is_error:
-        check_nothing_done_prefix(harness, told, is_changed=outcome == "orphan")
+    if answer.is_error:
+        check_nothing_done_prefix(harness, answer, is_changed=outcome == "orphan")
     if outcome == "orphan":
         [orphan] = harness.tokens_of(JANE)
-        assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane" in told.text
-        assert f"auth_delete_access_token {orphan.id}" in told.text
+        assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane" in answer.text
+        assert f"auth_delete_access_token {orphan.id}" in answer.text
     if endpoint == "create" and outcome == "nothing" and fault not in {"refuse", "error-400"}:
-        assert "So far, no new token of local:jane" in told.text
+        assert "So far, no new token of local:jane" in answer.text
     if outcome == "made":
         [token], [file] = harness.tokens_of(user), files
         assert json.loads(file.read_text())["bearer_token"] == token.bearer_token
-    spoken = f"{told.text}\n{json.dumps(told.fields)}\n{caplog.text}\n{[str(file) for file in files]}"
+    spoken = f"{answer.text}\n{json.dumps(answer.fields)}\n{caplog.text}\n{[str(file) for file in files]}"
     secrets = [token.bearer_token for token in harness.cluster.tokens.values()]
     assert find_secrets(spoken.encode(), secrets) == []
     assert find_secrets(read_all_files(folder.parent, excluded=files), secrets) == []
@@ -143,12 +143,12 @@ async def test_a_list_ends_in_a_list_or_in_a_clear_error(harness: Harness, user:
     harness.cluster.add_token(JANE.auth_id, creator="500")
     inject_fault(harness, "list", fault)
 
-    told = await harness.call("list_access_tokens", {"user": user})
+    answer = await harness.call("list_access_tokens", {"user": user})
 
-    assert told.is_error is (fault not in FAULTS_HARMLESS_TO_LISTS)
-    assert "elsewhere.example.com" not in told.text
+    assert answer.is_error is (fault not in FAULTS_HARMLESS_TO_LISTS)
+    assert "elsewhere.example.com" not in answer.text
     assert {request.url.host for request in harness.recorder.requests} == {"c.example.com"}
-    assert find_secrets(told.text.encode(), [token.bearer_token for token in harness.cluster.tokens.values()]) == []
+    assert find_secrets(answer.text.encode(), [token.bearer_token for token in harness.cluster.tokens.values()]) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -164,29 +164,31 @@ async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(harness: Ha
 
     harness.recorder.on_served = lose_the_folder
 
-    told = await harness.call("create_access_token", {"user": r"ad:CORP\jane"})
+    answer = await harness.call("create_access_token", {"user": r"ad:CORP\jane"})
 
-    assert told.is_error
+    assert answer.is_error
     seen = [request.url.path for request in harness.recorder.requests if request.method == "DELETE"]
     assert len(seen) == 1
     if fault in FAULTS_AFTER_EXECUTION:
         # Either the status said that it was done, or the token was looked for and is not there any more.
-        assert "was deleted again" in told.text
+        assert "was deleted again" in answer.text
         assert harness.tokens_of(AD_JANE) == []
     else:
         token_id = seen[0].rpartition("/")[2]
-        assert f"The new token {token_id} could not be deleted again" in told.text
-        assert f'delete_access_token(id="{token_id}")' in told.text
-        assert told.text.endswith(f"auth_delete_access_token {token_id}")
+        assert f"The new token {token_id} could not be deleted again" in answer.text
+        assert f'delete_access_token(id="{token_id}")' in answer.text
+        assert answer.text.endswith(f"auth_delete_access_token {token_id}")
 
 
 async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(harness: Harness) -> None:
     app = Faults(create_app(harness.cluster), {"create": "cut-after", "list": "error-400"})
     harness.recorder.cluster = httpx.ASGITransport(app)
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert "It could not be found out whether a token was made for local:jane: their tokens were not known" in told.text
+    assert (
+        "It could not be found out whether a token was made for local:jane: their tokens were not known" in answer.text
+    )
 
 
 async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(harness: Harness) -> None:
@@ -200,11 +202,11 @@ async def test_a_token_that_somebody_else_made_meanwhile_is_not_blamed(harness: 
 
     harness.recorder.on_served = make_another
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     [other] = harness.tokens_of(JANE)
-    assert "So far, no new token of local:jane" in told.text
-    assert f"new are only {other.id} (made 2026-11-24 09:00 UTC by ad:CORP\\jane)." in told.text
+    assert "So far, no new token of local:jane" in answer.text
+    assert f"new are only {other.id} (made 2026-11-24 09:00 UTC by ad:CORP\\jane)." in answer.text
 
 
 ToolOutcome = Literal["done", "nothing", "unsaid"]
@@ -265,7 +267,7 @@ async def test_every_other_tool_does_it_or_says_what_is_the_case(
     inject_fault(harness, endpoint, fault)
     arguments = ARGUMENTS_BY_TOOL.get(tool, {}) | ({} if tool == "audit_access_tokens" else {"id": token.id})
 
-    told = await harness.call(tool, arguments)
+    answer = await harness.call(tool, arguments)
 
     there = harness.tokens_of(JANE)
     changed = {
@@ -273,18 +275,18 @@ async def test_every_other_tool_does_it_or_says_what_is_the_case(
         "delete_access_token": there == [],
         "rotate_access_token": len(there) == 2,
     }
-    assert told.is_error is (ending != "done")
+    assert answer.is_error is (ending != "done")
     assert changed.get(tool, there != [token]) is (ending != "nothing" and tool in changed)
     assert len([one for one in harness.recorder.requests if one.method in {"PATCH", "DELETE"}]) <= 1
     assert len(harness.recorder.bodies("POST", TOKENS_PATH)) <= 1
-    if told.is_error and tool in WRITE_TOOLS:
-        check_nothing_done_prefix(harness, told, is_changed=ending == "unsaid")
+    if answer.is_error and tool in WRITE_TOOLS:
+        check_nothing_done_prefix(harness, answer, is_changed=ending == "unsaid")
     if ending == "unsaid":
         [new] = [one for one in there if one.id != token.id]
-        assert f'delete_access_token(id="{new.id}")' in told.text
+        assert f'delete_access_token(id="{new.id}")' in answer.text
     files = [*harness.settings.delivery_dir.glob("*")]
     assert len(files) == (tool == "rotate_access_token" and ending == "done")
-    spoken = f"{told.text}\n{json.dumps(told.fields)}\n{[str(file) for file in files]}".encode()
+    spoken = f"{answer.text}\n{json.dumps(answer.fields)}\n{[str(file) for file in files]}".encode()
     disk = read_all_files(harness.settings.delivery_dir.parent, excluded=files) + read_all_files(
         harness.settings.state_dir, excluded=[]
     )
@@ -298,9 +300,9 @@ async def test_an_orphan_among_tokens_that_cannot_be_read_any_more_is_said_to_be
     app = Faults(create_app(harness.cluster), {"create": "cut-after", "list-again": fault})
     harness.recorder.cluster = httpx.ASGITransport(app)
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert "It could not be found out whether a token was made for local:jane" in told.text
+    assert "It could not be found out whether a token was made for local:jane" in answer.text
     assert len(harness.tokens_of(JANE)) == 1
 
 
@@ -338,20 +340,20 @@ async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_n
 
     harness.recorder.cluster = CutFirstCreate(harness, make_another)
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     [other] = harness.tokens_of(JANE)
-    assert "So far, no new token of local:jane is there." in told.text
-    assert other.id not in told.text
+    assert "So far, no new token of local:jane is there." in answer.text
+    assert other.id not in answer.text
 
 
 async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(harness: Harness) -> None:
     journal = Journal(harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW)
     async with journal.record_intent("local:jane"):
         inject_fault(harness, "create", "cut-after")
-        told = await harness.call("create_access_token", {"user": "local:jane"})
+        answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert "Another call is making one for the same user just now; that may be it." in told.text
+    assert "Another call is making one for the same user just now; that may be it." in answer.text
     assert read_journal(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
 
 
@@ -362,11 +364,11 @@ async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(
 
     harness.recorder.cluster = CutFirstCreate(harness, make_two)
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     for token in harness.tokens_of(JANE):
-        assert f'delete_access_token(id="{token.id}")' in told.text
-        assert f"auth_delete_access_token {token.id}" in told.text
+        assert f'delete_access_token(id="{token.id}")' in answer.text
+        assert f"auth_delete_access_token {token.id}" in answer.text
     assert read_journal(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
 
 
@@ -377,10 +379,10 @@ async def test_an_orphan_is_named_however_wrong_the_cluster_s_clock_is(harness: 
 
     harness.recorder.cluster = CutFirstCreate(harness, make_one)
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{orphan.id}")' in told.text
+    assert f'delete_access_token(id="{orphan.id}")' in answer.text
 
 
 async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(harness: Harness) -> None:
@@ -390,11 +392,11 @@ async def test_of_two_new_tokens_the_one_that_was_made_days_ago_is_not_blamed(ha
 
     harness.recorder.cluster = CutFirstCreate(harness, make_two)
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     old, new = sorted(harness.tokens_of(JANE), key=lambda token: token.creation_time)
-    assert new.id in told.text
-    assert old.id not in told.text
+    assert new.id in answer.text
+    assert old.id not in answer.text
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token"], ids=["create", "rotate"])
@@ -409,9 +411,9 @@ async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_n
 
     await harness.call("create_access_token", {"user": "local:jane"})
     named = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
-    told = await harness.call(tool, named)
+    answer = await harness.call(tool, named)
 
-    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
+    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in answer.fields["warning"]
 
 
 async def test_whatever_breaks_after_the_request_the_orphan_is_named(
@@ -424,12 +426,12 @@ async def test_whatever_breaks_after_the_request_the_orphan_is_named(
 
     harness.recorder.on_served = stumble
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{orphan.id}")' in told.text
+    assert f'delete_access_token(id="{orphan.id}")' in answer.text
     assert "stumbled over a RuntimeError" in caplog.text
-    assert "SECRETSECRET" not in told.text + caplog.text
+    assert "SECRETSECRET" not in answer.text + caplog.text
 
 
 @pytest.mark.parametrize("expires", [None, NOW + timedelta(days=31)], ids=["never", "later"])
@@ -445,12 +447,12 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
 
     harness.recorder.on_served = forget_the_expiry
 
-    told = await harness.call_refused(
+    refusal = await harness.call_refused(
         "create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30), delivery=delivery
     )
 
-    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again. No token is left of this." in told
-    assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in told
+    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again. No token is left of this." in refusal
+    assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in refusal
     assert harness.tokens_of(JANE) == []
     assert not [*harness.settings.delivery_dir.parent.rglob("*.json")]
     assert read_outcomes(harness.settings.state_dir) == ["intended", "deleted again"]
@@ -460,9 +462,9 @@ async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(h
     old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
     ignore_expiries(harness)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id}, max_lifetime=timedelta(days=30))
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, max_lifetime=timedelta(days=30))
 
-    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again." in told
+    assert "QUMULO_MAX_LIFETIME does not allow that. It was deleted again." in refusal
     assert harness.tokens_of(JANE) == [old]
 
 
@@ -476,9 +478,9 @@ async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_toke
 
     harness.recorder.on_served = round_up
 
-    told = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+    answer = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
 def ignore_expiries(harness: Harness) -> None:
@@ -501,22 +503,22 @@ async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_pl
     ignore_expiries(harness)
     inject_fault(harness, "delete", "error-400")
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
     [token] = harness.tokens_of(JANE)
-    assert "It could not be deleted again: The cluster declined (400" in told
-    assert f"It is in {harness.settings.delivery_dir}" in told
-    assert told.endswith(f"auth_delete_access_token {token.id}")
+    assert "It could not be deleted again: The cluster declined (400" in refusal
+    assert f"It is in {harness.settings.delivery_dir}" in refusal
+    assert refusal.endswith(f"auth_delete_access_token {token.id}")
     assert read_outcomes(harness.settings.state_dir) == ["intended", "stranded"]
 
 
 async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(harness: Harness) -> None:
     ignore_expiries(harness)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
     assert harness.tokens_of(JANE) == []
-    assert f"It was deleted again. What was delivered is still in {harness.settings.delivery_dir}" in told
+    assert f"It was deleted again. What was delivered is still in {harness.settings.delivery_dir}" in refusal
     assert read_outcomes(harness.settings.state_dir) == ["intended", "deleted again"]
 
 
@@ -581,11 +583,11 @@ async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
 ) -> None:
     harness.settings.state_dir.write_text("a file where the folder should be")
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
     listed = await harness.call("list_access_tokens")
 
-    assert told.is_error
-    assert told.text.startswith("Nothing was done. The journal ")
+    assert answer.is_error
+    assert answer.text.startswith("Nothing was done. The journal ")
     assert harness.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
     assert not listed.is_error
     assert "cannot be written" in caplog.text
@@ -610,9 +612,9 @@ async def test_a_start_tells_of_a_folder_that_it_cannot_look_through(
     harness.settings.delivery_dir.parent.mkdir(parents=True, mode=0o700)
     harness.settings.delivery_dir.write_text("a file where the folder should be")
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    assert not told.is_error
+    assert not answer.is_error
     assert f"A new bearer token cannot be kept in {harness.settings.delivery_dir}" in caplog.text
 
 
@@ -625,11 +627,11 @@ async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(harness:
 
     harness.recorder.on_served = break_the_journal
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert not told.is_error
-    assert "The journal" in told.fields["warning"]
-    assert Path(told.fields["bearer_token_in"]).exists()
+    assert not answer.is_error
+    assert "The journal" in answer.fields["warning"]
+    assert Path(answer.fields["bearer_token_in"]).exists()
 
 
 async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_once(
@@ -654,8 +656,8 @@ async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(
 
     for expiration_time in ("31d", "never", "2027-01-01T00:00:00Z"):
         arguments = {"user": "local:jane", "expiration_time": expiration_time}
-        told = await harness.call_without_effect("create_access_token", arguments, max_lifetime=month)
-        assert told == (
+        refusal = await harness.call_without_effect("create_access_token", arguments, max_lifetime=month)
+        assert refusal == (
             "QUMULO_MAX_LIFETIME allows 30 days at most, so `expiration_time` can be 2026-12-24 09:00 UTC at the "
             "latest."
         )
@@ -706,15 +708,15 @@ async def test_no_sentence_is_quoted_of_the_answer_to_a_create_that_failed(harne
 
     harness.recorder.on_served = tell_the_secret
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "cannot answer now (500 some_error)." in told
-    assert find_secrets(told.encode(), [token.bearer_token for token in harness.tokens_of(JANE)]) == []
+    assert "cannot answer now (500 some_error)." in refusal
+    assert find_secrets(refusal.encode(), [token.bearer_token for token in harness.tokens_of(JANE)]) == []
 
 
 async def test_a_maximum_that_cannot_be_verified_is_said_to_be_open(harness: Harness) -> None:
     inject_fault(harness, "get", "error-500")
 
-    told = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+    answer = await harness.call("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
 
-    assert "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified" in told.fields["warning"]
+    assert "Whether it keeps to QUMULO_MAX_LIFETIME could not be verified" in answer.fields["warning"]

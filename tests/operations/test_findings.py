@@ -41,8 +41,8 @@ async def test_the_report_and_the_answer_agree_about_users_whom_the_list_does_no
         harness.cluster.add_token(account.auth_id, creator=account.auth_id, expiration_time=NOW + timedelta(days=99))
     harness.cluster.add_token("2999", creator="2999", expiration_time=NOW + timedelta(days=99))
 
-    told = await harness.call("audit_access_tokens", {"report": "json"})
+    answer = await harness.call("audit_access_tokens", {"report": "json"})
 
-    rows = json.loads(Path(told.fields["report"]).read_text())
-    counts = {entry["finding"]: entry["count"] for entry in told.fields["findings"]}
+    rows = json.loads(Path(answer.fields["report"]).read_text())
+    counts = {entry["finding"]: entry["count"] for entry in answer.fields["findings"]}
     assert sum("user_has_no_name" in row["findings"] for row in rows) == counts["user_has_no_name"] == 1

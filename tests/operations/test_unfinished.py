@@ -77,9 +77,9 @@ async def test_a_create_that_was_killed_after_the_delivery_is_told_with_the_plac
     first = await harness.call("create_access_token", {"user": "local:jane"})
     forget_outcomes(harness.settings.state_dir)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="file")
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="file")
 
-    assert told.endswith(
+    assert refusal.endswith(
         f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. "
         f"{render_disable_steps(first.fields['id'])}"
     )
@@ -97,15 +97,15 @@ async def test_a_start_without_files_says_nothing_of_them(harness: Harness, capl
 def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_that_works_is_let_be(
     tmp_path: Path,
 ) -> None:
-    with served_cluster(tmp_path, {"create": "hang-after"}) as stage:
-        old = stage.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id, creation_time=NOW - timedelta(days=40))
-        with running_server(stage) as life:
-            life.send(create_call(2, "create_access_token", user="local:jane"))
-            stage.wait_for(CREATE_REQUEST)
+    with served_cluster(tmp_path, {"create": "hang-after"}) as cluster:
+        old = cluster.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id, creation_time=NOW - timedelta(days=40))
+        with running_server(cluster) as server:
+            server.send(create_call(2, "create_access_token", user="local:jane"))
+            cluster.wait_for(CREATE_REQUEST)
             with anyio.from_thread.start_blocking_portal() as portal:
-                while len(stage.cluster.tokens.of_user(JANE.auth_id)) < 2:
+                while len(cluster.cluster.tokens.of_user(JANE.auth_id)) < 2:
                     portal.call(anyio.sleep, 0.01)
-        [orphan] = [token for token in stage.cluster.tokens.of_user(JANE.auth_id) if token.id != old.id]
+        [orphan] = [token for token in cluster.cluster.tokens.of_user(JANE.auth_id) if token.id != old.id]
         asked: list[tuple[str, dict[str, str]]] = [
             (AUDIT_TOOL, {}),
             ("list_access_tokens", {"user": "local:jane"}),
@@ -117,40 +117,40 @@ def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_tha
             ("rotate_access_token", {"id": orphan.id}),
         ]
         for _ in range(2):
-            with running_server(stage) as life:
+            with running_server(cluster) as server:
                 for number, (tool, arguments) in enumerate(asked, start=3):
-                    life.send(create_call(number, tool, **arguments))
-                    told = life.read_line().decode().replace('\\"', '"')
-                    assert f'update_access_token(id="{orphan.id}", enabled=false)' in told, tool
-                    assert f'enabled=false), watch, delete_access_token(id="{old.id}")' not in told
-                    assert f'update_access_token(id="{old.id}"' not in told
-        del stage.cluster.tokens[orphan.id]
-        with running_server(stage) as life:
+                    server.send(create_call(number, tool, **arguments))
+                    answer = server.read_line().decode().replace('\\"', '"')
+                    assert f'update_access_token(id="{orphan.id}", enabled=false)' in answer, tool
+                    assert f'enabled=false), watch, delete_access_token(id="{old.id}")' not in answer
+                    assert f'update_access_token(id="{old.id}"' not in answer
+        del cluster.cluster.tokens[orphan.id]
+        with running_server(cluster) as server:
             for number, (tool, arguments) in enumerate(asked[:3], start=3):
-                life.send(create_call(number, tool, **arguments))
-                assert b"Unfinished" not in life.read_line()
+                server.send(create_call(number, tool, **arguments))
+                assert b"Unfinished" not in server.read_line()
 
 
 async def create_as_killed_server(harness: Harness, **arguments: object) -> Token:
     """A create of which a killed server left the token and the intent, but not the bearer token."""
-    told = await harness.call("create_access_token", {"user": "local:jane"} | arguments)
-    Path(told.fields["bearer_token_in"]).unlink()
+    answer = await harness.call("create_access_token", {"user": "local:jane"} | arguments)
+    Path(answer.fields["bearer_token_in"]).unlink()
     forget_outcomes(harness.settings.state_dir)
-    return harness.cluster.tokens[told.fields["id"]]
+    return harness.cluster.tokens[answer.fields["id"]]
 
 
 async def test_what_is_unfinished_is_told_in_both_channels_first_in_an_audit(harness: Harness) -> None:
     old = add_token(harness)
     orphan = await create_as_killed_server(harness)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    line = told.text.splitlines()[1]
+    line = answer.text.splitlines()[1]
     assert line.startswith("Unfinished: the create for local:jane begun at 2026-11-24 09:00 UTC has no known end.")
-    assert line in told.fields["note"]
-    [worst] = [entry["id"] for entry in told.fields["worst"] if entry["finding"] == "users_with_two_tokens"]
+    assert line in answer.fields["note"]
+    [worst] = [entry["id"] for entry in answer.fields["worst"] if entry["finding"] == "users_with_two_tokens"]
     assert worst == orphan.id
-    assert f'"{old.id}"' not in told.text
+    assert f'"{old.id}"' not in answer.text
 
 
 async def test_what_is_unfinished_is_told_where_lists_tell_keys_only(harness: Harness) -> None:
@@ -158,13 +158,13 @@ async def test_what_is_unfinished_is_told_where_lists_tell_keys_only(harness: Ha
     orphan = await create_as_killed_server(harness)
     bob = harness.cluster.add_token(LDAP_BOB.auth_id, creator="500", creation_time=NOW)
 
-    for told in [
+    for answer in [
         await harness.call(AUDIT_TOOL),
         await harness.call("list_access_tokens", {"user": "local:jane"}),
         await harness.call("get_access_token", {"id": orphan.id}),
     ]:
-        assert f'update_access_token(id="{orphan.id}", enabled=false)' in told.text
-        assert f'update_access_token(id="{bob.id}"' not in told.text
+        assert f'update_access_token(id="{orphan.id}", enabled=false)' in answer.text
+        assert f'update_access_token(id="{bob.id}"' not in answer.text
 
 
 async def test_what_was_begun_for_somebody_else_or_long_before_or_made_since_is_no_suspect(harness: Harness) -> None:
@@ -195,14 +195,14 @@ async def test_a_rotate_that_was_cut_off_before_its_proof_is_told_until_the_old_
     new, place = rotated.fields["id"], rotated.fields["bearer_token_in"]
     forget_outcomes(harness.settings.state_dir)
 
-    told = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
-    told += [await harness.call("get_access_token", {"id": token_id}) for token_id in (old.id, new)]
+    answer = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
+    answer += [await harness.call("get_access_token", {"id": token_id}) for token_id in (old.id, new)]
     refused = await harness.call_without_effect("rotate_access_token", {"id": old.id})
     del harness.cluster.tokens[old.id]
 
     unproved = f"its bearer token is in {place}, and was not proved to work."
-    assert all(f"Token {new} " in one.text and unproved in one.text for one in told)
-    assert all(f'rotate_access_token(id="{old.id}") tells how to go on' in one.text for one in told)
+    assert all(f"Token {new} " in one.text and unproved in one.text for one in answer)
+    assert all(f'rotate_access_token(id="{old.id}") tells how to go on' in one.text for one in answer)
     assert f'update_access_token(id="{old.id}", enabled=false)' in refused
     assert "Unfinished" not in (await harness.call(AUDIT_TOOL)).text
 
@@ -213,9 +213,9 @@ async def test_what_the_server_runs_on_by_now_is_not_told_as_what_nobody_has(
 ) -> None:
     own = own_token(harness)
     tool, asked = ("rotate_access_token", {"id": own.id}) if rotated else ("create_access_token", {"user": "self"})
-    told = await harness.call(tool, asked, confirm="none")
-    new = harness.cluster.tokens[told.fields["id"]]
-    Path(told.fields["bearer_token_in"]).unlink()
+    reply = await harness.call(tool, asked, confirm="none")
+    new = harness.cluster.tokens[reply.fields["id"]]
+    Path(reply.fields["bearer_token_in"]).unlink()
     forget_outcomes(harness.settings.state_dir)
     there: dict[str, Any] = {"bearer_token": SecretStr(new.bearer_token)}
 
@@ -232,25 +232,25 @@ async def test_what_the_server_runs_on_by_now_is_not_told_as_what_nobody_has(
         assert f'update_access_token(id="{new.id}"' not in answer
 
 
-async def test_of_two_that_may_be_the_orphan_none_is_told_to_be_stopped(harness: Harness) -> None:
+async def test_of_two_possible_orphans_the_answer_advises_to_disable_neither(harness: Harness) -> None:
     orphan = await create_as_killed_server(harness)
     second = harness.cluster.add_token(JANE.auth_id, creator="500", creation_time=NOW)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "a person finds out which is in use" in told
-    assert orphan.id in told
-    assert second.id in told
-    assert parse_calls(told) == []
+    assert "a person finds out which is in use" in refusal
+    assert orphan.id in refusal
+    assert second.id in refusal
+    assert parse_calls(refusal) == []
 
 
 async def test_what_this_server_made_is_suspected_before_what_others_did(harness: Harness) -> None:
     orphan = await create_as_killed_server(harness)
     harness.cluster.add_token(JANE.auth_id, creator=JANE.auth_id, creation_time=NOW)
 
-    told = await harness.call("list_access_tokens", {"user": "local:jane"})
+    answer = await harness.call("list_access_tokens", {"user": "local:jane"})
 
-    assert f"{orphan.id} (made 2026-11-24 09:00 UTC) may be what it made" in told.text
+    assert f"{orphan.id} (made 2026-11-24 09:00 UTC) may be what it made" in answer.text
 
 
 async def test_unfinished_attempts_are_told_without_who_am_i(harness: Harness) -> None:
@@ -275,10 +275,10 @@ async def test_a_token_that_could_not_be_taken_back_is_told_until_it_is_gone(har
     harness.recorder.on_served = spoil
     await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
     del harness.cluster.tokens[new[0].id]
 
-    assert "could not be deleted again: it did not prove to work" in told.text
+    assert "could not be deleted again: it did not prove to work" in answer.text
     old = harness.cluster.add_token(JANE.auth_id, creator="500")
     harness.cluster.tokens[new[0].id] = new[0]
     refused = await harness.call_without_effect("rotate_access_token", {"id": old.id})
@@ -297,11 +297,11 @@ async def test_a_change_without_a_known_end_is_told_with_its_token_until_somethi
     forget_outcomes(harness.settings.state_dir)
     harness.cluster.tokens[token.id] = token
 
-    told = [await harness.call(AUDIT_TOOL), await harness.call("get_access_token", {"id": token.id})]
+    answer = [await harness.call(AUDIT_TOOL), await harness.call("get_access_token", {"id": token.id})]
     await harness.call("update_access_token", {"id": token.id, "expiration_time": "60d"}, confirm="none")
     after = await harness.call("get_access_token", {"id": token.id})
 
-    for each in told:
+    for each in answer:
         assert f"of token {token.id}" in each.text
         assert "has no known end. The token is there (enabled: true, expires: 2027-01-13T09:00:00Z)" in each.text
     assert "Unfinished" not in after.text
@@ -328,9 +328,9 @@ async def test_reading_does_without_the_journal(harness: Harness, spoiled: str) 
         (AUDIT_TOOL, {}),
     ]
     for tool, arguments in asked:
-        told = await harness.call(tool, arguments)
-        assert not told.is_error
-        assert "What was begun and not finished is not known: The journal" in told.text
+        answer = await harness.call(tool, arguments)
+        assert not answer.is_error
+        assert "What was begun and not finished is not known: The journal" in answer.text
 
 
 async def test_thousands_of_open_intents_make_no_answer_long(harness: Harness) -> None:
@@ -340,10 +340,10 @@ async def test_thousands_of_open_intents_make_no_answer_long(harness: Harness) -
     others = [intent | {"attempt": f"{number:x}f", "user": user} for number, user in enumerate(users)]
     write_journal(harness.settings.state_dir, [intent, *others])
 
-    told = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
+    answer = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
     refused = await harness.call_refused("rotate_access_token", {"id": add_token(harness).id})
 
-    assert all(orphan.id in each.text and len(each.text) < 4_000 for each in told)
+    assert all(orphan.id in each.text and len(each.text) < 4_000 for each in answer)
     assert len(refused) < 2_000
 
 
@@ -388,10 +388,10 @@ async def test_the_place_of_bearer_tokens_that_cannot_be_looked_through_is_told(
     harness.settings.delivery_dir.rmdir()
     harness.settings.delivery_dir.write_text("no folder")
 
-    told = await harness.call("list_access_tokens", {"user": "local:jane"})
+    answer = await harness.call("list_access_tokens", {"user": "local:jane"})
 
     assert (
-        f"{orphan.id} (made 2026-11-24 09:00 UTC) may be what it made. Where its bearer token is, is not" in told.text
+        f"{orphan.id} (made 2026-11-24 09:00 UTC) may be what it made. Where its bearer token is, is not" in answer.text
     )
 
 
@@ -426,19 +426,19 @@ async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token_o
     await create_as_killed_server(harness)
     (harness.settings.delivery_dir / "recovered-1.json").write_text("{}")
 
-    told = await harness.call("list_access_tokens", {"user": "local:jane"})
+    answer = await harness.call("list_access_tokens", {"user": "local:jane"})
 
-    assert "it may be in " in told.text
-    assert "recovered-1.json, left by a killed server, which does not tell whose it is" in told.text
+    assert "it may be in " in answer.text
+    assert "recovered-1.json, left by a killed server, which does not tell whose it is" in answer.text
 
 
 async def test_an_orphan_that_is_disabled_is_told_as_of_no_use(harness: Harness) -> None:
     orphan = await create_as_killed_server(harness)
     harness.cluster.tokens[orphan.id] = replace(orphan, enabled=False)
 
-    told = await harness.call("get_access_token", {"id": orphan.id})
+    answer = await harness.call("get_access_token", {"id": orphan.id})
 
-    assert f'If nobody has its bearer token: delete_access_token(id="{orphan.id}").' in told.text
+    assert f'If nobody has its bearer token: delete_access_token(id="{orphan.id}").' in answer.text
 
 
 async def test_a_change_that_is_being_made_is_not_told_as_unfinished(harness: Harness) -> None:

@@ -53,10 +53,10 @@ async def test_a_write_without_an_answer_and_without_effect_is_said_to_be_open(
 
     harness.recorder.on_served = undo
 
-    told = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
+    refusal = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
 
-    assert said.format(id=token.id) in told
-    assert told.endswith("Look at it with get_access_token before you try again.")
+    assert said.format(id=token.id) in refusal
+    assert refusal.endswith("Look at it with get_access_token before you try again.")
     assert len([request for request in harness.recorder.requests if request.method in {"PATCH", "DELETE"}]) == 1
     assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "unknown"]
 
@@ -81,9 +81,9 @@ async def test_a_write_of_which_nothing_can_be_found_out_says_so(
 
     harness.recorder.on_served = go_blind
 
-    told = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
+    refusal = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
 
-    assert f"It could not be found out {said.format(id=token.id)}" in told
+    assert f"It could not be found out {said.format(id=token.id)}" in refusal
     assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "unknown"]
 
 
@@ -109,8 +109,8 @@ async def test_a_write_that_was_never_done_is_told_and_written_down(
 
     harness.recorder.on_served = fail
 
-    told = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
+    refusal = await harness.call_refused(tool, {"id": token.id, **arguments}, confirm="none")
 
     expected = "No connection to" if failure == "refused" else "can grant PRIVILEGE_ACCESS_TOKENS_WRITE"
-    assert expected in told
+    assert expected in refusal
     assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "not done"]

@@ -238,10 +238,10 @@ async def test_an_old_core_knows_neither_expiry_nor_disabling(cluster: Cluster, 
     set_behaviour(cluster, has_expiry=False, has_enabled=False)
     [token_id, _] = token_ids_of(cluster, BACKUP_ID)
 
-    told = (await admin.get(TOKENS_PATH + token_id)).json()
+    answer = (await admin.get(TOKENS_PATH + token_id)).json()
     expiry = "2027-01-01T00:00:00Z"
 
-    assert told.keys() == {"id", "user", "creator", "creation_time"}
+    assert answer.keys() == {"id", "user", "creator", "creation_time"}
     for refused in (
         await admin.patch(TOKENS_PATH + token_id, json={"enabled": False}),
         await admin.patch(TOKENS_PATH + token_id, json={"expiration_time": expiry}),
@@ -252,7 +252,7 @@ async def test_an_old_core_knows_neither_expiry_nor_disabling(cluster: Cluster, 
 
 
 @pytest.mark.parametrize(
-    ("microseconds", "nanoseconds", "told"),
+    ("microseconds", "nanoseconds", "expected"),
     [
         pytest.param(0, 0, "2026-11-24T09:00:00Z", id="whole-second"),
         pytest.param(120_000, 0, "2026-11-24T09:00:00.12Z", id="zeros-trimmed"),
@@ -261,13 +261,13 @@ async def test_an_old_core_knows_neither_expiry_nor_disabling(cluster: Cluster, 
     ],
 )
 async def test_a_creation_time_has_up_to_nine_digits(
-    cluster: Cluster, admin: httpx.AsyncClient, microseconds: int, nanoseconds: int, told: str
+    cluster: Cluster, admin: httpx.AsyncClient, microseconds: int, nanoseconds: int, expected: str
 ) -> None:
     created = NOW + timedelta(microseconds=microseconds)
     token = cluster.add_token(METRICS_ID, creator="500", creation_time=created)
     cluster.tokens[token.id] = replace(token, creation_nanoseconds=nanoseconds)
 
-    assert (await admin.get(TOKENS_PATH + token.id)).json()["creation_time"] == told
+    assert (await admin.get(TOKENS_PATH + token.id)).json()["creation_time"] == expected
 
 
 async def test_a_token_is_made_used_changed_and_deleted(admin: httpx.AsyncClient) -> None:

@@ -37,7 +37,7 @@ async def test_a_delivery_folder_in_disorder_does_not_keep_anyone_from_reading(
 ) -> None:
     (harness.settings.delivery_dir / ".pending-directory").mkdir(parents=True)
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    assert not told.is_error
+    assert not answer.is_error
     assert "A new bearer token cannot be kept in" in caplog.text

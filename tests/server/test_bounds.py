@@ -53,16 +53,16 @@ async def test_no_text_of_a_caller_is_too_long_to_be_refused_at_once(
         "rotate_access_token": {"id": "1" * 22},
     }
 
-    told = await harness.call_refused(tool, needed.get(tool, {}) | {name: text})
+    refusal = await harness.call_refused(tool, needed.get(tool, {}) | {name: text})
 
-    assert len(told) < 1_000
+    assert len(refusal) < 1_000
 
 
 async def test_many_and_long_mistakes_are_answered_briefly(harness: Harness) -> None:
-    told = await harness.call_refused("list_access_tokens", {f"{number}{'x' * 2_000}": 1 for number in range(500)})
+    refusal = await harness.call_refused("list_access_tokens", {f"{number}{'x' * 2_000}": 1 for number in range(500)})
 
-    assert len(told) < 5_000
-    assert told.count("has no argument") == 8
+    assert len(refusal) < 5_000
+    assert refusal.count("has no argument") == 8
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ async def test_an_answer_in_an_encoding_that_was_not_asked_for_is_not_decoded(ha
 
     harness.recorder.on_served = squeeze
 
-    told = await harness.call_refused("list_access_tokens")
+    refusal = await harness.call_refused("list_access_tokens")
 
-    assert "is compressed, which was not asked for, and was not read" in told
+    assert "is compressed, which was not asked for, and was not read" in refusal
 
 
 async def test_an_answer_that_says_that_it_is_not_encoded_is_read(harness: Harness) -> None:
@@ -103,23 +103,25 @@ async def test_an_answer_stays_within_bounds_where_a_user_has_thousands_of_token
         "list_access_tokens": {"user": "local:jane", "limit": 200},
     }
 
-    told = await harness.call(tool, arguments.get(tool, {}))
+    answer = await harness.call(tool, arguments.get(tool, {}))
 
-    assert not told.is_error
-    assert len(told.text) < MAX_ANSWER_CHARACTERS
-    assert len(json.dumps(told.fields)) < MAX_ANSWER_CHARACTERS
+    assert not answer.is_error
+    assert len(answer.text) < MAX_ANSWER_CHARACTERS
+    assert len(json.dumps(answer.fields)) < MAX_ANSWER_CHARACTERS
     if tool == "get_access_token":
-        assert told.fields["other_tokens"][-1] == "and 2,979 more"
+        assert answer.fields["other_tokens"][-1] == "and 2,979 more"
 
 
 @pytest.mark.parametrize("tool", ["create_access_token", "rotate_access_token"])
 async def test_a_refusal_stays_within_bounds_where_a_user_has_thousands_of_tokens(harness: Harness, tool: str) -> None:
     [first, *_] = add_many_tokens(harness, 3_000)
 
-    told = await harness.call_refused(tool, {"user": "local:jane"} if tool == "create_access_token" else {"id": first})
+    refusal = await harness.call_refused(
+        tool, {"user": "local:jane"} if tool == "create_access_token" else {"id": first}
+    )
 
-    assert len(told) < 2_000
-    assert "local:jane has 3,000 access tokens already" in told
+    assert len(refusal) < 2_000
+    assert "local:jane has 3,000 access tokens already" in refusal
 
 
 async def test_a_refusal_of_the_cluster_s_stays_within_bounds_too(harness: Harness) -> None:
@@ -127,24 +129,26 @@ async def test_a_refusal_of_the_cluster_s_stays_within_bounds_too(harness: Harne
         token = harness.cluster.tokens[token_id]
         harness.cluster.tokens[token_id] = replace(token, enabled=False)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert len(told) < 2_000
-    assert "and 2,997 more already" in told
+    assert len(refusal) < 2_000
+    assert "and 2,997 more already" in refusal
 
 
 async def test_a_question_stays_within_bounds_whatever_was_begun_before(harness: Harness) -> None:
     intent = INTENT | {"time": "2026-11-24T08:00:00Z", "operation": "create", "cluster": harness.settings.address}
     intents = [intent | {"attempt": f"{number:x}"} for number in range(2_000)]
     write_journal(harness.settings.state_dir, intents)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, person=human)
+    answer = await harness.call(
+        "create_access_token", {"user": "local:jane", "expiration_time": "never"}, person=person
+    )
 
-    assert not told.is_error
-    assert len(human.questions[0]) < 2_000
-    assert "and 1,997 more" in human.questions[0]
-    assert len(told.text) < MAX_ANSWER_CHARACTERS
+    assert not answer.is_error
+    assert len(person.questions[0]) < 2_000
+    assert "and 1,997 more" in person.questions[0]
+    assert len(answer.text) < MAX_ANSWER_CHARACTERS
 
 
 async def test_a_page_of_more_tokens_than_any_cluster_gives_is_refused_before_it_is_read(harness: Harness) -> None:
@@ -173,8 +177,8 @@ async def test_names_of_any_length_leave_room_for_the_rest(harness: Harness, too
 
     harness.recorder.on_served = rename
 
-    told = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
+    answer = await harness.call(tool, {"id": token.id} if tool == "get_access_token" else {})
 
-    assert not told.is_error
-    assert len(told.text) < MAX_ANSWER_CHARACTERS
-    assert len(json.dumps(told.fields)) < MAX_ANSWER_CHARACTERS
+    assert not answer.is_error
+    assert len(answer.text) < MAX_ANSWER_CHARACTERS
+    assert len(json.dumps(answer.fields)) < MAX_ANSWER_CHARACTERS

@@ -35,13 +35,13 @@ BY_HAND_TEXT = "It is not for you to run, but a person can do it by hand: "
 
 
 async def test_the_question_tells_the_expiry_in_both_ways(harness: Harness) -> None:
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
     await harness.call(
-        "create_access_token", {"user": "local:jane", "expiration_time": "12h"}, person=human, confirm="all"
+        "create_access_token", {"user": "local:jane", "expiration_time": "12h"}, person=person, confirm="all"
     )
 
-    [question] = human.questions
+    [question] = person.questions
     assert "It expires 2026-11-24 21:00 UTC (in 12 hours)." in question
     assert "Asked because QUMULO_CONFIRM=all." in question
 
@@ -51,12 +51,12 @@ async def test_the_question_says_what_could_not_be_found_out(harness: Harness) -
         return refusal_response(403) if request.method == "GET" else response
 
     harness.recorder.on_served = refuse_lists
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("create_access_token", NEVER_EXPIRING_REQUEST, person=human)
+    answer = await harness.call("create_access_token", NEVER_EXPIRING_REQUEST, person=person)
 
-    assert not told.is_error
-    assert "How many of the 2 possible tokens the user has now is not known." in human.questions[0]
+    assert not answer.is_error
+    assert "How many of the 2 possible tokens the user has now is not known." in person.questions[0]
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ async def test_the_question_says_what_could_not_be_found_out(harness: Harness) -
 async def test_each_answer_but_a_clear_yes_does_nothing_and_is_told_as_what_it_is(
     harness: Harness, answer: ElicitResult, said: str
 ) -> None:
-    told = await harness.call_without_effect(
+    refusal = await harness.call_without_effect(
         "create_access_token", NEVER_EXPIRING_REQUEST, person=ScriptedPerson([answer])
     )
 
-    assert [words for words in (DECLINED_TEXT, DISMISSED_TEXT, UNTICKED_TEXT, BLANK_TEXT) if words in told] == [said]
-    assert "It is asked because it would never expire." in told
-    assert BY_HAND_TEXT in told
+    assert [words for words in (DECLINED_TEXT, DISMISSED_TEXT, UNTICKED_TEXT, BLANK_TEXT) if words in refusal] == [said]
+    assert "It is asked because it would never expire." in refusal
+    assert BY_HAND_TEXT in refusal
     assert harness.tokens_of(JANE) == []
     assert not harness.settings.delivery_dir.exists()
 
@@ -99,42 +99,46 @@ async def test_each_answer_but_a_clear_yes_does_nothing_and_is_told_as_what_it_i
     ],
     ids=["declined", "cancelled", "not-ticked", "no-content"],
 )
-async def test_a_question_that_brings_no_yes_is_not_advised_for_ever(harness: Harness, answer: ElicitResult) -> None:
+async def test_after_answers_other_than_yes_another_question_is_no_longer_advised(
+    harness: Harness, answer: ElicitResult
+) -> None:
     async with harness.connected(person=ScriptedPerson([answer, answer, answer, AGREES, answer])) as client:
-        told = [
+        reply = [
             ToolAnswer.from_result(await client.call_tool("create_access_token", NEVER_EXPIRING_REQUEST))
             for _ in range(5)
         ]
 
-    assert [ASK_AGAIN_TEXT in one.text for one in told] == [False, True, True, False, False]
-    assert "call again" in told[0].text.lower()
-    assert not any("call again" in one.text.lower() for one in told[1:3])
-    assert "asked 3 times now" in told[2].text
+    assert [ASK_AGAIN_TEXT in one.text for one in reply] == [False, True, True, False, False]
+    assert "call again" in reply[0].text.lower()
+    assert not any("call again" in one.text.lower() for one in reply[1:3])
+    assert "asked 3 times now" in reply[2].text
     assert len(harness.tokens_of(JANE)) == 1
 
 
-async def test_what_was_asked_in_vain_does_not_count_for_another_call(harness: Harness) -> None:
+async def test_answers_other_than_yes_are_counted_for_each_request_alone(harness: Harness) -> None:
     async with harness.connected(person=ScriptedPerson([ElicitResult(action="cancel")])) as client:
         for user in ("local:jane", "auth_id:1001"):
-            told = ToolAnswer.from_result(
+            answer = ToolAnswer.from_result(
                 await client.call_tool("create_access_token", NEVER_EXPIRING_REQUEST | {"user": user})
             )
 
-            assert ASK_AGAIN_TEXT not in told.text
+            assert ASK_AGAIN_TEXT not in answer.text
 
 
 async def test_a_client_that_cannot_ask_is_told_how_a_person_does_it_and_not_what_relaxes_the_rule(
     harness: Harness,
 ) -> None:
-    told = await harness.call_without_effect("create_access_token", {"user": "local:admin", "expiration_time": "30d"})
+    refusal = await harness.call_without_effect(
+        "create_access_token", {"user": "local:admin", "expiration_time": "30d"}
+    )
 
     assert re.search(
         r"a person can do it by hand: \(umask 077; set -C; : > (~/access-token-\w{8}) && \{ "
         r"qq --host c\.example\.com --port 8000 auth_create_access_token auth_id:500 "
         r"--expiration-time 2026-12-24T09:00:00Z --file \1 > /dev/null \|\| \{ rm \1; exit 1; \}; \}\)$",
-        told,
+        refusal,
     )
-    assert "QUMULO_" not in told
+    assert "QUMULO_" not in refusal
     assert len(harness.tokens_of(ADMIN)) == 1
 
 
@@ -142,12 +146,12 @@ async def test_the_text_of_the_question_is_the_server_s_own(harness: Harness) ->
     """A name that somebody chose cannot put words into the question."""
     hostile = replace(JANE, name="jane? It expires soon.\n\nJust agree")
     harness.cluster.add_account(hostile)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    await harness.call("create_access_token", NEVER_EXPIRING_REQUEST | {"user": "auth_id:1001"}, person=human)
+    await harness.call("create_access_token", NEVER_EXPIRING_REQUEST | {"user": "auth_id:1001"}, person=person)
 
-    assert r'for the user local:"jane? It expires soon.\n\nJust agree" (auth_id 1001)' in human.questions[0]
-    assert human.questions[0].isprintable()
+    assert r'for the user local:"jane? It expires soon.\n\nJust agree" (auth_id 1001)' in person.questions[0]
+    assert person.questions[0].isprintable()
 
 
 async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp_path: Path) -> None:
@@ -160,10 +164,12 @@ async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp
     harness = create_harness("legacy", tmp_path)
     harness.consent_timeout = timedelta(milliseconds=50)
 
-    told = await harness.call_without_effect("create_access_token", NEVER_EXPIRING_REQUEST, person=never_answer)
+    refusal = await harness.call_without_effect("create_access_token", NEVER_EXPIRING_REQUEST, person=never_answer)
 
-    assert "Nobody answered the question in time. It is asked because it would never expire. Call again when " in told
-    assert BY_HAND_TEXT in told
+    assert (
+        "Nobody answered the question in time. It is asked because it would never expire. Call again when " in refusal
+    )
+    assert BY_HAND_TEXT in refusal
     assert harness.tokens_of(JANE) == []
 
 
@@ -178,19 +184,19 @@ async def test_a_slow_cluster_after_a_quick_answer_is_not_taken_for_no_answer(ha
 
     harness.recorder.on_served = take_longer
 
-    told = await harness.call("create_access_token", NEVER_EXPIRING_REQUEST, person=ScriptedPerson([AGREES]))
+    answer = await harness.call("create_access_token", NEVER_EXPIRING_REQUEST, person=ScriptedPerson([AGREES]))
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
 async def test_each_call_asks_anew(harness: Harness) -> None:
-    human = ScriptedPerson([AGREES])
-    async with harness.connected(person=human) as client:
+    person = ScriptedPerson([AGREES])
+    async with harness.connected(person=person) as client:
         for _ in range(2):
             await client.call_tool("create_access_token", NEVER_EXPIRING_REQUEST)
 
     assert len(harness.tokens_of(JANE)) == 2
-    assert len(set(human.questions)) == 2
+    assert len(set(person.questions)) == 2
 
 
 async def test_a_replayed_answer_does_not_make_a_second_token(tmp_path: Path) -> None:
@@ -214,8 +220,8 @@ async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path
 
     harness = create_harness("legacy", tmp_path)
 
-    told = await harness.call_without_effect("create_access_token", NEVER_EXPIRING_REQUEST, person=fail)
+    refusal = await harness.call_without_effect("create_access_token", NEVER_EXPIRING_REQUEST, person=fail)
 
-    assert "The question came back with an error or with what cannot be read" in told
-    assert BY_HAND_TEXT in told
+    assert "The question came back with an error or with what cannot be read" in refusal
+    assert BY_HAND_TEXT in refusal
     assert harness.tokens_of(JANE) == []

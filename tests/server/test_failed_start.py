@@ -66,9 +66,9 @@ def read_answers(*lines: bytes, options: Sequence[str] = (), **settings: str) ->
 )
 def test_the_first_request_is_answered_with_the_line_on_stderr(request_line: bytes) -> None:
     with start_process() as process:
-        told, line = process.communicate(request_line, TIMEOUT_SECONDS)
+        reply, line = process.communicate(request_line, TIMEOUT_SECONDS)
 
-    [answer] = [json.loads(told)]
+    [answer] = [json.loads(reply)]
     assert process.returncode == 2
     assert answer == {
         "jsonrpc": "2.0",
@@ -161,10 +161,10 @@ def test_a_request_that_is_not_in_order_is_told_the_reason_too(line: bytes, numb
 
 @pytest.mark.parametrize("words", [["sandbox", "--fault", "x"], ["demo", "now"], ["sandbox", "--port", "99999"]])
 def test_a_command_that_serves_nobody_over_stdin_reads_nothing_of_it(words: list[str]) -> None:
-    answers, told = read_answers(encode_request("initialize"), options=words)
+    answers, answer = read_answers(encode_request("initialize"), options=words)
 
     assert answers == []
-    assert told.startswith(FAILED_START_PREFIX)
+    assert answer.startswith(FAILED_START_PREFIX)
 
 
 def test_a_host_that_asks_again_in_the_older_era_is_answered_again_but_not_for_ever() -> None:
@@ -182,9 +182,9 @@ def test_an_input_without_lines_does_not_keep_it(stdin: str) -> None:
     descriptor = os.open(stdin, os.O_RDONLY)
     with start_process(stdin=descriptor) as process:
         os.close(descriptor)
-        told, line = process.communicate(timeout=TIMEOUT_SECONDS)
+        answer, line = process.communicate(timeout=TIMEOUT_SECONDS)
 
-    assert (process.returncode, told) == (2, b"")
+    assert (process.returncode, answer) == (2, b"")
     assert line.decode().startswith(FAILED_START_PREFIX)
 
 
@@ -193,10 +193,10 @@ def test_a_terminal_is_not_waited_for() -> None:
     os.write(ours, encode_request("initialize", 1, INITIALIZE_PARAMS))
     with start_process(stdin=terminal) as process:
         os.close(terminal)
-        told, line = process.communicate(timeout=TIMEOUT_SECONDS)
+        answer, line = process.communicate(timeout=TIMEOUT_SECONDS)
     os.close(ours)
 
-    assert (process.returncode, told) == (2, b"")
+    assert (process.returncode, answer) == (2, b"")
     assert line.decode().startswith(FAILED_START_PREFIX)
 
 

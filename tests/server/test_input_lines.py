@@ -82,11 +82,11 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict
         process.stdin.close()
 
         assert (process.wait(TIMEOUT_SECONDS), process.stderr.read()) == (0, b"")
-    told = {
+    reply = {
         name: ([answer["id"] for answer in those], {answer["error"]["code"] for answer in those})
         for name, those in answers.items()
     }
-    assert told == {name: (numbers, {code}) for name, (_, numbers, code) in INVALID_LINES.items()}
+    assert reply == {name: (numbers, {code}) for name, (_, numbers, code) in INVALID_LINES.items()}
     messages = [answer["error"]["message"] for those in answers.values() for answer in those]
     assert all(message.endswith("Nothing was done.") and "ud83d" not in message for message in messages)
 
@@ -108,10 +108,10 @@ async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None
                 b'{"jsonrpc":"2.0","id":%d,"result":{"action":"accept","content":{"agree":true,"why":"\\ud83d"}}}\n'
             )
             await process.stdin.send(answer % question["id"])
-            [told] = await receive(process.stdout, 1)
+            [reply] = await receive(process.stdout, 1)
 
-            assert (told["id"], told["result"]["isError"]) == (2, True)
-            assert "with an error or with what cannot be read" in told["result"]["content"][0]["text"]
+            assert (reply["id"], reply["result"]["isError"]) == (2, True)
+            assert "with an error or with what cannot be read" in reply["result"]["content"][0]["text"]
             await process.stdin.aclose()
             assert await process.wait() == 0
 

@@ -77,7 +77,7 @@ async def get_prompt_unchecked(client: Client, name: str, arguments: Any) -> Get
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "expected"),
     [
         pytest.param("rotate_token", {}, f"`token` is missing. {TOKEN_ARGUMENT_ERROR}", id="missing"),
         pytest.param("rotate_token", None, f"`token` is missing. {TOKEN_ARGUMENT_ERROR}", id="none"),
@@ -125,13 +125,13 @@ async def get_prompt_unchecked(client: Client, name: str, arguments: Any) -> Get
     ],
 )
 async def test_a_mistake_in_a_prompt_is_told_in_words_that_mend_it_and_is_no_fault_of_the_server(
-    harness: Harness, caplog: pytest.LogCaptureFixture, name: str, arguments: object, told: str
+    harness: Harness, caplog: pytest.LogCaptureFixture, name: str, arguments: object, expected: str
 ) -> None:
     async with harness.connected() as client:
         with pytest.raises(MCPError) as failure:
             await get_prompt_unchecked(client, name, arguments)
 
-    assert (failure.value.code, failure.value.message) == (INVALID_PARAMS, told)
+    assert (failure.value.code, failure.value.message) == (INVALID_PARAMS, expected)
     assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
 
 

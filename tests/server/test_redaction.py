@@ -26,9 +26,9 @@ def own_bearer_token(harness: Harness) -> str:
     return harness.settings.bearer_token.get_secret_value()
 
 
-def is_leaked(told: str, secret: str) -> bool:
+def is_leaked(expected: str, secret: str) -> bool:
     """Whether eight characters of it can be read, whatever their case and whatever stands between them."""
-    plain = "".join(filter(str.isalnum, told.casefold()))
+    plain = "".join(filter(str.isalnum, expected.casefold()))
     letters = "".join(filter(str.isalnum, secret_body(secret).casefold()))
     return any(letters[start : start + 8] in plain for start in range(len(letters) - 7))
 
@@ -44,10 +44,10 @@ async def test_a_key_of_a_page_that_repeats_the_credential_is_no_answer(
 
     harness.recorder.on_served = link_on
 
-    told = await harness.call_refused("list_access_tokens")
+    refusal = await harness.call_refused("list_access_tokens")
 
-    assert "no usable `after` key" in told
-    assert not is_leaked(told, own_bearer_token(harness))
+    assert "no usable `after` key" in refusal
+    assert not is_leaked(refusal, own_bearer_token(harness))
 
 
 @each_spelling
@@ -66,11 +66,11 @@ async def test_a_name_that_repeats_the_credential_is_withheld(
     harness.recorder.on_served = rename
 
     arguments: dict[str, Any] = {"id": token.id} if tool == "get_access_token" else {}
-    told = await harness.call(tool, {"report": "csv"} if tool == "audit_access_tokens" else arguments)
+    answer = await harness.call(tool, {"report": "csv"} if tool == "audit_access_tokens" else arguments)
 
-    assert not told.is_error
+    assert not answer.is_error
     files = [file.read_text() for file in harness.settings.delivery_dir.glob("*.csv")]
-    for text in [told.text, json.dumps(told.fields), *files]:
+    for text in [answer.text, json.dumps(answer.fields), *files]:
         assert json.dumps(name)[1:-1] not in text
         assert name not in text
         assert not is_leaked(text, own_bearer_token(harness))
@@ -87,10 +87,10 @@ async def test_a_sentence_of_an_error_that_repeats_the_credential_is_withheld(
 
     harness.recorder.on_served = decline
 
-    told = await harness.call_refused("list_access_tokens")
+    refusal = await harness.call_refused("list_access_tokens")
 
-    assert said not in told
-    assert not is_leaked(told, own_bearer_token(harness))
+    assert said not in refusal
+    assert not is_leaked(refusal, own_bearer_token(harness))
 
 
 @each_spelling
@@ -109,12 +109,12 @@ async def test_no_answer_to_a_create_tells_the_new_bearer_token(
 
     harness.recorder.on_served = betray
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert said not in told
-    assert said.lower() not in told
+    assert said not in refusal
+    assert said.lower() not in refusal
     [token] = harness.tokens_of(JANE)
-    assert not is_leaked(told, token.bearer_token)
+    assert not is_leaked(refusal, token.bearer_token)
 
 
 @each_spelling
@@ -132,11 +132,11 @@ async def test_no_answer_to_a_proof_tells_the_new_bearer_token(harness: Harness,
 
     harness.recorder.on_served = betray
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert said
-    assert said not in told
-    assert not is_leaked(told, secret)
+    assert said not in refusal
+    assert not is_leaked(refusal, secret)
 
 
 @pytest.mark.parametrize("part", [slice(10, 40), slice(10, 20)], ids=["much", "little"])
@@ -149,11 +149,11 @@ async def test_a_new_token_whose_id_is_of_its_bearer_token_is_no_answer(harness:
 
     harness.recorder.on_served = betray
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [token] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{token.id}")' in told
-    assert not is_leaked(told, token.bearer_token)
+    assert f'delete_access_token(id="{token.id}")' in refusal
+    assert not is_leaked(refusal, token.bearer_token)
     assert not is_leaked(journal_file(harness.settings.state_dir).read_text(), token.bearer_token)
     assert [*harness.settings.delivery_dir.iterdir()] == []
 
@@ -169,26 +169,26 @@ async def test_a_question_tells_nothing_of_a_secret(harness: Harness) -> None:
         return httpx.Response(200, json=response.json() | {"user": user, "creator": user})
 
     harness.recorder.on_served = rename
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    await harness.call("delete_access_token", {"id": token.id}, person=human)
+    await harness.call("delete_access_token", {"id": token.id}, person=person)
 
-    assert len(human.questions) == 1
-    assert not is_leaked(human.questions[0], own_bearer_token(harness))
+    assert len(person.questions) == 1
+    assert not is_leaked(person.questions[0], own_bearer_token(harness))
 
 
 async def test_an_argument_that_looks_like_a_secret_is_not_repeated(harness: Harness) -> None:
     harness.settings = harness.settings.model_copy(update={"confirm": "none"})
     for user in ("AbCdEfGh12IjKlMnOpQr34StUvWxYz", "local:access-v1:QUJDREVGR0hJSktM", "name:Bearer QUJDREVGR0hJ"):
-        told = await harness.call_refused("create_access_token", {"user": user})
-        assert "AbCdEfGh" not in told
-        assert "QUJDREVG" not in told
+        refusal = await harness.call_refused("create_access_token", {"user": user})
+        assert "AbCdEfGh" not in refusal
+        assert "QUJDREVG" not in refusal
 
 
 async def test_a_name_that_only_looks_like_a_secret_is_not_said_to_repeat_one(harness: Harness) -> None:
-    told = await harness.call_refused("list_access_tokens", {"Zq4Tn8Lw2XcR7vBk5MdJ9sHy": "x"})
+    refusal = await harness.call_refused("list_access_tokens", {"Zq4Tn8Lw2XcR7vBk5MdJ9sHy": "x"})
 
-    assert 'no argument "[withheld: it looks like a secret]"' in told
+    assert 'no argument "[withheld: it looks like a secret]"' in refusal
 
 
 async def test_nothing_that_does_not_exist_is_named_by_a_secret(harness: Harness) -> None:
@@ -247,13 +247,13 @@ async def test_a_name_that_could_be_mistaken_is_quoted_in_answers_and_questions(
         return httpx.Response(200, json=response.json() | {"user": user}) if is_token else response
 
     harness.recorder.on_served = rename
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("get_access_token", {"id": token.id})
-    await harness.call("delete_access_token", {"id": token.id}, person=human)
+    answer = await harness.call("get_access_token", {"id": token.id})
+    await harness.call("delete_access_token", {"id": token.id}, person=person)
 
-    assert f" of {spelled} on" in told.fields["summary"]
-    assert f" of the user {spelled} (" in human.questions[0]
+    assert f" of {spelled} on" in answer.fields["summary"]
+    assert f" of the user {spelled} (" in person.questions[0]
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
@@ -270,8 +270,8 @@ async def test_no_class_of_an_error_spells_the_new_bearer_token(harness: Harness
 
     harness.recorder.on_served = betray
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert said
-    assert said not in told
-    assert f"({status})" in told
+    assert said not in refusal
+    assert f"({status})" in refusal

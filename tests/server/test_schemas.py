@@ -83,10 +83,10 @@ async def test_defaults_and_bounds_are_in_words_too() -> None:
     """Some hosts hand on nothing of a schema but its types and descriptions."""
     for tool in await list_published_tools():
         for name, argument in tool.input_schema["properties"].items():
-            told = [str(argument[key]) for key in ("minimum", "maximum", "default") if key in argument]
-            told += argument.get("enum", [])
+            answer = [str(argument[key]) for key in ("minimum", "maximum", "default") if key in argument]
+            answer += argument.get("enum", [])
 
-            assert all(re.search(rf"\b{re.escape(word)}\b", argument["description"]) for word in told), name
+            assert all(re.search(rf"\b{re.escape(word)}\b", argument["description"]) for word in answer), name
             assert "absent" in argument["description"] or name in tool.input_schema["required"], name
 
 
@@ -95,10 +95,10 @@ async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_descri
     found: set[str] = set()
     for tool in await list_published_tools():
         for part in walk_schema(tool.output_schema or {}):
-            told = str(part.get("description", "")).removeprefix("Absent: ")
-            if told in {"true", "false"}:
-                assert part["default"] is (told == "true")
-                found.add(told)
+            answer = str(part.get("description", "")).removeprefix("Absent: ")
+            if answer in {"true", "false"}:
+                assert part["default"] is (answer == "true")
+                found.add(answer)
             else:
                 assert "default" not in part
 
@@ -109,11 +109,11 @@ async def test_the_hints_are_true() -> None:
     """An audit may write a report; what makes a credential is no less than what takes one away."""
     hints = {tool.name: tool.annotations for tool in await list_published_tools()}
 
-    assert {name for name, told in hints.items() if told and told.read_only_hint} == READ_TOOLS - {
+    assert {name for name, answer in hints.items() if answer and answer.read_only_hint} == READ_TOOLS - {
         "audit_access_tokens"
     }
-    assert {name for name, told in hints.items() if told and not told.destructive_hint} == READ_TOOLS
-    assert {name for name, told in hints.items() if told and told.idempotent_hint} == {
+    assert {name for name, answer in hints.items() if answer and not answer.destructive_hint} == READ_TOOLS
+    assert {name for name, answer in hints.items() if answer and answer.idempotent_hint} == {
         "list_access_tokens",
         "get_access_token",
         "delete_access_token",
@@ -146,7 +146,7 @@ async def test_what_never_changes_may_be_kept_for_an_hour_by_whoever_asked() -> 
                 await client.list_resource_templates(),
             ]
 
-    assert [(told.ttl_ms, told.cache_scope) for told in kept if told] == [(3_600_000, "private")] * 5
+    assert [(answer.ttl_ms, answer.cache_scope) for answer in kept if answer] == [(3_600_000, "private")] * 5
 
 
 async def test_no_schema_has_a_reference_a_union_or_a_title() -> None:

@@ -49,25 +49,25 @@ class ActionAnswer(BaseModel):
 async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
     harness: Harness, tool: str, user: object
 ) -> None:
-    told = await harness.call_without_effect(tool, {"user": user})
+    refusal = await harness.call_without_effect(tool, {"user": user})
 
     assert harness.recorder.requests == []
-    assert "`user` must be text. " in told
-    assert r"self, local:NAME, ad:DOMAIN\NAME" in told
+    assert "`user` must be text. " in refusal
+    assert r"self, local:NAME, ad:DOMAIN\NAME" in refusal
 
 
 async def test_a_flood_of_arguments_is_refused_in_one_sentence(harness: Harness) -> None:
-    told = await harness.call_refused("list_access_tokens", {f"a{number}": 1 for number in range(2_000)})
+    refusal = await harness.call_refused("list_access_tokens", {f"a{number}": 1 for number in range(2_000)})
 
-    assert told == "These are 2,000 arguments. list_access_tokens takes user, after, limit."
+    assert refusal == "These are 2,000 arguments. list_access_tokens takes user, after, limit."
 
 
 @pytest.mark.parametrize("arguments", [{"limit": True}, {"limit": False}], ids=["true", "false"])
 async def test_a_truth_value_is_no_number(harness: Harness, arguments: dict[str, Any]) -> None:
-    told = await harness.call_refused("list_access_tokens", arguments)
+    refusal = await harness.call_refused("list_access_tokens", arguments)
 
     assert harness.recorder.requests == []
-    assert told == "`limit` must be a whole number from 1 to 200."
+    assert refusal == "`limit` must be a whole number from 1 to 200."
 
 
 async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() -> None:
@@ -85,7 +85,7 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (
             {"user": 500},
@@ -119,8 +119,10 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
         "unknown",
     ],
 )
-async def test_one_answer_is_enough_to_write_it_right(harness: Harness, arguments: dict[str, Any], told: str) -> None:
-    assert told in await harness.call_without_effect("create_access_token", arguments)
+async def test_one_answer_is_enough_to_write_it_right(
+    harness: Harness, arguments: dict[str, Any], expected: str
+) -> None:
+    assert expected in await harness.call_without_effect("create_access_token", arguments)
 
 
 TOOLS_SENTENCE = (
@@ -195,11 +197,11 @@ LIST_HINT = "list_access_tokens() lists all tokens, with user=… those of one u
 async def test_a_tool_that_there_is_not_is_answered_with_the_call_that_does_it(
     harness: Harness, tool: str, call: str
 ) -> None:
-    told = await harness.call_refused(tool, {"id": "1"})
+    refusal = await harness.call_refused(tool, {"id": "1"})
 
-    assert told.startswith(f'There is no tool "{tool}": ')
-    assert call in told
-    assert told.endswith(f". {TOOLS_SENTENCE}")
+    assert refusal.startswith(f'There is no tool "{tool}": ')
+    assert call in refusal
+    assert refusal.endswith(f". {TOOLS_SENTENCE}")
     assert harness.recorder.requests == []
 
 
@@ -209,9 +211,9 @@ async def test_a_tool_that_nobody_has_heard_of_is_answered_with_those_that_there
 
 @pytest.mark.parametrize("tool", ["delete_access_token", "disable_access_token", "revoke_token", "renew", "new_token"])
 async def test_of_a_tool_that_writes_a_server_that_only_reads_says_that_it_does(harness: Harness, tool: str) -> None:
-    told = await harness.call_refused(tool, read_only=True)
+    refusal = await harness.call_refused(tool, read_only=True)
 
-    assert told == (
+    assert refusal == (
         f'There is no tool "{tool}": this server only reads. '
         "The tools are list_access_tokens, get_access_token, audit_access_tokens."
     )
@@ -244,27 +246,27 @@ HOST_ARGUMENTS = [
 async def test_what_a_host_adds_to_a_call_does_not_count(
     harness: Harness, tool: str, arguments: dict[str, Any], added: dict[str, Any]
 ) -> None:
-    told = await harness.call(tool, arguments | added, confirm="none")
+    answer = await harness.call(tool, arguments | added, confirm="none")
 
-    assert not told.is_error, told.text
+    assert not answer.is_error, answer.text
 
 
 @pytest.mark.parametrize("action", ["disable", "revokeToken", "ENABLE"])
 async def test_an_action_that_a_model_means_is_not_taken_for_a_host_s(harness: Harness, action: str) -> None:
     own = next(iter(harness.cluster.tokens))
 
-    told = await harness.call_without_effect("delete_access_token", {"id": own, "action": action}, confirm="none")
+    refusal = await harness.call_without_effect("delete_access_token", {"id": own, "action": action}, confirm="none")
 
-    assert 'delete_access_token has no argument "action": each tool does one thing' in told
+    assert 'delete_access_token has no argument "action": each tool does one thing' in refusal
     assert harness.recorder.requests == []
 
 
 async def test_what_a_host_adds_does_not_hide_a_mistake(harness: Harness) -> None:
-    told = await harness.call_without_effect("delete_access_token", {"toolCallId": "call_1", "confirm": True})
+    refusal = await harness.call_without_effect("delete_access_token", {"toolCallId": "call_1", "confirm": True})
 
-    assert told.startswith("`id` is missing. ")
-    assert 'delete_access_token has no argument "confirm"' in told
-    assert "toolCallId" not in told
+    assert refusal.startswith("`id` is missing. ")
+    assert 'delete_access_token has no argument "confirm"' in refusal
+    assert "toolCallId" not in refusal
 
 
 async def test_an_argument_that_a_tool_has_is_never_taken_for_a_host_s() -> None:
@@ -291,19 +293,19 @@ async def test_an_argument_that_a_tool_has_is_never_taken_for_a_host_s() -> None
 async def test_an_optional_argument_that_says_nothing_is_absent(
     harness: Harness, tool: str, arguments: dict[str, Any], heard: list[str]
 ) -> None:
-    told = await harness.call(tool, arguments)
+    answer = await harness.call(tool, arguments)
 
-    assert not told.is_error
+    assert not answer.is_error
     assert harness.recorder.request_lines() == heard
 
 
 @pytest.mark.parametrize("nothing", ["", None, " "], ids=["empty", "null", "blank"])
 @pytest.mark.parametrize("none", ["", None, "none", "NONE"])
 async def test_a_strict_client_audits_without_a_file(harness: Harness, nothing: str | None, none: str | None) -> None:
-    told = await harness.call("audit_access_tokens", {"expiring_within": nothing, "report": none})
+    answer = await harness.call("audit_access_tokens", {"expiring_within": nothing, "report": none})
 
-    assert "Soon is within 30 days" in told.text
-    assert "report" not in told.fields
+    assert "Soon is within 30 days" in answer.text
+    assert "report" not in answer.fields
     assert not harness.settings.delivery_dir.exists() or [*harness.settings.delivery_dir.iterdir()] == []
 
 
@@ -314,8 +316,8 @@ async def test_a_strict_client_disables_a_token_without_a_new_expiry_and_moves_o
     token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
 
     for arguments in ({"enabled": False, "expiration_time": nothing}, {"enabled": nothing, "expiration_time": "5d"}):
-        told = await harness.call("update_access_token", {"id": token.id, **arguments}, confirm="none")
-        assert not told.is_error, told.text
+        answer = await harness.call("update_access_token", {"id": token.id, **arguments}, confirm="none")
+        assert not answer.is_error, answer.text
 
     after = harness.cluster.tokens[token.id]
     assert (after.enabled, after.expiration_time) == (False, NOW + timedelta(days=5))
@@ -338,9 +340,9 @@ async def test_a_required_argument_that_says_nothing_is_missing(
     async with harness.connected() as client:
         [published] = [one for one in (await client.list_tools()).tools if one.name == tool]
 
-    told = await harness.call_without_effect(tool, {name: nothing})
+    refusal = await harness.call_without_effect(tool, {name: nothing})
 
-    assert told == f"`{name}` is missing. {published.input_schema['properties'][name]['description']}"
+    assert refusal == f"`{name}` is missing. {published.input_schema['properties'][name]['description']}"
 
 
 @pytest.mark.parametrize("arguments", ['{"user": "self"}', ["self"], 1], ids=["text", "list", "number"])
@@ -365,10 +367,10 @@ async def test_a_crash_is_told_without_its_text_and_logged(mode: Mode, caplog: p
         raise RuntimeError("access-v1:own")
 
     async with client_with_answer(mode, crash) as client:
-        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+        answer = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
-    assert told.is_error
-    assert told.text == "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
+    assert answer.is_error
+    assert answer.text == "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
     assert "unexpected exception" in caplog.text
 
 
@@ -377,10 +379,10 @@ async def test_a_crash_of_what_writes_is_told_with_what_is_not_known(mode: Mode)
         raise RuntimeError("access-v1:own")
 
     async with client_with_answer(mode, crash) as client:
-        told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
+        answer = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
 
-    assert told.is_error
-    assert told.text.endswith(
+    assert answer.is_error
+    assert answer.text.endswith(
         "What was done by then is not known: look at the user's tokens with list_access_tokens before you try again."
     )
 

@@ -155,12 +155,12 @@ async def test_a_time_is_taken_as_what_it_means_or_mended_by_one_answer(
         )
         written = proposed
 
-    told = await harness_with_known_id.call(
+    answer = await harness_with_known_id.call(
         "create_access_token", {"user": "bob", "expiration_time": written}, confirm="none"
     )
 
-    assert not told.is_error, told.text
-    assert told.fields.get("expiration_time") == meant
+    assert not answer.is_error, answer.text
+    assert answer.fields.get("expiration_time") == meant
 
 
 @pytest.mark.parametrize(
@@ -173,30 +173,30 @@ async def test_a_user_is_taken_as_whom_it_means_or_mended_by_one_answer(
         assert proposed in await harness_with_known_id.call_refused("list_access_tokens", {"user": written})
         written = proposed
 
-    told = await harness_with_known_id.call("list_access_tokens", {"user": written})
+    answer = await harness_with_known_id.call("list_access_tokens", {"user": written})
 
-    assert not told.is_error, told.text
-    assert f" of {meant} on " in told.text
+    assert not answer.is_error, answer.text
+    assert f" of {meant} on " in answer.text
 
 
 @pytest.mark.parametrize(("written", "proposed"), ID_SPELLINGS, ids=[str(written) for written, _ in ID_SPELLINGS])
 async def test_an_id_is_taken_or_what_is_wrong_with_it_is_told(
     harness_with_known_id: Harness, written: object, proposed: str
 ) -> None:
-    told = await harness_with_known_id.call("get_access_token", {"id": written})
+    answer = await harness_with_known_id.call("get_access_token", {"id": written})
 
-    assert told.is_error == bool(proposed), told.text
-    assert (proposed or f"{TOKEN_ID} of local:jane") in told.text
-    assert "lost" not in told.text
-    assert BEARER_TOKEN[:16] not in told.text
+    assert answer.is_error == bool(proposed), answer.text
+    assert (proposed or f"{TOKEN_ID} of local:jane") in answer.text
+    assert "lost" not in answer.text
+    assert BEARER_TOKEN[:16] not in answer.text
 
 
 @pytest.mark.parametrize("key", [2, 2.0, True, ["2"], {"after": "2"}])
 async def test_a_key_that_was_not_given_is_told_where_it_comes_from(harness: Harness, key: object) -> None:
-    told = await harness.call_refused("list_access_tokens", {"after": key})
+    refusal = await harness.call_refused("list_access_tokens", {"after": key})
 
     assert (
-        told
+        refusal
         == "`after` must be the `after` of the previous answer, as it stands there; leave it out for the first page."
     )
 
@@ -210,14 +210,14 @@ async def test_all_that_a_list_prints_is_taken(harness_with_known_id: Harness) -
     assert {token_id, entry["id"]} == {TOKEN_ID}
     for spelling in (user, entry["user"]):
         assert " of local:jane on " in (await harness_with_known_id.call("list_access_tokens", {"user": spelling})).text
-    told = await harness_with_known_id.call(
+    answer = await harness_with_known_id.call(
         "create_access_token", {"user": user, "expiration_time": entry["expiration_time"]}
     )
-    assert told.fields["expiration_time"] == entry["expiration_time"] == format_rfc3339(NOW + timedelta(days=10))
+    assert answer.fields["expiration_time"] == entry["expiration_time"] == format_rfc3339(NOW + timedelta(days=10))
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    ("tool", "arguments", "expected"),
     [
         pytest.param(
             "list_access_tokens",
@@ -298,9 +298,9 @@ async def test_all_that_a_list_prints_is_taken(harness_with_known_id: Harness) -
     ],
 )
 async def test_a_mistaken_argument_is_answered_in_a_line_that_mends_it(
-    harness: Harness, tool: str, arguments: dict[str, Any], told: str
+    harness: Harness, tool: str, arguments: dict[str, Any], expected: str
 ) -> None:
-    assert await harness.call_without_effect(tool, arguments) == told
+    assert await harness.call_without_effect(tool, arguments) == expected
     assert harness.recorder.request_lines() == []
 
 
@@ -309,10 +309,10 @@ async def test_a_mistaken_argument_is_answered_in_a_line_that_mends_it(
     [{"limit": "10"}, {"limit": 10.0, "user": None, "after": None}, {"after": "", "limit": 10}],
     ids=["number-as-text", "nulls", "empty-key"],
 )
-async def test_what_leaves_no_doubt_just_works(harness: Harness, arguments: dict[str, Any]) -> None:
-    told = await harness.call("list_access_tokens", arguments)
+async def test_an_argument_with_one_possible_meaning_is_accepted(harness: Harness, arguments: dict[str, Any]) -> None:
+    answer = await harness.call("list_access_tokens", arguments)
 
-    assert not told.is_error
+    assert not answer.is_error
     assert harness.recorder.request_lines() == [f"GET {TOKENS_PATH}?limit=10"]
 
 

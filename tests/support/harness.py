@@ -132,10 +132,10 @@ class Harness:
         **settings_changes: object,
     ) -> str:
         """Call a tool of a new server, check that it refuses, and return what it says."""
-        told = await self.call(tool, arguments, person=person, **settings_changes)
-        assert told.is_error
-        assert told.fields is None
-        return told.text
+        answer = await self.call(tool, arguments, person=person, **settings_changes)
+        assert answer.is_error
+        assert answer.fields is None
+        return answer.text
 
     async def call_without_effect(
         self,
@@ -146,9 +146,9 @@ class Harness:
         **settings_changes: object,
     ) -> str:
         """Do what `call_refused` does; check that a writing tool says that nothing was done, and return the rest."""
-        told = await self.call_refused(tool, arguments, person=person, **settings_changes)
-        assert told.startswith(NOTHING_DONE) is (tool in WRITE_TOOLS)
-        return told.removeprefix(NOTHING_DONE)
+        refusal = await self.call_refused(tool, arguments, person=person, **settings_changes)
+        assert refusal.startswith(NOTHING_DONE) is (tool in WRITE_TOOLS)
+        return refusal.removeprefix(NOTHING_DONE)
 
     def with_folder(self, setting: str, folder: Path) -> "Harness":
         """Return a copy of this harness in which a setting names another folder."""

@@ -28,9 +28,9 @@ def hide_token_ids(harness: Harness, *, numeric: bool = False) -> None:
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.url.path != WHO_AM_I_PATH:
             return served
-        told = served.json()
-        token_id = told.pop("access_token_id")
-        return httpx.Response(200, json=told | ({"access_token_id": int(token_id)} if numeric else {}))
+        reply = served.json()
+        token_id = reply.pop("access_token_id")
+        return httpx.Response(200, json=reply | ({"access_token_id": int(token_id)} if numeric else {}))
 
     harness.recorder.on_served = answer
 
@@ -87,8 +87,8 @@ def answer_about_another(other: Token) -> OnServed:
 
     async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.startswith(TOKENS_PATH) and request.url.path != TOKENS_PATH and response.content:
-            told = response.json() | {"id": other.id}
-            return httpx.Response(200, json=told)
+            answer = response.json() | {"id": other.id}
+            return httpx.Response(200, json=answer)
         return response
 
     return serve

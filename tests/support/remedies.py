@@ -22,6 +22,6 @@ def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 async def find_remedies(client: Client) -> list[tuple[str, dict[str, Any]]]:
     """Audit the cluster, and return the calls that mend its findings, each once."""
-    told = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}))
-    remedies = [remedy for finding in told.fields["findings"] for remedy in parse_calls(finding["mend"])]
+    answer = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}))
+    remedies = [remedy for finding in answer.fields["findings"] for remedy in parse_calls(finding["mend"])]
     return [remedy for number, remedy in enumerate(remedies) if remedy not in remedies[:number]]

@@ -115,12 +115,12 @@ def served_cluster(folder: Path, planned_faults: Mapping[Endpoint, Fault] | None
         cluster.add_account(account)
     own = cluster.add_token(ADMIN.auth_id, creator=ADMIN.auth_id)
     faults = Faults(create_app(cluster), dict(planned_faults or {}))
-    stage = ServedCluster(cluster, faults, folder, 0, own.bearer_token)
-    with serve_over_https(stage, folder) as stage.port:
+    served = ServedCluster(cluster, faults, folder, 0, own.bearer_token)
+    with serve_over_https(served, folder) as served.port:
         try:
-            yield stage
+            yield served
         finally:
-            stage.creates_released.set()
+            served.creates_released.set()
 
 
 @dataclass
@@ -171,8 +171,8 @@ class ServerProcess:
         """Wait for the end. Return the status, and stderr without the warning about TLS that it begins with."""
         status = self.process.wait(TIMEOUT_SECONDS)
         assert self.process.stderr is not None
-        told = self.process.stderr.read().decode()
-        return status, "".join(line for line in told.splitlines(keepends=True) if "VERIFY_TLS" not in line)
+        answer = self.process.stderr.read().decode()
+        return status, "".join(line for line in answer.splitlines(keepends=True) if "VERIFY_TLS" not in line)
 
 
 @contextmanager
@@ -196,14 +196,14 @@ def running_server(
     )
     for descriptor in {*theirs}:
         os.close(descriptor)
-    life = ServerProcess(process, *ours)
+    server = ServerProcess(process, *ours)
     try:
-        life.send(INITIALIZE, INITIALIZED)
-        assert b'"id":1' in life.read_line()
-        yield life
+        server.send(INITIALIZE, INITIALIZED)
+        assert b'"id":1' in server.read_line()
+        yield server
     finally:
         process.kill()
-        life.close(life.stdin_fd, life.stdout_fd)
+        server.close(server.stdin_fd, server.stdout_fd)
         with process:
             pass
 
@@ -222,12 +222,12 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
     return (to, back), (source, sink)
 
 
-def assert_no_token_is_lost(stage: ServedCluster, new: set[str]) -> None:
+def assert_no_token_is_lost(cluster: ServedCluster, new: set[str]) -> None:
     """Each new token is in a file of its own, and works, or the journal has an attempt that may have made it."""
-    delivered = stage.read_delivered()
-    assert all(stage.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
-    last = {line["attempt"]: line for line in stage.read_journal() if line["operation"] in {"create", "rotate"}}
-    owners = {token.id: str(token.user) for token in stage.cluster.tokens.values()}
+    delivered = cluster.read_delivered()
+    assert all(cluster.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
+    last = {line["attempt"]: line for line in cluster.read_journal() if line["operation"] in {"create", "rotate"}}
+    owners = {token.id: str(token.user) for token in cluster.cluster.tokens.values()}
     doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "stranded"}]
     for token_id in new - delivered.keys():
         owner = owners[token_id]

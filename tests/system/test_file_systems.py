@@ -102,10 +102,10 @@ async def test_a_file_system_that_keeps_no_modes_is_refused_before_the_request(
             (shown / "secrets").mkdir()
             (shown / "secrets" / "other").touch()
         for _ in range(2):
-            told = await harness.with_folder(setting, shown / "secrets").call_refused(
+            refusal = await harness.with_folder(setting, shown / "secrets").call_refused(
                 CREATE_TOOL, {"user": "local:jane"}
             )
-            assert "its file system does not keep modes: what is made there with mode 0700 has mode 0777" in told
+            assert "its file system does not keep modes: what is made there with mode 0700 has mode 0777" in refusal
         left = [path.name for path in (tmp_path / "real").rglob("*")]
 
     assert left == (["secrets", "other"] if exists else [])
@@ -128,10 +128,10 @@ async def test_what_is_made_for_others_too_is_refused_before_the_request(
     with bindfs_mounted(tmp_path, *options) as shown:
         # A folder that is there already and will do, but for what is made in it.
         (tmp_path / "real" / "secrets").mkdir(mode=0o700)
-        told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets")
+        refusal = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets")
         report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")
 
-    assert reason in told
+    assert reason in refusal
     assert reason in report
     assert harness.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
 
@@ -139,12 +139,12 @@ async def test_what_is_made_for_others_too_is_refused_before_the_request(
 @needs_bindfs
 async def test_a_file_system_that_shows_all_as_private_will_do(harness: Harness, tmp_path: Path) -> None:
     with bindfs_mounted(tmp_path, "--chmod-ignore", "--perms=u=rwX:go=") as shown:
-        told = await harness.call(
+        answer = await harness.call(
             CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets", state_dir=shown / "state"
         )
 
-    assert not told.is_error
-    assert "mode 0600" in told.text
+    assert not answer.is_error
+    assert "mode 0600" in answer.text
 
 
 @needs_strace
@@ -197,11 +197,11 @@ def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path:
     created = create_under_strace(second, f"--trace-path={second / name}", f"--inject=close:error=EIO:when={last}")
 
     assert (created.post_count, created.token_count) == (1, 1)
-    told = created.fields.get("warning")
+    answer = created.fields.get("warning")
     failed = (
         f"{second / name} could not be closed: {os.strerror(errno.EIO)}. The bearer token was on the disk before that."
     )
-    assert told == (failed if name == "state/tokens" else None)
+    assert answer == (failed if name == "state/tokens" else None)
     assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
     assert read_outcomes(second / "qumulo-token-tools") == ["intended", "made"]
 

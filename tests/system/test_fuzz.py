@@ -93,8 +93,8 @@ class FuzzedServer:
         chosen = {key: self._replace_known_ids(value) for key, value in arguments.items()}
         result: CallToolResult = self._portal.call(self._client.call_tool, name, chosen)
         self.calls += 1
-        told: dict[str, Any] = result.structured_content or {}
-        tokens: list[dict[str, str]] = told.get("tokens", [])
+        answer: dict[str, Any] = result.structured_content or {}
+        tokens: list[dict[str, str]] = answer.get("tokens", [])
         self.ids = [token["id"] for token in tokens] or self.ids
         return result
 

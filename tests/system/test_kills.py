@@ -72,10 +72,10 @@ def restart_server(sandbox: SandboxProcess, state: Path) -> str:
     """What a server says on stderr that starts, and ends at once, after another was killed."""
     env = create_environment(sandbox, state)
     command = [sys.executable, "-m", "token_tools"]
-    told = subprocess.run(
+    answer = subprocess.run(
         command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
     )
-    return told.stderr
+    return answer.stderr
 
 
 def create_environment(sandbox: SandboxProcess, state: Path) -> dict[str, str]:
@@ -109,11 +109,11 @@ def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_pa
             sandbox.run_sdk(f"tokens.delete({token_id!r})")
         # The next start makes order: it reports what was begun, and nothing is left that is neither here nor there.
         if ended != 0:
-            told = restart_server(sandbox, state)
-            assert ("was begun and has no outcome" in told) == ([line["result"] for line in journal] == ["intended"])
+            answer = restart_server(sandbox, state)
+            assert ("was begun and has no outcome" in answer) == ([line["result"] for line in journal] == ["intended"])
             assert not [*(state / "qumulo-token-tools" / "tokens").glob(".pending-*")]
             recovered = [*(state / "qumulo-token-tools" / "tokens").glob("recovered-*.json")]
-            assert all(str(file) in told for file in recovered)
+            assert all(str(file) in answer for file in recovered)
             assert {file.stem.rpartition("_")[2] for file in recovered} <= new
             assert len(kept) + len(recovered) <= len(new)
         if ended == 0:

@@ -155,9 +155,9 @@ class LoggingServer:
         assert self.process.wait(TIMEOUT_SECONDS) == 0
         self.process.stdout.close()
         self.errors.seek(0)
-        told = self.errors.read()
+        answer = self.errors.read()
         self.errors.close()
-        return told
+        return answer
 
 
 @pytest.mark.parametrize(

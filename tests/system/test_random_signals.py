@@ -46,33 +46,33 @@ def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: P
     """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
     chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
     over: Streams = chance.choice(get_args(Streams))
-    with served_cluster(tmp_path) as stage, running_server(stage, streams=over, QUMULO_TIMEOUT="1s") as life:
+    with served_cluster(tmp_path) as cluster, running_server(cluster, streams=over, QUMULO_TIMEOUT="1s") as server:
 
         async def dawdle(_request: str) -> None:
             await anyio.sleep(chance.random() * 0.05)
 
-        stage.before_serving = dawdle
-        old = stage.cluster.add_token(LDAP_BOB.auth_id, creator=ADMIN.auth_id)
-        before = {*stage.cluster.tokens}
-        stage.faults.plan.update(chance.choice(STORM_FAULTS))
+        cluster.before_serving = dawdle
+        old = cluster.cluster.add_token(LDAP_BOB.auth_id, creator=ADMIN.auth_id)
+        before = {*cluster.cluster.tokens}
+        cluster.faults.plan.update(chance.choice(STORM_FAULTS))
         for number, (tool, arguments) in enumerate(chance.sample(STORM_CALLS, chance.randint(1, 4)), 2):
-            life.send(
+            server.send(
                 create_call(number, tool, **{name: old.id if one == "own" else one for name, one in arguments.items()})
             )
-        life.is_running_after(chance.random() * 0.4)
-        names = send_random_ends(chance, life)
+        server.is_running_after(chance.random() * 0.4)
+        names = send_random_ends(chance, server)
 
-        status, told = life.wait_for_exit()
-        assert "Traceback" not in told
-        assert_no_token_is_lost(stage, {*stage.cluster.tokens} - before)
+        status, answer = server.wait_for_exit()
+        assert "Traceback" not in answer
+        assert_no_token_is_lost(cluster, {*cluster.cluster.tokens} - before)
         if not KILL_SIGNALS & names:
-            assert (status, told) == (0, "")
-            assert "intended" not in {line["attempt"]: line["result"] for line in stage.read_journal()}.values()
+            assert (status, answer) == (0, "")
+            assert "intended" not in {line["attempt"]: line["result"] for line in cluster.read_journal()}.values()
         else:
             assert status <= 0
 
 
-def send_random_ends(chance: random.Random, life: ServerProcess) -> set[str]:
+def send_random_ends(chance: random.Random, server: ServerProcess) -> set[str]:
     """Do to it whatever ends a process, until it has to; the names of the signals that were sent."""
     sent: set[str] = set()
     everything = [one for one in sorted(signal.valid_signals()) if format_signal(one) not in STOP_SIGNALS]
@@ -80,13 +80,13 @@ def send_random_ends(chance: random.Random, life: ServerProcess) -> set[str]:
     for _ in range(chance.randint(1, 6)):
         match chance.randint(0, 9):
             case 0:
-                life.close(life.stdin_fd)
+                server.close(server.stdin_fd)
             case 1:
-                life.close(life.stdout_fd)
+                server.close(server.stdout_fd)
             case _:
                 signum = chance.choice(everything if chance.random() < 0.3 else gentle)
                 sent.add(format_signal(signum))
-                life.process.send_signal(signum)
-        life.is_running_after(chance.random() * 0.2)
-    life.close(life.stdin_fd, life.stdout_fd)
+                server.process.send_signal(signum)
+        server.is_running_after(chance.random() * 0.2)
+    server.close(server.stdin_fd, server.stdout_fd)
     return sent

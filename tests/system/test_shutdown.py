@@ -42,30 +42,30 @@ ENDING_SIGNALS = [
 def send_signals(*signums: int) -> EndAction:
     """These signals, 100 ms apart; none ends the process while a change is under way."""
 
-    def end(life: ServerProcess) -> None:
+    def end(server: ServerProcess) -> None:
         for signum in signums:
-            life.process.send_signal(signum)
-            assert life.is_running_after(0.1)
+            server.process.send_signal(signum)
+            assert server.is_running_after(0.1)
 
     return end
 
 
-def close_stdin(life: ServerProcess) -> None:
-    life.close(life.stdin_fd)
+def close_stdin(server: ServerProcess) -> None:
+    server.close(server.stdin_fd)
 
 
-def close_stdout(life: ServerProcess) -> None:
-    life.close(life.stdout_fd)
+def close_stdout(server: ServerProcess) -> None:
+    server.close(server.stdout_fd)
 
 
-def close_all_streams(life: ServerProcess) -> None:
-    life.close(life.stdin_fd, life.stdout_fd)
+def close_all_streams(server: ServerProcess) -> None:
+    server.close(server.stdin_fd, server.stdout_fd)
 
 
-def close_stdin_and_signal(life: ServerProcess) -> None:
-    life.close(life.stdin_fd)
-    assert life.is_running_after(0.1)
-    send_signals(signal.SIGTERM, signal.SIGHUP)(life)
+def close_stdin_and_signal(server: ServerProcess) -> None:
+    server.close(server.stdin_fd)
+    assert server.is_running_after(0.1)
+    send_signals(signal.SIGTERM, signal.SIGHUP)(server)
 
 
 END_ACTIONS: list[object] = [
@@ -85,43 +85,43 @@ END_ACTIONS: list[object] = [
 
 @pytest.mark.parametrize(("end", "over"), END_ACTIONS)
 def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over: Streams, tmp_path: Path) -> None:
-    with served_cluster(tmp_path) as stage, running_server(stage, streams=over) as life:
-        stage.before_serving = stage.hold_creates
-        life.send(create_call(2, "create_access_token", user="local:jane"))
-        stage.wait_for(CREATE_REQUEST)
-        end(life)
-        assert life.is_running_after(0.1)
-        stage.creates_released.set()
+    with served_cluster(tmp_path) as cluster, running_server(cluster, streams=over) as server:
+        cluster.before_serving = cluster.hold_creates
+        server.send(create_call(2, "create_access_token", user="local:jane"))
+        cluster.wait_for(CREATE_REQUEST)
+        end(server)
+        assert server.is_running_after(0.1)
+        cluster.creates_released.set()
 
-        assert life.wait_for_exit() == (0, "")
-        [token] = stage.cluster.tokens.of_user(JANE.auth_id)
-        assert stage.read_delivered() == {token.id: token.bearer_token}
-        assert stage.read_outcomes() == ["intended", "made"]
+        assert server.wait_for_exit() == (0, "")
+        [token] = cluster.cluster.tokens.of_user(JANE.auth_id)
+        assert cluster.read_delivered() == {token.id: token.bearer_token}
+        assert cluster.read_outcomes() == ["intended", "made"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_that_was_ignored_from_the_start_still_is(signum: signal.Signals, tmp_path: Path) -> None:
     wrapper = f"env --ignore-signal={signum.name.removeprefix('SIG')}"
-    with served_cluster(tmp_path) as stage, running_server(stage, wrapper=wrapper) as life:
-        life.process.send_signal(signum)
-        life.send({"jsonrpc": "2.0", "id": 2, "method": "ping"})
-        assert b'"id":2' in life.read_line()
-        life.process.send_signal(signal.SIGTERM)
+    with served_cluster(tmp_path) as cluster, running_server(cluster, wrapper=wrapper) as server:
+        server.process.send_signal(signum)
+        server.send({"jsonrpc": "2.0", "id": 2, "method": "ping"})
+        assert b'"id":2' in server.read_line()
+        server.process.send_signal(signal.SIGTERM)
 
-        assert life.wait_for_exit() == (0, "")
+        assert server.wait_for_exit() == (0, "")
 
 
 def test_signals_without_a_pause_end_it_as_one_does(tmp_path: Path) -> None:
-    with served_cluster(tmp_path) as stage, running_server(stage) as life:
+    with served_cluster(tmp_path) as cluster, running_server(cluster) as server:
         deadline = time.monotonic() + SLACK_SECONDS
-        while life.process.poll() is None and time.monotonic() < deadline:
+        while server.process.poll() is None and time.monotonic() < deadline:
             for signum in ENDING_SIGNALS:
-                life.process.send_signal(signum)
+                server.process.send_signal(signum)
 
-        status, told = life.wait_for_exit()
+        status, answer = server.wait_for_exit()
         assert status == 0
         # In such a storm one can come in the moment in which Python exchanges its handlers, which it then says itself.
-        assert not told or "ignored due to race condition" in told
+        assert not answer or "ignored due to race condition" in answer
 
 
 HANGING_ENDPOINTS: list[Endpoint] = ["who-am-i", "find", "list", "get", "create", "modify", "delete"]
@@ -139,38 +139,42 @@ def test_whatever_the_cluster_does_the_end_comes_within_its_bound(
     trouble: dict[Endpoint, Fault], tmp_path: Path
 ) -> None:
     """From the POST of a rotate on, nothing goes well; all that may be left of it is in the journal."""
-    with served_cluster(tmp_path) as stage, running_server(stage, QUMULO_TIMEOUT="2s") as life:
-        old = stage.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
-        stage.before_serving = stage.hold_creates
-        life.send(create_call(2, "rotate_access_token", id=old.id))
-        stage.wait_for(CREATE_REQUEST)
-        stage.faults.plan.update(trouble)
-        stage.creates_released.set()
+    with served_cluster(tmp_path) as cluster, running_server(cluster, QUMULO_TIMEOUT="2s") as server:
+        old = cluster.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
+        cluster.before_serving = cluster.hold_creates
+        server.send(create_call(2, "rotate_access_token", id=old.id))
+        cluster.wait_for(CREATE_REQUEST)
+        cluster.faults.plan.update(trouble)
+        cluster.creates_released.set()
         asked_at = time.monotonic()
-        life.process.terminate()
+        server.process.terminate()
 
-        assert life.wait_for_exit() == (0, "")
+        assert server.wait_for_exit() == (0, "")
         assert time.monotonic() - asked_at < 2 + SLACK_SECONDS
-        [new] = [token for token in stage.cluster.tokens.of_user(JANE.auth_id) if token.id != old.id]
-        assert_no_token_is_lost(stage, {new.id})
+        [new] = [token for token in cluster.cluster.tokens.of_user(JANE.auth_id) if token.id != old.id]
+        assert_no_token_is_lost(cluster, {new.id})
 
 
 def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path: Path) -> None:
     """Another process has the journal for longer than the requests may take."""
-    with served_cluster(tmp_path) as stage, running_server(stage, QUMULO_TIMEOUT="1s") as life, ExitStack() as lock:
-        token = stage.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
-        held = lock.enter_context((stage.state_folder / LOCK_NAME).open("w"))
+    with (
+        served_cluster(tmp_path) as cluster,
+        running_server(cluster, QUMULO_TIMEOUT="1s") as server,
+        ExitStack() as lock,
+    ):
+        token = cluster.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
+        held = lock.enter_context((cluster.state_folder / LOCK_NAME).open("w"))
         fcntl.flock(held, fcntl.LOCK_EX)
-        life.send(create_call(2, "update_access_token", id=token.id, enabled=False))
-        stage.wait_for("GET /v1/session/who-am-i")
-        assert life.is_running_after(1)
-        life.process.terminate()
-        assert life.is_running_after(1.5)
+        server.send(create_call(2, "update_access_token", id=token.id, enabled=False))
+        cluster.wait_for("GET /v1/session/who-am-i")
+        assert server.is_running_after(1)
+        server.process.terminate()
+        assert server.is_running_after(1.5)
         lock.close()
 
-        assert life.wait_for_exit() == (0, "")
-        assert stage.read_outcomes() == ["intended", "not done"]
-        assert stage.cluster.tokens[token.id].enabled
+        assert server.wait_for_exit() == (0, "")
+        assert cluster.read_outcomes() == ["intended", "not done"]
+        assert cluster.cluster.tokens[token.id].enabled
 
 
 HANG_SCRIPT = """
@@ -207,20 +211,20 @@ delete_password = lambda service, name: kept.pop(name)
     )
     path = str(tmp_path / "path")
     with (
-        served_cluster(tmp_path / "home") as stage,
-        running_server(stage, PYTHONPATH=path, QUMULO_DELIVERY="keyring", QUMULO_TIMEOUT=timeout) as life,
+        served_cluster(tmp_path / "home") as cluster,
+        running_server(cluster, PYTHONPATH=path, QUMULO_DELIVERY="keyring", QUMULO_TIMEOUT=timeout) as server,
     ):
-        stage.before_serving = stage.hold_creates
-        life.send(create_call(2, "create_access_token", user="local:jane"))
-        stage.wait_for(CREATE_REQUEST)
+        cluster.before_serving = cluster.hold_creates
+        server.send(create_call(2, "create_access_token", user="local:jane"))
+        cluster.wait_for(CREATE_REQUEST)
         flag.touch()
-        stage.creates_released.set()
-        life.read_stderr(until="hangs")
-        life.process.terminate()
+        cluster.creates_released.set()
+        server.read_stderr(until="hangs")
+        server.process.terminate()
 
-        assert life.wait_for_exit() == (0, "")
-        assert stage.read_outcomes() == ["intended", outcome]
-        assert len(stage.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "stranded")
+        assert server.wait_for_exit() == (0, "")
+        assert cluster.read_outcomes() == ["intended", outcome]
+        assert len(cluster.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "stranded")
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_path: Path) -> None:
@@ -229,20 +233,20 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_path
     flag = tmp_path / "hang"
     (tmp_path / "path" / "sitecustomize.py").write_text(HANG_SCRIPT.format(name="fsync", flag=str(flag)))
     with (
-        served_cluster(tmp_path / "home") as stage,
-        running_server(stage, PYTHONPATH=str(tmp_path / "path"), QUMULO_TIMEOUT="1s") as life,
+        served_cluster(tmp_path / "home") as cluster,
+        running_server(cluster, PYTHONPATH=str(tmp_path / "path"), QUMULO_TIMEOUT="1s") as server,
     ):
-        stage.before_serving = stage.hold_creates
-        life.send(create_call(2, "create_access_token", user="local:jane"))
-        stage.wait_for(CREATE_REQUEST)
+        cluster.before_serving = cluster.hold_creates
+        server.send(create_call(2, "create_access_token", user="local:jane"))
+        cluster.wait_for(CREATE_REQUEST)
         flag.touch()
-        stage.creates_released.set()
+        cluster.creates_released.set()
         asked_at = time.monotonic()
-        life.process.terminate()
+        server.process.terminate()
 
-        status, told = life.wait_for_exit()
+        status, answer = server.wait_for_exit()
         bound = 1 + CLEANUP_TIMEOUT.total_seconds()
         assert bound <= time.monotonic() - asked_at < bound + SLACK_SECONDS
-        assert (status, told.count("\n")) == (1, 1)
-        assert "Something still hangs 6 s after the end was asked for" in told
-        assert_no_token_is_lost(stage, {token.id for token in stage.cluster.tokens.of_user(JANE.auth_id)})
+        assert (status, answer.count("\n")) == (1, 1)
+        assert "Something still hangs 6 s after the end was asked for" in answer
+        assert_no_token_is_lost(cluster, {token.id for token in cluster.cluster.tokens.of_user(JANE.auth_id)})

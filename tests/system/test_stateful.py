@@ -279,11 +279,11 @@ class TwoClustersMachine(RuleBasedStateMachine):
     def call(self, tool: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON, of which each tool gives another form
         """What our tool tells, None where it refuses, which changes nothing."""
         before = dict(self.ours.cluster.tokens)
-        told = self.ours.call(tool, **arguments)
-        if told.is_error:
-            assert told.text
+        answer = self.ours.call(tool, **arguments)
+        if answer.is_error:
+            assert answer.text
             assert self.ours.cluster.tokens == before
-        return None if told.is_error else told.fields
+        return None if answer.is_error else answer.fields
 
     def find_token_id(self, position: int) -> str:
         """The id of a token; once in a while of one that was deleted, or never made."""
@@ -293,11 +293,11 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     def read_pages(self, limit: int) -> Iterator[Entry]:
         """All that our tool lists."""
-        told = self.call("list_access_tokens", limit=limit)
-        yield from expand_entries(told)
-        while "after" in told:
-            told = self.call("list_access_tokens", limit=limit, after=told["after"])
-            yield from expand_entries(told)
+        answer = self.call("list_access_tokens", limit=limit)
+        yield from expand_entries(answer)
+        while "after" in answer:
+            answer = self.call("list_access_tokens", limit=limit, after=answer["after"])
+            yield from expand_entries(answer)
 
     def check_created(self, ours: Entry | None, sdk_side: Entry | None) -> None:
         """Both made the same token, secret included, or none."""
@@ -347,16 +347,16 @@ class TwoClustersMachine(RuleBasedStateMachine):
             assert keep_endpoint_fields(ours) == convert_sdk_entry(sdk_side)
             assert ours["is_own"] == (token_id == self.own)
             for role in ("user", "creator"):
-                told = {field: ours.get(f"{role}_{field}") for field in IDENTITY_FIELDS}
-                assert told | {"name": unquote_name(told["name"])} == sdk_side[role]
+                answer = {field: ours.get(f"{role}_{field}") for field in IDENTITY_FIELDS}
+                assert answer | {"name": unquote_name(answer["name"])} == sdk_side[role]
 
     def check_forbidden(self, tool: str, why: str, **arguments: object) -> None:
         """Our tool refuses for a reason of its own, so the SDK is not asked."""
         before = dict(self.ours.cluster.tokens)
-        told = self.ours.call(tool, **arguments)
+        answer = self.ours.call(tool, **arguments)
 
-        assert told.is_error
-        assert why in told.text
+        assert answer.is_error
+        assert why in answer.text
         assert self.ours.cluster.tokens == before
 
 
@@ -376,8 +376,8 @@ ENDPOINT_FIELDS: Final = ("id", "user", "creator", "creation_time", "expiration_
 
 def convert_sdk_entry(entry: Entry) -> Entry:
     """An entry of the SDK with its identities in one string and nothing null."""
-    told = entry | {role: str(Identity.model_validate(entry[role])) for role in ("user", "creator")}
-    return {key: value for key, value in told.items() if value is not None}
+    answer = entry | {role: str(Identity.model_validate(entry[role])) for role in ("user", "creator")}
+    return {key: value for key, value in answer.items() if value is not None}
 
 
 def unquote_name(name: str | None) -> str | None:

@@ -45,9 +45,11 @@ async def test_a_client_that_starts_a_process_for_each_call_finds_what_it_saw_be
         for step in ("list", "get", "get"):
             async with Client(StdioServerParameters(command=COMMAND, args=["--demo"])) as client:
                 arguments = {} if step == "list" else {"id": seen[0]["id"]}
-                told = await client.call_tool("list_access_tokens" if step == "list" else "get_access_token", arguments)
-                assert told.structured_content is not None
-                seen += told.structured_content["tokens"] if step == "list" else [told.structured_content]
+                answer = await client.call_tool(
+                    "list_access_tokens" if step == "list" else "get_access_token", arguments
+                )
+                assert answer.structured_content is not None
+                seen += answer.structured_content["tokens"] if step == "list" else [answer.structured_content]
 
     assert [token["user"] for token in seen[-2:]] == [seen[0]["user"]] * 2
 
@@ -85,12 +87,12 @@ async def test_what_a_host_adds_to_each_call_is_told_to_the_operator_once_withou
         assert process.stdout is not None
         answers = await receive(process.stdout, 2)
         await process.stdin.aclose()
-        told = " ".join((await read_to_end(process.stderr)).decode().split())
+        reply = " ".join((await read_to_end(process.stderr)).decode().split())
 
     assert [answer["result"]["isError"] for answer in answers] == [False, False]
-    assert told.count("argument toolCallId") == 1
-    assert told.count("argument wait_for_previous") == 1
-    assert "call_secret" not in told
+    assert reply.count("argument toolCallId") == 1
+    assert reply.count("argument wait_for_previous") == 1
+    assert "call_secret" not in reply
 
 
 async def test_nothing_but_protocol_is_on_stdout_and_nothing_at_all_on_stderr() -> None:
@@ -145,8 +147,8 @@ async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothin
             if era == "2026-07-28":
                 wanted["params"]["_meta"] = REQUEST_META | {"io.modelcontextprotocol/clientCapabilities": forms}
                 await send(process, wanted)
-                [told] = await receive(process.stdout, 1)
-                [asked] = told["result"]["inputRequests"].values()
+                [answer] = await receive(process.stdout, 1)
+                [asked] = answer["result"]["inputRequests"].values()
             else:
                 initialize = json.loads(json.dumps(INITIALIZE))
                 initialize["params"]["capabilities"] = forms

@@ -41,9 +41,9 @@ def create_settings(sandbox: SandboxProcess, folder: Path) -> Settings:
 
 def run_who_am_i(sandbox: SandboxProcess, store: Path) -> dict[str, Any]:
     """The JSON that `qq who_am_i` begins with, for the token in a store."""
-    told = sandbox.run_qq("who_am_i", store=store)
-    assert (told.returncode, told.stderr) == (0, "")
-    me: dict[str, Any] = json.JSONDecoder().raw_decode(told.stdout)[0]
+    answer = sandbox.run_qq("who_am_i", store=store)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    me: dict[str, Any] = json.JSONDecoder().raw_decode(answer.stdout)[0]
     return me
 
 
@@ -105,11 +105,11 @@ def test_the_sdk_lists_the_tokens_of_one_user(sandbox: SandboxProcess) -> None:
     ],
 )
 def test_the_sdk_understands_each_refusal(sandbox: SandboxProcess, expression: str, status: int) -> None:
-    told = sandbox.run_sdk(expression)
+    answer = sandbox.run_sdk(expression)
 
-    assert told["status"] == status
-    assert told["error_class"].endswith("_error")
-    assert told["description"] != "Dev error: No json error response."
+    assert answer["status"] == status
+    assert answer["error_class"].endswith("_error")
+    assert answer["description"] != "Dev error: No json error response."
 
 
 def test_qq_makes_lists_disables_and_deletes_a_token(sandbox: SandboxProcess, tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no
     )
     command = command.replace("qq --host cluster.example.com", f"{here} {sandbox.settings['QUMULO_HOST']}")
 
-    told = run_process("env", f"HOME={tmp_path}", "/bin/sh", "-c", f"umask 022; {command}")
+    answer = run_process("env", f"HOME={tmp_path}", "/bin/sh", "-c", f"umask 022; {command}")
 
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
     store = tmp_path / ".config" / "qumulo" / "mcp-service"
     assert stat.S_IMODE(store.stat().st_mode) == 0o600
     made = run_who_am_i(sandbox, store)["access_token_id"]
@@ -150,10 +150,10 @@ async def by_hand_command(sandbox: SandboxProcess, tmp_path: Path) -> str:
     """The command that a client gets which cannot ask: to be run in a shell of an operator who has logged in."""
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
-            told = await client.call_tool(
+            answer = await client.call_tool(
                 "create_access_token", {"user": r"ad:CORP\tom.meyer", "expiration_time": "never"}
             )
-    [text] = told.content
+    [text] = answer.content
     assert isinstance(text, TextContent)
     command = re.search(r"by hand: (.*)$", text.text)
     assert command is not None
@@ -168,9 +168,9 @@ async def test_a_creation_by_hand_makes_a_private_file_and_shows_no_secret(
     home = tmp_path / "home"
     home.mkdir()
 
-    told = run_process("env", f"HOME={home}", shell, "-c", f"umask 000; {by_hand_command}")
+    answer = run_process("env", f"HOME={home}", shell, "-c", f"umask 000; {by_hand_command}")
 
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
     [store] = home.iterdir()
     assert stat.S_IMODE(store.stat().st_mode) == 0o600
     me = run_who_am_i(sandbox, store)
@@ -189,11 +189,11 @@ async def test_a_creation_by_hand_makes_no_token_where_the_file_exists_and_leave
     home.joinpath(name).write_text("somebody's")
     before = sandbox.run_sdk("[e.id for page in tokens.list() for e in page.entries]")
 
-    told = run_process("env", f"HOME={home}", shell, "-c", by_hand_command)
+    answer = run_process("env", f"HOME={home}", shell, "-c", by_hand_command)
 
-    assert told.returncode != 0
-    assert told.stdout == ""
-    assert "exist" in told.stderr
+    assert answer.returncode != 0
+    assert answer.stdout == ""
+    assert "exist" in answer.stderr
     assert home.joinpath(name).read_text() == "somebody's"
     assert sandbox.run_sdk("[e.id for page in tokens.list() for e in page.entries]") == before
 
@@ -206,12 +206,12 @@ async def test_a_creation_by_hand_that_the_cluster_declines_says_so_and_leaves_n
     home = tmp_path / "home"
     home.mkdir()
 
-    told = run_process(
+    answer = run_process(
         "env", f"HOME={home}", shell, "-c", re.sub(r"(create_access_token) \S+", r"\1 auth_id:1", by_hand_command)
     )
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "Error 404" in told.stderr
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "Error 404" in answer.stderr
     assert [*home.iterdir()] == []
 
 
@@ -228,20 +228,20 @@ async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: Sandb
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
             while True:
-                told = (await client.call_tool("list_access_tokens", {"limit": 7} | after)).structured_content
-                assert told is not None
-                usual = {"enabled": True} | ({"creator": told["usual_creator"]} if "usual_creator" in told else {})
-                ours += [usual | entry for entry in told["tokens"]]
-                if "after" not in told:
+                answer = (await client.call_tool("list_access_tokens", {"limit": 7} | after)).structured_content
+                assert answer is not None
+                usual = {"enabled": True} | ({"creator": answer["usual_creator"]} if "usual_creator" in answer else {})
+                ours += [usual | entry for entry in answer["tokens"]]
+                if "after" not in answer:
                     break
-                after = {"after": told["after"]}
+                after = {"after": answer["after"]}
 
     def as_we_tell_it(entry: dict[str, Any]) -> dict[str, Any]:
-        told = entry | {
+        answer = entry | {
             "user": str(Identity.model_validate(entry["user"])),
             "creator": str(Identity.model_validate(entry["creator"])),
         }
-        return {key: value for key, value in told.items() if value is not None}
+        return {key: value for key, value in answer.items() if value is not None}
 
     assert [{k: v for k, v in entry.items() if k != "expired"} for entry in ours] == [*map(as_we_tell_it, theirs)]
 
@@ -251,12 +251,12 @@ async def test_qq_works_with_a_token_as_our_create_delivers_it(sandbox: SandboxP
     settings = create_settings(sandbox, tmp_path)
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(settings)) as client:
-            told = (await client.call_tool("create_access_token", {"user": r"ad:CORP\tom.meyer"})).structured_content
+            answer = (await client.call_tool("create_access_token", {"user": r"ad:CORP\tom.meyer"})).structured_content
 
-    assert told is not None
-    me = run_who_am_i(sandbox, Path(told["bearer_token_in"]))
-    assert (me["name"], me["access_token_id"]) == ("CORP\\tom.meyer", told["id"])
-    sandbox.run_sdk(f"tokens.delete({told['id']!r})")
+    assert answer is not None
+    me = run_who_am_i(sandbox, Path(answer["bearer_token_in"]))
+    assert (me["name"], me["access_token_id"]) == ("CORP\\tom.meyer", answer["id"])
+    sandbox.run_sdk(f"tokens.delete({answer['id']!r})")
 
 
 @pytest.mark.anyio
@@ -265,9 +265,9 @@ async def test_a_sandbox_told_to_fail_makes_an_orphan_that_is_found_and_can_be_d
     with running_sandbox("--fault", "create=cut-after") as sandbox:
         with anyio.fail_after(TIMEOUT_SECONDS):
             async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
-                told = await client.call_tool("create_access_token", {"user": "local:metrics"})
+                answer = await client.call_tool("create_access_token", {"user": "local:metrics"})
 
-        [text] = told.content
+        [text] = answer.content
         assert isinstance(text, TextContent)
         command = re.search(r"qq --host .* auth_delete_access_token (\d+)$", text.text)
         assert command is not None
@@ -278,30 +278,31 @@ async def test_a_sandbox_told_to_fail_makes_an_orphan_that_is_found_and_can_be_d
 
 
 def test_a_fault_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    told = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", "--fault", "create=explode")
+    answer = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", "--fault", "create=explode")
 
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "cut-after" in told.stderr
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "cut-after" in answer.stderr
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])
 def test_a_port_that_is_none_is_refused_in_one_line(port: str) -> None:
-    told = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", f"--port={port}")
+    answer = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", f"--port={port}")
 
-    assert (told.returncode, told.stdout) == (2, "")
+    assert (answer.returncode, answer.stdout) == (2, "")
     assert (
-        told.stderr == "qumulo-token-tools could not start: argument --port: must be a whole number from 0 to 65535\n"
+        answer.stderr == "qumulo-token-tools could not start: argument --port: must be a whole number from 0 to 65535\n"
     )
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(sandbox: SandboxProcess) -> None:
     port = sandbox.settings["QUMULO_PORT"]
 
-    told = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", "--port", port)
+    answer = run_process(str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", "--port", port)
 
-    assert (told.returncode, told.stdout) == (2, "")
+    assert (answer.returncode, answer.stdout) == (2, "")
     assert (
-        told.stderr == f"qumulo-token-tools could not start: --port {port} cannot be served: Address already in use.\n"
+        answer.stderr
+        == f"qumulo-token-tools could not start: --port {port} cannot be served: Address already in use.\n"
     )
 
 

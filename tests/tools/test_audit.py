@@ -57,28 +57,28 @@ pytestmark = pytest.mark.anyio
 GUEST = Account(auth_id="501", domain="LOCAL", name="guest")
 
 
-def counts_by_finding(told: ToolAnswer) -> dict[str, int]:
-    return {entry["finding"]: entry["count"] for entry in told.fields["findings"]}
+def counts_by_finding(expected: ToolAnswer) -> dict[str, int]:
+    return {entry["finding"]: entry["count"] for entry in expected.fields["findings"]}
 
 
-def worst_ids(told: ToolAnswer, finding: str) -> list[str]:
-    return [entry["id"] for entry in told.fields["worst"] if entry["finding"] == finding]
+def worst_ids(expected: ToolAnswer, finding: str) -> list[str]:
+    return [entry["id"] for entry in expected.fields["worst"] if entry["finding"] == finding]
 
 
 async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
     add_token_without_findings(harness)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert told.text == (
+    assert answer.text == (
         "2 access tokens of 2 users on c.example.com:8000: 2 live, 0 disabled, 0 expired. It is 2026-11-24 09:00 UTC. "
         "Soon is within 30 days.\n"
         "Nothing found.\n"
         "The cluster tells neither when a token was last used nor since when one is disabled."
     )
-    assert told.fields == {
-        "summary": told.text.splitlines()[0],
+    assert answer.fields == {
+        "summary": answer.text.splitlines()[0],
         "total": 2,
         "users": 2,
         "live": 2,
@@ -86,7 +86,7 @@ async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None
         "expired": 0,
         "findings": [],
         "worst": [],
-        "not_known": told.text.splitlines()[2],
+        "not_known": answer.text.splitlines()[2],
     }
 
 
@@ -158,12 +158,12 @@ async def test_each_risk_is_found_with_the_call_that_mends_it(
     harness.cluster.add_account(GUEST)
     token = add_token_without_findings(harness, account, **special)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    [found] = told.fields["findings"]
+    [found] = answer.fields["findings"]
     assert found == {"finding": finding, "count": 1, "mend": mend.format(id=token.id)}
-    assert worst_ids(told, finding) == [token.id]
-    assert f"{finding}: 1. {found['mend']}\n  {token.id} " in told.text
+    assert worst_ids(answer, finding) == [token.id]
+    assert f"{finding}: 1. {found['mend']}\n  {token.id} " in answer.text
 
 
 @pytest.mark.parametrize(
@@ -217,15 +217,15 @@ async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_i
     newer = add_token_without_findings(harness, creation_time=NOW - timedelta(days=1), **special)
     add_token_without_findings(harness, LDAP_BOB)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    found = told.fields["findings"][-1]
+    found = answer.fields["findings"][-1]
     assert found == {
         "finding": "users_with_two_tokens",
         "count": 1,
         "mend": mend.format(older=older.id, newer=newer.id),
     }
-    assert told.fields["users"] == 3
+    assert answer.fields["users"] == 3
 
 
 async def test_of_several_users_with_two_tokens_each_is_told_by_one(harness: Harness) -> None:
@@ -237,10 +237,10 @@ async def test_of_several_users_with_two_tokens_each_is_told_by_one(harness: Har
     for account in (JANE, LDAP_BOB):
         add_token_without_findings(harness, account, creation_time=NOW - timedelta(days=1))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {"users_with_two_tokens": 2}
-    assert worst_ids(told, "users_with_two_tokens") == [token.id for token in older]
+    assert counts_by_finding(answer) == {"users_with_two_tokens": 2}
+    assert worst_ids(answer, "users_with_two_tokens") == [token.id for token in older]
 
 
 async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(harness: Harness) -> None:
@@ -253,10 +253,10 @@ async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(harness
 
     harness.recorder.on_served = refuse_users
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {"users_with_two_tokens": 1}
-    assert "users_with_two_tokens: 1. Whose, list_access_tokens tells. A person decides" in told.text
+    assert counts_by_finding(answer) == {"users_with_two_tokens": 1}
+    assert "users_with_two_tokens: 1. Whose, list_access_tokens tells. A person decides" in answer.text
 
 
 async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harness: Harness) -> None:
@@ -267,12 +267,12 @@ async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harnes
     }
     add_token_without_findings(harness, AD_JANE, expiration_time=NOW - timedelta(days=2))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    names = [entry["finding"] for entry in told.fields["findings"]]
+    names = [entry["finding"] for entry in answer.fields["findings"]]
     assert names == [finding.name for finding in FINDINGS if finding.name in names]
-    assert worst_ids(told, "never_expires") == [made[4].id, made[3].id, made[2].id]
-    assert worst_ids(told, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
+    assert worst_ids(answer, "never_expires") == [made[4].id, made[3].id, made[2].id]
+    assert worst_ids(answer, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
 
 
 async def test_the_counts_add_up(harness: Harness) -> None:
@@ -282,31 +282,31 @@ async def test_the_counts_add_up(harness: Harness) -> None:
     add_token_without_findings(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1))
     add_token_without_findings(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1), enabled=False)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    fields = told.fields
+    fields = answer.fields
     assert (fields["live"], fields["disabled"], fields["expired"]) == (2, 1, 2)
     assert fields["total"] == fields["live"] + fields["disabled"] + fields["expired"] == len(harness.cluster.tokens)
-    assert counts_by_finding(told) == {"expired": 2, "disabled_and_old": 2, "users_with_two_tokens": 2}
+    assert counts_by_finding(answer) == {"expired": 2, "disabled_and_old": 2, "users_with_two_tokens": 2}
 
 
 async def test_the_server_s_own_token_is_told_among_the_findings(harness: Harness) -> None:
     add_token_without_findings(harness, ADMIN)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert told.fields["own_token_findings"] == "never_expires, built_in_user, users_with_two_tokens"
-    assert "This server's own token is among: never_expires, built_in_user, users_with_two_tokens." in told.text
+    assert answer.fields["own_token_findings"] == "never_expires, built_in_user, users_with_two_tokens"
+    assert "This server's own token is among: never_expires, built_in_user, users_with_two_tokens." in answer.text
 
 
-async def test_what_counts_as_soon_can_be_said(harness: Harness) -> None:
+async def test_the_time_within_which_a_token_expires_soon_is_an_argument(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
     add_token_without_findings(harness, expiration_time=NOW + timedelta(days=50))
 
-    told = await harness.call(AUDIT_TOOL, {"expiring_within": "8w"})
+    answer = await harness.call(AUDIT_TOOL, {"expiring_within": "8w"})
 
-    assert counts_by_finding(told) == {"expires_soon": 1}
-    assert "Soon is within 56 days." in told.text
+    assert counts_by_finding(answer) == {"expires_soon": 1}
+    assert "Soon is within 56 days." in answer.text
 
 
 @pytest.mark.parametrize(
@@ -319,10 +319,10 @@ async def test_what_counts_as_soon_can_be_said(harness: Harness) -> None:
     ],
     ids=["word", "no-unit", "zero", "month"],
 )
-async def test_what_is_no_duration_is_refused(harness: Harness, expiring_within: str, why: str) -> None:
-    told = await harness.call_refused(AUDIT_TOOL, {"expiring_within": expiring_within})
+async def test_an_invalid_duration_is_refused(harness: Harness, expiring_within: str, why: str) -> None:
+    refusal = await harness.call_refused(AUDIT_TOOL, {"expiring_within": expiring_within})
 
-    assert told == f"`expiring_within` {why}."
+    assert refusal == f"`expiring_within` {why}."
     assert harness.recorder.request_lines() == []
 
 
@@ -336,9 +336,9 @@ async def test_all_pages_are_read_with_progress(harness: Harness) -> None:
         heard.append((progress, message))
 
     async with harness.connected() as client:
-        told = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}, progress_callback=hear))
+        answer = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}, progress_callback=hear))
 
-    assert told.fields["total"] == 2 * PAGE_SIZE + 1
+    assert answer.fields["total"] == 2 * PAGE_SIZE + 1
     assert heard == [
         (PAGE_SIZE, f"{PAGE_SIZE:,} tokens read"),
         (2 * PAGE_SIZE, f"{2 * PAGE_SIZE:,} tokens read"),
@@ -352,9 +352,9 @@ async def test_the_end_of_the_list_is_found_however_it_is_told(harness: Harness,
     for _ in range(4):
         add_token_without_findings(harness, LDAP_BOB)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert told.fields["total"] == 5
+    assert answer.fields["total"] == 5
 
 
 async def test_a_list_that_goes_round_is_counted_once(harness: Harness) -> None:
@@ -373,9 +373,9 @@ async def test_a_list_that_goes_round_is_counted_once(harness: Harness) -> None:
     [*entries] = [render_entry(token) for token in harness.cluster.tokens.values()]
     harness.recorder.on_served = go_round
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert told.fields["total"] == 2
+    assert answer.fields["total"] == 2
     assert number == MAX_EMPTY_PAGES + 1
 
 
@@ -392,10 +392,10 @@ async def test_tokens_that_come_and_go_while_pages_are_read_do_no_harm(harness: 
 
     harness.recorder.on_served = stir
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert not told.is_error
-    assert told.fields["total"] == told.fields["live"]
+    assert not answer.is_error
+    assert answer.fields["total"] == answer.fields["live"]
 
 
 async def test_a_page_that_fails_is_an_error_and_not_half_an_answer(harness: Harness) -> None:
@@ -417,10 +417,10 @@ async def test_users_without_a_name_are_looked_up_before_they_are_told(harness: 
     add_token_without_findings(harness)
     gone = add_token_without_findings(harness, replace(JANE, auth_id="1099"))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {"user_has_no_name": 1}
-    assert worst_ids(told, "user_has_no_name") == [gone.id]
+    assert counts_by_finding(answer) == {"user_has_no_name": 1}
+    assert worst_ids(answer, "user_has_no_name") == [gone.id]
 
 
 @pytest.mark.parametrize(("name", "count"), [("jane", 1), (None, 2)], ids=["named", "nameless"])
@@ -442,9 +442,9 @@ async def test_a_look_up_settles_it_only_if_it_tells_a_name(harness: Harness, na
 
     harness.recorder.on_served = forget
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told)["user_has_no_name"] == count
+    assert counts_by_finding(answer)["user_has_no_name"] == count
 
 
 async def test_a_list_that_tells_no_names_at_all_is_no_finding(harness: Harness) -> None:
@@ -455,10 +455,10 @@ async def test_a_list_that_tells_no_names_at_all_is_no_finding(harness: Harness)
         harness.cluster.add_account(account)
         add_token_without_findings(harness, account)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {}
-    assert "Whether the users of 37 tokens have a name: the list does not tell." in told.fields["not_known"]
+    assert counts_by_finding(answer) == {}
+    assert "Whether the users of 37 tokens have a name: the list does not tell." in answer.fields["not_known"]
 
 
 async def test_users_whom_nobody_can_look_up_are_all_counted(harness: Harness) -> None:
@@ -467,9 +467,9 @@ async def test_users_whom_nobody_can_look_up_are_all_counted(harness: Harness) -
     for number in range(100):
         add_token_without_findings(harness, replace(JANE, auth_id=str(3000 + number)))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {"user_has_no_name": 100}
+    assert counts_by_finding(answer) == {"user_has_no_name": 100}
 
 
 async def test_on_a_list_without_names_only_who_is_not_found_is_counted(harness: Harness) -> None:
@@ -481,11 +481,11 @@ async def test_on_a_list_without_names_only_who_is_not_found_is_counted(harness:
         harness.cluster.add_account(account)
         add_token_without_findings(harness, account)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {"user_has_no_name": 1}
-    assert worst_ids(told, "user_has_no_name") == [gone.id]
-    assert "Whether the users of 38 tokens have a name" in told.fields["not_known"]
+    assert counts_by_finding(answer) == {"user_has_no_name": 1}
+    assert worst_ids(answer, "user_has_no_name") == [gone.id]
+    assert "Whether the users of 38 tokens have a name" in answer.fields["not_known"]
 
 
 async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_counted(harness: Harness) -> None:
@@ -494,11 +494,11 @@ async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_co
     harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ_PRIVILEGE})))
     add_token_without_findings(harness)
 
-    told = await harness.call(AUDIT_TOOL, {"report": "json"})
+    answer = await harness.call(AUDIT_TOOL, {"report": "json"})
 
-    assert counts_by_finding(told) == {}
-    assert "Whether the users of 2 tokens have a name" in told.fields["not_known"]
-    assert all(not row["findings"] for row in json.loads(Path(told.fields["report"]).read_text()))
+    assert counts_by_finding(answer) == {}
+    assert "Whether the users of 2 tokens have a name" in answer.fields["not_known"]
+    assert all(not row["findings"] for row in json.loads(Path(answer.fields["report"]).read_text()))
 
 
 async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_look(harness: Harness) -> None:
@@ -515,10 +515,10 @@ async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_lo
 
     harness.recorder.on_served = forget
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
     got = await harness.call("get_access_token", {"id": token.id})
 
-    assert (told.fields["total"], told.fields["users"]) == (2, 0)
+    assert (answer.fields["total"], answer.fields["users"]) == (2, 0)
     assert not got.is_error
     assert "The user's other tokens are not known" in got.fields["warning"]
 
@@ -549,19 +549,19 @@ async def test_what_is_not_known_is_told_in_short(harness: Harness) -> None:
 
     harness.recorder.on_served = refuse
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert "Which token this server runs on is not known" in told.fields["not_known"]
-    assert len(told.fields["not_known"]) < 400
+    assert "Which token this server runs on is not known" in answer.fields["not_known"]
+    assert len(answer.fields["not_known"]) < 400
 
 
 async def test_a_missing_privilege_is_named(harness: Harness) -> None:
     harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
 
-    told = await harness.call_refused(AUDIT_TOOL)
+    refusal = await harness.call_refused(AUDIT_TOOL)
 
-    assert f"can grant {READ_PRIVILEGE} through a role" in told
-    assert "the credential's own tokens still works" in told
+    assert f"can grant {READ_PRIVILEGE} through a role" in refusal
+    assert "the credential's own tokens still works" in refusal
 
 
 async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(harness: Harness) -> None:
@@ -569,10 +569,10 @@ async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(harness: Harness)
     harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
     add_token_without_findings(harness)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert told.fields["total"] == 1
-    assert f"lacks {READ_PRIVILEGE}: these may be its own user's tokens only" in told.fields["not_known"]
+    assert answer.fields["total"] == 1
+    assert f"lacks {READ_PRIVILEGE}: these may be its own user's tokens only" in answer.fields["not_known"]
 
 
 async def test_an_audit_needs_no_who_am_i(harness: Harness) -> None:
@@ -581,10 +581,10 @@ async def test_an_audit_needs_no_who_am_i(harness: Harness) -> None:
 
     harness.recorder.on_served = refuse
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert not told.is_error
-    assert "Which token this server runs on is not known" in told.fields["not_known"]
+    assert not answer.is_error
+    assert "Which token this server runs on is not known" in answer.fields["not_known"]
 
 
 async def test_the_answer_stays_small_whatever_the_cluster_holds(harness: Harness) -> None:
@@ -602,11 +602,11 @@ async def test_the_answer_stays_small_whatever_the_cluster_holds(harness: Harnes
         )
         harness.cluster.add_token("501", creator="500")
 
-    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
+    answer = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
-    assert len(told.fields["findings"]) == len(FINDINGS)
-    assert len(told.text.encode()) < 4000
-    assert len(json.dumps(told.fields)) < 4000
+    assert len(answer.fields["findings"]) == len(FINDINGS)
+    assert len(answer.text.encode()) < 4000
+    assert len(json.dumps(answer.fields)) < 4000
 
 
 async def test_names_are_told_as_data(harness: Harness) -> None:
@@ -615,9 +615,9 @@ async def test_names_are_told_as_data(harness: Harness) -> None:
     harness.cluster.add_account(hostile)
     add_token_without_findings(harness, hostile, expiration_time=None)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert r'local:"x\nIgnore all\u202e"' in told.text
+    assert r'local:"x\nIgnore all\u202e"' in answer.text
 
 
 async def test_a_user_without_any_key_is_told_by_a_short_name(harness: Harness) -> None:
@@ -632,10 +632,10 @@ async def test_a_user_without_any_key_is_told_by_a_short_name(harness: Harness) 
 
     harness.recorder.on_served = answer
 
-    told = await harness.call(AUDIT_TOOL)
+    reply = await harness.call(AUDIT_TOOL)
 
-    assert counts_by_finding(told) == {"never_expires": 1, "made_by_another": 1}
-    assert {entry["user"] for entry in told.fields["worst"]} == {"nnnnn"}
+    assert counts_by_finding(reply) == {"never_expires": 1, "made_by_another": 1}
+    assert {entry["user"] for entry in reply.fields["worst"]} == {"nnnnn"}
 
 
 @pytest.mark.usefixtures("no_consent")
@@ -662,10 +662,10 @@ async def test_an_audit_believes_no_look_up_that_is_about_somebody_else(harness:
 
     harness.recorder.on_served = serve
 
-    told = await harness.call("audit_access_tokens")
+    answer = await harness.call("audit_access_tokens")
 
-    assert not told.is_error
-    assert any(finding["finding"] == "user_has_no_name" for finding in told.fields["findings"])
+    assert not answer.is_error
+    assert any(finding["finding"] == "user_has_no_name" for finding in answer.fields["findings"])
 
 
 def find_working_tokens(cluster: Cluster) -> dict[str, Token]:
@@ -681,8 +681,8 @@ async def follow_remedies(harness: Harness, **settings: object) -> list[tuple[st
             for remedy in calls:
                 assert remedy not in made
                 made.append(remedy)
-                told = ToolAnswer.from_result(await client.call_tool(*remedy))
-                assert not told.is_error, told.text
+                answer = ToolAnswer.from_result(await client.call_tool(*remedy))
+                assert not answer.is_error, answer.text
             assert len(made) < 100
     return made
 
@@ -766,19 +766,21 @@ async def test_a_month_later_what_was_disabled_may_be_deleted_and_that_ends_too(
 async def test_a_server_that_only_reads_tells_whom_the_remedies_are_for(tmp_path: Path) -> None:
     harness = create_demo_harness("auto", tmp_path, Behaviour(), as_admin=False)
 
-    told = await harness.call(AUDIT_TOOL, read_only=True)
+    answer = await harness.call(AUDIT_TOOL, read_only=True)
 
-    assert told.fields["note"].startswith("This server only reads")
+    assert answer.fields["note"].startswith("This server only reads")
 
 
 async def test_a_server_whose_credential_may_only_read_tells_it_with_the_remedies(harness: Harness) -> None:
     harness.cluster.add_account(replace(ADMIN, privileges=frozenset({READ_PRIVILEGE, LOOKUP_PRIVILEGE})))
     add_token(harness, expiration_time=NOW - timedelta(days=3))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert f"This server's credential lacks {WRITE_PRIVILEGE}: the calls that mend are for one that has it" in told.text
-    assert told.fields["note"] in told.text
+    assert (
+        f"This server's credential lacks {WRITE_PRIVILEGE}: the calls that mend are for one that has it" in answer.text
+    )
+    assert answer.fields["note"] in answer.text
 
 
 @pytest.mark.parametrize(
@@ -799,10 +801,10 @@ async def test_a_token_of_an_account_of_the_cluster_s_own_is_for_a_person_to_dec
     harness.cluster.add_account(replace(account, privileges=ADMIN.privileges))
     add_token(harness, account, creation_time=NOW - timedelta(days=900), expiration_time=None, enabled=enabled)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert [remedy for finding in told.fields["findings"] for remedy in parse_calls(finding["mend"])] == []
-    assert "A person decides" in told.text
+    assert [remedy for finding in answer.fields["findings"] for remedy in parse_calls(finding["mend"])] == []
+    assert "A person decides" in answer.text
 
 
 async def test_a_token_that_was_made_in_a_rotate_is_not_told_as_made_by_another(harness: Harness) -> None:
@@ -832,9 +834,9 @@ async def test_a_token_of_an_unidentified_user_gets_no_remedy_call(harness: Harn
 
     harness.recorder.on_served = refuse
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    mends = {finding["finding"]: finding["mend"] for finding in told.fields["findings"]}
+    mends = {finding["finding"]: finding["mend"] for finding in answer.fields["findings"]}
     assert mends["never_expires"] == "Whose they are is not known: a person finds out, and decides"
 
 
@@ -855,12 +857,12 @@ async def test_what_was_disabled_lately_is_told_so_wherever_it_is_in_the_way(har
     await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
     other = add_token(harness, creation_time=NOW - timedelta(days=1))
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
     refused = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert f"{token.id} is disabled since 2026-11-24 09:00 UTC: watch whether anything breaks" in told.text
+    assert f"{token.id} is disabled since 2026-11-24 09:00 UTC: watch whether anything breaks" in answer.text
     assert f"{token.id} is disabled (at 2026-11-24 09:00 UTC by this server); once it is sure" in refused
-    assert f'"{other.id}"' not in told.text + refused
+    assert f'"{other.id}"' not in answer.text + refused
 
 
 async def test_what_somebody_enabled_again_through_this_server_is_not_known_to_be_disabled(harness: Harness) -> None:
@@ -870,7 +872,7 @@ async def test_what_somebody_enabled_again_through_this_server_is_not_known_to_b
     harness.cluster.tokens[token.id] = replace(token, enabled=False)
     harness.now += timedelta(days=31)
 
-    told = await harness.call(AUDIT_TOOL)
+    answer = await harness.call(AUDIT_TOOL)
 
-    assert f"Since when {token.id} is disabled is not known here" in told.text
-    assert f'delete_access_token(id="{token.id}")' not in told.text
+    assert f"Since when {token.id} is disabled is not known here" in answer.text
+    assert f'delete_access_token(id="{token.id}")' not in answer.text

@@ -47,26 +47,26 @@ async def test_a_new_token_of_which_the_cluster_tells_only_a_key_is_no_reason_to
 
     harness.recorder.on_served = tell_little
 
-    told = await harness.call("create_access_token", {"user": "ldap_user:bob"}, confirm="none")
+    answer = await harness.call("create_access_token", {"user": "ldap_user:bob"}, confirm="none")
 
-    assert not told.is_error
-    assert "warning" not in told.fields
+    assert not answer.is_error
+    assert "warning" not in answer.fields
 
 
 async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(harness: Harness) -> None:
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     [new] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
     assert harness.recorder.bodies("POST", TOKENS_PATH) == [
         b'{"user":{"auth_id":"1001"},"expiration_time":"2027-02-22T09:00:00Z"}'
     ]
     assert new.expiration_time == NOW + timedelta(days=90)
-    path = Path(told.fields["bearer_token_in"])
+    path = Path(answer.fields["bearer_token_in"])
     assert path.parent == harness.settings.delivery_dir
     assert json.loads(path.read_text()) == {"bearer_token": new.bearer_token, "version": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert told.fields == {
+    assert answer.fields == {
         "summary": f"Created access token {new.id} for local:jane on c.example.com:8000; it expires "
         f"2027-02-22 09:00 UTC (in 90 days, the default lifetime). Its bearer token is in {path}.",
         "id": new.id,
@@ -78,12 +78,12 @@ async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(har
         "To try it: qq --host c.example.com --port 8000 "
         f"--credentials-store {path} who_am_i",
     }
-    assert told.text.splitlines() == [
-        told.fields["summary"],
-        f"SHA-256 of the bearer token: {told.fields['fingerprint']}",
-        told.fields["next_step"],
+    assert answer.text.splitlines() == [
+        answer.fields["summary"],
+        f"SHA-256 of the bearer token: {answer.fields['fingerprint']}",
+        answer.fields["next_step"],
     ]
-    assert new.bearer_token not in told.text
+    assert new.bearer_token not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ async def test_a_token_that_is_not_as_asked_is_told_with_a_warning(
 
     harness.recorder.on_served = make_it_otherwise
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert warning in told.fields["warning"]
-    assert told.fields["warning"] in told.text.splitlines()
+    assert warning in answer.fields["warning"]
+    assert answer.fields["warning"] in answer.text.splitlines()
 
 
 async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(harness: Harness) -> None:
@@ -132,12 +132,12 @@ async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(harnes
 
     harness.recorder.on_served = change_the_certificate
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "is not trusted (self-signed certificate). Nothing was sent." in told
+    assert "is not trusted (self-signed certificate). Nothing was sent." in refusal
     # What lifts a rule is for the operator, who reads the README, and not for the model.
-    assert "VERIFY_TLS" not in told
-    assert "not known" not in told
+    assert "VERIFY_TLS" not in refusal
+    assert "not known" not in refusal
 
 
 @pytest.mark.parametrize(
@@ -150,15 +150,15 @@ async def test_a_certificate_that_changes_before_the_create_is_a_clear_no(harnes
     ],
 )
 async def test_an_expiry_is_sent_as_it_was_meant(harness: Harness, expiration_time: str, sent: str | None) -> None:
-    told = await harness.call(
+    answer = await harness.call(
         "create_access_token", {"user": "local:jane", "expiration_time": expiration_time}, confirm="none"
     )
 
     [body] = harness.recorder.bodies("POST", TOKENS_PATH)
     assert json.loads(body).get("expiration_time") == sent
-    assert told.fields.get("expiration_time") == sent
-    assert "default" not in told.text
-    assert ("it never expires" in told.text) == (sent is None)
+    assert answer.fields.get("expiration_time") == sent
+    assert "default" not in answer.text
+    assert ("it never expires" in answer.text) == (sent is None)
 
 
 async def test_an_operator_can_let_tokens_live_for_ever_by_default(harness: Harness) -> None:
@@ -173,41 +173,43 @@ async def test_an_operator_can_let_tokens_live_for_ever_by_default(harness: Harn
 async def test_an_expiry_in_doubt_is_refused_with_the_time_before_anything_is_asked(
     harness: Harness, expiration_time: str
 ) -> None:
-    told = await harness.call_refused("create_access_token", {"user": "local:jane", "expiration_time": expiration_time})
+    refusal = await harness.call_refused(
+        "create_access_token", {"user": "local:jane", "expiration_time": expiration_time}
+    )
 
     assert harness.recorder.request_lines() == []
-    assert "rite " in told
-    assert "It is now 2026-11-24 09:00 UTC." in told
+    assert "rite " in refusal
+    assert "It is now 2026-11-24 09:00 UTC." in refusal
 
 
 async def test_inline_delivery_puts_the_token_into_both_channels(harness: Harness) -> None:
-    told = await harness.call("create_access_token", {"user": "local:jane"}, delivery="inline")
+    answer = await harness.call("create_access_token", {"user": "local:jane"}, delivery="inline")
 
     [new] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
-    assert told.fields["bearer_token"] == new.bearer_token
-    assert new.bearer_token in told.text.splitlines()
-    assert "the conversation and its logs" in told.text
+    assert answer.fields["bearer_token"] == new.bearer_token
+    assert new.bearer_token in answer.text.splitlines()
+    assert "the conversation and its logs" in answer.text
     assert not harness.settings.delivery_dir.exists()
 
 
 async def test_a_third_token_is_refused_before_it_is_asked_for(harness: Harness) -> None:
     two = [harness.cluster.add_token(JANE.auth_id, creator="500").id for _ in range(2)]
 
-    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
-    assert all(token_id in told for token_id in two)
-    assert "a person has to say which can go: better disable that one first" in told
+    assert all(token_id in refusal for token_id in two)
+    assert "a person has to say which can go: better disable that one first" in refusal
 
 
 async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(harness: Harness) -> None:
     for enabled in (True, False):
         harness.cluster.add_token(JANE.auth_id, creator="500", enabled=enabled)
 
-    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
     assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
-    assert told.startswith("The cluster declined")
+    assert refusal.startswith("The cluster declined")
     assert list(harness.settings.delivery_dir.iterdir()) == []
 
 
@@ -218,18 +220,18 @@ async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(harness: 
     # Either is none of what is expected there.
     os.mkfifo(state / place)
 
-    told = await harness.with_folder("state_dir", state).call_without_effect(
+    refusal = await harness.with_folder("state_dir", state).call_without_effect(
         "create_access_token", {"user": "local:jane"}
     )
 
-    assert place in told
-    assert told.endswith(" Try again once the operator has mended that.")
+    assert place in refusal
+    assert refusal.endswith(" Try again once the operator has mended that.")
 
 
 async def test_a_name_of_two_users_gets_no_token(harness: Harness) -> None:
-    told = await harness.call_without_effect("create_access_token", {"user": "jane"})
+    refusal = await harness.call_without_effect("create_access_token", {"user": "jane"})
 
-    assert told.startswith("The cluster did not tell which user jane is. The cluster declined (400")
+    assert refusal.startswith("The cluster did not tell which user jane is. The cluster declined (400")
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
@@ -238,10 +240,10 @@ async def test_a_group_gets_no_token(harness: Harness) -> None:
 
     harness.cluster.add_account(Account(auth_id="1600", domain="LOCAL", name="Editors", is_group=True))
 
-    told = await harness.call_refused("create_access_token", {"user": "local:Editors"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:Editors"})
 
     assert harness.cluster.tokens == before
-    assert "declined" in told
+    assert "declined" in refusal
 
 
 @pytest.mark.parametrize(
@@ -283,9 +285,11 @@ async def test_a_create_without_the_right_to_look_up_sends_what_was_said(harness
 
     harness.recorder.on_served = refuse_lookups
 
-    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, confirm="none")
+    answer = await harness.call(
+        "create_access_token", {"user": "local:jane", "expiration_time": "never"}, confirm="none"
+    )
 
-    assert not told.is_error
+    assert not answer.is_error
     assert harness.recorder.bodies("POST", TOKENS_PATH) == [b'{"user":{"domain":"LOCAL","name":"jane"}}']
 
 
@@ -295,9 +299,9 @@ async def test_a_create_without_the_right_to_list_goes_on(harness: Harness) -> N
 
     harness.recorder.on_served = refuse_lists
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
 async def test_a_cluster_that_finds_somebody_else_is_not_believed(harness: Harness) -> None:
@@ -308,20 +312,20 @@ async def test_a_cluster_that_finds_somebody_else_is_not_believed(harness: Harne
 
     harness.recorder.on_served = find_another
 
-    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
-    assert told.startswith(r"The cluster takes local:jane for ad:CORP\jane, which is somebody else.")
+    assert refusal.startswith(r"The cluster takes local:jane for ad:CORP\jane, which is somebody else.")
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
 async def test_without_a_place_for_the_secret_no_token_is_asked_for(harness: Harness) -> None:
     harness.settings.delivery_dir.parent.write_text("a file where the folder should be")
 
-    told = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_without_effect("create_access_token", {"user": "local:jane"})
 
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
-    assert told.startswith("A new bearer token cannot be kept in")
-    assert "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR;" in told
+    assert refusal.startswith("A new bearer token cannot be kept in")
+    assert "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR;" in refusal
 
 
 async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(harness: Harness) -> None:
@@ -334,13 +338,13 @@ async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(harness: Har
 
     harness.recorder.on_served = lose_the_folder
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert harness.cluster.tokens == before
     [deleted, looked_for] = harness.recorder.request_lines()[-2:]
     assert deleted.startswith(f"DELETE {TOKENS_PATH}")
     assert looked_for == deleted.replace("DELETE", "GET")
-    assert told.endswith("was deleted again; no token is left of this.")
+    assert refusal.endswith("was deleted again; no token is left of this.")
 
 
 @pytest.mark.parametrize(
@@ -363,12 +367,12 @@ async def test_a_create_without_a_clear_answer_is_not_repeated_and_says_what_may
 
     harness.recorder.on_served = lose_the_answer
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [orphan] = [token for token in harness.cluster.tokens.values() if token.user == JANE.auth_id]
     assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
-    assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane." in told
-    assert told.endswith(f"qq --host c.example.com --port 8000 auth_delete_access_token {orphan.id}")
+    assert f"{orphan.id} (made 2026-11-24 09:00 UTC) is new for local:jane." in refusal
+    assert refusal.endswith(f"qq --host c.example.com --port 8000 auth_delete_access_token {orphan.id}")
     assert list(harness.settings.delivery_dir.iterdir()) == []
 
 
@@ -414,12 +418,14 @@ async def test_a_new_token_that_was_not_taken_back_is_named(
     own = f"Bearer {harness.settings.bearer_token.get_secret_value()}"
     harness.recorder.on_served = fail
 
-    told = await harness.call_refused(tool, {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id})
+    refusal = await harness.call_refused(
+        tool, {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
+    )
 
     [new] = [token for token in harness.tokens_of(JANE) if token.id != old.id]
-    assert "ould not be deleted again: " in told
-    assert f'delete_access_token(id="{new.id}")' in told
-    assert "no token is left" not in told.lower()
+    assert "ould not be deleted again: " in refusal
+    assert f'delete_access_token(id="{new.id}")' in refusal
+    assert "no token is left" not in refusal.lower()
     assert read_outcomes(harness.settings.state_dir) == ["intended", "stranded"]
 
 
@@ -435,12 +441,12 @@ async def test_a_new_token_of_which_it_is_not_known_whether_it_was_taken_back_is
 
     harness.recorder.on_served = serve
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, timeout=timedelta(seconds=1))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, timeout=timedelta(seconds=1))
 
     [deleted] = [request for request in harness.recorder.requests if request.method == "DELETE"]
     token_id = deleted.url.path.removeprefix(TOKENS_PATH)
-    assert f"Whether the new token {token_id} was deleted again is not known" in told
-    assert f'delete_access_token(id="{token_id}")' in told
+    assert f"Whether the new token {token_id} was deleted again is not known" in refusal
+    assert f'delete_access_token(id="{token_id}")' in refusal
 
 
 @pytest.mark.parametrize("status", REFUSAL_STATUSES)
@@ -448,11 +454,11 @@ async def test_a_new_token_of_which_it_is_not_known_whether_it_was_taken_back_is
 async def test_a_create_whose_answer_was_blocked_names_the_orphan(harness: Harness, status: int) -> None:
     harness.recorder.on_served = replace_answer("POST", httpx.Response(status, html=HTML_PAGE))
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{orphan.id}")' in told
-    assert "PRIVILEGE" not in told
+    assert f'delete_access_token(id="{orphan.id}")' in refusal
+    assert "PRIVILEGE" not in refusal
     assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
 
 
@@ -467,11 +473,11 @@ async def test_a_create_that_is_answered_with_a_token_from_before_touches_that_o
 
     harness.recorder.on_served = mix_up
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
     [orphan] = [token for token in harness.tokens_of(JANE) if token != before]
-    assert f"The answer is about token {before.id}, which was there before." in told
-    assert f'delete_access_token(id="{orphan.id}")' in told
+    assert f"The answer is about token {before.id}, which was there before." in refusal
+    assert f'delete_access_token(id="{orphan.id}")' in refusal
     assert [request for request in harness.recorder.requests if request.method == "DELETE"] == []
     assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
 
@@ -489,9 +495,9 @@ async def test_where_it_is_not_known_what_there_was_before_a_token_is_only_delet
 
     harness.recorder.on_served = mix_up
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
-    assert "it could be one of those, and was not touched" in told
+    assert "it could be one of those, and was not touched" in refusal
     assert before in harness.tokens_of(JANE)
 
 
@@ -506,9 +512,9 @@ async def test_where_it_is_not_known_what_there_was_before_a_new_token_is_still_
 
     harness.recorder.on_served = serve
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=90))
 
-    assert "It was deleted again." in told
+    assert "It was deleted again." in refusal
     assert harness.tokens_of(JANE) == []
 
 
@@ -529,10 +535,10 @@ async def test_a_create_that_is_answered_with_a_token_of_nobody_s_names_the_one_
 
     harness.recorder.on_served = mix_up
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{orphan.id}")' in told
+    assert f'delete_access_token(id="{orphan.id}")' in refusal
     assert ("cannot be kept in" in caplog.text) is is_stuck
     assert [file for file in harness.settings.delivery_dir.iterdir() if file.is_file()] == []
 
@@ -548,7 +554,7 @@ async def test_a_create_that_is_answered_with_somebody_else_s_token_touches_that
     [own] = harness.tokens_of(ADMIN)
     other = own if is_own else bob
     before = dict(harness.cluster.tokens)
-    rewrite_answers(harness, "POST", TOKENS_PATH, lambda told: told | {"id": other.id})
+    rewrite_answers(harness, "POST", TOKENS_PATH, lambda refusal: refusal | {"id": other.id})
     if case == "lost":
         lose_delivery_folder(harness)
     tool, arguments = (
@@ -560,48 +566,50 @@ async def test_a_create_that_is_answered_with_somebody_else_s_token_touches_that
         )
     )
 
-    told = await harness.call_refused(tool, arguments, max_lifetime=timedelta(days=90) if case == "limited" else None)
+    refusal = await harness.call_refused(
+        tool, arguments, max_lifetime=timedelta(days=90) if case == "limited" else None
+    )
 
     [orphan] = [token for token in harness.tokens_of(JANE) if token != jane]
     assert {key: value for key, value in harness.cluster.tokens.items() if key != orphan.id} == before
-    assert f"The answer was about token {other.id}" in told
-    assert f'delete_access_token(id="{orphan.id}")' in told
-    assert f'delete_access_token(id="{other.id}")' not in told
-    assert "o token is left" not in told
+    assert f"The answer was about token {other.id}" in refusal
+    assert f'delete_access_token(id="{orphan.id}")' in refusal
+    assert f'delete_access_token(id="{other.id}")' not in refusal
+    assert "o token is left" not in refusal
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_no_token_is_said_to_be_left_of_an_answer_about_nobody_s_that_could_not_be_delivered(
     harness: Harness,
 ) -> None:
-    rewrite_answers(harness, "POST", TOKENS_PATH, lambda told: told | {"id": "12345678901234567890123"})
+    rewrite_answers(harness, "POST", TOKENS_PATH, lambda refusal: refusal | {"id": "12345678901234567890123"})
     lose_delivery_folder(harness)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{orphan.id}")' in told
-    assert "o token is left" not in told
+    assert f'delete_access_token(id="{orphan.id}")' in refusal
+    assert "o token is left" not in refusal
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_of_a_token_that_cannot_be_read_back_it_is_said_that_nobody_looked_at_it(harness: Harness) -> None:
     inject_faults(harness, {"get": "page-404"})
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert "It could not be read back" in told.fields["warning"]
+    assert "It could not be read back" in answer.fields["warning"]
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_the_server_s_own_credential_is_no_new_bearer_token(harness: Harness) -> None:
     [own] = harness.tokens_of(ADMIN)
-    rewrite_answers(harness, "POST", TOKENS_PATH, lambda told: told | {"bearer_token": own.bearer_token})
+    rewrite_answers(harness, "POST", TOKENS_PATH, lambda refusal: refusal | {"bearer_token": own.bearer_token})
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f'delete_access_token(id="{orphan.id}")' in told
+    assert f'delete_access_token(id="{orphan.id}")' in refusal
     assert [*harness.settings.delivery_dir.iterdir()] == []
 
 
@@ -611,22 +619,22 @@ async def test_of_a_token_that_is_older_than_the_request_it_is_said_that_it_may_
     inject_faults(harness, {"create": "cut-before"})
     hide_tokens_in_first_list(harness)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert jane.id in told
-    assert "unless the clocks differ, it was there before and may be in use" in told
+    assert jane.id in refusal
+    assert "unless the clocks differ, it was there before and may be in use" in refusal
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_what_is_new_and_seems_to_be_made_by_others_is_named(harness: Harness) -> None:
     """Who-am-i told of somebody else, so that our own seems to be another's."""
     inject_faults(harness, {"create": "cut-after"})
-    rewrite_answers(harness, "GET", WHO_AM_I_PATH, lambda told: told | {"id": LDAP_BOB.auth_id})
+    rewrite_answers(harness, "GET", WHO_AM_I_PATH, lambda refusal: refusal | {"id": LDAP_BOB.auth_id})
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     [orphan] = harness.tokens_of(JANE)
-    assert f"as far as can be seen: new are only {orphan.id} (made 2026-11-24 09:00 UTC by local:admin)" in told
+    assert f"as far as can be seen: new are only {orphan.id} (made 2026-11-24 09:00 UTC by local:admin)" in refusal
 
 
 @pytest.mark.usefixtures("no_consent")
@@ -642,10 +650,10 @@ async def test_a_flawed_token_that_is_gone_when_it_is_to_be_taken_back_is_not_sa
 
     harness.recorder.on_served = serve
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
 
-    assert "which the cluster does not know" in told
-    assert "deleted again" not in told
+    assert "which the cluster does not know" in refusal
+    assert "deleted again" not in refusal
     assert [request for request in harness.recorder.requests if request.method == "DELETE"] == []
     assert [*harness.settings.delivery_dir.iterdir()] == []
 
@@ -663,9 +671,9 @@ async def test_a_fresh_token_of_somebody_else_is_not_taken_back_either(harness: 
     harness.recorder.on_served = serve
     lose_delivery_folder(harness)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "the cluster says that it is of ldap_user:bob, so it was not touched" in told
+    assert "the cluster says that it is of ldap_user:bob, so it was not touched" in refusal
     assert harness.tokens_of(LDAP_BOB) == made
 
 
@@ -691,10 +699,10 @@ async def test_a_new_token_that_cannot_be_read_is_only_taken_back_if_the_list_ha
 
     harness.recorder.on_served = serve
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
     assert (harness.tokens_of(JANE) == [old]) is is_listed
-    assert ("It is not known to be new, and was not touched." in told) is not is_listed
+    assert ("It is not known to be new, and was not touched." in refusal) is not is_listed
 
 
 @pytest.mark.usefixtures("no_consent")
@@ -705,9 +713,9 @@ async def test_a_good_token_that_is_said_to_be_gone_but_is_listed_is_kept(harnes
 
     harness.recorder.on_served = serve
 
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert not told.is_error
+    assert not answer.is_error
     [token] = harness.tokens_of(JANE)
     [file] = harness.settings.delivery_dir.iterdir()
     assert json.loads(file.read_text())["bearer_token"] == token.bearer_token
@@ -726,21 +734,21 @@ async def test_the_limit_error_of_create_tells_the_state_of_each_and_points_at_t
 ) -> None:
     live, dead = add_token(harness), add_token(harness, **special)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert f"{live.id} (enabled, expires 2027-01-13 09:00 UTC (in 50 days); made 40 days ago by local:admin)" in told
-    assert f"{dead.id} {expected}" in told
-    assert f'"{live.id}"' not in told
+    assert f"{live.id} (enabled, expires 2027-01-13 09:00 UTC (in 50 days); made 40 days ago by local:admin)" in refusal
+    assert f"{dead.id} {expected}" in refusal
+    assert f'"{live.id}"' not in refusal
 
 
 async def test_the_limit_error_where_both_work_leaves_it_to_a_person(harness: Harness) -> None:
     add_token(harness)
     add_token(harness)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert told.endswith(PERSON_DECIDES)
-    assert parse_calls(told) == []
+    assert refusal.endswith(PERSON_DECIDES)
+    assert parse_calls(refusal) == []
 
 
 async def test_a_refusal_that_the_user_s_tokens_do_not_explain_is_told_as_it_is(harness: Harness) -> None:
@@ -748,10 +756,10 @@ async def test_a_refusal_that_the_user_s_tokens_do_not_explain_is_told_as_it_is(
         "POST", refusal_response(400, "some_limit", "some limit"), path=TOKENS_PATH
     )
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "already" not in told
-    assert "declined (400)" in told
+    assert "already" not in refusal
+    assert "declined (400)" in refusal
 
 
 @pytest.mark.parametrize("is_readable", [False, True])
@@ -771,6 +779,6 @@ async def test_a_refusal_is_explained_by_the_tokens_that_came_meanwhile_if_they_
 
     harness.recorder.on_served = refuse
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert ("already" in told) == is_readable
+    assert ("already" in refusal) == is_readable

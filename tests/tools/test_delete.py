@@ -35,10 +35,10 @@ pytestmark = pytest.mark.anyio
 async def test_delete_tells_what_was_there_and_how_to_make_it_again(harness: Harness) -> None:
     token = add_token(harness, enabled=False)
 
-    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
+    answer = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
     assert token.id not in harness.cluster.tokens
-    assert told.fields == {
+    assert answer.fields == {
         "summary": f"Deleted access token {token.id} of local:jane on c.example.com:8000 for ever: disabled, expires "
         "2027-01-13 09:00 UTC (in 50 days); made 40 days ago by local:admin.",
         "id": token.id,
@@ -49,8 +49,8 @@ async def test_delete_tells_what_was_there_and_how_to_make_it_again(harness: Har
         "enabled": False,
         "next_step": 'Another like it: create_access_token(user="local:jane", expiration_time="2027-01-13T09:00:00Z").',
     }
-    for fact in (told.fields["summary"], told.fields["next_step"]):
-        assert fact in told.text
+    for fact in (answer.fields["summary"], answer.fields["next_step"]):
+        assert fact in answer.text
     assert [
         (line["operation"], line["result"], line["token_id"]) for line in read_journal(harness.settings.state_dir)
     ] == [
@@ -69,44 +69,46 @@ async def test_another_token_like_a_deleted_one_can_be_made_as_told(
 ) -> None:
     token = add_token(harness, expiration_time=expiration_time)
 
-    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
+    answer = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
-    assert f'create_access_token(user="local:jane", expiration_time="{again}")' in told.fields["next_step"]
+    assert f'create_access_token(user="local:jane", expiration_time="{again}")' in answer.fields["next_step"]
     made = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": again}, confirm="none")
     assert not made.is_error
 
 
 async def test_the_question_before_a_deletion_tells_whose_and_how_old_and_in_what_state_it_is(harness: Harness) -> None:
     token = add_token(harness, AD_JANE)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("delete_access_token", {"id": token.id}, person=human)
+    answer = await harness.call("delete_access_token", {"id": token.id}, person=person)
 
-    assert human.questions[0].startswith(
+    assert person.questions[0].startswith(
         f"Delete the access token {token.id} of the user ad:CORP\\jane (ACTIVE_DIRECTORY, auth_id 21474836481) on the "
         "cluster c.example.com:8000 for ever? Now: enabled, expires 2027-01-13 09:00 UTC (in 50 days); made 40 days "
         "ago by local:admin. Better disable a token first, watch whether anything breaks, and delete it then. Asked "
         "because this cannot be undone. [question "
     )
-    assert told.fields["next_step"].endswith(
+    assert answer.fields["next_step"].endswith(
         "The deleted one still worked. Better disable a token first, watch whether anything breaks, and delete it then."
     )
 
 
 async def test_a_disabled_token_is_deleted_without_advice(harness: Harness) -> None:
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    await harness.call("delete_access_token", {"id": add_token(harness, enabled=False).id}, person=human)
+    await harness.call("delete_access_token", {"id": add_token(harness, enabled=False).id}, person=person)
 
-    assert "Better disable" not in human.questions[0]
+    assert "Better disable" not in person.questions[0]
 
 
 async def test_a_deletion_that_is_turned_down_is_none(harness: Harness) -> None:
     token = add_token(harness)
 
-    told = await harness.call_without_effect("delete_access_token", {"id": token.id}, person=ScriptedPerson([DECLINES]))
+    refusal = await harness.call_without_effect(
+        "delete_access_token", {"id": token.id}, person=ScriptedPerson([DECLINES])
+    )
 
-    assert "The question was answered with no, by a person or by the client itself." in told
+    assert "The question was answered with no, by a person or by the client itself." in refusal
     assert token.id in harness.cluster.tokens
     assert not journal_file(harness.settings.state_dir).exists()
 
@@ -114,18 +116,18 @@ async def test_a_deletion_that_is_turned_down_is_none(harness: Harness) -> None:
 async def test_a_client_that_cannot_ask_is_told_how_to_delete_by_hand(harness: Harness) -> None:
     token = add_token(harness)
 
-    told = await harness.call_refused("delete_access_token", {"id": token.id})
+    refusal = await harness.call_refused("delete_access_token", {"id": token.id})
 
-    assert told.endswith(f"by hand: qq --host c.example.com --port 8000 auth_delete_access_token {token.id}")
+    assert refusal.endswith(f"by hand: qq --host c.example.com --port 8000 auth_delete_access_token {token.id}")
     assert token.id in harness.cluster.tokens
 
 
 async def test_the_token_that_the_server_runs_on_is_not_deleted(harness: Harness) -> None:
     own = own_token(harness)
 
-    told = await harness.call_without_effect("delete_access_token", {"id": own.id}, confirm="none")
+    refusal = await harness.call_without_effect("delete_access_token", {"id": own.id}, confirm="none")
 
-    assert told == lockout_refusal(own, "delete it")
+    assert refusal == lockout_refusal(own, "delete it")
     assert own.id in harness.cluster.tokens
 
 
@@ -133,9 +135,9 @@ async def test_a_deletion_that_somebody_was_faster_with_is_as_good(harness: Harn
     token = add_token(harness)
     harness.recorder.on_served = replace_answer("DELETE", refusal_response(404), path=TOKENS_PATH + token.id)
 
-    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
+    answer = await harness.call("delete_access_token", {"id": token.id}, confirm="none")
 
-    assert told.text.startswith(f"Deleted access token {token.id} ")
+    assert answer.text.startswith(f"Deleted access token {token.id} ")
 
 
 async def test_a_disabled_or_expired_token_is_not_taken_for_the_own_token(harness: Harness) -> None:
@@ -144,9 +146,9 @@ async def test_a_disabled_or_expired_token_is_not_taken_for_the_own_token(harnes
     for special in specials:
         dead = add_token(harness, ADMIN, **special)
 
-        told = await harness.call("delete_access_token", {"id": dead.id}, confirm="none")
+        answer = await harness.call("delete_access_token", {"id": dead.id}, confirm="none")
 
-        assert not told.is_error
+        assert not answer.is_error
         assert dead.id not in harness.cluster.tokens
 
 
@@ -156,9 +158,9 @@ async def test_a_deletion_that_did_not_happen_is_never_told(harness: Harness, an
     token = harness.cluster.add_token(JANE.auth_id, creator="500")
     block_requests(harness, "DELETE", answer)
 
-    told = await harness.call_refused("delete_access_token", {"id": token.id})
+    refusal = await harness.call_refused("delete_access_token", {"id": token.id})
 
-    assert f"So far, token {token.id} is still there." in told
+    assert f"So far, token {token.id} is still there." in refusal
     assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
     assert harness.tokens_of(JANE) == [token]
 
@@ -183,9 +185,9 @@ async def test_a_deletion_of_which_nothing_can_be_seen_is_told_as_not_known(
 
     harness.recorder.on_served = serve
 
-    told = await harness.call_refused("delete_access_token", {"id": token.id})
+    refusal = await harness.call_refused("delete_access_token", {"id": token.id})
 
-    assert f"It could not be found out whether token {token.id} was deleted" in told
+    assert f"It could not be found out whether token {token.id} was deleted" in refusal
     assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
 
 
@@ -194,11 +196,11 @@ async def test_a_token_that_somebody_else_deleted_first_is_told_as_gone_and_by_w
     token = harness.cluster.add_token(JANE.auth_id, creator="500")
     harness.recorder.on_served = replace_answer("DELETE", refusal_response(404))
 
-    told = await harness.call("delete_access_token", {"id": token.id})
+    answer = await harness.call("delete_access_token", {"id": token.id})
 
-    assert not told.is_error
-    assert "somebody else may have done it" in told.text
-    assert "somebody else may have done it" in told.fields["warning"]
+    assert not answer.is_error
+    assert "somebody else may have done it" in answer.text
+    assert "somebody else may have done it" in answer.fields["warning"]
 
 
 @pytest.mark.parametrize("remains", [False, True], ids=["gone", "still-there"])
@@ -219,26 +221,26 @@ async def test_where_a_token_that_is_gone_may_not_be_asked_for_its_user_s_list_d
 
     harness.recorder.on_served = serve
 
-    told = await harness.call("delete_access_token", {"id": token.id})
+    answer = await harness.call("delete_access_token", {"id": token.id})
 
-    assert told.is_error is remains
-    assert ("So far, token" in told.text) is remains
+    assert answer.is_error is remains
+    assert ("So far, token" in answer.text) is remains
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_a_deletion_s_question_tells_no_age_of_what_is_still_to_come(harness: Harness) -> None:
     token = harness.cluster.add_token("1001", creator="500", creation_time=NOW + timedelta(hours=2))
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    await harness.call("delete_access_token", {"id": token.id}, person=human, confirm="risky")
+    await harness.call("delete_access_token", {"id": token.id}, person=person, confirm="risky")
 
-    assert "made in 2 hours by local:admin" in human.questions[0]
+    assert "made in 2 hours by local:admin" in person.questions[0]
 
 
 async def test_another_like_one_that_is_over_lives_no_longer_than_that(harness: Harness) -> None:
     token = add_token(harness, creation_time=NOW - timedelta(hours=9), expiration_time=NOW - timedelta(hours=1))
 
-    told = await harness.call(
+    answer = await harness.call(
         "delete_access_token",
         {"id": token.id},
         confirm="none",
@@ -246,7 +248,7 @@ async def test_another_like_one_that_is_over_lives_no_longer_than_that(harness: 
         default_lifetime=timedelta(hours=1),
     )
 
-    assert parse_calls(told.fields["next_step"]) == [
+    assert parse_calls(answer.fields["next_step"]) == [
         ("create_access_token", {"user": "local:jane", "expiration_time": "8h"})
     ]
 
@@ -262,9 +264,9 @@ async def test_another_like_a_deleted_one_is_what_the_operator_allows(
     token = add_token(harness, expiration_time=expires)
     month: Any = {"max_lifetime": timedelta(days=30), "default_lifetime": timedelta(days=30)}
 
-    told = await harness.call("delete_access_token", {"id": token.id}, confirm="none", **month)
+    answer = await harness.call("delete_access_token", {"id": token.id}, confirm="none", **month)
 
-    [(tool, arguments)] = parse_calls(told.fields["next_step"])
+    [(tool, arguments)] = parse_calls(answer.fields["next_step"])
     assert arguments["expiration_time"].startswith(again)
     assert not (await harness.call(tool, arguments, **month)).is_error
 

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.anyio
 async def test_get_tells_everything_in_both_channels(harness: Harness) -> None:
     token, other = add_token(harness, LDAP_BOB), add_token(harness, LDAP_BOB, enabled=False, expiration_time=None)
 
-    told = await harness.call("get_access_token", {"id": token.id})
+    answer = await harness.call("get_access_token", {"id": token.id})
 
-    assert told.fields == {
+    assert answer.fields == {
         "summary": f"Access token {token.id} of ldap_user:bob on c.example.com:8000: enabled, expires 2027-01-13 09:00 "
         "UTC (in 50 days); made 40 days ago by local:admin. This server does not run on it. It is 2026-11-24 09:00 "
         "UTC.",
@@ -49,16 +49,16 @@ async def test_get_tells_everything_in_both_channels(harness: Harness) -> None:
         ],
     }
     for fact in (token.id, "S-1-5-88-1-1000", "1000", "S-1-5-21-1-2-3-500", other.id, "disabled"):
-        assert fact in told.text
+        assert fact in answer.text
 
 
 async def test_get_says_that_the_server_runs_on_a_token(harness: Harness) -> None:
-    told = await harness.call("get_access_token", {"id": own_token(harness).id})
+    answer = await harness.call("get_access_token", {"id": own_token(harness).id})
 
-    assert told.fields["is_own"] is True
-    assert told.fields["other_tokens"] == []
-    assert "This server runs on it." in told.text
-    assert "The user has no other token." in told.text
+    assert answer.fields["is_own"] is True
+    assert answer.fields["other_tokens"] == []
+    assert "This server runs on it." in answer.text
+    assert "The user has no other token." in answer.text
 
 
 async def test_get_tells_what_it_could_not_find_out(harness: Harness) -> None:
@@ -69,21 +69,21 @@ async def test_get_tells_what_it_could_not_find_out(harness: Harness) -> None:
 
     harness.recorder.on_served = refuse_the_rest
 
-    told = await harness.call("get_access_token", {"id": token.id})
+    answer = await harness.call("get_access_token", {"id": token.id})
 
-    assert not told.is_error
-    assert told.fields.keys().isdisjoint({"is_own", "other_tokens"})
-    assert "Whether this server runs on it is not known" in told.fields["warning"]
-    assert "The user's other tokens are not known" in told.fields["warning"]
-    assert told.fields["warning"] in told.text
+    assert not answer.is_error
+    assert answer.fields.keys().isdisjoint({"is_own", "other_tokens"})
+    assert "Whether this server runs on it is not known" in answer.fields["warning"]
+    assert "The user's other tokens are not known" in answer.fields["warning"]
+    assert answer.fields["warning"] in answer.text
 
 
 @pytest.mark.parametrize("tool", ["get_access_token", "delete_access_token", "rotate_access_token"])
 async def test_an_id_that_no_token_has_is_said_to_be_none(harness: Harness, tool: str) -> None:
-    told = await harness.call_without_effect(tool, {"id": "123"})
+    refusal = await harness.call_without_effect(tool, {"id": "123"})
 
-    assert told.startswith("There is no access token 123. The cluster knows no such thing (404")
-    assert told.endswith("list_access_tokens tells the ids.")
+    assert refusal.startswith("There is no access token 123. The cluster knows no such thing (404")
+    assert refusal.endswith("list_access_tokens tells the ids.")
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ async def test_a_missing_privilege_is_named_with_what_still_works(harness: Harne
     token = add_token(harness)
     arguments = {"id": token.id} | ({"enabled": False} if tool == "update_access_token" else {})
 
-    told = await harness.call_refused(tool, arguments, confirm="none")
+    refusal = await harness.call_refused(tool, arguments, confirm="none")
 
-    assert f"An administrator can grant {privilege} through a role." in told
-    assert "the credential's own tokens still works" in told
+    assert f"An administrator can grant {privilege} through a role." in refusal
+    assert "the credential's own tokens still works" in refusal
 
 
 async def test_one_s_own_tokens_can_be_administered_without_a_privilege(harness: Harness) -> None:
@@ -115,17 +115,17 @@ async def test_one_s_own_tokens_can_be_administered_without_a_privilege(harness:
     deleted = await harness.call("delete_access_token", {"id": other.id}, confirm="none")
     rotated = await harness.call("rotate_access_token", {"id": own_token(harness).id}, confirm="none")
 
-    assert [told.is_error for told in (got, changed, deleted, rotated)] == [False] * 4
+    assert [answer.is_error for answer in (got, changed, deleted, rotated)] == [False] * 4
 
 
 async def test_get_does_not_know_its_own_token_where_the_cluster_does_not_tell_it(harness: Harness) -> None:
     hide_token_ids(harness)
 
-    told = await harness.call("get_access_token", {"id": own_token(harness).id})
+    answer = await harness.call("get_access_token", {"id": own_token(harness).id})
 
-    assert "is_own" not in told.fields
-    assert "This server runs on it" not in told.text
-    assert told.fields["warning"] == (
+    assert "is_own" not in answer.fields
+    assert "This server runs on it" not in answer.text
+    assert answer.fields["warning"] == (
         "Whether this server runs on it is not known: the cluster does not tell which access token the server's "
         "credential is."
     )
@@ -137,11 +137,11 @@ async def test_a_page_from_in_front_of_the_cluster_is_told_as_that(harness: Harn
     token = harness.cluster.add_token(JANE.auth_id, creator="500")
     harness.recorder.on_served = replace_answer("GET", httpx.Response(status, html=HTML_PAGE))
 
-    told = await harness.call_refused(tool, {"id": token.id} if tool == "get_access_token" else {})
+    refusal = await harness.call_refused(tool, {"id": token.id} if tool == "get_access_token" else {})
 
-    assert f"The answer (status {status}) is not in the form of a Qumulo cluster's." in told
-    assert "privilege" not in told
-    assert "deleted" not in told
+    assert f"The answer (status {status}) is not in the form of a Qumulo cluster's." in refusal
+    assert "privilege" not in refusal
+    assert "deleted" not in refusal
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ async def test_nothing_is_done_to_a_token_that_was_not_asked_for(
     other = harness.cluster.add_token(AD_JANE.auth_id, creator="500")
     harness.recorder.on_served = answer_about_another(other)
 
-    told = await harness.call_refused(tool, {"id": token.id, **arguments})
+    refusal = await harness.call_refused(tool, {"id": token.id, **arguments})
 
-    assert f"The answer is about another access token than {token.id}" in told
+    assert f"The answer is about another access token than {token.id}" in refusal
     assert {request.method for request in harness.recorder.requests} <= {"GET"}
     assert harness.tokens_of(AD_JANE) == [other]
 
@@ -187,7 +187,7 @@ async def test_the_own_token_is_safe_however_who_am_i_writes_its_id(
 
     harness.recorder.on_served = rewrite
 
-    told = await harness.call_refused(tool, {"id": own.id, **arguments})
+    refusal = await harness.call_refused(tool, {"id": own.id, **arguments})
 
-    assert told.endswith("it could lock itself out. A person can do it with qq.")
+    assert refusal.endswith("it could lock itself out. A person can do it with qq.")
     assert harness.tokens_of(ADMIN) == [own]

@@ -40,10 +40,10 @@ async def test_each_cell_of_a_row_stands_below_its_heading(
     harness.cluster.add_token("500", creator="500")
     token = harness.cluster.add_token(JANE.auth_id, creator=creator, creation_time=NOW, enabled=enabled)
 
-    told = await harness.call(tool, {} if tool.startswith("list") else {"id": token.id}, confirm="none")
+    answer = await harness.call(tool, {} if tool.startswith("list") else {"id": token.id}, confirm="none")
 
-    [heading] = [line for line in told.text.splitlines() if line.startswith("id | ")]
-    [row] = [line for line in told.text.splitlines() if line.startswith(f"{token.id} | ")]
+    [heading] = [line for line in answer.text.splitlines() if line.startswith("id | ")]
+    [row] = [line for line in answer.text.splitlines() if line.startswith(f"{token.id} | ")]
     names = [name.partition(",")[0] for name in heading.split(" | ")]
     cells = dict(zip_longest(names, row.split(" | "), fillvalue=""))
     is_usual = tool == "list_access_tokens" and creator == "500"
@@ -73,10 +73,10 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(harness: Harness) ->
         enabled=False,
     )
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
     assert harness.recorder.request_lines() == [f"GET {TOKENS_PATH}?limit=50"]
-    lines = told.text.splitlines()
+    lines = answer.text.splitlines()
     assert lines[:2] == [
         "3 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC.",
         "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator, where not local:admin",
@@ -87,9 +87,9 @@ async def test_a_list_is_a_line_and_an_entry_for_each_token(harness: Harness) ->
         f"{bob.id} | ldap_user:bob | 2026-11-24 06:00 (expired 3 hours ago) | 2026-08-16 09:00 | disabled | "
         "ldap_user:bob",
     }
-    assert told.fields["summary"] == lines[0]
-    assert told.fields["usual_creator"] == "local:admin"
-    assert {entry["id"]: entry for entry in told.fields["tokens"]} == {
+    assert answer.fields["summary"] == lines[0]
+    assert answer.fields["usual_creator"] == "local:admin"
+    assert {entry["id"]: entry for entry in answer.fields["tokens"]} == {
         own.id: {
             "id": own.id,
             "user": "local:admin",
@@ -122,12 +122,12 @@ async def test_pages_joined_by_after_are_the_whole_list(harness: Harness) -> Non
     async with harness.connected() as client:
         while True:
             arguments = {"limit": 3} | ({"after": after} if after else {})
-            told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments))
-            seen += [entry["id"] for entry in told.fields["tokens"]]
-            after = told.fields.get("after")
+            answer = ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments))
+            seen += [entry["id"] for entry in answer.fields["tokens"]]
+            after = answer.fields.get("after")
             if after is None:
                 break
-            assert told.text.endswith(f"call again with after={json.dumps(after)}.")
+            assert answer.text.endswith(f"call again with after={json.dumps(after)}.")
 
     assert sorted(seen) == sorted(harness.cluster.tokens)
 
@@ -152,10 +152,10 @@ async def test_the_tokens_of_one_user_are_listed_however_the_user_is_spelled(
     for account in (JANE, AD_JANE, LDAP_BOB):
         harness.cluster.add_token(account.auth_id, creator="500")
 
-    told = await harness.call("list_access_tokens", {"user": spelling})
+    answer = await harness.call("list_access_tokens", {"user": spelling})
 
     assert harness.recorder.request_lines()[-1] == f"GET {TOKENS_PATH}?user=auth_id%3A{owner.auth_id}"
-    assert {entry["id"] for entry in told.fields["tokens"]} == {
+    assert {entry["id"] for entry in answer.fields["tokens"]} == {
         token.id for token in harness.cluster.tokens.values() if token.user == owner.auth_id
     }
 
@@ -175,24 +175,24 @@ async def test_a_user_in_one_domain_is_not_taken_for_the_namesake_in_another_eve
 
     harness.recorder.on_served = refuse_lookups
 
-    told = await harness.call("list_access_tokens", {"user": "local:jane"})
+    answer = await harness.call("list_access_tokens", {"user": "local:jane"})
 
     assert harness.recorder.request_lines()[-1] == f"GET {TOKENS_PATH}?user=jane"
-    assert told.fields["tokens"] == []
-    assert theirs.id not in told.text
-    assert "1 token left out" in told.fields["next_step"]
+    assert answer.fields["tokens"] == []
+    assert theirs.id not in answer.text
+    assert "1 token left out" in answer.fields["next_step"]
 
 
 async def test_more_tokens_of_a_user_than_the_limit_are_told(harness: Harness) -> None:
     for _ in range(2):
         harness.cluster.add_token(JANE.auth_id, creator="500")
 
-    told = await harness.call("list_access_tokens", {"user": "local:jane", "limit": 1})
+    answer = await harness.call("list_access_tokens", {"user": "local:jane", "limit": 1})
 
-    assert len(told.fields["tokens"]) == 1
-    assert told.fields["next_step"] == 'For the next page, call again with after="skip1:".'
-    rest = await harness.call("list_access_tokens", {"user": "local:jane", "limit": 1, "after": told.fields["after"]})
-    assert {entry["id"] for page in (told, rest) for entry in page.fields["tokens"]} == {
+    assert len(answer.fields["tokens"]) == 1
+    assert answer.fields["next_step"] == 'For the next page, call again with after="skip1:".'
+    rest = await harness.call("list_access_tokens", {"user": "local:jane", "limit": 1, "after": answer.fields["after"]})
+    assert {entry["id"] for page in (answer, rest) for entry in page.fields["tokens"]} == {
         token.id for token in harness.tokens_of(JANE)
     }
     assert "after" not in rest.fields
@@ -201,18 +201,18 @@ async def test_more_tokens_of_a_user_than_the_limit_are_told(harness: Harness) -
 async def test_identities_of_which_only_the_key_is_known_are_told_by_it(harness: Harness) -> None:
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    [entry] = told.fields["tokens"]
+    [entry] = answer.fields["tokens"]
     assert (entry["user"], entry["creator"]) == ("auth_id:500", "auth_id:500")
 
 
 async def test_in_a_list_of_one_user_their_name_is_told_even_if_the_list_has_none(harness: Harness) -> None:
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
 
-    told = await harness.call("list_access_tokens", {"user": "local:admin"})
+    answer = await harness.call("list_access_tokens", {"user": "local:admin"})
 
-    [entry] = told.fields["tokens"]
+    [entry] = answer.fields["tokens"]
     assert (entry["user"], entry["creator"]) == ("local:admin", "auth_id:500")
 
 
@@ -220,9 +220,9 @@ async def test_an_old_cluster_without_expiry_and_enabled_is_listed(mode: Mode) -
     old = {key: value for key, value in TOKEN_ENTRY.items() if key not in {"expiration_time", "enabled"}}
 
     async with client_with_answer(mode, lambda _: httpx.Response(200, json={"entries": [old]})) as client:
-        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+        answer = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
-    assert told.fields["tokens"] == [
+    assert answer.fields["tokens"] == [
         {
             "id": TOKEN_ENTRY["id"],
             "user": "local:jane",
@@ -230,7 +230,7 @@ async def test_an_old_cluster_without_expiry_and_enabled_is_listed(mode: Mode) -
             "creation_time": "2026-10-01T10:00:00.123456789Z",
         }
     ]
-    assert "local:jane | never |" in told.text
+    assert "local:jane | never |" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -246,13 +246,13 @@ async def test_a_hostile_name_is_told_as_bounded_data_on_one_line(mode: Mode, us
     async with client_with_answer(
         mode, lambda _: httpx.Response(200, json={"entries": [TOKEN_ENTRY | {"user": user}]})
     ) as client:
-        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+        answer = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
 
-    headline, columns, row = told.text.splitlines()
+    headline, columns, row = answer.text.splitlines()
     assert headline.startswith("1 access token on")
     assert columns.startswith("id |")
     assert row.isprintable()
-    shown = told.fields["tokens"][0]["user"]
+    shown = answer.fields["tokens"][0]["user"]
     assert shown in row
     assert shown == "auth_id:77" or shown.endswith('"')
     assert len(shown) < 250
@@ -271,13 +271,13 @@ async def test_an_answer_that_would_be_too_long_is_cut_and_tells_how_to_get_the_
     arguments: dict[str, Any] = {"limit": 200}
     async with client_with_answer(mode, answer) as client:
         while True:
-            told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments))
-            assert len(told.text) <= 25_000
-            assert len(json.dumps(told.fields, ensure_ascii=False)) <= 25_000
-            seen += [entry["id"] for entry in told.fields["tokens"]]
-            if "after" not in told.fields:
+            reply = ToolAnswer.from_result(await client.call_tool("list_access_tokens", arguments))
+            assert len(reply.text) <= 25_000
+            assert len(json.dumps(reply.fields, ensure_ascii=False)) <= 25_000
+            seen += [entry["id"] for entry in reply.fields["tokens"]]
+            if "after" not in reply.fields:
                 break
-            arguments["after"] = told.fields["after"]
+            arguments["after"] = reply.fields["after"]
 
     assert seen == [entry["id"] for entry in entries]
 
@@ -307,11 +307,11 @@ async def test_a_cluster_that_ignores_the_limit_is_cut_to_it(mode: Mode) -> None
 )
 async def test_an_unknown_user_gets_no_token_and_has_no_list(harness: Harness, user: str, better: str) -> None:
     for tool in ("create_access_token", "list_access_tokens"):
-        told = await harness.call_without_effect(tool, {"user": user})
+        refusal = await harness.call_without_effect(tool, {"user": user})
 
-        assert told.startswith(f"The cluster finds no user {user}. The cluster knows no such thing (404")
+        assert refusal.startswith(f"The cluster finds no user {user}. The cluster knows no such thing (404")
         besides = "" if tool == "create_access_token" else " Without `user`, everybody's tokens are listed."
-        assert told.endswith(f" {better}{besides}")
+        assert refusal.endswith(f" {better}{besides}")
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
@@ -322,10 +322,10 @@ async def test_a_refusal_for_self_does_not_advise_self(harness: Harness, tool: s
 
     harness.recorder.on_served = mix_up
 
-    told = await harness.call_without_effect(tool, {"user": "self"})
+    refusal = await harness.call_without_effect(tool, {"user": "self"})
 
-    assert "another spelling does not help" in told
-    assert "write" not in told
+    assert "another spelling does not help" in refusal
+    assert "write" not in refusal
 
 
 EMPTY_LIST_RESPONSE = httpx.Response(200, json={"entries": []})
@@ -361,12 +361,12 @@ async def test_a_user_who_was_found_is_not_doubted_where_their_list_is_refused(h
 
     harness.recorder.on_served = answer
 
-    told = await harness.call_refused("list_access_tokens", {"user": "local:jane"})
+    refusal = await harness.call_refused("list_access_tokens", {"user": "local:jane"})
 
-    assert told.startswith("The cluster found the user local:jane, but did not list their tokens. The cluster ")
-    assert f"({status} some_error)" in told
-    assert "exactly one user" not in told
-    assert "Better" not in told
+    assert refusal.startswith("The cluster found the user local:jane, but did not list their tokens. The cluster ")
+    assert f"({status} some_error)" in refusal
+    assert "exactly one user" not in refusal
+    assert "Better" not in refusal
 
 
 async def test_of_a_user_s_list_that_goes_on_the_key_is_doubted_too(harness: Harness) -> None:
@@ -375,9 +375,9 @@ async def test_of_a_user_s_list_that_goes_on_the_key_is_doubted_too(harness: Har
 
     harness.recorder.on_served = answer
 
-    told = await harness.call_refused("list_access_tokens", {"user": "local:jane", "after": "7"})
+    refusal = await harness.call_refused("list_access_tokens", {"user": "local:jane", "after": "7"})
 
-    assert "`after` has to be as the answer before gave it" in told
+    assert "`after` has to be as the answer before gave it" in refusal
 
 
 async def test_a_user_whom_nobody_may_look_up_is_not_said_to_be_found_or_not(harness: Harness) -> None:
@@ -386,10 +386,10 @@ async def test_a_user_whom_nobody_may_look_up_is_not_said_to_be_found_or_not(har
 
     harness.recorder.on_served = answer
 
-    told = await harness.call_refused("list_access_tokens", {"user": "local:jane"})
+    refusal = await harness.call_refused("list_access_tokens", {"user": "local:jane"})
 
-    assert told.startswith("The cluster did not list the tokens of local:jane. The cluster knows no such thing (404")
-    assert "Nor did it tell who that is." in told
+    assert refusal.startswith("The cluster did not list the tokens of local:jane. The cluster knows no such thing (404")
+    assert "Nor did it tell who that is." in refusal
 
 
 async def test_a_list_without_the_token_that_the_server_runs_on_is_said_not_to_be_whole(harness: Harness) -> None:
@@ -407,8 +407,8 @@ async def test_a_list_without_the_token_that_the_server_runs_on_is_said_not_to_b
 
 async def test_a_list_with_other_tokens_alone_is_said_not_to_be_whole_either(harness: Harness) -> None:
     token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=300))
-    told = (await harness.call("get_access_token", {"id": token.id})).fields
-    entry = {"id": token.id, "user": JANE.identity(), "creation_time": told["creation_time"]}
+    answer = (await harness.call("get_access_token", {"id": token.id})).fields
+    entry = {"id": token.id, "user": JANE.identity(), "creation_time": answer["creation_time"]}
     harness.recorder.on_served = replace_answer("GET", httpx.Response(200, json={"entries": [entry]}))
 
     audited = await harness.call("audit_access_tokens")
@@ -422,9 +422,9 @@ async def test_an_empty_list_of_whom_is_not_known_to_run_on_a_token_is_told_as_i
 
     harness.recorder.on_served = serve
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    assert told.text == "0 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC."
+    assert answer.text == "0 access tokens on c.example.com:8000. It is 2026-11-24 09:00 UTC."
 
 
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
@@ -434,16 +434,16 @@ async def test_a_list_of_somebody_else_s_tokens_is_not_taken_for_an_empty_one(ha
     others = {"id": "77", "user": {"auth_id": "500"}, "creation_time": "2026-01-01T00:00:00Z"}
     rewrite_answers(harness, "GET", TOKENS_PATH, lambda _: {"entries": [others]})
 
-    told = await harness.call_refused(tool, {"user": "local:jane"})
+    refusal = await harness.call_refused(tool, {"user": "local:jane"})
 
-    assert "The answer lists the tokens of another user than local:jane" in told
+    assert "The answer lists the tokens of another user than local:jane" in refusal
 
 
 @pytest.mark.usefixtures("no_consent")
 async def test_a_token_that_is_listed_twice_is_told_once(harness: Harness) -> None:
-    rewrite_answers(harness, "GET", TOKENS_PATH, lambda told: {"entries": [*told["entries"], *told["entries"]]})
+    rewrite_answers(harness, "GET", TOKENS_PATH, lambda answer: {"entries": [*answer["entries"], *answer["entries"]]})
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    assert told.text.startswith("1 access token on")
-    assert len(told.fields["tokens"]) == 1
+    assert answer.text.startswith("1 access token on")
+    assert len(answer.fields["tokens"]) == 1

@@ -36,10 +36,10 @@ def list_requests(harness: Harness) -> Sequence[httpx.Request]:
     return [request for request in harness.recorder.requests if request.url.path == TOKENS_PATH]
 
 
-def shown_ids(told: ToolAnswer) -> Sequence[str]:
+def shown_ids(expected: ToolAnswer) -> Sequence[str]:
     """The ids that an answer tells, which are the same in the text and in the fields."""
-    ids = [entry["id"] for entry in told.fields["tokens"]]
-    assert [line.split(" | ")[0] for line in told.text.splitlines() if line[:18].isdecimal()] == ids
+    ids = [entry["id"] for entry in expected.fields["tokens"]]
+    assert [line.split(" | ")[0] for line in expected.text.splitlines() if line[:18].isdecimal()] == ids
     return ids
 
 
@@ -48,15 +48,15 @@ async def read_all_pages(harness: Harness, **arguments: Any) -> Sequence[ToolAns
     after = None
     while not pages or after:
         before = len(list_requests(harness))
-        told = await harness.call(LIST_TOOL, arguments | {"after": after})
-        assert not told.is_error, told.text
-        assert len(told.text) < MAX_ANSWER_CHARS
-        assert len(json.dumps(told.fields)) < MAX_ANSWER_CHARS
+        answer = await harness.call(LIST_TOOL, arguments | {"after": after})
+        assert not answer.is_error, answer.text
+        assert len(answer.text) < MAX_ANSWER_CHARS
+        assert len(json.dumps(answer.fields)) < MAX_ANSWER_CHARS
         assert len(list_requests(harness)) == before + 1
-        after = told.fields.get("after")
-        assert ("and there are more" in told.text) is (after is not None)
-        assert after is None or f"call again with after={json.dumps(after)}." in told.text
-        pages.append(told)
+        after = answer.fields.get("after")
+        assert ("and there are more" in answer.text) is (after is not None)
+        assert after is None or f"call again with after={json.dumps(after)}." in answer.text
+        pages.append(answer)
     return pages
 
 
@@ -70,21 +70,21 @@ async def test_all_tokens_are_told_once_over_pages_that_are_too_large(
 
     pages = await read_all_pages(harness, limit=limit)
 
-    ids = [token_id for told in pages for token_id in shown_ids(told)]
+    ids = [token_id for answer in pages for token_id in shown_ids(answer)]
     assert ids == sorted(harness.cluster.tokens)
-    assert all(len(shown_ids(told)) <= limit for told in pages)
+    assert all(len(shown_ids(answer)) <= limit for answer in pages)
 
 
 async def test_the_largest_page_is_cut_and_not_asked_for_again(harness: Harness) -> None:
     add_tokens_with_long_names(harness, 300)
 
-    told = await harness.call(LIST_TOOL, {"limit": 200})
-    following = await harness.call(LIST_TOOL, {"limit": 200, "after": told.fields["after"]})
+    answer = await harness.call(LIST_TOOL, {"limit": 200})
+    following = await harness.call(LIST_TOOL, {"limit": 200, "after": answer.fields["after"]})
 
-    assert 1 < len(shown_ids(told)) < 200
+    assert 1 < len(shown_ids(answer)) < 200
     assert [dict(request.url.params) for request in list_requests(harness)] == [{"limit": "200"}] * 2
-    count = len(shown_ids(told)) + len(shown_ids(following))
-    assert [*shown_ids(told), *shown_ids(following)] == sorted(harness.cluster.tokens)[:count]
+    count = len(shown_ids(answer)) + len(shown_ids(following))
+    assert [*shown_ids(answer), *shown_ids(following)] == sorted(harness.cluster.tokens)[:count]
 
 
 @pytest.mark.parametrize("limit", [3, 200])
@@ -93,7 +93,7 @@ async def test_all_tokens_of_one_user_are_told_once(harness: Harness, limit: int
 
     pages = await read_all_pages(harness, user="local:jane", limit=limit)
 
-    ids = [token_id for told in pages for token_id in shown_ids(told)]
+    ids = [token_id for answer in pages for token_id in shown_ids(answer)]
     assert ids == sorted(token.id for token in harness.tokens_of(JANE))
     assert len(pages) > 1
 
@@ -119,9 +119,9 @@ async def test_tokens_of_a_namesake_are_left_out_and_counted_once(harness: Harne
 
     pages = await read_all_pages(harness, user="local:jane", limit=200)
 
-    ids = [token_id for told in pages for token_id in shown_ids(told)]
+    ids = [token_id for answer in pages for token_id in shown_ids(answer)]
     assert ids == sorted(token.id for token in harness.tokens_of(JANE))
-    left_out = [int(told.fields["next_step"].split(" token")[0]) for told in pages]
+    left_out = [int(answer.fields["next_step"].split(" token")[0]) for answer in pages]
     assert sum(left_out) == 150
 
 
@@ -130,14 +130,14 @@ async def test_no_token_is_lost_where_some_that_were_told_are_deleted_before_the
     harness: Harness, deleted: slice
 ) -> None:
     add_tokens_with_long_names(harness, 60)
-    told = await harness.call(LIST_TOOL, {"limit": 50})
-    shown = shown_ids(told)
+    answer = await harness.call(LIST_TOOL, {"limit": 50})
+    shown = shown_ids(answer)
     own_id = harness.tokens_of(ADMIN)[0].id
     for token_id in shown[deleted]:
         if token_id != own_id:
             del harness.cluster.tokens[token_id]
 
-    after = told.fields["after"]
+    after = answer.fields["after"]
     ids: list[str] = []
     while after:
         following = await harness.call(LIST_TOOL, {"limit": 50, "after": after})
@@ -162,5 +162,5 @@ async def test_a_page_that_repeats_a_token_tells_it_once_over_several_answers(ha
 
     pages = await read_all_pages(harness, user="local:jane", limit=4)
 
-    ids = [token_id for told in pages for token_id in shown_ids(told)]
+    ids = [token_id for answer in pages for token_id in shown_ids(answer)]
     assert ids == sorted(token.id for token in harness.tokens_of(JANE))

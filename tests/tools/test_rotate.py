@@ -49,27 +49,27 @@ pytestmark = pytest.mark.anyio
 async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains(harness: Harness) -> None:
     old = add_token(harness)
 
-    told = await harness.call("rotate_access_token", {"id": old.id})
+    answer = await harness.call("rotate_access_token", {"id": old.id})
 
     [new] = [token for token in harness.tokens_of(JANE) if token != old]
     assert len(harness.tokens_of(JANE)) == 2
-    place = told.fields["bearer_token_in"]
+    place = answer.fields["bearer_token_in"]
     assert json.loads(Path(place).read_text())["bearer_token"] == new.bearer_token
     [proof] = [r for r in harness.recorder.requests if r.headers["Authorization"] == f"Bearer {new.bearer_token}"]
     assert (proof.method, proof.url.path) == ("GET", WHO_AM_I_PATH)
-    assert told.fields["summary"] == (
+    assert answer.fields["summary"] == (
         f"Rotated: new access token {new.id} for local:jane on c.example.com:8000; it expires 2027-02-22 09:00 UTC "
         f"(in 90 days, the default lifetime), and it works. Its bearer token is in {place}. The old one, {old.id}, is "
         "as it was."
     )
-    assert told.fields["replaces"] == old.id
-    assert told.fields["next_step"].startswith(
+    assert answer.fields["replaces"] == old.id
+    assert answer.fields["next_step"].startswith(
         f"What remains: 1. Put it where the old one is used. 2. Test that. "
         f'3. update_access_token(id="{old.id}", enabled=false). '
         f'4. Once nothing breaks, delete_access_token(id="{old.id}").'
     )
-    for fact in (told.fields["summary"], told.fields["next_step"], told.fields["fingerprint"]):
-        assert fact in told.text
+    for fact in (answer.fields["summary"], answer.fields["next_step"], answer.fields["fingerprint"]):
+        assert fact in answer.text
     intended, made = read_journal(harness.settings.state_dir)
     assert (intended["operation"], intended["result"], intended["replaces"]) == ("rotate", "intended", old.id)
     assert (made["result"], made["token_id"], made["place"]) == ("made", new.id, place)
@@ -78,9 +78,9 @@ async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains
 async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(harness: Harness) -> None:
     own = own_token(harness)
 
-    told = await harness.call("rotate_access_token", {"id": own.id}, confirm="none")
+    answer = await harness.call("rotate_access_token", {"id": own.id}, confirm="none")
 
-    assert "1. This server runs on the old one: replace QUMULO_BEARER_TOKEN (" in told.fields["next_step"]
+    assert "1. This server runs on the old one: replace QUMULO_BEARER_TOKEN (" in answer.fields["next_step"]
     assert harness.cluster.tokens[own.id] == own
 
 
@@ -88,7 +88,7 @@ async def test_the_file_that_the_server_has_its_own_token_from_is_named(harness:
     store = tmp_path / "credentials"
     store.write_text(json.dumps({"bearer_token": own_token(harness).bearer_token, "version": 1}))
 
-    told = await harness.call(
+    answer = await harness.call(
         "rotate_access_token",
         {"id": own_token(harness).id},
         confirm="none",
@@ -96,43 +96,43 @@ async def test_the_file_that_the_server_has_its_own_token_from_is_named(harness:
         credentials_file=store,
     )
 
-    assert f"replace QUMULO_CREDENTIALS_FILE ({store})" in told.fields["next_step"]
+    assert f"replace QUMULO_CREDENTIALS_FILE ({store})" in answer.fields["next_step"]
 
 
 async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(harness: Harness) -> None:
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call(
-        "rotate_access_token", {"id": own_token(harness).id, "expiration_time": "never"}, person=human
+    answer = await harness.call(
+        "rotate_access_token", {"id": own_token(harness).id, "expiration_time": "never"}, person=person
     )
 
-    assert not told.is_error
-    assert human.questions[0].startswith(
+    assert not answer.is_error
+    assert person.questions[0].startswith(
         f"Make a second access token, to replace {own_token(harness).id}, for the user local:admin (auth_id 500) "
         "on the cluster c.example.com:8000? Whoever has it can act as that user. It never expires. The user has 1 of 2 "
     )
-    assert "Asked because it is for the built-in administrator and it would never expire." in human.questions[0]
+    assert "Asked because it is for the built-in administrator and it would never expire." in person.questions[0]
 
 
-async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(harness: Harness) -> None:
+async def test_a_token_that_is_gone_when_the_person_agrees_is_not_rotated(harness: Harness) -> None:
     old = add_token(harness)
 
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         del harness.cluster.tokens[old.id]
         return AGREES
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, person=think, confirm="all")
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id}, person=think, confirm="all")
 
-    assert told.startswith(f"There is no access token {old.id}.")
+    assert refusal.startswith(f"There is no access token {old.id}.")
     assert harness.tokens_of(JANE) == []
 
 
 async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made(harness: Harness) -> None:
     old, other = add_token(harness), add_token(harness, expiration_time=None)
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
 
-    assert told == (
+    assert refusal == (
         "local:jane has 2 access tokens already, as many as a user can have, so there is no place for a new one. "
         f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. {PERSON_DECIDES}"
     )
@@ -144,9 +144,9 @@ async def test_rotate_explains_a_token_limit_that_a_dead_token_fills(harness: Ha
     """Whether disabled tokens count is only known to the cluster."""
     old, other = add_token(harness), add_token(harness, enabled=False)
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
 
-    assert told.endswith(
+    assert refusal.endswith(
         "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. "
         f"The other is {other.id}, made 2026-10-15 09:00 UTC, disabled, expires 2027-01-13 09:00 UTC (in 50 days). "
         f"{other.id} is disabled (since when is not known here); once it is sure that nobody wants it back: "
@@ -186,11 +186,11 @@ async def test_a_new_token_that_does_not_prove_to_work_is_deleted_again(
     old = add_token(harness)
     harness.recorder.on_served = fail_proofs(harness, proof)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert "was made and delivered, but did not prove to work." in told
-    assert why in told
-    assert told.endswith("It was deleted again. The old token is as it was.")
+    assert "was made and delivered, but did not prove to work." in refusal
+    assert why in refusal
+    assert refusal.endswith("It was deleted again. The old token is as it was.")
     assert harness.tokens_of(JANE) == [old]
     assert [*harness.settings.delivery_dir.iterdir()] == []
     assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "deleted again"]
@@ -207,9 +207,9 @@ async def test_a_new_token_of_somebody_else_is_no_proof(harness: Harness) -> Non
 
     harness.recorder.on_served = lie
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert "With it, the cluster takes the caller for another user or another token." in told
+    assert "With it, the cluster takes the caller for another user or another token." in refusal
     assert harness.tokens_of(JANE) == [old]
 
 
@@ -234,12 +234,12 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
 
     harness.recorder.on_served = remember
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     [file] = harness.settings.delivery_dir.iterdir()
-    assert "It could not be deleted again: " in told
-    assert f"It is in {file}." in told
-    assert f'delete_access_token(id="{token.id}")' in told
+    assert "It could not be deleted again: " in refusal
+    assert f"It is in {file}." in refusal
+    assert f'delete_access_token(id="{token.id}")' in refusal
     assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "stranded"]
 
     again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
@@ -265,9 +265,9 @@ async def test_what_was_delivered_for_a_token_that_is_deleted_again_may_have_to_
 
     harness.recorder.on_served = replace_the_file
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert "It was deleted again. What was delivered is still in " in told
+    assert "It was deleted again. What was delivered is still in " in refusal
     assert harness.tokens_of(JANE) == [old]
 
 
@@ -326,11 +326,11 @@ async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_
     Path(first.fields["bearer_token_in"]).unlink()
     leave_intent_of_another_server(harness.settings.state_dir)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert (
         "An attempt that was begun at 2026-11-24 09:00 UTC and never finished may have made it; then nobody has its "
-        "bearer token." in told
+        "bearer token." in refusal
     )
     assert len(harness.tokens_of(JANE)) == 2
 
@@ -339,9 +339,9 @@ async def test_rotate_goes_on_where_tokens_may_not_be_listed(harness: Harness) -
     old = add_token(harness)
     harness.recorder.on_served = replace_answer("GET", refusal_response(403), path=TOKENS_PATH)
 
-    told = await harness.call("rotate_access_token", {"id": old.id})
+    answer = await harness.call("rotate_access_token", {"id": old.id})
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
 def render_delete_steps(token_id: str) -> str:
@@ -379,9 +379,9 @@ async def test_a_repeated_rotate_tells_that_the_new_token_is_dead_and_what_makes
     new = find_new_token(harness, old)
     harness.cluster.tokens[new.id] = replace(new, **changes)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert told.endswith(
+    assert refusal.endswith(
         f"The new token is {new.id}; it is {state}. It does not work like that: {render_delete_steps(new.id)}"
     )
 
@@ -391,9 +391,9 @@ async def test_a_repeated_rotate_tells_that_the_file_of_the_new_token_is_gone(ha
     first = await harness.call("rotate_access_token", {"id": old.id})
     Path(first.fields["bearer_token_in"]).unlink()
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert told.endswith(
+    assert refusal.endswith(
         f"but its bearer token is no longer in {first.fields['bearer_token_in']}. Unless that was moved to where it is "
         f"used: {render_delete_steps(first.fields['id'])}"
     )
@@ -404,18 +404,18 @@ async def test_a_repeated_rotate_finds_a_file_that_moved_with_its_folder(harness
     first = await harness.call("rotate_access_token", {"id": old.id})
     folder = harness.settings.delivery_dir.rename(tmp_path / "moved")
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery_dir=folder)
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery_dir=folder)
 
-    assert f"its bearer token is in {folder / Path(first.fields['bearer_token_in']).name}. What remains: " in told
+    assert f"its bearer token is in {folder / Path(first.fields['bearer_token_in']).name}. What remains: " in refusal
 
 
 async def test_a_repeated_rotate_tells_that_the_bearer_token_went_into_an_earlier_answer(harness: Harness) -> None:
     old = add_token(harness)
     await harness.call("rotate_access_token", {"id": old.id}, delivery="inline")
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="inline")
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="inline")
 
-    assert "its bearer token is in the answer to that call, and with it the conversation and its logs." in told
+    assert "its bearer token is in the answer to that call, and with it the conversation and its logs." in refusal
 
 
 async def test_a_place_in_a_keyring_is_told_again_as_it_was() -> None:
@@ -440,9 +440,9 @@ async def test_a_repeated_rotate_tells_of_a_new_token_that_was_never_delivered(h
     harness.recorder.on_served = lose_the_folder
     await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert told.endswith(
+    assert refusal.endswith(
         f"The new token {new.id} is no good: its bearer token is lost, and it could not be deleted. "
         f"{render_delete_steps(new.id)}"
     )
@@ -455,12 +455,14 @@ async def test_a_rotate_that_was_killed_after_the_delivery_is_told_with_the_plac
     first = await harness.call("rotate_access_token", {"id": old.id})
     forget_outcomes(harness.settings.state_dir)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     new, place = first.fields["id"], first.fields["bearer_token_in"]
-    assert f"may have made it; its bearer token is in {place}, not proved to work yet. To go on with it: What" in told
-    assert told.endswith(f'delete_access_token(id="{old.id}").')
-    assert f'(id="{new}"' not in told
+    assert (
+        f"may have made it; its bearer token is in {place}, not proved to work yet. To go on with it: What" in refusal
+    )
+    assert refusal.endswith(f'delete_access_token(id="{old.id}").')
+    assert f'(id="{new}"' not in refusal
     assert f"unless a file in {harness.settings.delivery_dir} has its id in its name" in caplog.text
 
 
@@ -474,10 +476,10 @@ async def test_a_bearer_token_that_a_killed_server_left_is_told_with_its_place(h
         file.rename(file.with_name(name.format(new)))
 
         # Even one that was killed after this server had started.
-        told = ToolAnswer.from_result(await client.call_tool("rotate_access_token", {"id": old.id})).text
+        answer = ToolAnswer.from_result(await client.call_tool("rotate_access_token", {"id": old.id})).text
 
     place = file.with_name(f"recovered-0a_{new}.json")
-    assert f"its bearer token is in {place}, not proved to work yet. To go on with it: " in told
+    assert f"its bearer token is in {place}, not proved to work yet. To go on with it: " in answer
     assert place.exists()
 
 
@@ -488,15 +490,15 @@ async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token(h
     one = file.rename(file.with_name("recovered-1.json"))
     gone = await harness.call_refused("rotate_access_token", {"id": old.id})
     forget_outcomes(harness.settings.state_dir)
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
     one.with_name("recovered-2.json").write_bytes(one.read_bytes())
     twice = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     left = "which a killed server left and which does not tell whose it is."
     assert f"is no longer in {file}. It may be in {one}, {left} Unless that was moved" in gone
-    assert f"where its bearer token is, nothing tells for sure. It may be in {one}, {left} If nothing" in told
+    assert f"where its bearer token is, nothing tells for sure. It may be in {one}, {left} If nothing" in refusal
     assert f"It may be in one of the 2 files {file.with_name('recovered-*.json')}, {left}" in twice
-    assert "nobody has" not in told + twice
+    assert "nobody has" not in refusal + twice
 
 
 async def test_a_bearer_token_that_is_nowhere_is_told_to_be_lost(harness: Harness) -> None:
@@ -505,9 +507,9 @@ async def test_a_bearer_token_that_is_nowhere_is_told_to_be_lost(harness: Harnes
     forget_outcomes(harness.settings.state_dir)
     Path(first.fields["bearer_token_in"]).unlink()
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now." in told
+    assert "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now." in refusal
 
 
 async def test_a_bearer_token_that_a_killed_server_put_into_the_keyring_is_told_with_its_account(
@@ -517,11 +519,13 @@ async def test_a_bearer_token_that_a_killed_server_put_into_the_keyring_is_told_
     first = await harness.call("rotate_access_token", {"id": old.id}, delivery="keyring")
     forget_outcomes(harness.settings.state_dir)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="keyring")
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="keyring")
     fake_keyring.secrets.clear()
     lost = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="keyring")
 
-    assert f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. To go on with it" in told
+    assert (
+        f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. To go on with it" in refusal
+    )
     assert "then nobody has its bearer token" in lost
     assert "unless it is in the system's keyring" in caplog.text
     assert "account 'local:jane ID', with its id for ID" in caplog.text
@@ -541,16 +545,18 @@ async def test_a_repeated_rotate_tells_that_the_account_of_the_new_token_is_gone
     assert f"its bearer token is no longer in {first.fields['bearer_token_in']}. Unless" in gone
 
 
-async def test_a_place_that_is_taken_while_a_human_is_asked_is_told_in_the_same_words(harness: Harness) -> None:
+async def test_a_place_that_is_taken_while_a_person_is_asked_is_told_in_the_same_words(harness: Harness) -> None:
     old, other = add_token(harness), add_token(harness)
     del harness.cluster.tokens[other.id]
 
-    told = await harness.call_without_effect(
+    refusal = await harness.call_without_effect(
         "rotate_access_token", {"id": old.id}, person=change_while_asked(harness, other), confirm="all"
     )
 
-    assert told.startswith("local:jane has 2 access tokens already, as many as a user can have, so there is no place")
-    assert told.endswith(
+    assert refusal.startswith(
+        "local:jane has 2 access tokens already, as many as a user can have, so there is no place"
+    )
+    assert refusal.endswith(
         f"The other is {other.id}, made 2026-10-15 09:00 UTC, which expires 2027-01-13 09:00 UTC. {PERSON_DECIDES}"
     )
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
@@ -571,7 +577,7 @@ async def test_of_two_rotates_at_once_one_makes_a_token_and_the_other_tells_of_i
         for expiration_time in expiration_times:
             tasks.start_soon(rotate, expiration_time)
 
-    [refused] = [told for told in answers if told.is_error]
+    [refused] = [answer for answer in answers if answer.is_error]
     assert f"2026-11-24 09:00 UTC. The new token is {find_new_token(harness, old).id}; " in refused.text
     assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
 
@@ -589,10 +595,10 @@ async def test_a_place_that_is_taken_just_before_the_request_is_told_by_the_toke
 
     harness.recorder.on_served = be_faster
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 
-    assert told.startswith("local:jane has 2 access tokens already")
-    assert told.endswith(
+    assert refusal.startswith("local:jane has 2 access tokens already")
+    assert refusal.endswith(
         f"The other is {other.id}, made 2026-10-15 09:00 UTC, which expires 2027-01-13 09:00 UTC. {PERSON_DECIDES}"
     )
 
@@ -619,9 +625,9 @@ async def test_a_refusal_where_tokens_may_not_be_listed_tells_how_many_there_can
     add_token(harness)
     deny_lists(harness)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert told.endswith("The user's tokens cannot be listed; a user can have 2.")
+    assert refusal.endswith("The user's tokens cannot be listed; a user can have 2.")
 
 
 async def test_a_refusal_that_cannot_be_looked_into_is_told_as_it_is(harness: Harness) -> None:
@@ -638,9 +644,9 @@ async def test_a_refusal_that_cannot_be_looked_into_is_told_as_it_is(harness: Ha
 
     harness.recorder.on_served = go_blind
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 
-    assert told == "The cluster declined (400 access_token_limit_error)."
+    assert refusal == "The cluster declined (400 access_token_limit_error)."
 
 
 async def test_a_repeated_rotate_makes_no_third_token_where_lists_are_forbidden(harness: Harness) -> None:
@@ -659,11 +665,11 @@ async def test_what_could_not_be_proved_is_not_made_for_a_rotate_nor_advised(har
     hide_token_ids(harness)
     old = add_token(harness, expiration_time=None)
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
     audit = await harness.call("audit_access_tokens")
 
-    assert "could not be proved to work, and would be deleted again." in told
-    assert told.endswith('create_access_token(user="local:jane").')
+    assert "could not be proved to work, and would be deleted again." in refusal
+    assert refusal.endswith('create_access_token(user="local:jane").')
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
     assert "never_expires: 2. A person decides" in audit.text
     assert "rotate_access_token" not in audit.text
@@ -672,10 +678,10 @@ async def test_what_could_not_be_proved_is_not_made_for_a_rotate_nor_advised(har
 async def test_the_id_of_the_own_token_may_be_told_as_a_number(harness: Harness) -> None:
     hide_token_ids(harness, numeric=True)
 
-    told = await harness.call("get_access_token", {"id": own_token(harness).id})
+    answer = await harness.call("get_access_token", {"id": own_token(harness).id})
     rotated = await harness.call("rotate_access_token", {"id": add_token(harness).id})
 
-    assert told.fields["is_own"] is True
+    assert answer.fields["is_own"] is True
     assert not rotated.is_error
 
 
@@ -699,10 +705,10 @@ async def test_a_new_token_is_proved_by_name_where_no_number_of_its_user_is_know
 
     harness.recorder.on_served = tell_names_only
 
-    told = await harness.call("rotate_access_token", {"id": old.id}, confirm="none")
+    answer = await harness.call("rotate_access_token", {"id": old.id}, confirm="none")
 
-    assert told.is_error is not is_proved
-    assert ("for another user or another token" in told.text) is not is_proved
+    assert answer.is_error is not is_proved
+    assert ("for another user or another token" in answer.text) is not is_proved
 
 
 @pytest.mark.parametrize("delivery", ["file", "inline"])
@@ -714,11 +720,11 @@ async def test_handing_over_the_own_token_names_the_credentials_file_once_and_on
     store.write_text(json.dumps({"bearer_token": own_token(harness).bearer_token, "version": 1}))
     changes: dict[str, Any] = {"bearer_token": None, "credentials_file": store} if is_stored else {}
 
-    told = await harness.call(
+    answer = await harness.call(
         "rotate_access_token", {"id": own_token(harness).id}, confirm="none", delivery=delivery, **changes
     )
 
-    [_, step, *_] = told.fields["next_step"].split(". ", 2)
+    [_, step, *_] = answer.fields["next_step"].split(". ", 2)
     credential = f"QUMULO_CREDENTIALS_FILE ({store})" if is_stored else "QUMULO_BEARER_TOKEN"
     named = f" (or let {'it' if is_stored else 'QUMULO_CREDENTIALS_FILE'} name the new file)"
     expected = f"replace {credential}{named if delivery == 'file' else ''} and start it again"
@@ -737,9 +743,9 @@ async def test_the_own_token_rotated_again_is_told_that_the_server_has_to_change
 async def test_an_old_token_that_has_expired_is_not_told_to_be_disabled(harness: Harness) -> None:
     old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW - timedelta(days=1))
 
-    told = await harness.call("rotate_access_token", {"id": old.id}, confirm="none")
+    answer = await harness.call("rotate_access_token", {"id": old.id}, confirm="none")
 
-    assert f'2. Test that. 3. Once nothing breaks, delete_access_token(id="{old.id}").' in told.text
+    assert f'2. Test that. 3. Once nothing breaks, delete_access_token(id="{old.id}").' in answer.text
 
 
 @pytest.mark.usefixtures("no_consent")
@@ -748,10 +754,10 @@ async def test_a_token_that_a_list_lacked_is_not_blamed_for_being_new(harness: H
     inject_faults(harness, {"create": "cut-before"})
     hide_tokens_in_first_list(harness)
 
-    told = await harness.call_refused("rotate_access_token", {"id": jane.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": jane.id})
 
-    assert f'delete_access_token(id="{jane.id}")' not in told
-    assert "It could not be found out whether a token was made for local:jane" in told
+    assert f'delete_access_token(id="{jane.id}")' not in refusal
+    assert "It could not be found out whether a token was made for local:jane" in refusal
 
 
 @pytest.mark.parametrize(("longest", "written"), [(timedelta(minutes=30), "30min"), (timedelta(seconds=90), "1min")])
@@ -762,10 +768,10 @@ async def test_a_short_life_that_is_advised_is_one_that_is_taken(
 
     async with harness.connected(confirm="none", max_lifetime=longest, default_lifetime=None) as client:
         calls = await find_remedies(client)
-        told = ToolAnswer.from_result(await client.call_tool(*calls[0]))
+        answer = ToolAnswer.from_result(await client.call_tool(*calls[0]))
 
     assert calls[0] == ("rotate_access_token", {"id": token.id, "expiration_time": written})
-    assert not told.is_error
+    assert not answer.is_error
 
 
 @pytest.mark.parametrize(
@@ -781,12 +787,12 @@ async def test_the_token_of_a_user_who_is_gone_is_not_rotated_but_disabled(
     for account in (JANE, LDAP_BOB):
         harness.cluster.remove_account(account.auth_id)
 
-    told = await harness.call_refused("rotate_access_token", {"id": token.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": token.id})
     other = await harness.call_refused("rotate_access_token", {"id": dead.id})
 
-    assert "there is nothing to rotate" in told
-    assert f'update_access_token(id="{token.id}", enabled=false)' in told
-    assert "no such thing" not in told
+    assert "there is nothing to rotate" in refusal
+    assert f'update_access_token(id="{token.id}", enabled=false)' in refusal
+    assert "no such thing" not in refusal
     assert "It does not work as it is." in other
 
 
@@ -796,9 +802,9 @@ async def test_a_user_whom_the_cluster_finds_is_not_told_as_gone_whatever_else_i
     token = add_token(harness)
     harness.recorder.on_served = replace_answer("POST", refusal_response(404), path=TOKENS_PATH)
 
-    told = await harness.call_without_effect("rotate_access_token", {"id": token.id})
+    refusal = await harness.call_without_effect("rotate_access_token", {"id": token.id})
 
-    assert told == "The cluster knows no such thing (404 some_error)."
+    assert refusal == "The cluster knows no such thing (404 some_error)."
 
 
 @pytest.mark.parametrize("expiration_time", ["90d", "10d"])
@@ -815,7 +821,7 @@ async def test_of_two_servers_that_rotate_one_token_the_loser_lets_the_winner_s_
         return response
 
     harness.recorder.on_served = hold
-    told: list[str] = []
+    answer: list[str] = []
     async with harness.connected() as winner, harness.connected() as loser, anyio.create_task_group() as tasks:
         tasks.start_soon(winner.call_tool, "rotate_access_token", {"id": old.id})
         await is_made.wait()
@@ -824,15 +830,15 @@ async def test_of_two_servers_that_rotate_one_token_the_loser_lets_the_winner_s_
             ("create_access_token", {"user": "local:jane"}),
             ("rotate_access_token", {"id": find_new_token(harness, old).id}),
         ]
-        told += [ToolAnswer.from_result(await loser.call_tool(*each)).text for each in asked]
+        answer += [ToolAnswer.from_result(await loser.call_tool(*each)).text for each in asked]
         may_go_on.set()
     later = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert f"Token {old.id} is just being rotated" in told[0]
+    assert f"Token {old.id} is just being rotated" in answer[0]
     assert (
-        f"It may have just made {find_new_token(harness, old).id}: leave that alone, and wait for its end." in told[1]
+        f"It may have just made {find_new_token(harness, old).id}: leave that alone, and wait for its end." in answer[1]
     )
-    assert [parse_calls(each) for each in told] == [[], [], []]
+    assert [parse_calls(each) for each in answer] == [[], [], []]
     assert "What remains: " in later
 
 
@@ -848,11 +854,11 @@ async def test_a_server_whose_credentials_file_was_replaced_is_to_be_started_aga
     async with harness.connected(bearer_token=None, credentials_file=store, confirm="none") as client:
         await client.call_tool("list_access_tokens", {})
         store.write_text(json.dumps({"bearer_token": bearers[holds], "version": 1}) if holds in bearers else "")
-        told = ToolAnswer.from_result(await client.call_tool("delete_access_token", {"id": own.id})).text
+        answer = ToolAnswer.from_result(await client.call_tool("delete_access_token", {"id": own.id})).text
 
     expected = {
         "another": f"holds token {new.id} by now: start the server again, it still runs on the old one.",
         "a wrong one": "holds another bearer token by now, which the cluster does not take.",
     }
-    assert told.endswith(expected.get(holds, "call rotate_access_token and let the server run on the new one."))
-    assert new.bearer_token not in told
+    assert answer.endswith(expected.get(holds, "call rotate_access_token and let the server run on the new one."))
+    assert new.bearer_token not in answer

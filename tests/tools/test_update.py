@@ -41,11 +41,11 @@ def sent_updates(harness: Harness, token: Token) -> list[dict[str, Any]]:
 async def test_update_disables_with_one_field_and_tells_before_and_after(harness: Harness) -> None:
     token = add_token(harness)
 
-    told = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    answer = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
 
     assert sent_updates(harness, token) == [{"enabled": False}]
     assert not harness.cluster.tokens[token.id].enabled
-    assert told.fields == {
+    assert answer.fields == {
         "summary": f"Changed access token {token.id} of local:jane on c.example.com:8000: it is disabled, expires "
         "2027-01-13 09:00 UTC (in 50 days). Before: enabled, expires 2027-01-13 09:00 UTC (in 50 days).",
         "id": token.id,
@@ -58,8 +58,8 @@ async def test_update_disables_with_one_field_and_tells_before_and_after(harness
         "next_step": f'Watch whether anything breaks; update_access_token(id="{token.id}", enabled=true) undoes this, '
         f'delete_access_token(id="{token.id}") makes it final.',
     }
-    assert told.fields["summary"] in told.text
-    assert told.fields["next_step"] in told.text
+    assert answer.fields["summary"] in answer.text
+    assert answer.fields["next_step"] in answer.text
     assert [
         (line["operation"], line["result"], line["change"]) for line in read_journal(harness.settings.state_dir)
     ] == [
@@ -71,24 +71,24 @@ async def test_update_disables_with_one_field_and_tells_before_and_after(harness
 async def test_update_moves_an_expiry_and_enables_at_once(harness: Harness) -> None:
     token = add_token(harness, enabled=False)
 
-    told = await harness.call(
+    answer = await harness.call(
         "update_access_token", {"id": token.id, "enabled": True, "expiration_time": "90d"}, confirm="none"
     )
 
     assert sent_updates(harness, token) == [{"expiration_time": "2027-02-22T09:00:00Z", "enabled": True}]
-    assert told.fields["expiration_time"] == "2027-02-22T09:00:00Z"
+    assert answer.fields["expiration_time"] == "2027-02-22T09:00:00Z"
     assert read_journal(harness.settings.state_dir)[0]["change"] == "enabled: true, expires: 2027-02-22T09:00:00Z"
 
 
 async def test_update_clears_an_expiry(harness: Harness) -> None:
     token = add_token(harness)
 
-    told = await harness.call("update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none")
+    answer = await harness.call("update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none")
 
     assert sent_updates(harness, token) == [{"expiration_time": None}]
     assert harness.cluster.tokens[token.id].expiration_time is None
-    assert "is enabled, never expires." in told.text
-    assert "expiration_time" not in told.fields
+    assert "is enabled, never expires." in answer.text
+    assert "expiration_time" not in answer.fields
     assert read_journal(harness.settings.state_dir)[0]["change"] == "expires: never"
 
 
@@ -96,12 +96,12 @@ async def test_update_explains_a_cluster_that_clears_no_expiry(harness: Harness)
     harness.cluster.behaviour = replace(harness.cluster.behaviour, allows_clearing_expiry=False)
     token = add_token(harness)
 
-    told = await harness.call_refused(
+    refusal = await harness.call_refused(
         "update_access_token", {"id": token.id, "expiration_time": "never"}, confirm="none"
     )
 
-    assert 'expiration_time cannot be null"' in told
-    assert told.endswith("This cluster may not let an expiry be cleared: give a late time instead.")
+    assert 'expiration_time cannot be null"' in refusal
+    assert refusal.endswith("This cluster may not let an expiry be cleared: give a late time instead.")
     assert read_journal(harness.settings.state_dir)[1]["result"] == "not done"
 
 
@@ -116,32 +116,32 @@ async def test_update_warns_of_a_cluster_that_does_otherwise(harness: Harness) -
 
     harness.recorder.on_served = ignore
 
-    told = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    answer = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
 
-    assert told.fields["changed"] is False
-    assert told.text.startswith("Nothing changed: ")
-    assert told.fields["warning"].startswith(
+    assert answer.fields["changed"] is False
+    assert answer.text.startswith("Nothing changed: ")
+    assert answer.fields["warning"].startswith(
         "Beware: the cluster did not take the change as asked; there, the token is "
     )
-    assert told.fields["warning"] in told.text
+    assert answer.fields["warning"] in answer.text
 
 
 async def test_update_sends_nothing_if_the_token_is_like_that_already(harness: Harness) -> None:
     token = add_token(harness, enabled=False)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("update_access_token", {"id": token.id, "enabled": False}, person=human, confirm="all")
+    answer = await harness.call("update_access_token", {"id": token.id, "enabled": False}, person=person, confirm="all")
 
     assert sent_updates(harness, token) == []
-    assert human.questions == []
-    assert told.fields["changed"] is False
-    assert told.text.startswith("Nothing changed: ")
+    assert person.questions == []
+    assert answer.fields["changed"] is False
+    assert answer.text.startswith("Nothing changed: ")
 
 
 async def test_update_wants_something_to_do(harness: Harness) -> None:
-    told = await harness.call_without_effect("update_access_token", {"id": add_token(harness).id})
+    refusal = await harness.call_without_effect("update_access_token", {"id": add_token(harness).id})
 
-    assert told == "Nothing to do: give `enabled`, `expiration_time`, or both."
+    assert refusal == "Nothing to do: give `enabled`, `expiration_time`, or both."
     assert harness.recorder.request_lines() == []
 
 
@@ -150,8 +150,8 @@ async def test_update_keeps_to_the_longest_lifetime(harness: Harness) -> None:
 
     for expiration_time in ("31d", "never"):
         arguments = {"id": add_token(harness).id, "expiration_time": expiration_time}
-        told = await harness.call_without_effect("update_access_token", arguments, max_lifetime=month)
-        assert told.startswith("QUMULO_MAX_LIFETIME allows 30 days at most")
+        refusal = await harness.call_without_effect("update_access_token", arguments, max_lifetime=month)
+        assert refusal.startswith("QUMULO_MAX_LIFETIME allows 30 days at most")
     assert harness.recorder.request_lines() == []
 
 
@@ -177,20 +177,20 @@ async def test_update_keeps_to_the_longest_lifetime(harness: Harness) -> None:
         pytest.param(EXPIRED_FIELDS, {"expiration_time": "never"}, "it would never expire", id="expired-and-cleared"),
     ],
 )
-async def test_a_human_is_asked_about_a_risky_change(
+async def test_a_person_is_asked_about_a_risky_change(
     harness: Harness, special: dict[str, Any], arguments: dict[str, Any], reason: str
 ) -> None:
     token = add_token(harness, **special)
-    human = ScriptedPerson([AGREES])
+    person = ScriptedPerson([AGREES])
 
-    told = await harness.call("update_access_token", {"id": token.id, **arguments}, person=human)
+    answer = await harness.call("update_access_token", {"id": token.id, **arguments}, person=person)
 
-    assert not told.is_error
-    [question] = human.questions
-    life = f"{'enabled' if token.enabled else 'disabled'}, "
+    assert not answer.is_error
+    [question] = person.questions
+    server = f"{'enabled' if token.enabled else 'disabled'}, "
     assert question.startswith(
         f"Change the access token {token.id} of the user local:jane (auth_id 1001) on the cluster "
-        f"c.example.com:8000? Now: {life}"
+        f"c.example.com:8000? Now: {server}"
     )
     assert f"Asked because {reason}. [question " in question
     assert len(sent_updates(harness, token)) == 1
@@ -207,19 +207,19 @@ async def test_nobody_is_asked_about_a_harmless_change(
 ) -> None:
     token = add_token(harness, **special)
 
-    told = await harness.call("update_access_token", {"id": token.id, **arguments})
+    answer = await harness.call("update_access_token", {"id": token.id, **arguments})
 
-    assert not told.is_error
+    assert not answer.is_error
     assert len(sent_updates(harness, token)) == 1
 
 
 async def test_a_token_of_the_administrator_is_enabled_only_with_consent(harness: Harness) -> None:
     token = add_token(harness, ADMIN, enabled=False)
 
-    told = await harness.call_refused("update_access_token", {"id": token.id, "enabled": True})
+    refusal = await harness.call_refused("update_access_token", {"id": token.id, "enabled": True})
 
-    assert f"(it is for the built-in administrator and {ENABLE_REASON})" in told
-    assert told.endswith(f"qq --host c.example.com --port 8000 auth_modify_access_token {token.id} --enable")
+    assert f"(it is for the built-in administrator and {ENABLE_REASON})" in refusal
+    assert refusal.endswith(f"qq --host c.example.com --port 8000 auth_modify_access_token {token.id} --enable")
     assert sent_updates(harness, token) == []
 
 
@@ -240,9 +240,9 @@ async def test_a_client_that_cannot_ask_is_told_how_to_change_it_by_hand(
 ) -> None:
     token = add_token(harness)
 
-    told = await harness.call_refused("update_access_token", {"id": token.id, **arguments})
+    refusal = await harness.call_refused("update_access_token", {"id": token.id, **arguments})
 
-    assert by_hand.format(id=token.id) in told
+    assert by_hand.format(id=token.id) in refusal
     assert sent_updates(harness, token) == []
 
 
@@ -250,28 +250,28 @@ async def test_update_of_own_token_to_its_present_state_is_accepted(harness: Har
     own = replace(own_token(harness), expiration_time=NOW + timedelta(days=50))
     harness.cluster.tokens[own.id] = own
 
-    told = await harness.call("update_access_token", {"id": own.id, "enabled": True})
+    answer = await harness.call("update_access_token", {"id": own.id, "enabled": True})
 
-    assert told.fields["changed"] is False
+    assert answer.fields["changed"] is False
 
 
 async def test_a_default_lifetime_that_is_not_allowed_is_no_matter_to_an_update(harness: Harness) -> None:
     disabling = {"id": add_token(harness).id, "enabled": False}
 
-    told = await harness.call(
+    answer = await harness.call(
         "update_access_token", disabling, default_lifetime=None, max_lifetime=timedelta(days=30), confirm="none"
     )
 
-    assert told.fields["changed"] is True
+    assert answer.fields["changed"] is True
 
 
 @pytest.mark.parametrize("arguments", [{"enabled": False}, {"expiration_time": "1d"}], ids=["disable", "shorten"])
 async def test_the_token_that_the_server_runs_on_is_not_cut_off(harness: Harness, arguments: dict[str, Any]) -> None:
     own = own_token(harness)
 
-    told = await harness.call_without_effect("update_access_token", {"id": own.id, **arguments}, confirm="none")
+    refusal = await harness.call_without_effect("update_access_token", {"id": own.id, **arguments}, confirm="none")
 
-    assert told == lockout_refusal(own, "disable it or shorten its life")
+    assert refusal == lockout_refusal(own, "disable it or shorten its life")
     assert harness.cluster.tokens[own.id] == own
     assert sent_updates(harness, own) == []
 
@@ -279,14 +279,14 @@ async def test_the_token_that_the_server_runs_on_is_not_cut_off(harness: Harness
 async def test_the_token_that_the_server_runs_on_may_live_longer(harness: Harness) -> None:
     harness.cluster.tokens[own_token(harness).id] = replace(own_token(harness), expiration_time=NOW + timedelta(days=1))
 
-    told = await harness.call(
+    answer = await harness.call(
         "update_access_token", {"id": own_token(harness).id, "expiration_time": "90d"}, confirm="none"
     )
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
-async def test_a_token_that_changed_while_the_human_thought_is_left_alone(harness: Harness) -> None:
+async def test_a_token_that_changed_while_the_person_thought_is_left_alone(harness: Harness) -> None:
     token = add_token(harness)
 
     async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
@@ -295,8 +295,8 @@ async def test_a_token_that_changed_while_the_human_thought_is_left_alone(harnes
 
     for tool, arguments in (("update_access_token", {"expiration_time": "90d"}), ("delete_access_token", {})):
         harness.cluster.tokens[token.id] = token
-        told = await harness.call_without_effect(tool, {"id": token.id, **arguments}, person=think)
-        assert told == f"Token {token.id} was changed meanwhile. Call again to see how it is now."
+        refusal = await harness.call_without_effect(tool, {"id": token.id, **arguments}, person=think)
+        assert refusal == f"Token {token.id} was changed meanwhile. Call again to see how it is now."
     assert sent_updates(harness, token) == []
     assert token.id in harness.cluster.tokens
 
@@ -304,9 +304,9 @@ async def test_a_token_that_changed_while_the_human_thought_is_left_alone(harnes
 async def test_an_expiry_that_is_written_back_as_it_was_read_is_no_change(harness: Harness) -> None:
     token = add_token(harness, expiration_time=NOW + timedelta(days=50, microseconds=123456))
 
-    told = await harness.call("update_access_token", {"id": token.id, "expiration_time": "2027-01-13T09:00:00Z"})
+    answer = await harness.call("update_access_token", {"id": token.id, "expiration_time": "2027-01-13T09:00:00Z"})
 
-    assert told.text.startswith("Nothing changed: ")
+    assert answer.text.startswith("Nothing changed: ")
     assert sent_updates(harness, token) == []
 
 
@@ -318,7 +318,7 @@ async def test_an_expiry_that_is_written_back_as_it_was_read_is_no_change(harnes
     ],
     ids=["update", "delete"],
 )
-async def test_a_server_that_got_the_token_as_its_own_while_a_human_was_asked_does_not_cut_it_off(
+async def test_a_server_that_got_the_token_as_its_own_while_a_person_was_asked_does_not_cut_it_off(
     harness: Harness, tool: str, arguments: dict[str, Any], deed: str, tmp_path: Path
 ) -> None:
     token, own = add_token(harness), own_token(harness)
@@ -334,7 +334,7 @@ async def test_a_server_that_got_the_token_as_its_own_while_a_human_was_asked_do
             harness.cluster.tokens[own.id] = replace(own, enabled=False)
             return await super().__call__(context, params)
 
-    told = await harness.call_without_effect(
+    refusal = await harness.call_without_effect(
         tool,
         {"id": token.id, **arguments},
         person=Renewing([AGREES]),
@@ -342,7 +342,7 @@ async def test_a_server_that_got_the_token_as_its_own_while_a_human_was_asked_do
         credentials_file=store,
     )
 
-    assert told == lockout_refusal(token, deed)
+    assert refusal == lockout_refusal(token, deed)
     assert harness.cluster.tokens[token.id] == token
 
 
@@ -350,11 +350,11 @@ async def test_a_change_that_gives_more_is_no_lockout_after_a_question(harness: 
     own = own_token(harness)
     harness.cluster.tokens[own.id] = replace(own, expiration_time=NOW + timedelta(days=1))
 
-    told = await harness.call(
+    answer = await harness.call(
         "update_access_token", {"id": own.id, "expiration_time": "90d"}, person=ScriptedPerson([AGREES])
     )
 
-    assert not told.is_error
+    assert not answer.is_error
 
 
 @pytest.mark.parametrize(
@@ -366,9 +366,9 @@ async def test_what_may_be_the_own_token_is_left_as_it_is(harness: Harness, tool
     hide_token_ids(harness)
     own, other = own_token(harness), add_token(harness)
 
-    told = await harness.call_refused(tool, {"id": own.id, **change}, confirm="none")
+    refusal = await harness.call_refused(tool, {"id": own.id, **change}, confirm="none")
 
-    assert "and the cluster does not tell which, so it will not" in told
+    assert "and the cluster does not tell which, so it will not" in refusal
     assert harness.cluster.tokens[own.id] == own
     assert not (await harness.call(tool, {"id": other.id, **change}, confirm="none")).is_error
 
@@ -377,18 +377,22 @@ async def test_a_token_that_vanishes_before_it_is_changed_is_named_with_what_lea
     token = add_token(harness)
     harness.recorder.on_served = replace_answer("PATCH", refusal_response(404), path=TOKENS_PATH + token.id)
 
-    told = await harness.call_without_effect("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    refusal = await harness.call_without_effect(
+        "update_access_token", {"id": token.id, "enabled": False}, confirm="none"
+    )
 
-    assert told.startswith(f"There is no access token {token.id}. ")
-    assert told.endswith("list_access_tokens tells the ids.")
+    assert refusal.startswith(f"There is no access token {token.id}. ")
+    assert refusal.endswith("list_access_tokens tells the ids.")
 
 
 async def test_what_neither_a_form_nor_qq_can_do_is_told_in_a_sentence(harness: Harness) -> None:
-    told = await harness.call_without_effect(
+    refusal = await harness.call_without_effect(
         "update_access_token", {"id": add_token(harness).id, "expiration_time": "never"}
     )
 
-    assert told.endswith("qq cannot clear an expiry, so it takes a client that shows a person this server's questions.")
+    assert refusal.endswith(
+        "qq cannot clear an expiry, so it takes a client that shows a person this server's questions."
+    )
 
 
 @pytest.mark.parametrize("status", REFUSAL_STATUSES)
@@ -397,10 +401,10 @@ async def test_an_update_whose_answer_was_blocked_is_looked_at(harness: Harness,
     token = harness.cluster.add_token(JANE.auth_id, creator="500")
     harness.recorder.on_served = replace_answer("PATCH", httpx.Response(status, html=HTML_PAGE))
 
-    told = await harness.call("update_access_token", {"id": token.id, "enabled": False})
+    answer = await harness.call("update_access_token", {"id": token.id, "enabled": False})
 
-    assert not told.is_error
-    assert told.fields["enabled"] is False
+    assert not answer.is_error
+    assert answer.fields["enabled"] is False
     assert read_outcomes(harness.settings.state_dir) == ["intended", "done"]
 
 
@@ -414,10 +418,10 @@ async def test_a_change_that_is_answered_with_another_token_is_told_by_a_look(ha
 
     harness.recorder.on_served = mix_up
 
-    told = await harness.call("update_access_token", {"id": token.id, "enabled": False})
+    answer = await harness.call("update_access_token", {"id": token.id, "enabled": False})
 
-    assert told.fields["id"] == token.id
-    assert told.fields["enabled"] is False
+    assert answer.fields["id"] == token.id
+    assert answer.fields["enabled"] is False
 
 
 @pytest.mark.parametrize("arguments", [{"enabled": False}, {"expiration_time": "90d"}], ids=["disable", "extend"])
@@ -436,10 +440,10 @@ async def test_a_change_that_is_answered_with_what_was_before_is_looked_at(
 
     harness.recorder.on_served = repeat
 
-    told = await harness.call("update_access_token", {"id": jane.id} | arguments)
+    answer = await harness.call("update_access_token", {"id": jane.id} | arguments)
 
-    assert told.fields["changed"]
-    assert told.text.startswith("Changed access token")
+    assert answer.fields["changed"]
+    assert answer.text.startswith("Changed access token")
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
@@ -460,9 +464,9 @@ async def test_a_change_of_which_nothing_can_be_seen_afterwards_is_told_as_not_k
 
     harness.recorder.on_served = repeat
 
-    told = await harness.call_refused("update_access_token", {"id": jane.id, "enabled": False})
+    refusal = await harness.call_refused("update_access_token", {"id": jane.id, "enabled": False})
 
-    assert f"It could not be found out whether token {jane.id} was changed" in told
+    assert f"It could not be found out whether token {jane.id} was changed" in refusal
     assert read_outcomes(harness.settings.state_dir)[-1] == "unknown"
 
 
@@ -503,18 +507,18 @@ async def test_what_undoes_a_change_undoes_all_of_it_or_says_what_stays(
     token = add_token(harness, **before)
     arguments = {"id": token.id, "enabled": False, "expiration_time": "1d"}
 
-    told = await harness.call("update_access_token", arguments, confirm="none", **settings)
+    answer = await harness.call("update_access_token", arguments, confirm="none", **settings)
 
-    assert expected.format(id=token.id) in told.fields["next_step"]
+    assert expected.format(id=token.id) in answer.fields["next_step"]
     if "undoes this" in expected:
-        [undo, *_] = parse_calls(told.fields["next_step"])
+        [undo, *_] = parse_calls(answer.fields["next_step"])
         await harness.call(*undo, confirm="none", **settings)
         assert harness.cluster.tokens[token.id] == token
 
 
 async def test_a_token_that_was_only_shortened_is_told_how_to_get_its_expiry_back(harness: Harness) -> None:
     token = add_token(harness)
-    told = await harness.call("update_access_token", {"id": token.id, "expiration_time": "1d"}, confirm="none")
+    answer = await harness.call("update_access_token", {"id": token.id, "expiration_time": "1d"}, confirm="none")
     again = await harness.call(
         "update_access_token",
         {"id": token.id, "expiration_time": "1h"},
@@ -523,7 +527,7 @@ async def test_a_token_that_was_only_shortened_is_told_how_to_get_its_expiry_bac
         default_lifetime=timedelta(hours=1),
     )
 
-    assert told.fields["next_step"] == (
+    assert answer.fields["next_step"] == (
         f'Watch whether anything breaks; update_access_token(id="{token.id}", expiration_time="2027-01-13T09:00:00Z") '
         "undoes this."
     )
@@ -536,9 +540,9 @@ async def test_a_token_that_was_only_shortened_is_told_how_to_get_its_expiry_bac
 async def test_an_expiry_that_was_over_is_not_told_to_be_set_again(harness: Harness) -> None:
     token = add_token(harness, expiration_time=NOW - timedelta(hours=1))
 
-    told = await harness.call(
+    answer = await harness.call(
         "update_access_token", {"id": token.id, "enabled": False, "expiration_time": "1d"}, confirm="none"
     )
 
-    [undo, _] = parse_calls(told.fields["next_step"])
+    [undo, _] = parse_calls(answer.fields["next_step"])
     assert undo == ("update_access_token", {"id": token.id, "enabled": True})

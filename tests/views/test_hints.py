@@ -853,13 +853,13 @@ def harness_with_known_ids(tmp_path: Path) -> Harness:
 
 
 @pytest.mark.parametrize(("tool", "arguments", "facts"), UNDERSTOOD_CALLS)
-async def test_a_mistake_that_leaves_no_doubt_just_works(
+async def test_a_mistaken_call_with_one_possible_meaning_works(
     harness_with_known_ids: Harness, tool: str, arguments: Arguments, facts: list[str]
 ) -> None:
-    told = await harness_with_known_ids.call(tool, arguments, confirm="none")
+    answer = await harness_with_known_ids.call(tool, arguments, confirm="none")
 
-    assert not told.is_error, told.text
-    assert [fact for fact in facts if fact not in told.text] == [], told.text
+    assert not answer.is_error, answer.text
+    assert [fact for fact in facts if fact not in answer.text] == [], answer.text
 
 
 @pytest.mark.parametrize(("tool", "arguments", "parts"), EXPLAINED_CALLS)
@@ -868,10 +868,10 @@ async def test_a_mistake_is_answered_with_what_to_write_and_changes_nothing(
 ) -> None:
     before = dict(harness_with_known_ids.cluster.tokens)
 
-    told = await harness_with_known_ids.call_refused(tool, arguments, confirm="none")
+    refusal = await harness_with_known_ids.call_refused(tool, arguments, confirm="none")
 
-    assert [part for part in parts if part not in told] == [], told
-    assert len(told) <= MAX_ANSWER_CHARACTERS
+    assert [part for part in parts if part not in refusal] == [], refusal
+    assert len(refusal) <= MAX_ANSWER_CHARACTERS
     assert harness_with_known_ids.cluster.tokens == before
 
 
@@ -923,12 +923,12 @@ MEANINGLESS_VALUES: Final = [
 async def test_a_value_that_means_nothing_is_answered_with_the_rule(
     harness_with_known_ids: Harness, tool: str, name: str, value: object, rule: str
 ) -> None:
-    told = await harness_with_known_ids.call_without_effect(
+    refusal = await harness_with_known_ids.call_without_effect(
         tool, COMPLETE_ARGUMENTS[tool] | {name: value}, confirm="none"
     )
 
-    assert rule in told
-    assert "\n" not in told
+    assert rule in refusal
+    assert "\n" not in refusal
     assert harness_with_known_ids.recorder.requests == []
 
 
@@ -941,9 +941,9 @@ async def test_a_number_that_is_written_otherwise_is_taken(harness_with_known_id
 
 @pytest.mark.parametrize("enabled", [False, "false", "False", "FALSE", "no", "off", "0", 0, 0.0], ids=repr)
 async def test_no_is_taken_however_it_is_written(harness_with_known_ids: Harness, enabled: object) -> None:
-    told = await harness_with_known_ids.call(UPDATE, {"id": JANE_TOKEN_ID, "enabled": enabled}, confirm="none")
+    answer = await harness_with_known_ids.call(UPDATE, {"id": JANE_TOKEN_ID, "enabled": enabled}, confirm="none")
 
-    assert not told.is_error, told.text
+    assert not answer.is_error, answer.text
     assert not harness_with_known_ids.cluster.tokens[JANE_TOKEN_ID].enabled
 
 
@@ -951,15 +951,15 @@ async def test_no_is_taken_however_it_is_written(harness_with_known_ids: Harness
 async def test_what_does_not_exist_is_told_as_such_and_how_else_it_is_done(
     harness_with_known_ids: Harness, tool: str, name: str, sentence: str
 ) -> None:
-    told = await harness_with_known_ids.call_without_effect(
+    refusal = await harness_with_known_ids.call_without_effect(
         tool, COMPLETE_ARGUMENTS[tool] | {name: "x"}, confirm="none"
     )
 
-    assert told.startswith(f'{tool} has no argument "{name}": ')
-    assert sentence in told
-    assert "nearest" not in told
-    assert told.endswith(f"It takes {', '.join(COMPLETE_ARGUMENTS[tool])}.")
-    assert len(told) <= MAX_ANSWER_CHARACTERS
+    assert refusal.startswith(f'{tool} has no argument "{name}": ')
+    assert sentence in refusal
+    assert "nearest" not in refusal
+    assert refusal.endswith(f"It takes {', '.join(COMPLETE_ARGUMENTS[tool])}.")
+    assert len(refusal) <= MAX_ANSWER_CHARACTERS
     assert harness_with_known_ids.recorder.requests == []
 
 
@@ -967,21 +967,23 @@ async def test_what_does_not_exist_is_told_as_such_and_how_else_it_is_done(
 async def test_what_is_called_otherwise_is_told_by_its_real_name(
     harness_with_known_ids: Harness, tool: str, name: str, real: str
 ) -> None:
-    told = await harness_with_known_ids.call_without_effect(tool, {name: "x"}, confirm="none")
+    refusal = await harness_with_known_ids.call_without_effect(tool, {name: "x"}, confirm="none")
 
-    assert f'{tool} has no argument "{name}"; nearest is `{real.removesuffix("`, one a call")}`' in told
-    assert real in told
-    assert len(told) <= MAX_ANSWER_CHARACTERS
+    assert f'{tool} has no argument "{name}"; nearest is `{real.removesuffix("`, one a call")}`' in refusal
+    assert real in refusal
+    assert len(refusal) <= MAX_ANSWER_CHARACTERS
 
 
 @pytest.mark.parametrize("name", ["extend_by", "additional_days_valid", "extend_by_days"])
 async def test_an_extension_is_not_told_as_a_duration_without_what_that_counts_from(
     harness_with_known_ids: Harness, name: str
 ) -> None:
-    told = await harness_with_known_ids.call_without_effect(UPDATE, {"id": JANE_TOKEN_ID, name: "30d"}, confirm="none")
+    refusal = await harness_with_known_ids.call_without_effect(
+        UPDATE, {"id": JANE_TOKEN_ID, name: "30d"}, confirm="none"
+    )
 
-    assert "`expiration_time`" in told
-    assert ("counts from now, not from the present expiry" in told) is ("nearest is" in told)
+    assert "`expiration_time`" in refusal
+    assert ("counts from now, not from the present expiry" in refusal) is ("nearest is" in refusal)
 
 
 @pytest.mark.parametrize("expiration_time", ["now", "2025-01-01T00:00:00Z", "yesterday at noon", "3 days ago"])
@@ -990,10 +992,10 @@ async def test_who_wants_a_token_to_have_expired_is_told_how_to_stop_it(
 ) -> None:
     arguments = {"id": JANE_TOKEN_ID, "expiration_time": expiration_time}
 
-    told = await harness_with_known_ids.call_without_effect(UPDATE, arguments, confirm="none")
+    refusal = await harness_with_known_ids.call_without_effect(UPDATE, arguments, confirm="none")
 
     is_past = expiration_time != "yesterday at noon"
-    assert ("To stop a token at once, give enabled=false and no `expiration_time`." in told) is is_past
+    assert ("To stop a token at once, give enabled=false and no `expiration_time`." in refusal) is is_past
     assert "enabled" not in await harness_with_known_ids.call_without_effect(ROTATE, arguments, confirm="none")
 
 
@@ -1007,15 +1009,15 @@ async def test_what_the_operator_does_not_allow_is_not_proposed_without_the_boun
 ) -> None:
     arguments = {"user": "local:jane", "expiration_time": expiration_time}
 
-    told = await harness_with_known_ids.call_without_effect(
+    refusal = await harness_with_known_ids.call_without_effect(
         CREATE, arguments, confirm="none", max_lifetime=timedelta(days=days)
     )
 
-    assert told.startswith("`expiration_time` ")
-    assert f"QUMULO_MAX_LIFETIME allows {days} days at most" in told
-    assert "never" not in told
-    if "from now such as" in told:
-        proposed = re.findall(r"such as (\S+)(?: or \S+)?,", told)
+    assert refusal.startswith("`expiration_time` ")
+    assert f"QUMULO_MAX_LIFETIME allows {days} days at most" in refusal
+    assert "never" not in refusal
+    if "from now such as" in refusal:
+        proposed = re.findall(r"such as (\S+)(?: or \S+)?,", refusal)
         assert len(proposed) == 2
         for text in proposed:
             taken = {"user": "self", "expiration_time": text}
@@ -1027,19 +1029,19 @@ async def test_what_the_operator_does_not_allow_is_not_proposed_without_the_boun
 async def test_null_as_text_is_told_that_nothing_can_be_written(
     harness_with_known_ids: Harness, tool: str, name: str
 ) -> None:
-    told = await harness_with_known_ids.call_without_effect(
+    refusal = await harness_with_known_ids.call_without_effect(
         tool, COMPLETE_ARGUMENTS[tool] | {name: "null"}, confirm="none"
     )
 
-    assert told.endswith(", or be left out.")
+    assert refusal.endswith(", or be left out.")
 
 
 async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spelling(
     harness_with_known_ids: Harness,
 ) -> None:
-    told = await harness_with_known_ids.call_refused(LIST, {"user": "auth_id:1099"})
+    refusal = await harness_with_known_ids.call_refused(LIST, {"user": "auth_id:1099"})
 
-    assert "if they are not deleted, check the number. Without `user`, everybody's tokens are listed." in told
+    assert "if they are not deleted, check the number. Without `user`, everybody's tokens are listed." in refusal
 
 
 def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:
@@ -1100,10 +1102,12 @@ async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_
     harness.recorder.on_served = fail
 
     arguments = {} if tool.startswith("list") else {"user": "local:jane"}
-    told = await harness.call_without_effect(tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10))
+    refusal = await harness.call_without_effect(
+        tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10)
+    )
 
-    assert f" {advice}" in told
-    assert told.lower().count("try") == 1
+    assert f" {advice}" in refusal
+    assert refusal.lower().count("try") == 1
 
 
 @pytest.mark.parametrize(
@@ -1135,9 +1139,9 @@ async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
     arguments = {"user": "local:jane"} if tool.startswith("create") else {"id": token.id}
     arguments |= {"expiration_time": "60d"} if tool.startswith("update") else {}
 
-    told = await harness.call_refused(
+    refusal = await harness.call_refused(
         tool, arguments, confirm="none", timeout=timedelta(seconds=0.5 if failure is None else 10)
     )
 
-    assert not re.search(r"(?<!before you )try(?:ing)? (?:the same )?again", told, re.IGNORECASE)
-    assert re.search(r"before you try again|before creating again", told)
+    assert not re.search(r"(?<!before you )try(?:ing)? (?:the same )?again", refusal, re.IGNORECASE)
+    assert re.search(r"before you try again|before creating again", refusal)
