@@ -184,7 +184,7 @@ async def test_a_new_token_that_was_not_taken_back_is_named(
     assert "ould not be deleted again: " in told
     assert f'delete_access_token(id="{new.id}")' in told
     assert "no token is left" not in told.lower()
-    assert journal_outcomes(harness) == ["intended", "stranded"]
+    assert journal_outcomes(harness) == ["intended", "undeletable"]
 
 
 async def test_a_new_token_of_which_it_is_not_known_whether_it_was_taken_back_is_named(harness: Harness) -> None:

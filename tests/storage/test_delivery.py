@@ -36,8 +36,12 @@ from token_tools.storage.delivery import (
     DeliveredToken,
     Delivery,
     FileDelivery,
+    FileLocation,
     InlineDelivery,
+    InlineLocation,
     KeyringDelivery,
+    KeyringLocation,
+    Location,
     choose_delivery,
 )
 
@@ -81,7 +85,7 @@ async def test_a_kept_token_is_a_store_whose_name_says_whose_it_is(delivery: Del
 
     [file] = folder.iterdir()
     assert file.name == "2001_db8_1_8000_local_jane_18446744073709551616123.json"
-    assert (delivered.id, delivered.location, delivered.bearer_token) == (NEW_TOKEN.id, str(file), None)
+    assert (delivered.id, delivered.location, delivered.bearer_token) == (NEW_TOKEN.id, FileLocation(file), None)
     assert json.loads(file.read_text()) == {"bearer_token": SECRET, "version": 1}
     assert permission_bits(file) == 0o600
 
@@ -101,31 +105,31 @@ async def test_no_name_leads_out_of_the_folder_or_is_too_long(folder: Path, name
 
     delivered = await (await delivery.reserve()).store(new, Identity(name=name))
 
-    assert Path(delivered.location).parent == folder
-    assert [str(file) for file in folder.iterdir()] == [delivered.location]
-    assert delivered.location.isascii()
+    assert [FileLocation(file) for file in folder.iterdir()] == [delivered.location]
+    assert delivered.location.render().isascii()
 
 
 async def test_reservations_made_at_the_same_time_do_not_collide(delivery: Delivery, folder: Path) -> None:
     one, two = await delivery.reserve(), await delivery.reserve()
     other = NewAccessToken(id="2", bearer_token=SecretStr("access-v1:other"))
 
-    places = {(await two.store(other, JANE)).location, (await one.store(NEW_TOKEN, JANE)).location}
+    locations = {(await two.store(other, JANE)).location, (await one.store(NEW_TOKEN, JANE)).location}
 
-    assert {str(file) for file in folder.iterdir()} == places
-    assert len(places) == 2
+    assert {FileLocation(file) for file in folder.iterdir()} == locations
+    assert len(locations) == 2
 
 
 async def test_an_existing_file_is_not_overwritten_but_stood_beside(delivery: Delivery, folder: Path) -> None:
     first = await (await delivery.reserve()).store(NEW_TOKEN, JANE)
-    content = Path(first.location).read_bytes()
+    file = Path(first.location.render())
+    content = file.read_bytes()
     other = NewAccessToken(id=NEW_TOKEN.id, bearer_token=SecretStr("b"))
 
-    places = [(await (await delivery.reserve()).store(other, JANE)).location for _ in range(2)]
+    beside = [(await (await delivery.reserve()).store(other, JANE)).location for _ in range(2)]
 
-    assert Path(first.location).read_bytes() == content
-    assert [place.removeprefix(first.location.removesuffix(".json")) for place in places] == ["-2.json", "-3.json"]
-    assert {str(file) for file in folder.iterdir()} == {first.location, *places}
+    assert file.read_bytes() == content
+    assert beside == [FileLocation(file.with_stem(f"{file.stem}-{number}")) for number in (2, 3)]
+    assert {FileLocation(file) for file in folder.iterdir()} == {first.location, *beside}
 
 
 async def test_the_file_that_a_token_went_into_is_found_before_one_that_has_its_name(delivery: Delivery) -> None:
@@ -137,26 +141,42 @@ async def test_the_file_that_a_token_went_into_is_found_before_one_that_has_its_
 
 async def test_of_files_with_its_name_any_that_is_left_is_found(delivery: Delivery) -> None:
     named, beside = [await (await delivery.reserve()).store(NEW_TOKEN, JANE) for _ in range(2)]
-    Path(named.location).unlink()
+    Path(named.location.render()).unlink()
 
     assert await delivery.locate(NEW_TOKEN.id, named.location) == beside.location
 
 
-@pytest.mark.parametrize("is_place", [False, True], ids=["folder", "place"])
-async def test_what_cannot_be_looked_for_is_not_taken_for_gone(folder: Path, tmp_path: Path, is_place: bool) -> None:
+async def test_a_file_that_cannot_be_looked_for_is_not_taken_for_gone(folder: Path, tmp_path: Path) -> None:
     unreadable = tmp_path / ("x" * 300)
-    delivery = FileDelivery(folder if is_place else unreadable, Qq("c", 8000))
+    location = FileLocation(unreadable / "token.json")
 
+    for delivery in (FileDelivery(folder, Qq("c", 8000)), KeyringDelivery("c:8000"), InlineDelivery()):
+        with pytest.raises(DeliveryError, match=f" in {unreadable}: {os.strerror(errno.ENAMETOOLONG)}"):
+            await delivery.locate(NEW_TOKEN.id, location)
     with pytest.raises(DeliveryError, match=f" in {unreadable}: {os.strerror(errno.ENAMETOOLONG)}"):
-        await delivery.locate(NEW_TOKEN.id, str(unreadable / "token.json") if is_place else None)
+        await FileDelivery(unreadable, Qq("c", 8000)).locate(NEW_TOKEN.id, None)
+
+
+async def test_a_location_at_another_destination_is_found_whatever_the_operator_chooses_now(tmp_path: Path) -> None:
+    file = tmp_path / "token.json"
+    file.touch()
+    found: list[Location] = [FileLocation(file), KeyringLocation("other", "jane 1")]
+
+    for delivery in (FileDelivery(tmp_path / "tokens", Qq("c", 8000)), KeyringDelivery("c:8000"), InlineDelivery()):
+        assert [await delivery.locate("1", location) for location in found] == found
+        answer = await delivery.locate("1", InlineLocation())
+        assert answer is not None
+        assert answer.render() == "the answer to that call, and with it the conversation and its logs"
+        assert await delivery.locate("1", FileLocation(tmp_path / "gone.json")) is None
+        assert await delivery.locate("1", None) is None
 
 
 async def test_the_same_token_of_two_clusters_behind_one_address_has_two_files(folder: Path) -> None:
-    places = {
+    locations = {
         (await (await FileDelivery(folder, Qq("c", port)).reserve()).store(NEW_TOKEN, JANE)).location for port in (1, 2)
     }
 
-    assert len(places) == 2
+    assert len(locations) == 2
 
 
 async def test_an_empty_folder_is_made_private(delivery: Delivery, folder: Path) -> None:
@@ -281,7 +301,7 @@ async def test_a_reservation_that_cannot_be_removed_is_no_failure(
 
 async def test_a_kept_file_that_is_gone_already_needs_no_retracting(delivery: Delivery, folder: Path) -> None:
     delivered = await (await delivery.reserve()).store(NEW_TOKEN, JANE)
-    Path(delivered.location).unlink()
+    Path(delivered.location.render()).unlink()
 
     await delivery.remove(delivered)
 
@@ -345,10 +365,11 @@ async def test_what_a_killed_server_left_is_found_by_the_id_of_the_token(deliver
     (folder / f".pending-2_{NEW_TOKEN.id}0").write_bytes(encode_store(SecretStr(SECRET)))
     (folder / ".pending-3_7").write_bytes(b" " * 4096)
 
-    assert await delivery.locate(NEW_TOKEN.id, None) == str(folder / f"recovered-1_{NEW_TOKEN.id}.json")
+    recovered = FileLocation(folder / f"recovered-1_{NEW_TOKEN.id}.json")
+    assert await delivery.locate(NEW_TOKEN.id, None) == recovered
     assert await delivery.locate("7", None) is None
     assert await delivery.recover() == [folder / f"recovered-2_{NEW_TOKEN.id}0.json"]
-    assert await delivery.locate(NEW_TOKEN.id, None) == str(folder / f"recovered-1_{NEW_TOKEN.id}.json")
+    assert await delivery.locate(NEW_TOKEN.id, None) == recovered
     assert list(await delivery.list_unidentified_files()) == []
     await held.release()
 
@@ -377,8 +398,9 @@ anyio.run(main)
     found = await FileDelivery(folder, Qq("c", 8000)).locate(NEW_TOKEN.id, None)
 
     assert re.fullmatch(rf"\.pending-[0-9a-f]+_{NEW_TOKEN.id}", pending.name)
-    assert found == str(folder / f"recovered-{pending.name.removeprefix('.pending-')}.json")
-    assert json.loads(Path(str(found)).read_text())["bearer_token"] == SECRET
+    recovered = folder / f"recovered-{pending.name.removeprefix('.pending-')}.json"
+    assert found == FileLocation(recovered)
+    assert json.loads(recovered.read_text())["bearer_token"] == SECRET
 
 
 def test_what_is_left_of_a_token_that_could_not_be_kept_is_told(folder: Path) -> None:
@@ -424,7 +446,7 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
 
     assert await delivery.recover() == [folder / "recovered-1.json"]
 
-    kept = Path((await held.store(NEW_TOKEN, JANE)).location)
+    kept = Path((await held.store(NEW_TOKEN, JANE)).location.render())
     assert {*folder.iterdir()} == {folder / "recovered-1.json", kept}
     assert await delivery.recover() == []
 
@@ -465,7 +487,8 @@ async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -
     delivered = await reservation.store(NEW_TOKEN, JANE)
 
     assert delivered.bearer_token == SecretStr(SECRET)
-    assert delivered.location == "this answer, and with it the conversation and its logs"
+    assert delivered.location == InlineLocation()
+    assert delivered.location.render() == "this answer, and with it the conversation and its logs"
     assert delivered.how_to_use == "Store it now: the cluster does not show it again."
     assert SECRET not in repr(delivered)
 
@@ -493,7 +516,7 @@ async def test_a_keyring_keeps_the_token_and_nothing_else(fake_keyring: FakeKeyr
 
     assert fake_keyring.secrets == {("qumulo-token-tools c:8000", f"local:jane {NEW_TOKEN.id}"): SECRET}
     assert delivered.id == NEW_TOKEN.id
-    assert delivered.location == (
+    assert delivered.location.render() == (
         f"the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane {NEW_TOKEN.id}'"
     )
     assert f" -P -m keyring get 'qumulo-token-tools c:8000' 'local:jane {NEW_TOKEN.id}' > " in delivered.how_to_use
@@ -627,13 +650,13 @@ async def test_what_stays_in_a_keyring_is_told(fake_keyring: FakeKeyring, broken
 
 async def test_a_keyring_is_asked_for_the_account_that_a_token_would_have(fake_keyring: FakeKeyring) -> None:
     delivery = KeyringDelivery("c:8000")
-    place = (await delivery.store(NEW_TOKEN, JANE)).location
+    location = (await delivery.store(NEW_TOKEN, JANE)).location
 
-    assert await delivery.locate(NEW_TOKEN.id, None, ["local:bob", "local:jane"]) == place
-    assert await delivery.locate(NEW_TOKEN.id, place, ["local:jane"]) == place
+    assert await delivery.locate(NEW_TOKEN.id, None, ["local:bob", "local:jane"]) == location
+    assert await delivery.locate(NEW_TOKEN.id, location, ["local:jane"]) == location
     assert await delivery.locate(NEW_TOKEN.id, None, ["local:bob"]) is None
     fake_keyring.secrets.clear()
-    assert await delivery.locate(NEW_TOKEN.id, place, ["local:jane"]) is None
+    assert await delivery.locate(NEW_TOKEN.id, location, ["local:jane"]) is None
 
 
 async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwards(fake_keyring: FakeKeyring) -> None:
@@ -685,8 +708,7 @@ async def test_what_is_done_when_its_time_is_over_but_nobody_knows_it_yet_is_don
         fake_keyring.hang_released.set()
         assert fake_keyring.password_read.wait(TIMEOUT_SECONDS)
 
-    [kept] = delivered
-    assert [*fake_keyring.secrets] == [(delivery.service, kept.account)]
+    assert [kept.location for kept in delivered] == [KeyringLocation(*key) for key in fake_keyring.secrets]
 
 
 @pytest.mark.usefixtures("long_thread_switch_interval")

@@ -247,18 +247,3 @@ def test_only_a_regular_file_has_a_private_mode() -> None:
 
     os.close(reading)
     os.close(writing)
-
-
-@pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
-@pytest.mark.parametrize("name", ["z\udceb", "z\x00"], ids=ascii)
-async def test_a_folder_that_no_answer_could_name_is_refused_before_the_request(
-    harness: Harness, tmp_path: Path, setting: str, name: str
-) -> None:
-    told = await harness.with_folder(setting, tmp_path / name).call_refused(CREATE_TOOL, {"user": "local:jane"})
-    assert "Name another folder" in told
-    assert told.isprintable()
-    if setting == "delivery_dir":
-        report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=tmp_path / name)
-        assert "Name another folder" in report
-    assert harness.recorder.bodies(*CREATE_REQUEST) == []
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("z")]

@@ -203,7 +203,7 @@ def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path:
     assert told == (failed if name == "state/tokens" else None)
     assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
     lines = (second / "qumulo-token-tools" / "journal.jsonl").read_text().splitlines()
-    assert [json.loads(line)["result"] for line in lines] == ["intended", "made"]
+    assert [json.loads(line)["result"] for line in lines] == ["intended", "created"]
 
 
 @needs_strace

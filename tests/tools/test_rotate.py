@@ -31,7 +31,6 @@ from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import Caller
 from token_tools.operations.rotate import PERSON_DECIDES
 from token_tools.sandbox.cluster import Token
-from token_tools.storage.delivery import KeyringDelivery
 
 pytestmark = pytest.mark.anyio
 
@@ -138,12 +137,6 @@ async def test_a_repeated_rotate_tells_that_the_bearer_token_went_into_an_earlie
     told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="inline")
 
     assert "its bearer token is in the answer to that call, and with it the conversation and its logs." in told
-
-
-async def test_a_place_in_a_keyring_is_told_again_as_it_was() -> None:
-    place = "the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane 7'"
-
-    assert await KeyringDelivery("c:8000").locate("7", place) == place
 
 
 async def test_a_repeated_rotate_tells_of_a_new_token_that_was_never_delivered(harness: Harness) -> None:

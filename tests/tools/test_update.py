@@ -646,7 +646,8 @@ async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains
         assert fact in told.text
     intended, made = read_journal(harness)
     assert (intended["operation"], intended["result"], intended["replaces"]) == ("rotate", "intended", old.id)
-    assert (made["result"], made["token_id"], made["place"]) == ("made", new.id, place)
+    assert (made["result"], made["token_id"]) == ("created", new.id)
+    assert made["location"] == {"kind": "file", "path": place}
 
 
 async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(harness: Harness) -> None:
@@ -801,7 +802,7 @@ async def test_a_new_token_that_does_not_prove_to_work_is_deleted_again(
     assert told.endswith("It was deleted again. The old token is as it was.")
     assert harness.tokens_of(JANE) == [old]
     assert [*harness.settings.delivery_dir.iterdir()] == []
-    assert [line["result"] for line in read_journal(harness)] == ["intended", "deleted again"]
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "rolled back"]
 
 
 async def test_a_new_token_of_somebody_else_is_no_proof(harness: Harness) -> None:
@@ -848,7 +849,7 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
     assert "It could not be deleted again: " in told
     assert f"It is in {file}." in told
     assert f'delete_access_token(id="{token.id}")' in told
-    assert [line["result"] for line in read_journal(harness)] == ["intended", "stranded"]
+    assert [line["result"] for line in read_journal(harness)] == ["intended", "undeletable"]
 
     again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 

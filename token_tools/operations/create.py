@@ -164,7 +164,7 @@ class TokenCreator:
                 told = f"The new token {new.id} was made and delivered, but {flaw}"
                 raise Unproved(f"{told} {await self._rollback_delivered(request, delivered, intent)}")
             unwritten = await self.journal.record_outcome(
-                intent, "made", new.id, location=delivered.location, mentioned=request.settled_intents
+                intent, "created", new.id, location=delivered.location, mentioned=request.settled_intents
             )
             return intent, CreatedToken(delivered, found, unwritten, self.clock.ahead)
 
@@ -178,11 +178,11 @@ class TokenCreator:
             return await self._post(request)
         except (BadAnswer, Unavailable, Unreachable) as failure:
             if isinstance(failure, Unsent):
-                await self.journal.record_outcome(intent, "not made")
+                await self.journal.record_outcome(intent, "not created")
                 raise
             raise await self._explain_unknown_outcome(request, intent, failure) from failure
         except ClusterError:
-            await self.journal.record_outcome(intent, "not made")
+            await self.journal.record_outcome(intent, "not created")
             raise
         except Exception as crash:  # noqa: BLE001 - it is told and logged, and not forgotten
             # Whatever it was, the token may have been made, and that must not go unsaid.
@@ -241,16 +241,16 @@ class TokenCreator:
         except _StrayAnswer as stray:
             return str(await self._remove_and_explain_stray(request, delivered, intent, stray))
         except ClusterError as second:
-            await self.journal.record_outcome(intent, "stranded", delivered.id, location=delivered.location)
+            await self.journal.record_outcome(intent, "undeletable", delivered.id, location=delivered.location)
             return (
-                f"{render_undeleted('it', second)} It is in {delivered.location}. "
+                f"{render_undeleted('it', second)} It is in {delivered.location.render()}. "
                 f"{self._render_delete_commands(delivered.id)}"
             )
-        await self.journal.record_outcome(intent, "deleted again", delivered.id)
+        await self.journal.record_outcome(intent, "rolled back", delivered.id)
         try:
             await self.delivery.remove(delivered)
         except DeliveryError as second:
-            left = f"What was delivered is still in {delivered.location}, and of no use: {second}"
+            left = f"What was delivered is still in {delivered.location.render()}, and of no use: {second}"
         else:
             left = "No token is left of this." if request.replaces is None else "The old token is as it was."
         return f"It was deleted again. {left}"
@@ -335,12 +335,12 @@ class TokenCreator:
         except _StrayAnswer as stray:
             return str(await self._explain_unknown_outcome(request, intent, stray))
         except ClusterError as second:
-            await self.journal.record_outcome(intent, "stranded", token_id)
+            await self.journal.record_outcome(intent, "undeletable", token_id)
             return (
                 f"{render_undeleted(f'the new token {token_id}', second)} "
                 f"Its bearer token is lost. {self._render_delete_commands(token_id)}"
             )
-        await self.journal.record_outcome(intent, "deleted again", token_id)
+        await self.journal.record_outcome(intent, "rolled back", token_id)
         return f"The new token {token_id} was deleted again; no token is left of this."
 
     def _render_delete_commands(self, token_id: str) -> str:

@@ -30,7 +30,7 @@ from token_tools.storage.journal import Journal, JournalEntry
 from token_tools.times import format_time
 from token_tools.views.tokens import HAND_OVER_STEP, render_lifetime, render_state, render_steps
 
-_FAILED_OUTCOMES: Final = {"stranded", "deleted again"}
+_FAILED_OUTCOMES: Final = {"undeletable", "rolled back"}
 PERSON_DECIDES: Final = (
     "Each of them works as far as is known, so a person has to say which can go: better disable that one first, and "
     "delete it once nothing breaks."
@@ -266,7 +266,7 @@ class Preflight:
         now = self.clock()
         state = f"it is {render_state(new.state, now)}"
         if rotation.result in _FAILED_OUTCOMES:
-            flaw = "its bearer token is lost" if rotation.place is None else "it did not prove to work"
+            flaw = "its bearer token is lost" if rotation.location is None else "it did not prove to work"
             return (
                 f"The new token {new.id} is no good: {flaw}, and it could not be deleted. "
                 f"{_render_delete_and_rotate(new.id)}."
@@ -277,16 +277,17 @@ class Preflight:
                 f"at that time, its bearer token is lost. {_render_retirement(new.id)}"
             )
         made = f"The new token is {new.id}; {state}"
-        place = await self.delivery.locate(new.id, rotation.place, [rotation.user])
+        location = await self.delivery.locate(new.id, rotation.location, [rotation.user])
         if not new.is_live(now=now):
             return f"{made}. It does not work like that: {_render_delete_and_rotate(new.id)}."
-        if place is None:
+        if location is None:
+            recorded = rotation.location.render() if rotation.location else "the place where it was put"
             return (
                 f"{made}, but its bearer token is no longer in "
-                f"{rotation.place}.{await self._render_unattributed_files()} Unless "
+                f"{recorded}.{await self._render_unattributed_files()} Unless "
                 f"that was moved to where it is used: {_render_delete_and_rotate(new.id)}."
             )
-        return f"{made}, and its bearer token is in {place}. {render_steps(old, self.clock(), hand_over)}"
+        return f"{made}, and its bearer token is in {location.render()}. {render_steps(old, self.clock(), hand_over)}"
 
     async def _check_room_for_second(self, old: AccessToken, who: Identity, existing: ExistingTokens) -> None:
         # Whether disabled and expired tokens count is the cluster's to say.
@@ -314,16 +315,16 @@ class Preflight:
         if not begun:
             return other, " ".join(render_unfinished(history.unfinished, self.clock)) or None
         latest = begun[0]
-        if latest.attempt.is_in_flight or latest.attempt.outcome == "stranded":
+        if latest.attempt.is_in_flight or latest.attempt.outcome == "undeletable":
             return other, " ".join(render_unfinished([latest], self.clock))
         return other, await self._render_suspect(old, token, latest)
 
     async def _render_suspect(self, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
         """What is known of a token that an attempt may have made which never came to its end."""
         intent = unfinished.attempt.intent
-        place = await self.delivery.locate(token.id, None, {intent.user, str(token.user)})
+        location = await self.delivery.locate(token.id, None, {intent.user, str(token.user)})
         attempt = f"An attempt that was begun at {format_time(intent.time)} and never finished may have made it;"
-        if place is None:
+        if location is None:
             return f"{attempt} {await self._render_lost_location()} {_render_retirement(token.id)}"
         # Only one way: whoever followed the calls of going on and of going back would stop both tokens.
         leads_on = (
@@ -331,7 +332,7 @@ class Preflight:
             if intent.replaces == old.id
             else _render_retirement(token.id)
         )
-        return f"{attempt} its bearer token is in {place}, not proved to work yet. {leads_on}"
+        return f"{attempt} its bearer token is in {location.render()}, not proved to work yet. {leads_on}"
 
     async def _render_lost_location(self) -> str:
         """What is known of a bearer token that nothing tells the place of."""

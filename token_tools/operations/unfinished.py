@@ -21,7 +21,7 @@ from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.create import CLOCK_TOLERANCE
 from token_tools.operations.update import format_change
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
-from token_tools.storage.delivery import Delivery
+from token_tools.storage.delivery import Delivery, Location
 from token_tools.storage.journal import Attempt, Journal, JournalEntry
 from token_tools.times import format_time
 
@@ -58,15 +58,15 @@ class JournalHistory:
     @cached_property
     def successor_entries(self) -> Mapping[str, JournalEntry]:
         """How the tokens came about that were made to replace another, by their ids."""
-        made = [attempt.last for attempt in self.attempts if attempt.outcome == "made" and attempt.intent.replaces]
+        made = [attempt.last for attempt in self.attempts if attempt.outcome == "created" and attempt.intent.replaces]
         return {entry.token_id: entry for entry in made if entry.token_id}
 
     @cached_property
     def deleted_at(self) -> Mapping[str, datetime]:
         """When this server deleted which tokens."""
         gone = [a.last for a in self.attempts if (a.intent.operation, a.outcome) == ("delete", "done")]
-        taken_back = [attempt.last for attempt in self.attempts if attempt.outcome == "deleted again"]
-        return {entry.token_id: entry.time for entry in [*gone, *taken_back] if entry.token_id}
+        rolled_back = [attempt.last for attempt in self.attempts if attempt.outcome == "rolled back"]
+        return {entry.token_id: entry.time for entry in [*gone, *rolled_back] if entry.token_id}
 
     @cached_property
     def disabled_since(self) -> Mapping[str, datetime]:
@@ -125,14 +125,14 @@ class SuspectFilter:
 class Unfinished:
     """An attempt without a known end, and the tokens that it may be about.
 
-    `places` tells where the bearer tokens of these were found, and `lookup_errors` why it is not known of the others
+    `locations` tells where the bearer tokens of these were found, and `lookup_errors` why it is not known of the others
     that they are nowhere. `is_unproved` is set where a rotate did not come to prove them, and what they are to replace
     is there.
     """
 
     attempt: Attempt
     suspects: Sequence[AccessToken]
-    locations: Mapping[str, str] = field(default_factory=dict[str, str])
+    locations: Mapping[str, Location] = field(default_factory=dict[str, Location])
     lookup_errors: Mapping[str, str] = field(default_factory=dict[str, str])
     is_unproved: bool = False
 
@@ -144,7 +144,7 @@ class Unfinished:
     @property
     def is_settled(self) -> bool:
         """Whether somebody has the bearer token of what it made, and it does not have to be proved to work."""
-        return self.attempt.outcome != "stranded" and bool(self.locations) and not self.is_unproved
+        return self.attempt.outcome != "undeletable" and bool(self.locations) and not self.is_unproved
 
     @property
     def lost_tokens(self) -> Sequence[AccessToken]:
@@ -152,7 +152,9 @@ class Unfinished:
         is_making = self.attempt.is_creating and not self.attempt.is_in_flight
         is_lost = is_making and not self.is_settled
         return [
-            token for token in self.suspects if is_lost and (self.attempt.outcome == "stranded" or not self.locations)
+            token
+            for token in self.suspects
+            if is_lost and (self.attempt.outcome == "undeletable" or not self.locations)
         ]
 
 
@@ -288,26 +290,26 @@ class UnfinishedFinder:
     ) -> Sequence[Unfinished]:
         """As `find_unfinished`, with where the bearer tokens of a few are, and without what is settled by that."""
         found = find_unfinished(journal_history, tokens, me=me, clock_ahead=self.clock.ahead)
-        asked: dict[str, tuple[str | None, str | None]] = {}
+        asked: dict[str, tuple[Location | None, str | None]] = {}
         located: list[Unfinished] = []
         for each in found:
             for token in each.suspects if each.attempt.is_creating else ():
                 if token.id not in asked and len(asked) < 2 * MAX_ITEMS_SHOWN:
                     asked[token.id] = await self._locate_bearer_token(token, each.last_entry)
             told = [token.id for token in each.suspects if token.id in asked]
-            places = {token_id: place for token_id in told if (place := asked[token_id][0]) is not None}
+            locations = {token_id: place for token_id in told if (place := asked[token_id][0]) is not None}
             doubts = {token_id: doubt for token_id in told if (doubt := asked[token_id][1]) is not None}
             is_unproved = each.attempt.intent.replaces in {token.id for token in tokens}
-            located.append(Unfinished(each.attempt, each.suspects, places, doubts, is_unproved=is_unproved))
+            located.append(Unfinished(each.attempt, each.suspects, locations, doubts, is_unproved=is_unproved))
         return [each for each in located if not each.is_settled]
 
-    async def _locate_bearer_token(self, token: AccessToken, entry: JournalEntry) -> tuple[str | None, str | None]:
+    async def _locate_bearer_token(self, token: AccessToken, entry: JournalEntry) -> tuple[Location | None, str | None]:
         """Where the bearer token of a token is; or why that is not known, None if it is nowhere."""
         with anyio.move_on_after(self.timeout_seconds):
             try:
-                place = await self.delivery.locate(token.id, entry.place, {entry.user, str(token.user)})
-                if place is not None or not (nameless := await self.delivery.list_unidentified_files()):
-                    return place, None
+                location = await self.delivery.locate(token.id, entry.location, {entry.user, str(token.user)})
+                if location is not None or not (nameless := await self.delivery.list_unidentified_files()):
+                    return location, None
             except DeliveryError as failure:
                 return None, str(failure)
             files = render_first_items([*map(str, nameless)])
@@ -369,13 +371,14 @@ def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
             "person finds out which is in use."
         )
     [token] = suspects
-    if unfinished.attempt.outcome == "stranded":
-        flaw = "its bearer token is lost" if unfinished.last_entry.place is None else "it did not prove to work"
+    if unfinished.attempt.outcome == "undeletable":
+        flaw = "its bearer token is lost" if unfinished.last_entry.location is None else "it did not prove to work"
         return f" made {told}, which could not be deleted again: {flaw}. {_render_retirement(token, clock)}"
-    if (place := unfinished.locations.get(token.id)) is not None:
+    if (location := unfinished.locations.get(token.id)) is not None:
         return (
-            f" has no known end. Token {told} seems to be what it made: its bearer token is in {place}, and was not "
-            f'proved to work. rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
+            f" has no known end. Token {told} seems to be what it made: its bearer token is in {location.render()}, "
+            "and was not proved to work. "
+            f'rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
         )
     doubt = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {doubt}" if doubt else _NO_LOCATION

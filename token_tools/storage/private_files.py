@@ -5,6 +5,7 @@ none, and folders in which others can put something else in the place of what wa
 """
 
 import errno
+import fcntl
 import grp
 import logging
 import os
@@ -16,8 +17,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path, PurePath
 from typing import Final
-
-from token_tools.quoting import quote_untrusted
 
 HOW_TO_SET_FOLDER: Final = "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR"
 
@@ -31,7 +30,6 @@ _FSYNC_UNSUPPORTED: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 """How a file system says that it has no fsync, for a folder or at all."""
 _TRAVERSE_FLAGS: Final[int] = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 """How to open a folder that others may not list, which is no reason not to pass through it."""
-_MAX_PATH_CHARS: Final = 4096
 
 
 class ModeNotKeptError(PermissionError):
@@ -143,6 +141,23 @@ def flush(fd: int) -> None:
             raise
 
 
+def list_names(folder_fd: int) -> list[str]:
+    """Return the names in an open folder, sorted."""
+    return sorted(os.listdir(folder_fd))
+
+
+def try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file if that is possible now, and tell whether it was; `kind` can also be `fcntl.LOCK_SH`.
+
+    The system gives the lock back when the process ends, however it ends.
+    """
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def remove_if_exists(name: str, folder_fd: int) -> None:
     """Remove a file, if it is there."""
     with suppress(FileNotFoundError):
@@ -158,12 +173,6 @@ def try_or_log(failure_text: str, action: Callable[[], object]) -> str | None:
         _LOG.warning("%s", told)
         return told
     return None
-
-
-def format_path(path: Path) -> str:
-    """A path as it is, or quoted where an answer could not hold it so."""
-    told = str(path)
-    return told if told.isprintable() else quote_untrusted(told, max_chars=_MAX_PATH_CHARS)
 
 
 def _open_by_parts(path: Path, open_part: Callable[[str, int], int]) -> int:
