@@ -193,56 +193,10 @@ async def test_a_folder_with_other_things_that_others_can_enter_is_refused(deliv
     folder.chmod(0o755)
     (folder / "other").touch()
 
-    with pytest.raises(DeliveryError, match="others can enter it"):
+    with pytest.raises(DeliveryError, match=f"others can enter {folder} "):
         await delivery.reserve()
 
     assert permission_bits(folder) == 0o755
-
-
-async def test_a_folder_that_is_a_link_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
-    folder.parent.mkdir()
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    folder.symlink_to(tmp_path / "elsewhere")
-
-    with pytest.raises(DeliveryError, match="by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR"):
-        await delivery.reserve()
-
-    assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
-async def test_a_link_on_the_way_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    folder.parent.symlink_to(tmp_path / "elsewhere")
-
-    for use in (delivery.reserve, delivery.recover):
-        with pytest.raises(DeliveryError, match="state is a symbolic link, and none is followed but the system's own"):
-            await use()
-
-    assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
-async def test_the_system_s_own_links_are_followed() -> None:
-    link = next(Path(path) for path in ("/bin", "/lib", "/var") if Path(path).is_symlink())
-
-    assert list(await FileDelivery(link / "no-such-folder", Qq("c", 8000)).recover()) == []
-
-
-async def test_a_path_that_never_ends_is_refused() -> None:
-    with pytest.raises(DeliveryError, match=os.strerror(errno.ELOOP)):
-        await FileDelivery(Path("/" + "../" * 300), Qq("c", 8000)).reserve()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
-async def test_what_belongs_to_another_user_is_refused(delivery: Delivery, folder: Path, tmp_path: Path) -> None:
-    folder.mkdir(parents=True, mode=0o700)
-    os.chown(folder, 65534, 65534)
-    with pytest.raises(DeliveryError, match="it belongs to another user"):
-        await delivery.reserve()
-
-    (tmp_path / "link").symlink_to(tmp_path / "state")
-    os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
-    with pytest.raises(DeliveryError, match="link is a symbolic link"):
-        await FileDelivery(tmp_path / "link" / "tokens", Qq("c", 8000)).reserve()
 
 
 async def test_a_place_below_a_file_is_refused(delivery: Delivery, folder: Path) -> None:
