@@ -444,10 +444,10 @@ async def test_a_location_is_read_as_it_was_written(folder: Path, destination: s
 
 
 FORMER_RESULTS = {
-    "made": "created",
-    "not made": "not created",
-    "deleted again": "rolled back",
-    "stranded": "undeletable",
+    "created": "created",
+    "not created": "not created",
+    "rolled back": "rolled back",
+    "undeletable": "undeletable",
     "unknown": "unknown",
     "done": "done",
     "not done": "not done",

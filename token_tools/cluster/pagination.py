@@ -1,14 +1,14 @@
-"""Reading lists that go on: a page from anywhere, all of a user's tokens, all of the cluster's.
+"""Read lists of tokens: one page from a cursor, all tokens of a user, or all tokens of the cluster.
 
-Whatever a cluster does with its keys, its limits and its empty pages, and however its tokens change meanwhile, reading
-comes to an end and tells no token twice.
+Reading ends whatever a cluster does with its keys, its limits and its empty pages, and however its tokens change
+meanwhile. No token is lost on the way.
 """
 
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Final, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 import anyio
@@ -21,67 +21,108 @@ from token_tools.cluster.responses import LazyPage
 from token_tools.errors import BadAnswer, NotFound, Rejected
 
 MAX_EMPTY_PAGES: Final = 8
-"""How many pages without anything new in a row are passed over before a list counts as ended."""
+"""Pages in a row without anything new that are passed over before a list counts as ended."""
 
 PAGE_SIZE: Final = 500
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
 BATCH_SIZE: Final = 50
-"""Tokens that are looked at in one go, before others who wait for the processor have their turn."""
+"""Tokens that are processed in one go before other tasks have their turn."""
 
 MAX_LISTED_TOKENS: Final = 2_000_000
-"""Tokens after which a list is taken for one without an end."""
+"""Tokens after which a list counts as one without an end."""
 
 MAX_PAGES_PER_USER: Final = 64
-"""Far more than a user with two tokens can need."""
+"""Pages, far more than a user with two tokens can need."""
 
 Processed = TypeVar("Processed")
 
-_SKIP_CURSOR: Final = re.compile(r"skip(\d{1,9}):(.*)", re.ASCII | re.DOTALL)
+_PART_CURSOR: Final = re.compile(r"skip(\d{1,9}):([0-9A-Za-z_-]{0,64}):(.*)", re.ASCII | re.DOTALL)
+
+
+class _Position(NamedTuple):
+    """A place in the cluster's list: behind the first `skip` tokens of the page that `key` asks for.
+
+    `last_id` is the id of the last of them. It finds the place again where tokens before it were deleted meanwhile.
+    """
+
+    key: str | None
+    skip: int = 0
+    last_id: str = ""
 
 
 @dataclass(frozen=True)
 class FilteredPage:
-    """Some tokens, and where to go on.
+    """Some tokens of one page of the cluster: those from `start` to `stop`, without those of other users.
 
-    None at the end. `filtered_out` entries are not of the user who was asked for.
+    `entries` are all tokens of that page, each once. `key` asked the cluster for it, and `next_key` asks for the page
+    behind it, None at the end of the list. `user` is whose tokens were asked for, None for everybody's.
     """
 
-    tokens: Sequence[AccessToken]
-    cursor: str | None
-    filtered_out: int = 0
+    entries: Sequence[AccessToken]
+    start: int
+    stop: int
+    key: str | None
+    next_key: str | None
+    user: Identity | None = None
+
+    @cached_property
+    def tokens(self) -> Sequence[AccessToken]:
+        """The tokens, each with all that is known of its user."""
+        return [
+            self.entries[place] if self.user is None else merge_user(self.entries[place], self.user)
+            for place in self._places
+        ]
+
+    @property
+    def cursor(self) -> str | None:
+        """The cursor of the tokens that follow, None at the end."""
+        if self.stop < len(self.entries):
+            return _format_cursor(_Position(self.key, self.stop, self.entries[self.stop - 1].id))
+        return None if self.next_key is None else _format_cursor(_Position(self.next_key))
+
+    @property
+    def filtered_out(self) -> int:
+        """How many entries are or may be another user's, and are left out."""
+        return self.stop - self.start - len(self._places)
+
+    def shorten(self, count: int) -> "FilteredPage":
+        """Return the first `count` tokens, at least 1, with the cursor of those that follow them."""
+        return replace(self, stop=self._places[count - 1] + 1)
+
+    @cached_property
+    def _places(self) -> Sequence[int]:
+        user = self.user
+        return [
+            place for place in range(self.start, self.stop) if user is None or user.may_be(self.entries[place].user)
+        ]
 
 
 async def fetch_filtered_page(
     cluster: ClusterClient, *, user: Identity | None = None, cursor: str | None = None, limit: int
 ) -> FilteredPage:
-    """At most `limit` tokens: everybody's, or a user's, from where `cursor` of the part before says."""
-    # A cluster may give more than it was asked for; what did not fit is asked for again and skipped up to there.
-    key, skip = _parse_cursor(cursor)
+    """Return at most `limit` tokens, of everybody or of a user, from `cursor` on, which the page before gave."""
+    key, skip, last_id = _parse_cursor(cursor)
     query = None if user is None else user.as_user_filter()
+    # The page of which a part was shown is asked for again: only the cluster can tell the key of another place. Where
+    # it may end before the limit is reached, its rest is shown, so that the next call goes on with the next page.
     # A user has two tokens at most, and some clusters refuse a limit together with a user.
-    asked_limit = limit + skip if user is None else None
+    asked_limit = None if user is not None else limit if skip < limit else skip + limit
     seen: set[str | None] = {key}
     page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
     while not page.entries and page.cursor not in seen | {None} and len(seen) < MAX_EMPTY_PAGES:
         seen.add(key := page.cursor)
         page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
     _check_user_matches(page.entries, user)
-    rest = page.entries[skip:]
-    shown = [*{token.id: token for token in reversed(rest[:limit])}.values()][::-1]
-    tokens = [token for token in shown if user is None or user.may_be(token.user)]
-    if len(rest) > limit:
-        following: str | None = _format_cursor(key, skip + limit)
-    elif page.cursor is None or page.cursor in seen or not page.entries:
-        # A key that repeats, or that comes with nothing at all, leads nowhere.
-        following = None
-    else:
-        following = _format_cursor(page.cursor, 0)
-    return FilteredPage(tokens, following, filtered_out=len(shown) - len(tokens))
+    entries = [*{token.id: token for token in page.entries}.values()]
+    start = next((place for place, token in enumerate(entries, 1) if token.id == last_id), 0)
+    # A key that repeats, or that comes with nothing at all, leads nowhere.
+    next_key = None if page.cursor in seen or not page.entries else page.cursor
+    return FilteredPage(entries, start, min(start + limit, len(entries)), key, next_key, user)
 
 
 def _check_user_matches(tokens: Sequence[AccessToken], user: Identity | None) -> None:
-    """Nothing unless these are all of one other user, whom the request that is answered was not about."""
+    """Raise `BadAnswer` if these are all of one user, and that is another than the one asked for."""
     keys = {token.user.auth_id for token in tokens}
     if user is not None and user.auth_id is not None and len(keys) == 1 and keys.isdisjoint({user.auth_id, None}):
         raise BadAnswer(
@@ -90,59 +131,65 @@ def _check_user_matches(tokens: Sequence[AccessToken], user: Identity | None) ->
         )
 
 
-def _format_cursor(cluster_cursor: str | None, skip: int) -> str:
-    """Where to go on, as the next call has to name it: the cluster's own key wherever that is plain."""
-    text = cluster_cursor or ""
+def _format_cursor(position: _Position) -> str:
+    """Return what the next call has to give to go on from a position: the cluster's own key wherever that is plain."""
+    text = position.key or ""
     is_plain = text.isascii() and text.isprintable() and not text.startswith("skip")
-    return text if is_plain and not skip else f"skip{skip}:{quote(text)}"
+    return text if is_plain and not position.skip else f"skip{position.skip}:{position.last_id}:{quote(text)}"
 
 
-def _parse_cursor(cursor: str | None) -> tuple[str | None, int]:
-    """The cluster's key, and how many tokens of its page were shown before."""
-    place = _SKIP_CURSOR.fullmatch(cursor or "")
-    return (cursor, 0) if place is None else (unquote(place[2]) or None, int(place[1]))
+def _parse_cursor(cursor: str | None) -> _Position:
+    match = _PART_CURSOR.fullmatch(cursor or "")
+    return _Position(cursor) if match is None else _Position(unquote(match[3]) or None, int(match[1]), match[2])
 
 
 def merge_user(token: AccessToken, user: Identity) -> AccessToken:
-    """The token with all that is known of its user: some clusters list no more of them than a key."""
+    """Return the token with all that is known of its user: some clusters list no more of a user than a key."""
     return token.model_copy(update={"user": token.user.merged_with(user) or token.user})
 
 
 async def fetch_user_tokens(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
-    """All tokens that can be a user's: without those that are known to be somebody else's."""
-    walk = TokenPager(cluster, user=user.as_user_filter())
+    """Return all tokens that can be a user's, without those that are known to be another user's.
+
+    Raises:
+        ClusterError: If a page cannot be had, or the list has no end.
+    """
+    pager = TokenPager(cluster, user=user.as_user_filter())
     tokens: list[AccessToken] = []
     for _ in range(MAX_PAGES_PER_USER):
-        page = await walk.fetch_next_tokens()
-        if page is None:
+        new_tokens = await pager.fetch_next_tokens()
+        if new_tokens is None:
             return tokens
-        _check_user_matches(page, user)
-        tokens += [token for token in page if user.merged_with(token.user) is not None]
+        _check_user_matches(new_tokens, user)
+        tokens += [token for token in new_tokens if user.merged_with(token.user) is not None]
     raise BadAnswer(f"The cluster lists tokens of {user} without an end.")
 
 
 async def fetch_all_tokens(
     cluster: ClusterClient, process: Callable[[AccessToken], Processed]
 ) -> AsyncGenerator[list[tuple[AccessToken, Processed]]]:
-    """Every token of the cluster once with what `process` makes of it, a page at a time.
+    """Give every token of the cluster once, with what `process` makes of it, a page at a time.
 
-    While a page is on its way, the one before it is read, and the one before that digested.
+    While one page is being fetched, the page before it is decoded, and the page before that one is processed.
+
+    Raises:
+        ClusterError: If a page cannot be had, or the list has no end.
     """
-    walk = TokenPager(cluster, limit=PAGE_SIZE)
+    pager = TokenPager(cluster, limit=PAGE_SIZE)
     tokens: Sequence[AccessToken] = ()
-    await walk.advance()
-    while (page := walk.page) is not None:
-        digested: list[tuple[AccessToken, Processed]] = []
+    await pager.advance()
+    while (page := pager.page) is not None:
+        processed: list[tuple[AccessToken, Processed]] = []
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(walk.advance)
-                # The turns in which these are digested are those in which the request goes out.
-                digested += await _process_in_batches(tokens, process)
-                tokens = walk.deduplicate(page)
+                tasks.start_soon(pager.advance)
+                # Between the batches the event loop sends the request for the next page.
+                processed += await _process_in_batches(tokens, process)
+                tokens = pager.deduplicate(page)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        if digested:
-            yield digested
+        if processed:
+            yield processed
     if tokens:
         yield await _process_in_batches(tokens, process)
 
@@ -150,18 +197,19 @@ async def fetch_all_tokens(
 async def _process_in_batches(
     tokens: Sequence[AccessToken], process: Callable[[AccessToken], Processed]
 ) -> list[tuple[AccessToken, Processed]]:
-    digested: list[tuple[AccessToken, Processed]] = []
+    processed: list[tuple[AccessToken, Processed]] = []
     for start in range(0, len(tokens), BATCH_SIZE):
-        digested += [(token, process(token)) for token in tokens[start : start + BATCH_SIZE]]
-        # A thread would only quarrel with this one, which has all to do with what arrives.
+        processed += [(token, process(token)) for token in tokens[start : start + BATCH_SIZE]]
+        # A thread would not help: processing holds the interpreter's lock, which receiving needs as well.
         await anyio.lowlevel.checkpoint()
-    return digested
+    return processed
 
 
 class _CompactIdSet:
-    """A set of ids in some ten bytes for each, where Python's takes ninety: an audit may see a million of them.
+    """A set of ids that takes some ten bytes for each, where Python's set takes ninety: an audit may see a million.
 
-    It keeps a hash of each; that two of a million have the same is a chance of one in millions.
+    It keeps a 64-bit hash of each id. The chance that any two of a million ids have the same one is below one in ten
+    million.
     """
 
     def __init__(self) -> None:
@@ -169,22 +217,22 @@ class _CompactIdSet:
         self._hashes = [bytearray() for _ in range(4096)]
 
     def add(self, new: str) -> bool:
-        """Whether it was not there before."""
+        """Add an id, and return whether it is new."""
         number = hash(new)
-        mark = number.to_bytes(8, "little", signed=True)
-        marks = self._hashes[number % len(self._hashes)]
-        if mark in marks:
+        id_hash = number.to_bytes(8, "little", signed=True)
+        bucket = self._hashes[number % len(self._hashes)]
+        if id_hash in bucket:
             return False
-        marks += mark
+        bucket += id_hash
         self.count += 1
         return True
 
 
 class TokenPager:
-    """A list read to its end, of everybody's tokens or one user's.
+    """Read a list to its end, of everybody's tokens or of one user's.
 
-    A page is fetched and then read; the next may be fetched before that. `page` is the one fetched last, None after the
-    last of all.
+    A page is fetched and then decoded, and the next page may be fetched before that. `page` is the one fetched last,
+    None after the end.
     """
 
     def __init__(
@@ -206,40 +254,42 @@ class TokenPager:
         self._has_restarted = False
 
     async def fetch_next_tokens(self) -> Sequence[AccessToken] | None:
-        """As `advance` and `deduplicate`: the tokens of the next page that were not on one before.
+        """Fetch the next page, and return its tokens that were not on an earlier one; None after the last page.
 
-        None after the last page.
+        Raises:
+            ClusterError: If the page cannot be had, or the list has no end.
         """
         await self.advance()
         return None if self.page is None else self.deduplicate(self.page)
 
     async def advance(self) -> None:
-        """Let `page` be the next one.
+        """Fetch the next page into `page`.
 
         Raises:
-            ClusterError: If it cannot be had.
+            ClusterError: If the page cannot be had.
         """
         if self._cursor in self._used_cursors or self._empty_pages >= MAX_EMPTY_PAGES:
             self.page = None
             return
         self._used_cursors.add(self._cursor)
         self.page = await self._fetch_or_restart()
-        # No key says that this was the last page, as it says of the first that there is none before it.
+        # None is the key of the first page, which is used by now: where no key follows, the next call ends the list.
         self._cursor = self.page.cursor
 
     def deduplicate(self, page: LazyPage) -> Sequence[AccessToken]:
-        """The tokens of a page that were not on one before.
+        """Return the tokens of a page that were not on an earlier one.
 
         Raises:
-            BadAnswer: If it cannot be read, or the list has no end.
+            BadAnswer: If the page cannot be decoded, or the list has no end.
         """
         entries = page.decode().entries
         new = [token for token in entries if self._seen_ids.add(token.id)]
         if self._seen_ids.count > self._max_tokens:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {self._max_tokens:,}.")
         self._duplicates += len(entries) - len(new)
-        is_on_its_way = entries and self._has_restarted and self._duplicates <= self._seen_ids.count
-        self._empty_pages = 0 if new or is_on_its_way else self._empty_pages + 1
+        # A list that was started again repeats what was seen, which does not count as empty until all of it has come.
+        is_catching_up = entries and self._has_restarted and self._duplicates <= self._seen_ids.count
+        self._empty_pages = 0 if new or is_catching_up else self._empty_pages + 1
         return new
 
     async def _fetch_or_restart(self) -> LazyPage:
@@ -248,7 +298,7 @@ class TokenPager:
         except (NotFound, Rejected):
             if self._cursor is None or self._has_restarted:
                 raise
-            # The token that the key stands for may be gone: once more from the beginning, past what was seen already.
+            # The token that the key stands for may be deleted: read the list once more, and drop what was seen.
             self._has_restarted = True
             self._duplicates = 0
             self._used_cursors = {None}

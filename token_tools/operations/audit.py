@@ -1,237 +1,297 @@
-"""What is a risk about a cluster's tokens: counted as they come by, so that it takes no more memory than a few of them.
+"""Audit all tokens of the cluster: count their findings while the list goes by, and keep no more than a few of them."""
 
-There is no I/O and no clock in here. Of each token nothing is kept but eight bytes that tell its user; the worst few of
-each finding are kept whole.
-"""
-
-from array import array
-from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import groupby
-from typing import Final, Literal, get_args
+from pathlib import Path
+from secrets import token_hex
+from typing import Final, get_args
+
+import anyio
+import anyio.to_thread
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
-from token_tools.operations.create import MAX_TOKENS_PER_USER
-from token_tools.operations.policy import is_built_in
+from token_tools.cluster.pagination import fetch_all_tokens, fetch_user_tokens, merge_user
+from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
+from token_tools.operations.audit_export import ReportFormat, open_report
+from token_tools.operations.findings import FINDINGS, AuditScope, Finding, TokenStatus
+from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
+from token_tools.operations.policy import Policy
+from token_tools.operations.services import Services
+from token_tools.operations.unfinished import (
+    JournalHistory,
+    Unfinished,
+    UnfinishedFinder,
+    list_lost_ids,
+    read_caller,
+    render_unfinished,
+)
+from token_tools.operations.user_census import (
+    EXAMPLES_PER_FINDING,
+    Example,
+    Tally,
+    UserCensus,
+    UserKey,
+    user_key_of,
+)
 
-Finding = Literal[
-    "never_expires",
-    "built_in_user",
-    "made_by_another",
-    "user_has_no_name",
-    "expired",
-    "disabled_and_old",
-    "users_with_two_tokens",
-    "older_than_a_year",
-    "expires_soon",
-]
-FINDINGS: Final[Sequence[Finding]] = get_args(Finding)
-"""In order of danger. The cluster does not tell since when a token is disabled, nor when it was last used."""
+MAX_UNFINISHED_LOOKUPS: Final = 8
+"""Users without a name who are looked up for what is unfinished."""
 
-EXAMPLES_PER_FINDING: Final = 3
-STALE_AFTER: Final = timedelta(days=30)
-"""After this, a token that is disabled is one that was forgotten."""
-YEAR: Final = timedelta(days=365)
-MAX_USER_LOOKUPS: Final = 64
-"""How many users without a name are looked up before it is said that there are more."""
+ProgressCallback = Callable[[int], Awaitable[None]]
 
-UserKey = int
-"""A user's auth_id as a number; of a user whom the cluster tells no auth_id of, a number made of the rest."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A token of a finding, and since when it is one, or when it will be."""
-
-    token: AccessToken
-    since: datetime
-
-
-@dataclass
-class Tally:
-    """How many tokens share a finding, and the worst few: those of the earliest time."""
-
-    count: int = 0
-    worst: list[Example] = field(default_factory=list[Example])
-
-    def add(self, token: AccessToken, since: datetime) -> None:
-        """Count a token."""
-        self.count += 1
-        if len(self.worst) < EXAMPLES_PER_FINDING or since < self.worst[-1].since:
-            self.worst = sorted([*self.worst, Example(token, since)], key=lambda example: example.since)[
-                :EXAMPLES_PER_FINDING
-            ]
+_TESTS_BY_STATUS: Final = {
+    status: [
+        (finding, finding.find_since)
+        for finding in FINDINGS
+        if finding.find_since is not None and status in finding.statuses
+    ]
+    for status in get_args(TokenStatus)
+}
 
 
 @dataclass
 class Audit:
-    """The findings among the tokens that were added, as of `now`; each token is to be added once.
+    """The counts of an audit; each token is to be added once.
 
-    `tallies` count each finding; `users_with_two_tokens` only after `finalize_users_at_limit`. A token is either
-    `live`, `disabled` or `expired`, the last also where it is both. `unnamed_users` are the tallies of the first few
-    users without a name, `other_unnamed_tokens` counts the tokens of all further ones; `list_has_names` says that the
-    list has a name for others. `disabled_since` tells of some tokens since when they are disabled, and `successor_ids`
-    are those that this server made in a rotate. Of the users, `resolved_users` are some whom a look-up told more of
-    than the list, and `missing_users` are those whom the cluster does not know. `user_count` counts the users who are
-    known, and `users_at_limit` are those with two tokens. `latest_creation` is when the youngest token was made.
+    `tallies` count what tokens alone tell until `settle` makes them final. `latest_creation` is when the youngest token
+    was made.
     """
 
-    now: datetime
-    expiring_within: timedelta
+    scope: AuditScope
     own_token_id: str | None
-    disabled_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
-    successor_ids: Collection[str] = ()
-    live: int = 0
-    disabled: int = 0
-    expired: int = 0
-    tallies: dict[Finding, Tally] = field(default_factory=lambda: {finding: Tally() for finding in FINDINGS})
-    unnamed_users: dict[UserKey, Tally] = field(default_factory=dict[UserKey, Tally])
-    other_unnamed_tokens: int = 0
-    list_has_names: bool = False
-    user_count: int = 0
-    users_at_limit: Sequence[UserKey] = ()
+    census: UserCensus = field(default_factory=UserCensus)
+    token_counts: dict[TokenStatus, int] = field(default_factory=lambda: dict.fromkeys(get_args(TokenStatus), 0))
+    tallies: Mapping[Finding, Tally] = field(default_factory=lambda: {finding: Tally() for finding in FINDINGS})
     latest_creation: datetime | None = None
-    resolved_users: dict[UserKey, Identity] = field(default_factory=dict[UserKey, Identity])
-    missing_users: set[UserKey] = field(default_factory=set[UserKey])
-    _named_users: set[UserKey] = field(default_factory=set[UserKey])
-    _own_token: tuple[UserKey, Sequence[Finding]] | None = None
-    _user_keys: "array[int]" = field(default_factory=lambda: array("Q"))
+    _own_token: tuple[UserKey, Sequence[str]] | None = None
 
     @property
     def total(self) -> int:
         """How many tokens there are."""
-        return self.live + self.disabled + self.expired
+        return sum(self.token_counts.values())
 
-    def add(self, token: AccessToken) -> Sequence[Finding]:
-        """Count a token, and tell what was found about it alone."""
-        if token.user.is_identified:
-            self._user_keys.append(user_key_of(token.user))
-        found = self._classify(token)
-        for finding, since in found:
-            self.tallies[finding].add(token, since)
+    def add(self, token: AccessToken) -> Sequence[str]:
+        """Count a token, and return the names of the findings that it has alone."""
+        status = _find_status(token, self.scope.now)
+        self.token_counts[status] += 1
+        self.census.add(token)
+        if self.latest_creation is None or token.created > self.latest_creation:
+            self.latest_creation = token.created
+        found: list[str] = []
+        for finding, find_since in _TESTS_BY_STATUS[status]:
+            if (since := find_since(token, self.scope)) is not None:
+                self.tallies[finding].add(token, since)
+                found.append(finding.name)
         if token.id == self.own_token_id:
-            self._own_token = user_key_of(token.user), [finding for finding, _ in found]
-        return [finding for finding, _ in found]
+            self._own_token = user_key_of(token.user), found
+        return found
 
-    def find_users_at_limit(self) -> Sequence[UserKey]:
-        """The users who have as many tokens as one can have, so that none of theirs can be rotated, in order."""
-        self.user_count, crowded = 0, list[UserKey]()
-        for user, tokens in groupby(sorted(self._user_keys)):
-            self.user_count += 1
-            crowded += [user] if sum(1 for _ in tokens) >= MAX_TOKENS_PER_USER else []
-        self.users_at_limit = crowded
-        return crowded
+    def settle(self) -> None:
+        """Make the tallies final, once all tokens are there and the census knows all that it will."""
+        self.tallies = {finding: finding.settle(tally, self.census) for finding, tally in self.tallies.items()}
+
+    def complete_findings(self, user: UserKey, found: Sequence[str]) -> Sequence[str]:
+        """Return the names of all findings of a token of that user, in order, given those that it has alone."""
+        return [
+            finding.name for finding in FINDINGS if finding.concerns(user, self.census, found=finding.name in found)
+        ]
 
     @property
     def has_own_token(self) -> bool:
-        """Whether the token that the server runs on came by."""
+        """Whether the token that the server runs on is among those that were added."""
         return self._own_token is not None
 
     @property
-    def own_findings(self) -> Sequence[Finding]:
-        """The findings about the token that the server runs on."""
+    def own_findings(self) -> Sequence[str]:
+        """The names of the findings of the token that the server runs on."""
         return () if self._own_token is None else self.complete_findings(*self._own_token)
 
-    def finalize_users_at_limit(self, examples: Sequence[Example]) -> None:
-        """Count the users with two tokens, with a token each of a few of them."""
-        self.tallies["users_with_two_tokens"] = Tally(len(self.users_at_limit), [*examples])
-
-    def is_at_limit(self, user: UserKey) -> bool:
-        """Whether a user has as many tokens as one can have."""
-        place = bisect_left(self.users_at_limit, user)
-        return place < len(self.users_at_limit) and self.users_at_limit[place] == user
-
-    def resolve_user(self, user: Identity) -> Identity:
-        """A user with what a look-up told of them, if there was one."""
-        return self.resolved_users.get(user_key_of(user), user)
-
     def list_examples_to_resolve(self) -> Mapping[UserKey, AccessToken]:
-        """A token each of the users who are told as examples, and of whom nothing is known but a key."""
+        """Return a token of each user of an example, where nothing but a key is known of the user."""
         examples = [example.token for tally in self.tallies.values() for example in tally.worst]
         unknown = {user_key_of(token.user): token for token in examples if token.user.domain is None}
-        return {
-            user: token
-            for user, token in unknown.items()
-            if user not in self.resolved_users.keys() | self.missing_users
-        }
+        known = self.census.resolved.keys() | self.census.missing
+        return {user: token for user, token in unknown.items() if user not in known}
 
-    def complete_findings(self, user: UserKey, found: Sequence[Finding]) -> Sequence[Finding]:
-        """The findings about a token of that user, with what only the whole list tells."""
-        told = {*found, "users_with_two_tokens"} if self.is_at_limit(user) else {*found}
-        if user in self._named_users:
-            told.discard("user_has_no_name")
-        return [finding for finding in FINDINGS if finding in told]
 
-    def finalize_names(self, gone: Collection[UserKey], named: Collection[UserKey]) -> int:
-        """Leave of `user_has_no_name` those whom a look-up did not find; gives how many tokens nothing is known of.
+def _find_status(token: AccessToken, now: datetime) -> TokenStatus:
+    if token.is_expired(now=now):
+        return "expired"
+    return "disabled" if token.is_disabled else "live"
 
-        Whom nobody looked up counts as without a name only if the list tells names, and none for them.
-        """
-        self._named_users = {*named} if self.list_has_names else {*self.unnamed_users} - {*gone}
-        without = [tally for user, tally in self.unnamed_users.items() if user not in self._named_users]
-        worst = sorted((example for tally in without for example in tally.worst), key=lambda example: example.since)
-        besides = self.other_unnamed_tokens if self.list_has_names else 0
-        counted = sum(tally.count for tally in without) + besides
-        settled = sum(self.unnamed_users[user].count for user in {*gone, *named})
-        unsettled = sum(tally.count for tally in self.unnamed_users.values()) + self.other_unnamed_tokens - settled
-        self.tallies["user_has_no_name"] = Tally(counted, worst[:EXAMPLES_PER_FINDING])
-        return 0 if self.list_has_names else unsettled
 
-    def _add_unnamed_user(self, token: AccessToken) -> None:
-        user = user_key_of(token.user)
-        if user not in self.unnamed_users and len(self.unnamed_users) >= MAX_USER_LOOKUPS:
-            self.other_unnamed_tokens += 1
-        else:
-            self.unnamed_users.setdefault(user, Tally()).add(token, token.created)
+@dataclass(frozen=True)
+class AuditResult:
+    """An audit that has seen every token.
 
-    def _classify(self, token: AccessToken) -> list[tuple[Finding, datetime]]:
-        """What there is to say about a token alone; it is counted as what it is by the way."""
-        now, user, created, expires = self.now, token.user, token.created, token.expires
-        found: list[tuple[Finding, datetime]] = []
-        self.latest_creation = (
-            created if self.latest_creation is None or created > self.latest_creation else self.latest_creation
+    `caveats` say what is not known, and `report_path` is the file with all rows. `unfinished_notes` tell what other
+    calls left unfinished, and of the tokens in `lost_ids` nobody is known to have the bearer token.
+
+    The rest decides what can mend a finding: the operator's `policy`, what the journal knows, whether this server is
+    `read_only` or its credential may not write, and whether the cluster lets a new token be proved, so that this server
+    `may_rotate`. `is_complete` says whether the tokens that were listed can be all. `clock_ahead` is by how much the
+    cluster's clock is known to be ahead of ours.
+    """
+
+    audit: Audit
+    caveats: Sequence[str]
+    report_path: Path | None
+    policy: Policy
+    journal_history: JournalHistory
+    unfinished_notes: Sequence[str]
+    lost_ids: AbstractSet[str]
+    read_only: bool
+    may_write: bool = True
+    may_rotate: bool = True
+    is_complete: bool = True
+    clock_ahead: timedelta = timedelta()
+
+
+async def audit_tokens(
+    services: Services, expiring_within: timedelta, *, report_format: ReportFormat | None, on_progress: ProgressCallback
+) -> AuditResult:
+    """Look at every token of the cluster once; `expiring_within` bounds what counts as expiring soon.
+
+    `on_progress` is awaited after each page with the number of tokens seen so far.
+
+    Raises:
+        ClusterError: If the cluster cannot be asked.
+        DeliveryError: If the report cannot be written.
+    """
+    own = await read_own_token(services)
+    history = await _finder(services).get_history()
+    scope = AuditScope(services.clock(), expiring_within, history.disabled_since, history.successor_entries.keys())
+    audit = Audit(scope, own.token_id)
+    suspect_filter = history.build_suspect_filter(clock_ahead=services.clock.ahead)
+
+    def process(token: AccessToken) -> Sequence[str]:
+        suspect_filter.add_if_suspect(token)
+        return audit.add(token)
+
+    with ExitStack() as cleanup:
+        report = (
+            cleanup.enter_context(open_report(services.report_folder, _name_report(services), report_format))
+            if report_format
+            else None
         )
-        if expires is not None and expires <= now:
-            self.expired += 1
-            found.append(("expired", expires))
-        elif token.is_disabled:
-            self.disabled += 1
+        async for found in fetch_all_tokens(services.cluster, process):
+            if report is not None:
+                await anyio.to_thread.run_sync(report.add, found)
+            await on_progress(audit.total)
+        await _look_up_unnamed_users(services, audit.census)
+        unfinished = await _locate_unfinished(services, history, suspect_filter.suspects)
+        lost_ids = frozenset(list_lost_ids(unfinished))
+        await anyio.to_thread.run_sync(audit.census.count_users)
+        audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
+        audit.settle()
+        await _resolve_examples(services, audit)
+        path = None if report is None else await anyio.to_thread.run_sync(report.finish, audit.complete_findings)
+    return AuditResult(
+        audit,
+        _list_caveats(own, audit, history),
+        path,
+        services.policy,
+        history,
+        render_unfinished(unfinished, services.clock),
+        lost_ids,
+        read_only=services.read_only,
+        may_write=own.may_write,
+        may_rotate=not own.has_unknown_id,
+        is_complete=_may_be_complete(own, audit),
+        clock_ahead=services.clock.ahead,
+    )
+
+
+def _name_report(services: Services) -> str:
+    cluster = re.sub("[^A-Za-z0-9.-]+", "_", services.address)
+    return f"audit_{cluster}_{services.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
+
+
+async def _locate_unfinished(
+    services: Services, history: JournalHistory, suspects: Sequence[AccessToken]
+) -> Sequence[Unfinished]:
+    """Return what is unfinished about some tokens; users of whom the list tells only a key are looked up first."""
+    named = [token for token in suspects if token.user.name]
+    for token in [token for token in suspects if not token.user.name][:MAX_UNFINISHED_LOOKUPS]:
+        with suppress(ClusterError, Refusal):
+            named.append(merge_user(token, await services.cluster.resolve_identity(token.user.as_minimal_identity())))
+    return await _finder(services).locate_unfinished(history, named, me=await read_caller(services.cluster, history))
+
+
+async def _resolve_examples(services: Services, audit: Audit) -> None:
+    """Look up the users of examples of whom the list tells only a key: advice depends on who they are."""
+    for user, token in audit.list_examples_to_resolve().items():
+        try:
+            found = await services.cluster.resolve_identity(token.user.as_minimal_identity())
+        except NotFound:
+            audit.census.missing.add(user)
+        except (ClusterError, Refusal):
+            continue
         else:
-            self.live += 1
-            if expires is None:
-                found.append(("never_expires", created))
-            elif expires - now <= self.expiring_within:
-                found.append(("expires_soon", expires))
-            if is_built_in(user):
-                found.append(("built_in_user", created))
-            if (
-                token.creator is not None
-                and token.id not in self.successor_ids
-                and not _is_same_user(user, token.creator)
-            ):
-                found.append(("made_by_another", created))
-            if created <= now - YEAR:
-                found.append(("older_than_a_year", created))
-        since = self.disabled_since.get(token.id, created)
-        if token.is_disabled and since <= now - STALE_AFTER:
-            found.append(("disabled_and_old", since))
-        if user.name:
-            self.list_has_names = True
+            audit.census.resolved[user] = token.user.merged_with(found) or token.user
+
+
+async def _look_up_unnamed_users(services: Services, census: UserCensus) -> None:
+    """Find out for the first few users whom the list does not name whether they have a name."""
+    for user, tally in census.unnamed.items():
+        unnamed = tally.worst[0].token.user
+        if not unnamed.is_identified:
+            continue
+        try:
+            found = await services.cluster.resolve_identity(unnamed.as_minimal_identity())
+        except NotFound:
+            census.nameless.add(user)
+            census.missing.add(user)
+        except Rejected:
+            census.nameless.add(user)
+        except ClusterError:
+            break
         else:
-            found.append(("user_has_no_name", created))
-            self._add_unnamed_user(token)
-        return found
+            if unnamed.as_minimal_identity().merged_with(found) is None:
+                break
+            census.resolved[user] = found
+            (census.named if found.name else census.nameless).add(user)
 
 
-def user_key_of(user: Identity) -> UserKey:
-    """A number for a user, the same for all of their tokens."""
-    return int(user.auth_id) % 2**64 if user.auth_id else hash(user) % 2**64
+async def _read_examples_at_limit(
+    services: Services, users_at_limit: Sequence[UserKey], lost_ids: AbstractSet[str]
+) -> Sequence[Example]:
+    """Return for each of the first few users at the token limit the token that is most likely unused.
+
+    That is one of the `lost_ids`, or else one that does not work.
+    """
+    examples: list[Example] = []
+    for user in users_at_limit[:EXAMPLES_PER_FINDING]:
+        try:
+            tokens = await fetch_user_tokens(services.cluster, Identity(auth_id=str(user)))
+        except ClusterError:
+            break
+        now = services.clock()
+        tokens.sort(key=lambda token: (token.id not in lost_ids, token.is_live(now=now), token.created))
+        examples += [Example(token, token.created) for token in tokens[:1] if user_key_of(token.user) == user]
+    return examples
 
 
-def _is_same_user(user: Identity, creator: Identity) -> bool:
-    if user.auth_id and creator.auth_id:
-        return user.auth_id == creator.auth_id
-    return user.may_be(creator) and (user.name or "").casefold() == (creator.name or "").casefold()
+def _finder(services: Services) -> UnfinishedFinder:
+    return UnfinishedFinder(services.delivery, services.journal, services.clock)
+
+
+def _may_be_complete(own: OwnToken, audit: Audit) -> bool:
+    """Whether the tokens that an audit saw can be all: those of a whole list have the server's own among them."""
+    return audit.has_own_token if own.token_id is not None else audit.total > 0 or own.is_token is False
+
+
+def _list_caveats(own: OwnToken, audit: Audit, history: JournalHistory) -> Sequence[str]:
+    """Return what an audit does not know."""
+    undecided = audit.census.count_undecided_tokens()
+    return [
+        *own.caveats,
+        *([] if _may_be_complete(own, audit) or own.is_token is None else [INCOMPLETE_LIST]),
+        *([f"Whether the users of {undecided:,} tokens have a name: the list does not tell."] if undecided else []),
+        *filter(None, [history.journal_error]),
+    ]

@@ -24,7 +24,7 @@ from typing import IO, Any, Final, Literal
 from token_tools.cluster.identity import FORMULA_STARTS
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import DeliveryError
-from token_tools.operations.audit import Finding, UserKey, user_key_of
+from token_tools.operations.user_census import UserKey, user_key_of
 from token_tools.storage.private_files import (
     HOW_TO_SET_FOLDER,
     create_private_file,
@@ -52,7 +52,7 @@ class ReportWriter:
     file_format: ReportFormat
     row_file: IO[str]
 
-    def add(self, tokens: Sequence[tuple[AccessToken, Sequence[Finding]]]) -> None:
+    def add(self, tokens: Sequence[tuple[AccessToken, Sequence[str]]]) -> None:
         """Add a row for each token, with what was found about it.
 
         Raises:
@@ -61,7 +61,7 @@ class ReportWriter:
         with _explained(self.folder):
             self.row_file.writelines(f"{json.dumps(_to_row(token, found))}\n" for token, found in tokens)
 
-    def finish(self, complete_findings: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]) -> Path:
+    def finish(self, complete_findings: Callable[[UserKey, Sequence[str]], Sequence[str]]) -> Path:
         """The finished file; `complete_findings` has the last word on the findings of a user's tokens.
 
         Raises:
@@ -84,7 +84,7 @@ class ReportWriter:
         return self.folder / self.file_name
 
     def _read_rows(
-        self, complete_findings: Callable[[UserKey, Sequence[Finding]], Sequence[Finding]]
+        self, complete_findings: Callable[[UserKey, Sequence[str]], Sequence[str]]
     ) -> Iterator[dict[str, Any]]:
         self.row_file.seek(0)
         for line in self.row_file:
@@ -108,7 +108,7 @@ def open_report(folder: Path, name: str, file_format: ReportFormat) -> Generator
         yield ReportWriter(folder, f"{name}.{file_format}", file_format, rows)
 
 
-def _to_row(token: AccessToken, found: Sequence[Finding]) -> dict[str, Any]:
+def _to_row(token: AccessToken, found: Sequence[str]) -> dict[str, Any]:
     return {
         "id": token.id,
         "user": str(token.user),

@@ -1,39 +1,35 @@
 """What a request would do and what came of it, as the server found things: the nouns of the workflows."""
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, TokenState
-from token_tools.operations.audit import Audit
+from token_tools.cluster.pagination import FilteredPage
 from token_tools.operations.consent import Plan
 from token_tools.operations.create import CreatedToken, CreateRequest
-from token_tools.operations.policy import Policy
-from token_tools.operations.unfinished import JournalHistory
 from token_tools.operations.update import AppliedChange
 from token_tools.storage.journal import JournalEntry
 
 
 @dataclass(frozen=True)
 class TokenListing:
-    """Tokens as they stood at `time`.
+    """A page of tokens as they stood at `time`, by the cluster's clock.
 
-    `user` is whose they are, None for everybody's. `cursor` asks for what follows, None at the end. `filtered_out`
-    entries belonged to somebody else of the same name, or could not be told from such, and were left out. `clock_ahead`
-    is by how much the cluster's clock is known to be ahead of ours; `time` is the cluster's. `caveats` say what cannot
-    be right.
+    `user` is whose tokens they are, None for everybody's. `clock_ahead` is by how much the cluster's clock is known to
+    be ahead of ours. `caveats` say what cannot be right.
     """
 
-    tokens: Sequence[AccessToken]
+    page: FilteredPage
     time: datetime
     user: Identity | None = None
-    cursor: str | None = None
-    filtered_out: int = 0
     clock_ahead: timedelta = timedelta()
     caveats: Sequence[str] = ()
+
+    def shorten(self, count: int) -> "TokenListing":
+        """Return the listing with the first `count` of its tokens, at least 1."""
+        return replace(self, page=self.page.shorten(count))
 
 
 @dataclass(frozen=True)
@@ -122,28 +118,3 @@ class DeleteResult:
     plan: DeletePlan
     applied: AppliedChange
     max_lifetime: timedelta | None
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """An audit that has seen every token.
-
-    `caveats` say what is not known, `report_path` is the file with all rows. What mends a finding has to keep to
-    `policy` and to what is in `journal_history`, and is not for a server that is `read_only`, or whose credential may
-    not write. `may_rotate` says whether the cluster lets a new token be proved. `unfinished_notes` tells what is, and
-    of the `lost_ids` tokens nobody is known to have the bearer token. `is_complete` says whether what was listed can be
-    all. `clock_ahead` is as in `TokenListing`.
-    """
-
-    audit: Audit
-    caveats: Sequence[str]
-    report_path: Path | None
-    policy: Policy
-    journal_history: JournalHistory
-    unfinished_notes: Sequence[str]
-    lost_ids: AbstractSet[str]
-    read_only: bool
-    may_write: bool = True
-    may_rotate: bool = True
-    is_complete: bool = True
-    clock_ahead: timedelta = timedelta()

@@ -14,7 +14,7 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, Caller
 from token_tools.cluster.pagination import fetch_user_tokens, merge_user
-from token_tools.errors import ClusterError, Forbidden, NotFound, Refusal, Rejected, TokenToolsError
+from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenToolsError
 from token_tools.operations.create import MAX_TOKENS_PER_USER
 from token_tools.operations.unfinished import (
     JournalHistory,
@@ -22,6 +22,7 @@ from token_tools.operations.unfinished import (
     UnfinishedFinder,
     find_unfinished,
     may_denote,
+    read_caller,
     render_unfinished,
 )
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
@@ -84,13 +85,6 @@ class Preflight:
         """Where it is found out what is unfinished."""
         return UnfinishedFinder(self.delivery, self.journal, self.clock)
 
-    async def read_caller(self, journal_history: JournalHistory) -> Caller | None:
-        """Who this server is, None if that does not matter or is not known."""
-        try:
-            return await self.cluster.who_am_i() if journal_history.open_attempts else None
-        except ClusterError:
-            return None
-
     async def get_user_history(self, who: Identity, current_tokens: Sequence[AccessToken] | None) -> UserHistory:
         """What is known of attempts for a user who has these tokens now, None if that is not known.
 
@@ -102,7 +96,7 @@ class Preflight:
             a for a in memory.open_attempts if a.is_creating and not a.is_in_flight and may_denote(a.intent.user, who)
         ]
         tokens = [merge_user(token, who) for token in current_tokens or ()]
-        me = await self.read_caller(memory)
+        me = await read_caller(self.cluster, memory)
         found = await self.unfinished_finder.locate_unfinished(memory, tokens, me=me)
         unfinished = [each for each in found if each.attempt.is_creating]
         open_ids = {each.attempt.intent.attempt for each in unfinished}

@@ -14,10 +14,11 @@ from typing import Final
 
 import anyio
 
+from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity, bare_name
 from token_tools.cluster.models import AccessToken, Caller
-from token_tools.errors import DeliveryError, JournalError
+from token_tools.errors import ClusterError, DeliveryError, JournalError
 from token_tools.operations.create import CLOCK_TOLERANCE
 from token_tools.operations.update import format_change
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
@@ -266,6 +267,14 @@ def _parse_user(spelling: str) -> Identity | None:
     try:
         return Identity.parse(spelling)
     except ValueError:
+        return None
+
+
+async def read_caller(cluster: ClusterClient, journal_history: JournalHistory) -> Caller | None:
+    """Who this server is, None if that does not matter or is not known."""
+    try:
+        return await cluster.who_am_i() if journal_history.open_attempts else None
+    except ClusterError:
         return None
 
 

@@ -17,9 +17,8 @@ from token_tools.cluster.client import connect
 from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
 from token_tools.errors import DeliveryError, JournalError
-from token_tools.operations.create import TokenCreator
 from token_tools.operations.policy import choose_policy
-from token_tools.operations.services import Workflows
+from token_tools.operations.workflows import Workflows
 from token_tools.server import prompts
 from token_tools.server.catalogue import Catalogue
 from token_tools.server.strict_tool import refuse_secret_names
@@ -80,8 +79,9 @@ def create_server(
                 cluster=cluster,
                 policy=choose_policy(settings),
                 credential_location=_render_credential_location(settings),
-                token_creator=TokenCreator(cluster, delivery, journal, qq, cluster_clock),
+                delivery=delivery,
                 journal=journal,
+                qq=qq,
                 report_folder=settings.delivery_dir,
                 clock=cluster_clock,
                 read_bearer=settings.read_bearer,

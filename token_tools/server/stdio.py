@@ -21,7 +21,7 @@ from typing import Final
 
 from mcp.server.mcpserver import MCPServer
 
-from token_tools.operations.services import Workflows
+from token_tools.operations.workflows import Workflows
 from token_tools.server.input_lines import sort_line, split_lines
 from token_tools.shutdown import Shutdown
 

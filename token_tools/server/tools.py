@@ -18,10 +18,11 @@ from pydantic_core import CoreSchema
 
 from token_tools.cluster.identity import Identity, parse_user
 from token_tools.errors import Refusal
+from token_tools.operations.audit import audit_tokens
 from token_tools.operations.consent import NoConsent, Plan
 from token_tools.operations.plans import CreatePlan, DeletePlan, RotatePlan, UpdatePlan
-from token_tools.operations.services import Workflows
-from token_tools.quoting import MAX_ANSWER_CHARS, has_secret, truncate
+from token_tools.operations.workflows import Workflows
+from token_tools.quoting import has_secret, truncate
 from token_tools.redaction import redact
 from token_tools.server.strict_tool import StrictTool, start_consent_timeout, stop_consent_timeout
 from token_tools.times import parse_duration
@@ -135,13 +136,7 @@ async def list_access_tokens(
     """A page of tokens, or fewer where they would be too much to read."""
     workflows = ctx.request_context.lifespan_context
     listing = await workflows.list_tokens(user, cursor=after or None, limit=limit)
-    summary = render_listing(listing, address=workflows.address)
-    while summary.char_count >= MAX_ANSWER_CHARS and limit > 1:
-        # Asked again for fewer, since only the cluster can tell the key that goes on after the last one shown.
-        limit = max(1, min(limit, len(listing.tokens)) * MAX_ANSWER_CHARS // summary.char_count)
-        listing = await workflows.list_tokens(user, cursor=after or None, limit=limit)
-        summary = render_listing(listing, address=workflows.address)
-    return _to_call_result(summary)
+    return _to_call_result(render_listing(listing, address=workflows.address))
 
 
 async def get_access_token(ctx: Context[Workflows], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
@@ -175,8 +170,8 @@ async def audit_access_tokens(
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
 
     chosen = None if report == "none" else report
-    review = await workflows.audit_tokens(
-        parse_duration(expiring_within), report_format=chosen, on_progress=tell_progress
+    review = await audit_tokens(
+        workflows, parse_duration(expiring_within), report_format=chosen, on_progress=tell_progress
     )
     return _to_call_result(render_audit_result(review, address=workflows.address))
 
@@ -241,7 +236,7 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[Plan]]) -> Resolve:
         if not _has_forms(ctx.client_capabilities):
             raise Refusal(
                 f"A person has to agree to this first ({' and '.join(plan.reasons)}), and this client cannot ask them. "
-                f"{render_manual_command(plan, workflows.token_creator.qq)}"
+                f"{render_manual_command(plan, workflows.qq)}"
             )
         start_consent_timeout(workflows.consent_timeout, lambda no_yes: _render_no_consent(workflows, plan, no_yes))
         return Elicit(redact(truncate(render_question(plan, address=workflows.address))), Consent)
@@ -280,7 +275,7 @@ def _find_no_consent(consent: ElicitationResult[Consent]) -> NoConsent | None:
 
 def _render_no_consent(workflows: Workflows, plan: Plan, no_consent: NoConsent) -> str:
     times = workflows.pending_plans.count_no_consent(plan)
-    return render_no_consent(plan, workflows.token_creator.qq, no_consent, times=times)
+    return render_no_consent(plan, workflows.qq, no_consent, times=times)
 
 
 async def create_access_token(

@@ -170,18 +170,28 @@ def _truncate_fields(structured: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_listing(listing: TokenListing, *, address: str) -> RenderedResult:
-    """A page of tokens: how many and whose, a line for each, and how to go on."""
+    """A page of tokens, or as many of them as fit into an answer: a headline, a line for each, and how to go on."""
+    rendered = _render_listing(listing, address)
+    while rendered.char_count >= MAX_ANSWER_CHARS and (count := len(listing.page.tokens)) > 1:
+        fitting = count * MAX_ANSWER_CHARS // rendered.char_count
+        listing = listing.shorten(max(1, min(fitting, count - 1)))
+        rendered = _render_listing(listing, address)
+    return rendered
+
+
+def _render_listing(listing: TokenListing, address: str) -> RenderedResult:
     headline = _render_headline(listing, address)
     next_step = _render_next_page(listing)
+    tokens = listing.page.tokens
     # Most tokens of a cluster are made by one administrator: naming them once is a seventh of the answer.
-    usual = _find_usual_creator(listing.tokens)
-    rows = [render_row(token, listing.time, usual_creator=usual) for token in listing.tokens]
+    usual = _find_usual_creator(tokens)
+    rows = [render_row(token, listing.time, usual_creator=usual) for token in tokens]
     columns = [f"{TABLE_HEADER}, where not {usual}" if usual else TABLE_HEADER] if rows else []
     fields = TokenList(
         summary=headline,
         usual_creator=usual,
-        tokens=[_to_entry(token, listing.time, usual) for token in listing.tokens],
-        after=listing.cursor,
+        tokens=[_to_entry(token, listing.time, usual) for token in tokens],
+        after=listing.page.cursor,
         next_step=next_step,
     )
     return RenderedResult(_join_lines([headline, *columns, *rows, next_step]), fields)
@@ -436,22 +446,22 @@ def _to_entry(token: AccessToken, now: datetime, usual_creator: str | None) -> T
 
 def _render_headline(listing: TokenListing, address: str) -> str:
     whose = f" of {listing.user}" if listing.user else ""
-    more = ", and there are more" if listing.cursor else ""
-    doubts = [*listing.caveats, *render_future_caveat(_find_latest_creation(listing.tokens), listing.time)]
-    told = f"{format_count(len(listing.tokens), 'access token')}{whose} on {address}{more}."
+    more = ", and there are more" if listing.page.cursor else ""
+    doubts = [*listing.caveats, *render_future_caveat(_find_latest_creation(listing.page.tokens), listing.time)]
+    told = f"{format_count(len(listing.page.tokens), 'access token')}{whose} on {address}{more}."
     return " ".join([told, f"{render_present(listing.time, listing.clock_ahead)}.", *doubts])
 
 
 def _render_next_page(listing: TokenListing) -> str | None:
     steps: list[str] = []
-    if listing.filtered_out:
+    if listing.page.filtered_out:
         steps.append(
-            f"{format_count(listing.filtered_out, 'token')} left out, of what is or may be another user with "
+            f"{format_count(listing.page.filtered_out, 'token')} left out, of what is or may be another user with "
             "that name. "
             "Name the user by auth_id to be sure."
         )
-    if listing.cursor:
-        steps.append(f"For the next page, call again with after={json.dumps(listing.cursor)}.")
+    if listing.page.cursor:
+        steps.append(f"For the next page, call again with after={json.dumps(listing.page.cursor)}.")
     return " ".join(steps) or None
 
 

@@ -1,0 +1,48 @@
+"""The findings are one table, which the description of the audit, its answer and its report agree with."""
+
+import json
+import re
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.harness import JANE, NOW, Harness
+from token_tools.operations.findings import FINDINGS
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_description_of_the_audit_names_the_findings_that_it_should_and_no_other(harness: Harness) -> None:
+    async with harness.connected() as client:
+        described = {tool.name: tool.description or "" for tool in (await client.list_tools()).tools}
+
+    match = re.search(r"Returns how many (.+), and the worst few\.", described["audit_access_tokens"])
+    assert match is not None
+    assert {*re.split(r", or |, | or ", match[1])} == {
+        finding.described_as for finding in FINDINGS if finding.described_as is not None
+    }
+
+
+def test_each_finding_has_a_name_of_its_own_that_a_report_can_have_in_a_cell() -> None:
+    names = [finding.name for finding in FINDINGS]
+
+    assert len({*names}) == len(names)
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in names)
+
+
+async def test_the_report_and_the_answer_agree_about_users_whom_the_list_does_not_name(harness: Harness) -> None:
+    """More than are looked up, on a list that names nobody."""
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
+    for number in range(100):
+        account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
+        harness.cluster.add_account(account)
+        harness.cluster.add_token(account.auth_id, creator=account.auth_id, expiration_time=NOW + timedelta(days=99))
+    harness.cluster.add_token("2999", creator="2999", expiration_time=NOW + timedelta(days=99))
+
+    told = await harness.call("audit_access_tokens", {"report": "json"})
+
+    rows = json.loads(Path(told.fields["report"]).read_text())
+    counts = {entry["finding"]: entry["count"] for entry in told.fields["findings"]}
+    assert sum("user_has_no_name" in row["findings"] for row in rows) == counts["user_has_no_name"] == 1

@@ -1,0 +1,190 @@
+"""The findings of an audit: one record each, from which all that an audit tells of it follows.
+
+A finding is added by adding its record to `FINDINGS`. The answer counts it and tells what mends it, and the report
+file names it in each row. A test holds the description of the tool against `described_as`.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, NamedTuple, get_args
+
+from token_tools.cluster.identity import Identity
+from token_tools.cluster.models import AccessToken
+from token_tools.operations.policy import is_built_in
+from token_tools.operations.user_census import Tally, UserCensus, UserKey
+
+STALE_AFTER: Final = timedelta(days=30)
+"""How long a token can be disabled before it counts as forgotten."""
+
+YEAR: Final = timedelta(days=365)
+
+TokenStatus = Literal["live", "disabled", "expired"]
+"""A token that is both disabled and expired is `expired`."""
+
+Remedy = Literal[
+    "delete", "delete_once_unused", "rotate", "rotate_with_expiry", "find_user", "move_work", "ask_user", "choose_one"
+]
+"""What mends a finding: a call, or a decision that a person takes. `rotate_with_expiry` says how long to live."""
+
+
+class AuditScope(NamedTuple):
+    """What tokens are judged by: the cluster's present time, how soon is soon, and what the journal knows.
+
+    `disabled_since` is when this server disabled some tokens, and `successor_ids` are the tokens that it made in a
+    rotate.
+    """
+
+    now: datetime
+    expiring_within: timedelta
+    disabled_since: Mapping[str, datetime]
+    successor_ids: Collection[str]
+
+
+class WholeList(NamedTuple):
+    """What the list of all tokens decides about a finding: which users it concerns, and how often it is found."""
+
+    concerns: Callable[[UserCensus, UserKey], bool]
+    tally: Callable[[UserCensus], Tally]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finding:
+    """A risk that an audit looks for.
+
+    `find_since` returns since when a token has the finding, or from when on it will, and None if it has not. It is
+    asked about tokens of these `statuses`, and is None where no token alone can tell. Where a token alone does not
+    suffice, `whole_list` decides in the end. `described_as` are the words for the finding in the description of the
+    audit tool, None where the description leaves it out to stay short.
+    """
+
+    name: str
+    find_since: Callable[[AccessToken, AuditScope], datetime | None] | None
+    statuses: Collection[TokenStatus] = get_args(TokenStatus)
+    whole_list: WholeList | None = None
+    remedy: Remedy
+    described_as: str | None
+
+    def concerns(self, user: UserKey, census: UserCensus, *, found: bool) -> bool:
+        """Whether a token of that user has the finding in the end; `found` says whether the token alone had it."""
+        if self.whole_list is None:
+            return found
+        return (found or self.find_since is None) and self.whole_list.concerns(census, user)
+
+    def settle(self, tally: Tally, census: UserCensus) -> Tally:
+        """Return the final tally; `tally` counts the tokens that had the finding alone."""
+        return tally if self.whole_list is None else self.whole_list.tally(census)
+
+
+def _find_no_expiry(token: AccessToken, _scope: AuditScope) -> datetime | None:
+    return token.created if token.expires is None else None
+
+
+def _find_built_in_user(token: AccessToken, _scope: AuditScope) -> datetime | None:
+    return token.created if is_built_in(token.user) else None
+
+
+def _find_other_creator(token: AccessToken, scope: AuditScope) -> datetime | None:
+    is_own_work = token.creator is None or token.id in scope.successor_ids or _is_same_user(token.user, token.creator)
+    return None if is_own_work else token.created
+
+
+def _is_same_user(user: Identity, creator: Identity) -> bool:
+    if user.auth_id and creator.auth_id:
+        return user.auth_id == creator.auth_id
+    return user.may_be(creator) and (user.name or "").casefold() == (creator.name or "").casefold()
+
+
+def _find_unnamed_user(token: AccessToken, _scope: AuditScope) -> datetime | None:
+    return None if token.user.name else token.created
+
+
+def _find_expiry(token: AccessToken, _scope: AuditScope) -> datetime | None:
+    return token.expires
+
+
+def _find_long_disabled(token: AccessToken, scope: AuditScope) -> datetime | None:
+    since = scope.disabled_since.get(token.id, token.created)
+    return since if token.is_disabled and since <= scope.now - STALE_AFTER else None
+
+
+def _find_old(token: AccessToken, scope: AuditScope) -> datetime | None:
+    return token.created if token.created <= scope.now - YEAR else None
+
+
+def _find_near_expiry(token: AccessToken, scope: AuditScope) -> datetime | None:
+    expires = token.expires
+    return expires if expires is not None and expires - scope.now <= scope.expiring_within else None
+
+
+USERS_WITH_TWO_TOKENS: Final = Finding(
+    name="users_with_two_tokens",
+    find_since=None,
+    whole_list=WholeList(UserCensus.is_at_limit, UserCensus.tally_at_limit),
+    remedy="choose_one",
+    described_as=None,
+)
+
+FINDINGS: Final = (
+    Finding(
+        name="never_expires",
+        find_since=_find_no_expiry,
+        statuses=["live"],
+        remedy="rotate_with_expiry",
+        described_as="never expire",
+    ),
+    Finding(
+        name="built_in_user",
+        find_since=_find_built_in_user,
+        statuses=["live"],
+        remedy="move_work",
+        described_as="belong to admin",
+    ),
+    Finding(
+        name="made_by_another",
+        find_since=_find_other_creator,
+        statuses=["live"],
+        remedy="ask_user",
+        described_as=None,
+    ),
+    Finding(
+        name="user_has_no_name",
+        find_since=_find_unnamed_user,
+        whole_list=WholeList(UserCensus.is_nameless, UserCensus.tally_nameless),
+        remedy="find_user",
+        described_as="deleted users",
+    ),
+    Finding(
+        name="expired",
+        find_since=_find_expiry,
+        statuses=["expired"],
+        remedy="delete",
+        described_as="have expired",
+    ),
+    Finding(
+        name="disabled_and_old",
+        find_since=_find_long_disabled,
+        statuses=["disabled", "expired"],
+        remedy="delete_once_unused",
+        described_as="are disabled",
+    ),
+    USERS_WITH_TWO_TOKENS,
+    Finding(
+        name="older_than_a_year",
+        find_since=_find_old,
+        statuses=["live"],
+        remedy="rotate",
+        described_as="old",
+    ),
+    Finding(
+        name="expires_soon",
+        find_since=_find_near_expiry,
+        statuses=["live"],
+        remedy="rotate",
+        described_as="expire soon",
+    ),
+)
+"""In order of danger, the worst first.
+
+The cluster does not tell since when a token is disabled, nor when it was last used.
+"""

@@ -1,0 +1,142 @@
+"""Counts of a cluster's users, kept while the list of all tokens goes by.
+
+Of each token only the key of its user is kept, in eight bytes. Of what is told as an example, whole tokens are kept,
+but only a few.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Final
+
+from token_tools.cluster.identity import Identity
+from token_tools.cluster.models import AccessToken
+from token_tools.operations.create import MAX_TOKENS_PER_USER
+
+EXAMPLES_PER_FINDING: Final = 3
+"""Tokens that are told of each finding."""
+
+MAX_USER_LOOKUPS: Final = 64
+"""Users without a name who are looked up; of further ones only the tokens are counted."""
+
+UserKey = int
+"""A user's auth_id as a number, or a hash of the other fields of a user whose auth_id the cluster does not tell."""
+
+
+def user_key_of(user: Identity) -> UserKey:
+    """Return a number for a user that is the same for all of their tokens."""
+    return int(user.auth_id) % 2**64 if user.auth_id else hash(user) % 2**64
+
+
+@dataclass(frozen=True)
+class Example:
+    """A token that has a finding, and the time since when it has it, or from when on it will."""
+
+    token: AccessToken
+    since: datetime
+
+
+@dataclass
+class Tally:
+    """How many tokens or users share a finding, and the worst few tokens: those with the earliest `since`."""
+
+    count: int = 0
+    worst: list[Example] = field(default_factory=list[Example])
+
+    def add(self, token: AccessToken, since: datetime) -> None:
+        """Count a token."""
+        self.count += 1
+        if len(self.worst) < EXAMPLES_PER_FINDING or since < self.worst[-1].since:
+            self.worst = _choose_worst([*self.worst, Example(token, since)])
+
+
+def _choose_worst(examples: Sequence[Example]) -> list[Example]:
+    return sorted(examples, key=lambda example: example.since)[:EXAMPLES_PER_FINDING]
+
+
+@dataclass
+class UserCensus:
+    """What the list of all tokens, and a few look-ups, tell about the users; each token is to be added once.
+
+    `list_has_names` says whether the list names any user at all. `unnamed` are the tallies of the first few users whom
+    it does not name, and `other_unnamed_tokens` counts the tokens of all further ones. A look-up puts an unnamed user
+    into `named` if it tells a name, or into `nameless` if it tells that there is none.
+
+    `count` and `at_limit`, the users with as many tokens as a user can have, are there after `count_users`.
+    `at_limit_examples` are tokens of the first few of these. `resolved` are users of whom a look-up told more than the
+    list, and `missing` are those whom the cluster does not find.
+    """
+
+    list_has_names: bool = False
+    unnamed: dict[UserKey, Tally] = field(default_factory=dict[UserKey, Tally])
+    other_unnamed_tokens: int = 0
+    named: set[UserKey] = field(default_factory=set[UserKey])
+    nameless: set[UserKey] = field(default_factory=set[UserKey])
+    count: int = 0
+    at_limit: Sequence[UserKey] = ()
+    at_limit_examples: Sequence[Example] = ()
+    resolved: dict[UserKey, Identity] = field(default_factory=dict[UserKey, Identity])
+    missing: set[UserKey] = field(default_factory=set[UserKey])
+    _key_per_token: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    def add(self, token: AccessToken) -> None:
+        """Count the user of a token."""
+        if token.user.is_identified:
+            self._key_per_token.append(user_key_of(token.user))
+        if token.user.name:
+            self.list_has_names = True
+        else:
+            self._add_unnamed(token)
+
+    def _add_unnamed(self, token: AccessToken) -> None:
+        user = user_key_of(token.user)
+        if user not in self.unnamed and len(self.unnamed) >= MAX_USER_LOOKUPS:
+            self.other_unnamed_tokens += 1
+        else:
+            self.unnamed.setdefault(user, Tally()).add(token, token.created)
+
+    def count_users(self) -> None:
+        """Find out `count` and `at_limit` once all tokens are there; this takes a second for a million tokens."""
+        self.count, at_limit = 0, list[UserKey]()
+        for user, tokens in groupby(sorted(self._key_per_token)):
+            self.count += 1
+            at_limit += [user] if sum(1 for _ in tokens) >= MAX_TOKENS_PER_USER else []
+        self.at_limit = at_limit
+
+    def is_at_limit(self, user: UserKey) -> bool:
+        """Whether a user has as many tokens as a user can have, so that none of them can be rotated."""
+        place = bisect_left(self.at_limit, user)
+        return place < len(self.at_limit) and self.at_limit[place] == user
+
+    def is_nameless(self, user: UserKey) -> bool:
+        """Whether a user whom the list does not name has no name.
+
+        Where the list names others, a user has none unless a look-up told it. Where it names nobody, a user has a name
+        unless a look-up told that there is none.
+        """
+        return user not in self.named if self.list_has_names else user in self.nameless
+
+    def tally_at_limit(self) -> Tally:
+        """Return how many users have as many tokens as a user can have, with a token of each of the first few."""
+        return Tally(len(self.at_limit), [*self.at_limit_examples])
+
+    def tally_nameless(self) -> Tally:
+        """Return how many tokens are of users who have no name, with the oldest few."""
+        tallies = [tally for user, tally in self.unnamed.items() if self.is_nameless(user)]
+        others = self.other_unnamed_tokens if self.list_has_names else 0
+        worst = _choose_worst([example for tally in tallies for example in tally.worst])
+        return Tally(sum(tally.count for tally in tallies) + others, worst)
+
+    def count_undecided_tokens(self) -> int:
+        """Return of how many tokens it is not known whether their users have a name."""
+        if self.list_has_names:
+            return 0
+        undecided = self.unnamed.keys() - self.named - self.nameless
+        return sum(self.unnamed[user].count for user in undecided) + self.other_unnamed_tokens
+
+    def resolve(self, user: Identity) -> Identity:
+        """Return a user as a look-up told of them, or as the list did where there was none."""
+        return self.resolved.get(user_key_of(user), user)
