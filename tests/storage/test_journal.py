@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from tests.support.harness import JANE, TOKENS_PATH, Harness, ToolAnswer
+from tests.support.journal_file import journal_file, read_journal
 from token_tools.errors import JournalError
 from token_tools.sandbox.cluster import Account
 from token_tools.settings import Settings
@@ -36,10 +37,6 @@ def create_journal(folder: Path, *, cluster: str = "c:8000", now: datetime = NOW
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
-
-
-def read_journal(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
 @contextmanager
@@ -189,7 +186,7 @@ async def test_a_crash_is_reported_once_and_mentioned_once_to_its_user(folder: P
 @pytest.mark.parametrize("outcome", ["created", "not created", "rolled back", "undeletable", "unknown"])
 async def test_an_outcome_closes_the_intent(folder: Path, outcome: str) -> None:
     crashed = leave_open_intent(folder)
-    with (folder / "journal.jsonl").open("a") as journal:
+    with journal_file(folder).open("a") as journal:
         journal.write(crashed.model_copy(update={"result": outcome}).model_dump_json() + "\n")
 
     assert await create_journal(folder).take_unreported() == []
@@ -207,21 +204,21 @@ async def test_a_token_that_nobody_could_name_is_mentioned_although_the_outcome_
 
 async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
     crashed = leave_open_intent(folder)
-    with (folder / "journal.jsonl").open("ab") as file:
+    with journal_file(folder).open("ab") as file:
         file.write(b'{"time": "2026-11\xc3')
 
     journal = create_journal(folder)
     async with journal.record_intent("local:bob") as intent:
         await journal.record_outcome(intent, "created")
 
-    assert (folder / "journal.jsonl").read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
-    assert JournalEntry.model_validate_json((folder / "journal.jsonl").read_bytes().splitlines()[2]) == intent
+    assert journal_file(folder).read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
+    assert JournalEntry.model_validate_json(journal_file(folder).read_bytes().splitlines()[2]) == intent
     assert await journal.take_unreported() == [crashed]
 
 
 async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    (folder / "journal.jsonl").write_bytes(b"{")
+    journal_file(folder).write_bytes(b"{")
     journal = create_journal(folder)
 
     unknown = await record_attempt(journal, "unknown")
@@ -270,7 +267,7 @@ async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_i
     harness: Harness, caplog: pytest.LogCaptureFixture, line: bytes
 ) -> None:
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal = harness.settings.state_dir / "journal.jsonl"
+    journal = journal_file(harness.settings.state_dir)
     journal.write_bytes(line + b"\n" + json.dumps(JOURNAL_LINE).encode() + b"\n")
 
     async with harness.connected() as client:
@@ -301,7 +298,7 @@ async def test_no_time_that_is_in_the_calendar_stops_a_rotate(harness: Harness, 
     old, other = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
     harness.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    (harness.settings.state_dir / "journal.jsonl").write_text(json.dumps(JOURNAL_LINE | {"time": time}) + "\n")
+    journal_file(harness.settings.state_dir).write_text(json.dumps(JOURNAL_LINE | {"time": time}) + "\n")
 
     told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
@@ -356,7 +353,7 @@ async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    with (harness.settings.state_dir / "journal.jsonl").open("wb") as journal:
+    with journal_file(harness.settings.state_dir).open("wb") as journal:
         journal.truncate(1 << 40)
 
     told = await harness.call_refused("create_access_token", {"user": "local:jane"})
@@ -412,7 +409,7 @@ async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) 
         await journal.record_outcome(intent, "created", "2", location=FileLocation(Path("/x")))
     filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
-        with (folder / "journal.jsonl").open("a") as file:
+        with journal_file(folder).open("a") as file:
             file.write(filler)
         await record_attempt(journal, "created")
 
@@ -463,17 +460,30 @@ async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
     location, text = LOCATIONS[destination]
     written = JOURNAL_LINE | {"cluster": "c:8000", "result": result, "token_id": "7", "place": text}
     folder.mkdir(mode=0o700)
-    (folder / "journal.jsonl").write_text(json.dumps(written) + "\n")
+    journal_file(folder).write_text(json.dumps(written) + "\n")
 
     [attempt] = await create_journal(folder).list_attempts()
 
     assert (attempt.outcome, attempt.last.location) == (FORMER_RESULTS[result], location)
 
 
+async def test_a_rotation_whose_location_was_not_written_down_is_told_without_one(harness: Harness) -> None:
+    old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
+    line = JOURNAL_LINE | {"replaces": old.id}
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
+    journal_file(harness.settings.state_dir).write_text(
+        "".join(json.dumps(entry) + "\n" for entry in (line, line | {"result": "created", "token_id": new.id}))
+    )
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert "but its bearer token is no longer in the place where it was put. Unless that was moved" in told
+
+
 async def test_a_location_of_no_known_destination_makes_a_line_unreadable(folder: Path) -> None:
     journal = create_journal(folder)
     await record_attempt(journal, "created")
-    with (folder / "journal.jsonl").open("a") as file:
+    with journal_file(folder).open("a") as file:
         for location in ({"location": {"kind": "vault"}}, {"place": "under the mat"}, {"location": 7}):
             file.write(json.dumps(JOURNAL_LINE | location) + "\n")
 
@@ -497,12 +507,12 @@ async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of
         leave_open_intent(folder, "local:settled"),
     )
     journal = create_journal(folder)
-    with (folder / "journal.jsonl").open("a") as file:
+    with journal_file(folder).open("a") as file:
         for intent, mark in ((told, "reported"), (settled, "mentioned")):
             file.write(intent.model_copy(update={"result": mark}).model_dump_json() + "\n")
     filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
-        with (folder / "journal.jsonl").open("a") as file:
+        with journal_file(folder).open("a") as file:
             file.write(filler)
         await record_attempt(journal, "created")
 
@@ -557,7 +567,7 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
 
 async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    os.mkfifo(folder / "journal.jsonl")
+    os.mkfifo(journal_file(folder))
 
     with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
         await find_open_intents(create_journal(folder), "local:jane")
@@ -565,16 +575,16 @@ async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) ->
 
 async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:
     await record_attempt(create_journal(folder), "created")
-    (folder / "journal.jsonl").chmod(0o644)
+    journal_file(folder).chmod(0o644)
 
     await record_attempt(create_journal(folder), "created")
 
-    assert stat.S_IMODE((folder / "journal.jsonl").stat().st_mode) == 0o600
+    assert stat.S_IMODE(journal_file(folder).stat().st_mode) == 0o600
 
 
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
-    (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
+    journal_file(folder).symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(JournalError, match="symbolic links"):
         await record_attempt(create_journal(folder), "created")
@@ -604,7 +614,7 @@ sys.stdin.read()
                 await record_attempt(journal, "created")
             told = await journal.record_outcome(before, "created")
 
-    assert told == f"The journal {folder / 'journal.jsonl'} is held by another process."
+    assert told == f"The journal {journal_file(folder)} is held by another process."
     assert caplog.messages == [told]
 
 

@@ -326,8 +326,8 @@ class Journal:
     def _write(self, folder: JournalFolder, entries: list[JournalEntry]) -> None:
         if folder.get_size(_CURRENT_FILE) > ARCHIVE_AFTER_BYTES:
             entries = [*_list_needed_entries(folder), *entries]
-            # A process that is killed after this line loses nothing: the archive is still read, and the next one to
-            # write begins the new file.
+            # They are written again, since the part that is the archive now is dropped in its turn. If this process is
+            # killed before that, the archive still has them.
             folder.replace(_CURRENT_FILE, _ARCHIVE_FILE)
         if entries:
             lines = b"".join(entry.model_dump_json(exclude_none=True).encode() + b"\n" for entry in entries)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import ClassVar, Final, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -36,10 +36,8 @@ TimeoutContext = Callable[[float], AbstractContextManager[object]]
 class Location(Protocol):
     """Where the bearer token of a token went. Each destination has a type of its own, which the journal can store."""
 
-    @property
-    def is_credentials_store(self) -> bool:
-        """Whether the location is a file that `QUMULO_CREDENTIALS_FILE` can name."""
-        ...
+    is_credentials_store: ClassVar[bool]
+    """Whether the location is a file that `QUMULO_CREDENTIALS_FILE` can name."""
 
     def render(self) -> str:
         """Return the location in words that can follow "in"."""

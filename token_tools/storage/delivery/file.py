@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import anyio
 import anyio.to_thread
@@ -78,11 +78,7 @@ class FileLocation:
 
     path: Annotated[Path, AfterValidator(validate_path)]
     kind: Literal["file"] = "file"
-
-    @property
-    def is_credentials_store(self) -> bool:
-        """Each file that this destination writes is a credentials store."""
-        return True
+    is_credentials_store: ClassVar[bool] = True
 
     def render(self) -> str:
         """Return the path."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,8 @@ class InlineLocation:
     """The answer to a call: to the present one, or to an earlier one."""
 
     kind: Literal["inline"] = "inline"
+    is_credentials_store: ClassVar[bool] = False
     is_earlier: Annotated[bool, Field(exclude=True)] = field(default=False)
-
-    @property
-    def is_credentials_store(self) -> bool:
-        """An answer is no file."""
-        return False
 
     def render(self) -> str:
         """Name the answer and what else has a copy of it."""
@@ -63,8 +59,7 @@ class InlineDelivery:
         """Return None: an answer that was not given is nowhere."""
 
     async def remove(self, delivered: DeliveredToken) -> None:
-        """Remove nothing; see `InlineLocation.remove`."""
-        delivered.location.remove()
+        """Do nothing; see `InlineLocation.remove`."""
 
     async def store(self, token: NewAccessToken, _user: Identity, /) -> DeliveredToken:
         """Return the bearer token itself."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import anyio
 
@@ -35,11 +35,7 @@ class KeyringLocation:
     service: str
     account: str
     kind: Literal["keyring"] = "keyring"
-
-    @property
-    def is_credentials_store(self) -> bool:
-        """A keyring is no file."""
-        return False
+    is_credentials_store: ClassVar[bool] = False
 
     def render(self) -> str:
         """Name the service and the account."""
