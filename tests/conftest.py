@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keyring
 import pytest
+import stamina
 from hypothesis import settings
 
 from tests.support.fake_keyring import FakeKeyring
@@ -57,3 +58,16 @@ def fake_keyring() -> Generator[FakeKeyring]:
     keyring.set_keyring(chosen)
     yield chosen
     keyring.set_keyring(before)
+
+
+@pytest.fixture
+def no_consent(harness: Harness) -> None:
+    """Set up a server that asks nobody before a change."""
+    harness.settings = harness.settings.model_copy(update={"confirm": "none"})
+
+
+@pytest.fixture
+def no_retry_backoff() -> Generator[None]:
+    """The library's own mode for tests: as many attempts as in earnest, no pauses."""
+    with stamina.set_testing(testing=True, attempts=4):
+        yield

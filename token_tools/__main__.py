@@ -1,4 +1,4 @@
-"""`python -m token_tools`: the same as the installed command."""
+"""Run the command `qumulo-token-tools` as `python -m token_tools`."""
 
 from token_tools.cli.main import main
 

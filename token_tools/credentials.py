@@ -1,4 +1,6 @@
-"""qq's credentials store: one bearer token in a JSON file that `qq --credentials-store PATH` reads.
+"""How is a bearer token checked, and how is it stored in a file? The format is that of qq's credentials store.
+
+Such a store is a JSON file with one bearer token, which `qq --credentials-store PATH` reads.
 
 Source: `qumulo.lib.auth` 7.10: `{"bearer_token": …, "version": 1}`, mode 0600 in a folder of mode 0700.
 """
@@ -15,19 +17,19 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
-from token_tools.files import READ_TIMEOUT_SECONDS, decode_text, open_checked, read_mode, read_whole
-from token_tools.operator_input import check_expanded, format_given, strip_invisible
+from token_tools.file_reading import READ_TIMEOUT_SECONDS, decode_text, open_checked, read_mode, read_whole
+from token_tools.operator_input import check_expanded, format_input, strip_invisible
 from token_tools.redaction import MAX_SEARCHED_CHARS, has_likely_secret, remember_secret
 
 MAX_STORE_BYTES: Final = 64 << 10
-"""Bytes of a store; a token has about a hundred."""
+"""The largest store that is read; a token has about a hundred bytes."""
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 _QUMULO_TOKEN_START: Final = re.compile(r"(?:(?:access|session)-v\d+|\d+):")
 """How the cluster's tokens begin. Source: the vendor's REST guide."""
 _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/:-]+=*")
-"""What stands in an Authorization header, and a colon, which Qumulo's have. Source: RFC 6750, section 2.1."""
+"""A bearer token in an Authorization header; the colon is added for Qumulo's. Source: RFC 6750, section 2.1."""
 
 
 def _validate_bearer(bearer_token: SecretStr) -> SecretStr:
@@ -46,7 +48,7 @@ def _check_bearer_text(text: str) -> None:
     check_expanded(text)
     if text.lower().startswith("bearer "):
         raise ValueError('has the word "Bearer" in front, which belongs to the header and not to the token')
-    # The base64 of a token begins with two slashes now and then.
+    # A Qumulo token has a colon before its base64, which may happen to begin with two slashes.
     if "://" in text and not _QUMULO_TOKEN_START.match(text):
         raise ValueError("is a reference to a secret and not the secret: nobody has resolved it")
     if text.startswith(("/", "~", ".")):
@@ -56,7 +58,7 @@ def _check_bearer_text(text: str) -> None:
 
 
 BearerToken = Annotated[SecretStr, AfterValidator(_validate_bearer)]
-"""A secret that fits into an Authorization header. From its validation on, no text that leaves repeats it."""
+"""A secret that fits into an Authorization header. Its validation also remembers it, so that no text repeats it."""
 
 
 class StoredCredentials(BaseModel):
@@ -67,33 +69,33 @@ class StoredCredentials(BaseModel):
 
 
 def read_bearer(store: Path) -> SecretStr:
-    """The bearer token in a store that is a file.
+    """Return the bearer token in a store that is a regular file.
 
     Raises:
-        SettingsError: If the file cannot be read, is open to others or is not in qq's format; the text quotes nothing
-            of it.
+        SettingsError: If the file cannot be read, if others can write it, or if it is not in qq's format. The text
+            quotes nothing of the file.
     """
     return _read_store(store, stat.S_IFREG)
 
 
 def read_bearer_once(store: Path, *, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> SecretStr:
-    """The bearer token that comes out of a pipe within `timeout_seconds` seconds; it never comes again.
+    """Return the bearer token that comes out of a pipe within `timeout_seconds`. A pipe can be read only once.
 
     Raises:
-        SettingsError: As for a file.
+        SettingsError: If the pipe has no end by then, or for the reasons of `read_bearer`.
     """
     return _read_store(store, stat.S_IFIFO, timeout_seconds=timeout_seconds)
 
 
 def _read_store(store: Path, kind: int, *, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> SecretStr:
     try:
-        with open_checked(store, kind=kind) as file:
-            _check_owner(store, os.fstat(file))
-            _check_own_input(os.fstat(file))
-            content = read_whole(file, max_bytes=MAX_STORE_BYTES, timeout_seconds=timeout_seconds)
+        with open_checked(store, kind=kind) as file_fd:
+            _check_owner(store, os.fstat(file_fd))
+            _check_not_stdin(os.fstat(file_fd))
+            content = read_whole(file_fd, max_bytes=MAX_STORE_BYTES, timeout_seconds=timeout_seconds)
         return _decode_store(content)
     except ValueError as reason:
-        raise SettingsError(f"QUMULO_CREDENTIALS_FILE names {format_given(str(store))}, which {reason}.") from None
+        raise SettingsError(f"QUMULO_CREDENTIALS_FILE names {format_input(str(store))}, which {reason}.") from None
 
 
 def _check_owner(store: Path, status: os.stat_result) -> None:
@@ -107,8 +109,8 @@ def _check_owner(store: Path, status: os.stat_result) -> None:
         raise ValueError(f"other users can put another credential into: `chmod 600 {path}` mends that")
 
 
-def _check_own_input(status: os.stat_result) -> None:
-    with suppress(OSError):  # then it is closed, and no pipe either
+def _check_not_stdin(status: os.stat_result) -> None:
+    with suppress(OSError):  # stdin is closed, so the store is not stdin
         if os.path.samestat(status, os.fstat(0)):
             raise ValueError("is stdin: there the client talks to the server")
 
@@ -147,12 +149,12 @@ def _is_bare_token(text: str) -> bool:
 
 
 def is_readable_by_others(store: Path) -> bool:
-    """Whether other users of this machine are known to be able to read the bearer token in a file."""
+    """Tell whether other users of this machine may read a store, as far as its mode can be seen."""
     return bool(read_mode(store) & _READABLE_BY_OTHERS)
 
 
 def is_valid_store(content: bytes) -> bool:
-    """Whether this is the content of a store."""
+    """Tell whether some bytes are the content of a store."""
     try:
         StoredCredentials.model_validate_json(content)
     except ValidationError:
@@ -161,16 +163,16 @@ def is_valid_store(content: bytes) -> bool:
 
 
 def encode_store(bearer_token: SecretStr) -> bytes:
-    """The content of a store for this token."""
+    """Return the content of a store for a token."""
     return json.dumps({"bearer_token": bearer_token.get_secret_value(), "version": 1}).encode()
 
 
 def find_default_store(host: str, port: int, *, config_home: Path | None, home: Path | None) -> Path | None:
-    """The store that `qq` itself would use for a cluster, or None if there is none.
+    """Return the store that `qq` itself would use for a cluster, or None if there is none.
 
-    A folder that is None is not known.
+    A folder that is None is unknown and is not searched.
     """
     name = f"{host.lower()}_{port}"
     candidates = [config_home and config_home / "qumulo" / "credentials" / name, home and home / ".qfsd_cred"]
-    # Unlike pathlib's, this does not fail where a folder on the way cannot be entered.
+    # Unlike `Path.is_file`, this returns False if a folder on the way cannot be entered.
     return next((store for store in candidates if store and os.path.isfile(store)), None)  # noqa: PTH113

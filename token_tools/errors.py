@@ -2,28 +2,28 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
 
     TokenToolsError
     ├── SettingsError         the operator: a setting is missing, contradictory or unusable
-    ├── DeliveryError         the operator: a new bearer token has no safe place to go
-    │   └── Undelivered       the same, found out when the token was made already
-    ├── JournalError          the operator: the journal of what was done cannot be written
-    ├── Refusal               the caller: one of our own rules says no; nothing was done
-    │   └── PastExpiry        the same: a token cannot be made to expire before now
+    ├── DeliveryError         the operator: a new bearer token cannot be stored safely
+    │   └── Undelivered       the operator: this was noticed only after the token was created
+    ├── JournalError          the operator: the journal cannot be written
+    ├── Refusal               the caller: one of our own rules forbids the call; nothing was done
+    │   └── PastExpiry        the caller: a token cannot expire in the past
     └── ClusterError
-        ├── Unreachable       the network: no answer came, so what was asked may have happened
-        │   └── Unsent        the network: no connection came about, so nothing was asked
+        ├── Unreachable       the network: no answer came, so the request may have been carried out
+        │   └── Unsent        the network: there was no connection, so nothing was sent
         │       └── Untrusted the operator: the certificate is not trusted
-        ├── BadAnswer         the cluster, or something in front of it, said what nobody promised
-        ├── Unavailable       time: the cluster says to come back later
-        ├── Unauthenticated   the operator: the server's own credential does not work
+        ├── BadAnswer         the operator: the answer is not one that the endpoint can give
+        ├── Unavailable       nobody yet: the cluster is busy or failing, and the caller should wait
+        ├── Unauthenticated   the operator: the cluster rejects the server's own credential
         ├── Forbidden         the cluster's administrator: a privilege is missing
-        ├── NotFound          the caller: no such token or user
-        ├── Rejected          the caller: the cluster understood and declined
-        ├── Unproved          the operator: a new token is of somebody else, or lives too long; it was not kept
+        ├── NotFound          the caller: no such token or user exists
+        ├── Rejected          the caller: the cluster understood the request and declined it
+        ├── Unproved          the operator: a new token has the wrong user or lives too long, so it was not kept
         └── UnknownOutcome    the caller: a write may have happened; the text says how to find out
-            └── StillThere    the caller: a deletion was asked for, and so far the token is there
+            └── StillThere    the caller: the cluster still has a token that should be deleted
 
-The text of each is complete: what happened, and what to do about it. It is what a model reads, so it quotes no
-answer of the cluster except as marked data, and never a secret. Only that nothing was done is said elsewhere, once for
-all whose `has_begun` is false; and so is the `advice`, where the call ends with this.
+The text of an error is complete: it says what happened and what to do about it. A model reads it, so it quotes the
+cluster only as marked data and never contains a secret. Two things are added where the error becomes the answer to a
+call: the `advice`, and for errors whose `has_begun` is false the sentence that nothing was done.
 """
 
 from datetime import timedelta
@@ -33,9 +33,9 @@ from typing import ClassVar, Final
 class TokenToolsError(Exception):
     """The root of all failures that are part of the product.
 
-    `has_begun` is whether a change may have been under way, so that the text says what became of it; otherwise nothing
-    was done. `advice` says when the same may be tried again, and who has to act where that does not help; it is no part
-    of the text, since within another one, such as on a change that may have happened, it would be wrong.
+    `has_begun` is true if a change may have started; the text then says what became of it. If it is false, nothing was
+    done. `advice` says when to try again, and who has to act if that does not help. It is not part of the text because
+    one error can be quoted inside another: the advice to try again is wrong if a change may have happened.
     """
 
     has_begun: ClassVar[bool] = False
@@ -46,7 +46,7 @@ class TokenToolsError(Exception):
 
 
 RETRY_ONCE_FIXED: Final = "Try again once the operator has mended that."
-"""The advice where it is the operator's machine that fails."""
+"""The advice if something on the operator's machine fails."""
 
 
 class SettingsError(TokenToolsError):
@@ -54,21 +54,21 @@ class SettingsError(TokenToolsError):
 
 
 class DeliveryError(TokenToolsError):
-    """A new bearer token cannot be put where the operator wants it."""
+    """A new bearer token cannot be stored where the operator wants it."""
 
 
 class Undelivered(DeliveryError):
-    """A new bearer token could not be put there after all; the text tells what became of the token."""
+    """The delivery of a token that exists already has failed; the text says what became of the token."""
 
     has_begun = True
 
 
 class JournalError(TokenToolsError):
-    """What is about to be done, or was done, cannot be written down."""
+    """The journal cannot record what is about to be done, or what was done."""
 
 
 class Refusal(TokenToolsError):
-    """A rule of this server was about to be broken; nothing was asked of the cluster."""
+    """A rule of this server forbids the call; the cluster was not asked to change anything."""
 
 
 class PastExpiry(Refusal):
@@ -76,23 +76,23 @@ class PastExpiry(Refusal):
 
 
 class ClusterError(TokenToolsError):
-    """The cluster, or the way to it, did not do what was asked."""
+    """The cluster, or the network on the way to it, did not do what was asked."""
 
 
 class Unreachable(ClusterError):
-    """No answer came, or half of one; a write may or may not have happened."""
+    """No answer came, or only a part of one; a write may or may not have happened."""
 
 
 class Unsent(Unreachable):
-    """No connection came about, so nothing was sent."""
+    """Nothing was sent, for example because there was no connection."""
 
 
 class Untrusted(Unsent):
-    """TLS was not established because the certificate is not trusted."""
+    """The certificate is not trusted, so no TLS connection was established."""
 
 
 class BadAnswer(ClusterError):
-    """The answer is not what the endpoint promises; a write may have happened."""
+    """The answer does not have the form that the endpoint promises; a write may have happened."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -102,16 +102,17 @@ class BadAnswer(ClusterError):
 
 
 class Unavailable(ClusterError):
-    """The cluster answered 429 or 5xx.
+    """The cluster answered 408, 429, 499 or 5xx: it is busy or failing.
 
-    `retry_after` is the wait that it asked for, None if it named none.
+    `is_transient` is whether the same request may well succeed soon. `retry_after` is the wait that the cluster asked
+    for, None if it asked for none.
     """
 
     def __init__(
-        self, message: str, *, transient: bool, retry_after: timedelta | None = None, advice: str = ""
+        self, message: str, *, is_transient: bool, retry_after: timedelta | None = None, advice: str = ""
     ) -> None:
         super().__init__(message, advice=advice)
-        self.transient = transient
+        self.is_transient = is_transient
         self.retry_after = retry_after
 
 
@@ -128,20 +129,20 @@ class NotFound(ClusterError):
 
 
 class Rejected(ClusterError):
-    """The cluster answered another 4xx: it declined this request as it is."""
+    """The cluster answered with another 4xx: it declined the request."""
 
 
 class Unproved(ClusterError):
-    """A new token did not prove to be as it has to be; the text tells what became of it."""
+    """A new token failed a check; the text says what became of the token."""
 
     has_begun = True
 
 
 class UnknownOutcome(ClusterError):
-    """A write was asked for and no clear answer came."""
+    """A write was sent and no clear answer came."""
 
     has_begun = True
 
 
 class StillThere(UnknownOutcome):
-    """A deletion was asked for, and the token was there when it was looked for afterwards."""
+    """A deletion was sent, and a look afterwards found the token still there."""

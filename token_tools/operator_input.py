@@ -1,7 +1,8 @@
-"""Text that an operator gave, in a setting, an argument or a file, before it is known to be what it should be.
+"""Is a text of the operator what it should be? And may an error repeat it?
 
-A secret sits in the wrong place one day, a client hands on `${NAME}` instead of what that stands for, and an editor
-leaves a character that nobody sees. Each of these is told as what it is, and a secret is not repeated.
+The texts come from settings, command-line arguments and files. Each may be a secret in the wrong place, a `${NAME}`
+that the client did not expand, or a value with an invisible character. An error names the mistake, and it repeats no
+text that may be a secret.
 """
 
 import os
@@ -13,21 +14,21 @@ from token_tools.quoting import has_secret, is_visible, quote_untrusted
 from token_tools.redaction import MAX_SEARCHED_CHARS, has_known_secret, has_labelled_token, has_likely_secret
 
 MAX_SHOWN_CHARS: Final = 200
-"""Characters of a given text that an error shows."""
+"""Errors show at most this many characters of a text."""
 
 _MAX_FOLDER_NAME_CHARS: Final = 64
-"""Characters of a folder's name; the part of a bearer token that is its own has more."""
+"""A longer part of a path is no folder's name but may be a bearer token, which is longer."""
 
 _QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
 _STORE_CONTENT: Final = re.compile(r"bearer_token\\*[\"']|^\s*\{(?!\{|[a-z]+:)")
 _UNEXPANDED: Final = re.compile(r"\$[A-Za-z_{(]|%[A-Za-z_][\w()]*%|\{\{|\}\}|\{(?:env|file|input|secret|cmd):")
-"""Shells, Windows, editors, templates, and `{env:NAME}` of opencode."""
+"""Variables of shells, Windows, editors and templates, and `{env:NAME}` of opencode."""
 
 
 def strip_invisible(text: str) -> str:
-    """The text without what nobody sees around it: blanks, line ends, byte order marks, characters without width."""
-    inked = [index for index, char in enumerate(text) if not _is_blank(char)]
-    return text[inked[0] : inked[-1] + 1] if inked else ""
+    """Strip invisible characters around a text: blanks, line ends, byte order marks, characters without width."""
+    visible = [index for index, char in enumerate(text) if not _is_blank(char)]
+    return text[visible[0] : visible[-1] + 1] if visible else ""
 
 
 def _is_blank(char: str) -> bool:
@@ -35,7 +36,7 @@ def _is_blank(char: str) -> bool:
 
 
 def find_secret_reason(text: str) -> str | None:
-    """What secret or content of a file this is instead of an ordinary value, as a sentence; None if it is none."""
+    """Return a sentence that says which secret, or which file's content, a text is; None for an ordinary text."""
     if "-----BEGIN " in text:
         return "this is the content of a PEM file: QUMULO_CA_FILE takes its path"
     if _STORE_CONTENT.search(text):
@@ -46,7 +47,7 @@ def find_secret_reason(text: str) -> str | None:
 
 
 def _is_path(text: str) -> bool:
-    """Whether this leads into a folder that is there; tools call folders by hashes and random words."""
+    """Tell whether a text is a path below an existing folder. Tools name folders by hashes, which look like secrets."""
     first, *others = text.removeprefix("/").split("/")
     if not others or has_labelled_token(text) or "+" in text or max(map(len, others)) > _MAX_FOLDER_NAME_CHARS:
         return False
@@ -54,10 +55,10 @@ def _is_path(text: str) -> bool:
 
 
 def check_ordinary(text: str) -> None:
-    """Refuse what is no ordinary value.
+    """Refuse a text that is too long, a secret, the content of a file, or a variable that was not expanded.
 
     Raises:
-        ValueError: With what it is instead; a secret is not repeated.
+        ValueError: If it is one of these; the text says which, and repeats no secret.
     """
     if len(text) > MAX_SEARCHED_CHARS:
         raise ValueError(f"must not be longer than {MAX_SEARCHED_CHARS} characters")
@@ -67,10 +68,10 @@ def check_ordinary(text: str) -> None:
 
 
 def check_expanded(text: str) -> None:
-    """Refuse text that stands for a value, and a value with the quotes that were meant for a shell.
+    """Refuse a variable that was not expanded, and a value with quotes that were meant for a shell.
 
     Raises:
-        ValueError: With the reason.
+        ValueError: If it is one of these; the text says which.
     """
     if _UNEXPANDED.search(text):
         raise ValueError("is not the value itself but what stands for it: the client did not expand it")
@@ -78,8 +79,8 @@ def check_expanded(text: str) -> None:
         raise ValueError("has its quotes in it: write it without them")
 
 
-def format_given(text: str) -> str:
-    """A name or a path as it is, or quoted where its end or something in it could not be seen."""
+def format_input(text: str) -> str:
+    """Return a name or a path as it is, or quoted if it has blanks, invisible characters or a secret in it."""
     return (
         text
         if is_visible(text) and " " not in text and not has_secret(text)
@@ -87,10 +88,10 @@ def format_given(text: str) -> str:
     )
 
 
-def render_refused(text: str) -> str:
-    """What was given, for the end of an error; nothing where it may have a secret in it."""
-    # Before an @ stands a user, and with them a password.
-    may_be_told = len(text) <= MAX_SEARCHED_CHARS and "@" not in text and find_secret_reason(text) is None
-    # A secret with something between its characters is told apart from a word by the rest of them alone.
-    may_be_told = may_be_told and not has_likely_secret("".join(filter(str.isalnum, text)))
-    return f" (given: {quote_untrusted(text, max_chars=MAX_SHOWN_CHARS)})" if may_be_told else ""
+def render_refused_input(text: str) -> str:
+    """Return the quoted text for the end of an error, or nothing if it may have a secret in it."""
+    # In a URL, a user and perhaps a password precede the @.
+    is_harmless = len(text) <= MAX_SEARCHED_CHARS and "@" not in text and find_secret_reason(text) is None
+    # Punctuation could hide that the letters are a secret, so look at the letters and digits alone too.
+    is_harmless = is_harmless and not has_likely_secret("".join(filter(str.isalnum, text)))
+    return f" (given: {quote_untrusted(text, max_chars=MAX_SHOWN_CHARS)})" if is_harmless else ""

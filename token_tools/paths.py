@@ -1,4 +1,8 @@
-"""Paths that the settings name: where they lead is the same wherever the server is started, and can be written down."""
+"""Which paths may a setting name, and where are the default folders?
+
+A path must be absolute, so that it does not depend on the folder in which a host starts the server, and it must be
+printable, so that answers and errors can name it.
+"""
 
 import os
 import pwd
@@ -10,7 +14,7 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator
 
 from token_tools.errors import SettingsError
-from token_tools.operator_input import find_secret_reason, format_given
+from token_tools.operator_input import find_secret_reason, format_input
 from token_tools.quoting import is_visible
 
 _APPLICATION: Final = "qumulo-token-tools"
@@ -37,14 +41,14 @@ def _expand_user(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"names {format_given(text)}, and there is no such user") from None
+        raise ValueError(f"names {format_input(text)}, and there is no such user") from None
 
 
 def validate_path(path: Path) -> Path:
-    """The path, if it leads to the same place from everywhere and can be told.
+    """Return the path if it is absolute and printable.
 
     Raises:
-        ValueError: With the reason.
+        ValueError: If it is not, or if it is a secret or the content of a file instead of a path.
     """
     if secret := find_secret_reason(str(path)):
         raise ValueError(f"is wrong: {secret}")
@@ -60,19 +64,19 @@ AbsolutePath = Annotated[Path, BeforeValidator(_coerce_path), AfterValidator(val
 
 
 def find_home() -> Path:
-    """The home folder of whoever runs this.
+    """Return the home folder of the user who runs this process.
 
     Raises:
-        ValueError: With the reason why there is none.
+        ValueError: If there is none, or HOME is not an absolute path.
     """
-    given = os.environ.get("HOME")
-    if given is None:
-        given = _look_up_home()
-    if not given.startswith("/"):
+    home = os.environ.get("HOME")
+    if home is None:
+        home = _look_up_home()
+    if not home.startswith("/"):
         raise ValueError(
-            f"needs a home folder, and HOME is {format_given(given) or 'empty'}: it must be an absolute path"
+            f"needs a home folder, and HOME is {format_input(home) or 'empty'}: it must be an absolute path"
         )
-    return Path(given)
+    return Path(home)
 
 
 def _look_up_home() -> str:
@@ -85,19 +89,19 @@ def _look_up_home() -> str:
 
 
 def find_config_home() -> Path:
-    """Where a user's configuration is, on every system: qq reads XDG_CONFIG_HOME on macOS too.
+    """Return the user's configuration folder, on every system: qq reads XDG_CONFIG_HOME on macOS too.
 
     Raises:
-        ValueError: If that depends on a home folder, and there is none.
+        ValueError: If it depends on a home folder, and there is none.
     """
     return _find_xdg_base("XDG_CONFIG_HOME", ".config")
 
 
 def find_state_dir() -> Path:
-    """Where this program's state belongs if nobody says otherwise.
+    """Return the default of QUMULO_STATE_DIR.
 
     Raises:
-        SettingsError: If there is no such place, or it is none that can be told.
+        SettingsError: If it depends on a home folder and there is none, or if it is no path that a setting may name.
     """
     try:
         return validate_path(_find_default_state_dir())
@@ -110,12 +114,12 @@ def find_state_dir() -> Path:
 def _find_default_state_dir() -> Path:
     if os.environ.get("XDG_STATE_HOME"):
         return _find_xdg_base("XDG_STATE_HOME", ".local/state") / _APPLICATION
-    # Without a home, platformdirs answers with a folder that is called `~`.
+    # Check first that there is a home: without one, platformdirs returns a folder that is called `~`.
     find_home()
     return platformdirs.user_state_path(_APPLICATION)
 
 
 def _find_xdg_base(variable: str, default: str) -> Path:
-    given = Path(os.environ.get(variable, ""))
-    # A relative path is to be ignored. Source: XDG Base Directory Specification 0.8, "Basics".
-    return given if given.is_absolute() else find_home() / default
+    base = Path(os.environ.get(variable, ""))
+    # A relative path has to be ignored. Source: XDG Base Directory Specification 0.8, "Basics".
+    return base if base.is_absolute() else find_home() / default

@@ -1,7 +1,7 @@
-"""Every option of the server, once: what it is called, what it means, what it may not be.
+"""Which settings are there, what do they mean, and which values are refused? Every setting is declared once, here.
 
-Each is an environment variable with the prefix `QUMULO_` and a command-line option of the same words; a secret is
-never a command-line option, where every user of the machine could read it.
+A setting is an environment variable with the prefix `QUMULO_` and a command-line option of the same words. A secret is
+never a command-line option, because every user of the machine can read those.
 """
 
 import difflib
@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from token_tools.certificates import read_certificates
 from token_tools.credentials import (
     BearerToken,
     find_default_store,
@@ -39,15 +40,15 @@ from token_tools.credentials import (
     read_bearer_once,
 )
 from token_tools.errors import SettingsError
-from token_tools.files import read_certificates, read_mode
-from token_tools.operator_input import check_ordinary, format_given, render_refused, strip_invisible
+from token_tools.file_reading import read_mode
+from token_tools.operator_input import check_ordinary, format_input, render_refused_input, strip_invisible
 from token_tools.paths import AbsolutePath, find_config_home, find_home, find_state_dir, validate_path
 from token_tools.redaction import has_likely_secret, remember_secret
 from token_tools.times import parse_duration, parse_lifetime
 
 ENV_PREFIX: Final = "QUMULO_"
 SECRET_SETTINGS: Final = frozenset({"bearer_token"})
-"""The settings that are secrets."""
+"""Settings whose value must never be repeated."""
 RESTRICTING_VARIABLES: Final = frozenset(
     {
         "QUMULO_CONFIRM",
@@ -58,20 +59,20 @@ RESTRICTING_VARIABLES: Final = frozenset(
         "QUMULO_VERIFY_TLS",
     }
 )
-"""The settings of which a misspelt one would leave open what the operator meant to close."""
+"""Settings that restrict something. If one is misspelt, the server does not start: it would do more than was meant."""
 MAX_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _MAX_HOST_CHARS: Final = 253
 _MAX_LABEL_CHARS: Final = 63
-"""Characters of a name in the DNS, and of what stands between its dots. Source: RFC 1035, section 2.3.4."""
+"""Characters of a DNS name, and of each label between its dots. Source: RFC 1035, section 2.3.4."""
 _WORD: Final = re.compile("[a-z0-9]+")
 _MIN_SIMILARITY: Final = 0.8
-"""How much of two names is the same where one may be meant by the other."""
+"""How similar two names are, from 0 to 1, if one may be a misspelling of the other."""
 _MIN_BEGINNING_CHARS: Final = 4
 _MIN_WORD_CHARS: Final = 6
-"""Letters by which the beginning of a setting's name, or one word of it, tells which is meant."""
+"""So many letters of the beginning of a setting's name, or of one word of it, are enough to know the setting."""
 _AMBIGUOUS_WORDS: Final = {"default"}
-"""Long words that tell nothing alone: other tools of the vendor's have a QUMULO_DEFAULT_USER."""
+"""Long words that do not identify a setting: other tools of the vendor have a QUMULO_DEFAULT_USER."""
 _SYNONYMS: Final[dict[str, str]] = dict.fromkeys(["ttl", "expiry", "expiration"], "lifetime") | {
     "maximum": "max",
     "nowrite": "readonly",
@@ -94,7 +95,7 @@ Confirm = Literal["all", "risky", "none"]
 
 
 class Settings(BaseSettings):
-    """What the operator decided. `load_settings` makes it, complete and free of contradictions."""
+    """The decisions of the operator. Use `load_settings` to get them complete and free of contradictions."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
         description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
     )
     delivery_dir: AbsolutePath = Field(
-        default_factory=lambda given: given["state_dir"] / "tokens",
+        default_factory=lambda values: values["state_dir"] / "tokens",
         description="Folder for new bearer tokens",
     )
     default_lifetime: Lifetime = Field(
@@ -145,8 +146,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _coerce_clean_values(cls, given: dict[str, object]) -> dict[str, object]:
-        cleaned = {name: strip_invisible(value) if isinstance(value, str) else value for name, value in given.items()}
+    def _coerce_clean_values(cls, values: dict[str, object]) -> dict[str, object]:
+        cleaned = {name: strip_invisible(value) if isinstance(value, str) else value for name, value in values.items()}
         return {name: value for name, value in cleaned.items() if value != ""}
 
     @field_validator("*", mode="before")
@@ -189,14 +190,14 @@ class Settings(BaseSettings):
 
     @property
     def address(self) -> str:
-        """The cluster as people write it: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
+        """Return the host and the port as people write them: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def read_bearer(self) -> SecretStr:
-        """The credential as it is now: a file is read at each call.
+        """Return the current credential of the server; a credentials file is read again at each call.
 
         Raises:
-            SettingsError: If there is none, or its file is unusable.
+            SettingsError: If there is no credential, or its file is unusable.
         """
         if self.bearer_token is not None:
             return self.bearer_token
@@ -208,10 +209,12 @@ class Settings(BaseSettings):
         )
 
     def read_certificates(self) -> str | None:
-        """The certificates to trust besides the system's, as text in PEM, as they are now; None if there are none.
+        """Return the certificates to trust besides the system's, in PEM; None if no file is set.
+
+        The file is read again at each call.
 
         Raises:
-            SettingsError: If their file is unusable.
+            SettingsError: If the file is unusable.
         """
         try:
             return None if self.ca_file is None else _read_certificates(self.ca_file)
@@ -230,33 +233,33 @@ def _read_certificates(ca_file: Path) -> str:
     try:
         return read_certificates(ca_file)
     except ValueError as reason:
-        raise ValueError(f"names {format_given(str(ca_file))}, which {reason}") from None
+        raise ValueError(f"names {format_input(str(ca_file))}, which {reason}") from None
 
 
 def variable_name(field: str) -> str:
-    """The environment variable of a setting: `ca_file` is `QUMULO_CA_FILE`."""
+    """Return the environment variable of a setting: `QUMULO_CA_FILE` for `ca_file`."""
     return ENV_PREFIX + field.upper()
 
 
 def remember_given_secrets() -> None:
-    """Let no text repeat a secret that was given, from before anything else is read on."""
+    """Remember the secrets in the environment before anything is validated, so that no error can repeat one."""
     for name, value in os.environ.items():
         if name.upper() in map(variable_name, SECRET_SETTINGS) and has_likely_secret(value):
             remember_secret(SecretStr(strip_invisible(value)))
 
 
 def load_settings(options: Mapping[str, Any]) -> Settings:
-    """The settings from the environment, with `options` (of the command line) before it.
+    """Return the settings from the environment; the `options` of the command line take precedence.
 
     Raises:
-        SettingsError: One line that names each variable which is missing, contradictory or unusable.
+        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
     """
     _check_variables()
     _check_options(options)
     try:
         settings = Settings(**options)
     except ValidationError as invalid:
-        # A default that depends on another setting is reported too where that, or any other, is a mistake.
+        # If any setting is invalid, pydantic also reports every default that is computed from other settings.
         mistakes = [mistake for mistake in invalid.errors() if mistake["type"] != "default_factory_not_called"]
         raise SettingsError("; ".join(map(_render_mistake, mistakes))) from None
     if settings.bearer_token is None and settings.credentials_file is None:
@@ -265,14 +268,14 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    # An empty variable is none, but whoever writes an option means one.
+    # An empty variable counts as absent, but an empty option on the command line is a mistake.
     for name, value in options.items():
         if isinstance(value, str) and not strip_invisible(value):
             raise SettingsError(f"{variable_name(name)} is given as an option, and without a value.")
 
 
 def _load_credential(settings: Settings) -> Settings:
-    """The settings, if their credential can be read, with what a pipe gave, which gives it once."""
+    """Return the settings once their credential could be read. They keep what a pipe gave, since it gives it once."""
     store = settings.credentials_file
     if store is not None and stat.S_ISFIFO(read_mode(store)):
         return settings.model_copy(update={"bearer_token": read_bearer_once(store)})
@@ -304,16 +307,16 @@ def _render_mistake(mistake: ErrorDetails) -> str:
         case {"type": "missing"}:
             return f"{name} is not set: name the cluster, or start with --demo to try without one"
         case {"type": "value_error", "ctx": {"error": error}}:
-            told = f"{name} {error}".strip()
+            sentence = f"{name} {error}".strip()
         case _:
-            told = f"{name} must be {_render_expected(Settings.model_fields[str(mistake['loc'][0])])}"
-    return told + _render_given(mistake, told)
+            sentence = f"{name} must be {_render_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+    return sentence + _render_invalid_value(mistake, sentence)
 
 
-def _render_given(mistake: ErrorDetails, rendered: str) -> str:
-    given = mistake["input"]
-    is_told = not isinstance(given, str) or given in rendered or {*mistake["loc"]} & SECRET_SETTINGS
-    return "" if is_told else render_refused(given)
+def _render_invalid_value(mistake: ErrorDetails, sentence: str) -> str:
+    value = mistake["input"]
+    is_omitted = not isinstance(value, str) or value in sentence or {*mistake["loc"]} & SECRET_SETTINGS
+    return "" if is_omitted else render_refused_input(value)
 
 
 def _render_expected(field: FieldInfo) -> str:
@@ -326,28 +329,28 @@ def _render_expected(field: FieldInfo) -> str:
 
 
 def _check_variables() -> None:
-    """Warn of variables that are no settings, and refuse those by which somebody meant to restrict something.
+    """Warn of variables that look like settings but are none, and refuse a misspelt setting that restricts something.
 
     Raises:
-        SettingsError: Of the first of the latter.
+        SettingsError: If there is such a misspelt setting; the text names the first one.
     """
     unknown = find_unknown_variables()
     for name, nearest in unknown.items():
         if nearest in RESTRICTING_VARIABLES and _may_mean(_split_words(name), nearest):
-            raise SettingsError(f"{format_given(name)} is no setting: {nearest} is meant? Rename or remove it.")
+            raise SettingsError(f"{format_input(name)} is no setting: {nearest} is meant? Rename or remove it.")
     for name, nearest in unknown.items():
         near = f"; nearest is {nearest}" if _may_mean(_split_words(name), nearest) else ""
-        _LOG.warning("%s is no setting and is ignored%s", format_given(name), near)
+        _LOG.warning("%s is no setting and is ignored%s", format_input(name), near)
 
 
 def find_unknown_variables() -> dict[str, str]:
-    """The variables in the environment that are meant for us and are no settings, each with the nearest that is one.
+    """Return variables of the environment that look like settings but are none, each with the setting it is nearest to.
 
-    They have our prefix, or nearly that and nearly the name of a setting.
+    They begin with our prefix, or both their prefix and their name are almost right.
     """
     real = [variable_name(name) for name in Settings.model_fields]
     words = {name: _split_words(name) for name in sorted(os.environ) if name.upper() not in real}
-    nearest = {name: max(real, key=partial(_name_similarity, given)) for name, given in words.items() if given}
+    nearest = {name: max(real, key=partial(_name_similarity, own)) for name, own in words.items() if own}
     return {
         name: setting
         for name, setting in nearest.items()
@@ -356,11 +359,11 @@ def find_unknown_variables() -> dict[str, str]:
 
 
 def _split_words(name: str) -> list[str]:
-    """The words of a variable's name after something like our prefix; none if it does not begin so."""
+    """Return the words of a variable's name after our prefix; none if it does not begin with something like it."""
     first, *rest = _WORD.findall(name.casefold()) or [""]
     prefix = ENV_PREFIX.rstrip("_").casefold()
     if first.startswith(prefix) or len(first) > len(prefix) + 1:
-        # Whoever forgets the underscore may have mistyped the rest as well.
+        # The underscore after the prefix is missing: split where the prefix ends.
         first, rest = first[: len(prefix)], [first[len(prefix) :], *rest]
     if _similarity(first, prefix) < _MIN_SIMILARITY:
         return []
@@ -368,8 +371,9 @@ def _split_words(name: str) -> list[str]:
 
 
 def _may_mean(words: list[str], setting: str) -> bool:
-    given, name = "".join(words), "".join(_split_words(setting))
-    begins = given.startswith(name) or (len(given) >= _MIN_BEGINNING_CHARS and name.startswith(given))
+    """Tell whether the words of a variable's name may be a misspelling of a setting."""
+    joined, name = "".join(words), "".join(_split_words(setting))
+    begins = joined.startswith(name) or (len(joined) >= _MIN_BEGINNING_CHARS and name.startswith(joined))
     shared = {*words} & {*_split_words(setting)}
     is_named = shared == {*_split_words(setting)} or any(
         len(word) >= _MIN_WORD_CHARS for word in shared - _AMBIGUOUS_WORDS
@@ -378,7 +382,7 @@ def _may_mean(words: list[str], setting: str) -> bool:
 
 
 def _name_similarity(words: list[str], setting: str) -> float:
-    """How much of a name and a setting's is the same, from 0 to 1, in whatever order their words are."""
+    """Return how similar a name and a setting's name are, from 0 to 1, whatever the order of their words."""
     name = _split_words(setting)
     return max(_similarity("".join(words), "".join(name)), _similarity("".join(sorted(words)), "".join(sorted(name))))
 

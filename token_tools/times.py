@@ -1,9 +1,10 @@
-"""Times and durations as people write them, and back.
+"""How are times, durations and expiries read and written? Text to `datetime` and `timedelta`, and back.
 
-There is no clock in here: what depends on the present takes it as `now`. Every `datetime` in and out is aware.
+This module has no clock: functions that depend on the present take it as `now`. Every `datetime` is aware.
 
-All that is written here is read here, and what could mean only one thing. `dateutil` and its like are not used for it:
-they guess, and a token that lives by a guess is worse than one more answer.
+The parsers accept everything that this module writes, and every other text that has exactly one meaning. They do not
+use `dateutil` or a similar library, because those guess: a token with a guessed expiry is worse than an error that asks
+for a clear one.
 """
 
 import re
@@ -17,17 +18,17 @@ import humanize
 from token_tools.errors import PastExpiry, Refusal
 
 Clock = Callable[[], datetime]
-"""Gives the present, aware."""
+"""Returns the present as an aware time."""
 
 NEVER: Final = "never"
 MAX_DURATION: Final = timedelta(days=36_525)
-"""A hundred years: what is longer is a mistake, and would leave the calendar some day."""
+"""A hundred years. A longer duration is a mistake, and adding it to a date could leave the range of `datetime`."""
 
 MAX_TEXT_CHARS: Final = 64
-"""Of a text that is read as a time or a duration; no pattern sees a longer one."""
+"""Longer texts are refused before they are matched, because the time of a match can grow faster than the text."""
 
 EXAMPLE_DURATION: Final = timedelta(days=90)
-"""How far in the future a time is that an error gives as an example: it has to work when it is copied."""
+"""How far the example times in errors lie in the future. An example must still work when somebody copies it."""
 
 _MIN_INSTANT: Final = datetime.min.replace(tzinfo=UTC)
 _MAX_INSTANT: Final = datetime.max.replace(tzinfo=UTC)
@@ -41,10 +42,10 @@ _UNIT_DURATIONS: Final = {
     "month": timedelta(days=30),
     "year": timedelta(days=365),
 }
-"""Of each unit; those of the last two are only good for a proposal."""
+"""The length of each unit. Months and years are rounded: these two lengths are only used to propose another text."""
 
 _FORMATTED_UNITS: Final = (*(_UNIT_DURATIONS[unit] for unit in ("d", "h", "min", "s")), timedelta(seconds=0.1))
-"""The units in which a duration is told, the longest first."""
+"""The units in which durations are written, the longest first."""
 
 _VARIABLE_UNITS: Final = {"month", "year"}
 _UNIT_BY_WORD: Final = {"m": "m"} | {
@@ -63,7 +64,7 @@ _UNIT_BY_WORD: Final = {"m": "m"} | {
 }
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)[ -]?([a-z]+)", re.ASCII | re.IGNORECASE)
 _DURATION: Final = re.compile(
-    # Each part begins with a digit, so that there is one way to read a text. The last line is what people say after it.
+    # Each part begins with a digit, so a text matches in one way only and the search stays fast.
     r"(?:expires )?(?:in |for |within |now ?\+ ?|\+ ?)?"
     rf"((?:an?|one) [a-z]+|{_DURATION_PART.pattern}(?:(?:, ?| and | )?{_DURATION_PART.pattern})*)"
     r"(?: from (?:now|today))?",
@@ -74,7 +75,7 @@ _LEADING_MINUS: Final = re.compile(r"(P?)- ?(?=[P\d])", re.ASCII | re.IGNORECASE
 _BARE_NUMBER: Final = re.compile(r"\+? ?(\d+(?:\.\d+)?)", re.ASCII)
 _ZERO_OR_NEGATIVE: Final = re.compile(r"0(?:\.0+)?|(-) ?\d+(?:\.\d+)?", re.ASCII)
 _SHORT_NUMBER: Final = re.compile(r"(?=.{1,7}$)\d+(?:\.\d+)?", re.ASCII)
-"""What a proposal repeats; a longer number could be a part of a secret."""
+"""Numbers that an error may repeat. A longer number could be a part of a secret."""
 
 _UNIX_TIME: Final = re.compile(r"(\d{9,13})(?:\.\d+)?", re.ASCII)
 _MAX_UNIX_SECONDS_DIGITS: Final = 11
@@ -97,7 +98,7 @@ _TIME: Final = re.compile(
     """,
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
-"""A time as RFC 3339, ISO 8601 and our own answers write it; `rest` is what is not understood."""
+"""A time as RFC 3339, ISO 8601 and our own answers write it; `rest` is the text that was not understood."""
 
 _DIGIT: Final = re.compile(r"\d")
 _MINUTE: Final = _UNIT_DURATIONS["min"]
@@ -105,19 +106,18 @@ _DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u22
 
 
 def utc_now() -> datetime:
-    """The system's clock, in UTC."""
+    """Return the time of the system's clock, in UTC."""
     return datetime.now(UTC)
 
 
 def parse_duration(text: str) -> timedelta:
-    """A duration longer than zero and no longer than `MAX_DURATION`, in whole seconds.
+    """Return the duration that a text such as `90d`, `1 week 3 days` or `P1DT12H` means, in whole seconds.
 
-    `90d`, `1 week 3 days`, `P1DT12H`.
-
-    A month or a year has no fixed length, and a bare `m_unit` can be a month or a minute, so none of them is taken.
+    It is longer than zero and no longer than `MAX_DURATION`. Months and years are refused because they have no fixed
+    length, and a bare `m` because it can mean months or minutes.
 
     Raises:
-        ValueError: With what to write instead.
+        ValueError: If it is no such duration; the text says what to write instead.
     """
     duration = _try_parse_duration(_normalize(text))
     if duration is None:
@@ -126,7 +126,11 @@ def parse_duration(text: str) -> timedelta:
 
 
 def _normalize(text: str) -> str:
-    """The text as one would type it: without what surrounds it, with one kind of blank and one kind of dash."""
+    """Strip blanks and quotes around a text, and use one kind of blank and one kind of dash in it.
+
+    Raises:
+        ValueError: If it is too long.
+    """
     stripped = text.strip()
     if len(stripped) > MAX_TEXT_CHARS:
         raise ValueError(f"must be no longer than {MAX_TEXT_CHARS} characters")
@@ -134,10 +138,10 @@ def _normalize(text: str) -> str:
 
 
 def _try_parse_duration(text: str) -> timedelta | None:
-    """A duration, None for what is not to be understood as one.
+    """Return a duration, or None if the text is not written as one.
 
     Raises:
-        ValueError: With what is wrong with it, and what to write instead.
+        ValueError: If it is written as a duration but is none that can be used; the text says what to write instead.
     """
     if text.lower().endswith(" ago"):
         raise _PastError("is in the past: write what is still to come, such as 90d")
@@ -153,16 +157,14 @@ def _try_parse_duration(text: str) -> timedelta | None:
 
 
 def _parse_parts(text: str) -> list[tuple[float, str]] | None:
-    """The numbers and units of which a duration consists, None if it is none."""
+    """Return the numbers and units of a duration, or None if the text is not written as one."""
     date, _, clock = text[1:].upper().partition("T")
     is_iso = text[:1] in {"P", "p"}
-    # An M is a month before the T and a minute after it.
-    spoken = _DURATION.fullmatch(date.replace("M", "MO") + clock.replace("M", "MIN") if is_iso else text)
-    if spoken is None:
+    # In ISO 8601, an M means months before the T and minutes after it.
+    match = _DURATION.fullmatch(date.replace("M", "MO") + clock.replace("M", "MIN") if is_iso else text)
+    if match is None:
         return None
-    found = [
-        (float(number), word.lower()) for number, word in _DURATION_PART.findall(_LEADING_ONE.sub("1 ", spoken[1]))
-    ]
+    found = [(float(number), word.lower()) for number, word in _DURATION_PART.findall(_LEADING_ONE.sub("1 ", match[1]))]
     return (
         [(number, _UNIT_BY_WORD[word]) for number, word in found]
         if _UNIT_BY_WORD.keys() >= {word for _, word in found}
@@ -171,10 +173,10 @@ def _parse_parts(text: str) -> list[tuple[float, str]] | None:
 
 
 def _combine_parts(parts: list[tuple[float, str]]) -> timedelta:
-    """The whole of a duration's parts.
+    """Return the sum of a duration's parts.
 
     Raises:
-        ValueError: If that is not certain, or no lifetime for a token.
+        ValueError: If an `m`, a month or a year makes the sum uncertain, or if it is zero or too long.
     """
     counted = {unit for number, unit in parts if number}
     if "m" in counted and not counted & {"h", "s"}:
@@ -191,12 +193,12 @@ def _combine_parts(parts: list[tuple[float, str]]) -> timedelta:
 
 
 def _sum_parts(parts: list[tuple[float, str]], *, m_unit: str) -> timedelta:
-    """How long the parts are together, in whole seconds, if `m_unit` is what an m stands for."""
+    """Return the sum of the parts in whole seconds, with `m_unit` as the unit of an `m`."""
     try:
-        measured = [(number, m_unit if unit == "m" else unit) for number, unit in parts]
-        exact = sum((number * _UNIT_DURATIONS[unit] for number, unit in measured), timedelta())
-        # Twelve months are a year.
-        exact += timedelta(days=5 * sum(number // 12 for number, unit in measured if unit == "month"))
+        converted = [(number, m_unit if unit == "m" else unit) for number, unit in parts]
+        exact = sum((number * _UNIT_DURATIONS[unit] for number, unit in converted), timedelta())
+        # Twelve months count as a year of 365 days and not as 360 days.
+        exact += timedelta(days=5 * sum(number // 12 for number, unit in converted if unit == "month"))
     except OverflowError:
         return timedelta.max
     return exact - timedelta(microseconds=exact.microseconds)
@@ -211,13 +213,13 @@ def _validate_duration(duration: timedelta) -> timedelta:
 
 
 def _format_in_one_unit(duration: timedelta) -> str:
-    """In one unit: `90d`, `36h`, `15min`."""
+    """Return a duration as a whole number of its largest unit: `90d`, `36h`, `15min`."""
     unit = next(unit for unit in ("d", "h", "min", "s") if not duration % _UNIT_DURATIONS[unit])
     return f"{duration // _UNIT_DURATIONS[unit]}{unit}"
 
 
 def propose_units(number: str) -> str:
-    """How to write a number that lacks its unit: `90d or 90h or 90s`."""
+    """Return how to write a number that lacks its unit: `90d or 90h or 90s`."""
     fitting = ("d", "h", "s") if _SHORT_NUMBER.fullmatch(number) else ()
     proposed = [
         f"{number}{unit}" for unit in fitting if timedelta() < float(number) * _UNIT_DURATIONS[unit] <= MAX_DURATION
@@ -226,7 +228,10 @@ def propose_units(number: str) -> str:
 
 
 def propose_expiry(number: str) -> str:
-    """The same where a time can be meant: a date or a year, or the seconds or milliseconds since 1970."""
+    """Return how to write a bare number that was given as an expiry.
+
+    It can mean a date, a year, the seconds or milliseconds since 1970, or a duration without its unit.
+    """
     if date := _DATE.fullmatch(number):
         return f"{'-'.join(date.groups())}T23:59:59Z if that is a date"
     if _YEAR.fullmatch(number):
@@ -239,24 +244,24 @@ def propose_expiry(number: str) -> str:
 
 
 def parse_lifetime(text: str) -> timedelta | None:
-    """A duration, or None for `never`.
+    """Return a duration, or None for `never`.
 
     Raises:
-        ValueError: With what to write instead.
+        ValueError: If it is neither; the text says what to write instead.
     """
     if _NEVER_WORDS.fullmatch(_normalize(text)):
         return None
     try:
         return parse_duration(text)
-    except ValueError as doubt:
-        raise ValueError(f"{doubt}; or be {NEVER}") from None
+    except ValueError as reason:
+        raise ValueError(f"{reason}; or be {NEVER}") from None
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """An RFC 3339 time as the cluster writes it; digits past the microsecond are dropped.
+    """Return the time that the cluster wrote in RFC 3339, in UTC; digits after the microseconds are dropped.
 
-    Without an offset it is UTC, the only zone in which the cluster speaks. What an offset puts before the year 1 or
-    after the year 9999 is as near to it as Python can tell.
+    A time without an offset is in UTC, the only zone that the cluster uses. A time that its offset moves before the
+    year 1 or after the year 9999 becomes the first or the last time that Python knows.
 
     Raises:
         ValueError: If it is not such a time.
@@ -265,7 +270,7 @@ def parse_rfc3339(text: str) -> datetime:
     if match is None:
         raise ValueError("expected a time such as 2027-01-31T17:00:00Z")
     try:
-        # A list has hundreds of thousands of these: nothing here is slower than it has to be.
+        # `fromisoformat` is many times faster than `strptime`, and a list has hundreds of thousands of times.
         instant = datetime.fromisoformat(text.upper())
     except ValueError:
         raise ValueError("is not in the calendar") from None
@@ -276,18 +281,18 @@ def parse_rfc3339(text: str) -> datetime:
 
 
 class _PastError(ValueError):
-    """What is not in the future."""
+    """An expiry lies in the past, or is now."""
 
 
 def parse_expiry(text: str, *, now: datetime, max_lifetime: timedelta | None = None) -> datetime | None:
-    """When something expires, in UTC with whole seconds, or None for `never`.
+    """Return the time at which something expires, in UTC with whole seconds, or None for `never`.
 
-    An error proposes nothing that is later than `max_lifetime` from now, if that is given; otherwise it may be read.
+    `max_lifetime` limits only what an error proposes; a later time, and `never`, are still accepted here.
 
     Raises:
-        PastExpiry: If it is not in the future.
-        Refusal: If it is not understood, has no offset, or is not in the future; the text tells what to write instead,
-            and the present time, since a model has no clock.
+        PastExpiry: If the time is not in the future.
+        Refusal: If the text is not understood, or the time has no offset. Like that of `PastExpiry`, the text says what
+            to write instead and what time it is, because a model has no clock.
     """
     try:
         text = _normalize(text)
@@ -296,16 +301,16 @@ def parse_expiry(text: str, *, now: datetime, max_lifetime: timedelta | None = N
             if _NEVER_WORDS.fullmatch(text)
             else _parse_expiry(text, now, _render_accepted_forms(now, max_lifetime))
         )
-    except ValueError as doubt:
-        refusal = PastExpiry if isinstance(doubt, _PastError) else Refusal
-        raise refusal(f"`expiration_time` {doubt}. It is now {format_time(now)}.") from None
+    except ValueError as reason:
+        refusal = PastExpiry if isinstance(reason, _PastError) else Refusal
+        raise refusal(f"`expiration_time` {reason}. It is now {format_time(now)}.") from None
 
 
 def _parse_expiry(text: str, now: datetime, forms: str) -> datetime:
     if _NOW_WORDS.fullmatch(text):
         raise _PastError(f"is not in the future. {forms}")
     if bare := _ZERO_OR_NEGATIVE.fullmatch(text):
-        # In some interfaces it means for ever, in others at once.
+        # A zero means "for ever" in some interfaces and "at once" in others.
         raise ValueError(f"is {'negative' if bare[1] else 'zero'}. {forms}")
     if bare := _BARE_NUMBER.fullmatch(text):
         raise ValueError(f"has no unit: write {propose_expiry(bare[1])}")
@@ -318,10 +323,10 @@ def _parse_expiry(text: str, now: datetime, forms: str) -> datetime:
 
 
 def _parse_time_match(match: re.Match[str], now: datetime, forms: str) -> datetime:
-    """The time that is meant.
+    """Return the time that a match of `_TIME` means.
 
     Raises:
-        ValueError: If there could be several; the text proposes the most likely one, as it has to be written.
+        ValueError: If it can mean several times; the text proposes the most likely one, correctly written.
     """
     date = match["compact"] or f"{match['year']}{match['month']}{match['day']}"
     day, clock = f"{date[:4]}-{date[4:6]}-{date[6:]}", match["clock"]
@@ -357,14 +362,16 @@ def _render_accepted_forms(now: datetime, max_lifetime: timedelta | None) -> str
         duration, example = _format_in_one_unit(max_lifetime), max_lifetime
     else:
         duration, example = "1d, 12h or 90d", EXAMPLE_DURATION
-    # An example of more than a minute may lose its seconds, and is still in the future.
-    time = format_rfc3339((now + example).replace(second=0, microsecond=0) if example > _MINUTE else now + example)
+    # An example that is more than a minute ahead stays in the future without its seconds.
+    example_time = format_rfc3339(
+        (now + example).replace(second=0, microsecond=0) if example > _MINUTE else now + example
+    )
     for_ever = f", or {NEVER}" if max_lifetime is None else ""
-    return f"Write a duration from now such as {duration}, a time such as {time}{for_ever}, or leave it out"
+    return f"Write a duration from now such as {duration}, a time such as {example_time}{for_ever}, or leave it out"
 
 
 def is_lifetime(text: str) -> bool:
-    """Whether a valid expiry says how long something is to live, and not until when or for ever."""
+    """Tell whether a valid expiry is a duration, and not a time or `never`."""
     try:
         parse_duration(text)
     except ValueError:
@@ -373,30 +380,31 @@ def is_lifetime(text: str) -> bool:
 
 
 def format_rfc3339(instant: datetime) -> str:
-    """RFC 3339 in UTC, as the cluster takes it: `2027-01-31T17:00:00Z`."""
+    """Return a time in RFC 3339 and UTC, as the cluster accepts it: `2027-01-31T17:00:00Z`."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def format_time(instant: datetime) -> str:
-    """To the minute, for reading: `2027-01-31 17:00 UTC`."""
+    """Return a time to the minute, for people: `2027-01-31 17:00 UTC`."""
     return f"{format_time_without_zone(instant)} UTC"
 
 
 def format_time_without_zone(instant: datetime) -> str:
-    """The same where it is said elsewhere that it is UTC: `2027-01-31 17:00`."""
+    """Return a time in UTC to the minute, without the zone, for tables whose heading names it: `2027-01-31 17:00`."""
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "minutes")
 
 
 def format_duration(duration: timedelta) -> str:
-    """For reading, at most a twentieth off: `90 days`, `1 day and 12 hours`, `5 minutes`; below a second `a moment`.
+    """Return a duration for people: `90 days`, `1 day and 12 hours`, `5 minutes`; `a moment` if it is below a second.
 
-    It is not told for longer than it is but by a hundredth of a unit: a moment later, 90 days are still that.
+    The text is at most a twentieth too short. It is never too long, except by up to a hundredth of a unit: 90 days that
+    began a moment ago are still `90 days`.
     """
     length = abs(duration)
     for unit, smaller in pairwise(_FORMATTED_UNITS):
         if length >= unit * 0.99:
-            told = _round_down(length, unit)
-            return _format_exactly(told if length - told <= length * 0.05 else _round_down(length, smaller))
+            rounded = _round_down(length, unit)
+            return _format_exactly(rounded if length - rounded <= length * 0.05 else _round_down(length, smaller))
     return "a moment"
 
 
@@ -411,6 +419,6 @@ def _format_exactly(length: timedelta) -> str:
 
 
 def format_relative_time(instant: datetime, *, now: datetime) -> str:
-    """`in 90 days` or `3 hours ago`."""
+    """Return how far away a time is: `in 90 days` or `3 hours ago`."""
     distance = format_duration(instant - now)
     return f"in {distance}" if instant > now else f"{distance} ago"

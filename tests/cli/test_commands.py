@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.secret_scan import find_secrets
+from tests.support.stdio_client import run_to_end
+from token_tools import __version__
 
 COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
 TIMEOUT_SECONDS = 60
@@ -173,7 +175,7 @@ LOG_SECRET_SCRIPT = """
 import logging, sys, threading, warnings
 from pydantic import SecretStr
 from token_tools.cli.stderr import redact_stderr
-from token_tools.redaction import hold
+from token_tools.redaction import remember_secret
 
 redact_stderr()
 secret = sys.argv[1]
@@ -230,3 +232,92 @@ def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> No
     told = read_start_failure(COMMAND, "serve-it")
 
     assert told == "there is no such command; there are demo and sandbox."
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "told"),
+    [
+        pytest.param((), {}, "QUMULO_HOST is not set", id="no-host"),
+        pytest.param((), {"QUMULO_HOST": "cluster.example.com"}, "QUMULO_BEARER_TOKEN", id="no-credential"),
+        pytest.param(("--host", "https://cluster"), {}, "QUMULO_HOST", id="host-is-a-url"),
+        pytest.param(("--demo",), {"QUMULO_TIMEOUT": "soon"}, "QUMULO_TIMEOUT", id="wrong-duration"),
+        pytest.param(
+            ("--host", "c", "--credentials-file", COMMAND),
+            {"QUMULO_BEARER_TOKEN": "access-v1:own"},
+            "QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE",
+            id="contradiction",
+        ),
+        pytest.param(
+            ("--host", "c", "--ca-file", COMMAND),
+            {"QUMULO_BEARER_TOKEN": "access-v1:own"},
+            "QUMULO_CA_FILE",
+            id="no-certificate-in-ca-file",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
+    options: Sequence[str], env: dict[str, str], told: str
+) -> None:
+    ended = run_to_end(*options, env=env)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert told in ended.stderr
+    assert "access-v1:own" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--hots", "x"], "there is no option --hots; nearest is --host."),
+        (["--hots=x"], "there is no option --hots; nearest is --host."),
+        (["sandbox", "--falt", "x"], "there is no option --falt; nearest is --fault."),
+        (["--bearer-token", "access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
+        (["--bearer-token=access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
+        (["--host"], "expected one argument"),
+    ],
+    ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
+)
+def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], told: str) -> None:
+    ended = run_to_end(*words)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.strip().endswith(told)
+    assert "access-v1" not in ended.stderr
+
+
+def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
+    ended = run_to_end("--demo", env={"QUMULO_PORTS": "1"})
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr.count("\n") == 1
+    assert "QUMULO_PORTS is no setting and is ignored; nearest is QUMULO_PORT" in ended.stderr
+
+
+def test_unverified_tls_is_said_at_the_start() -> None:
+    ended = run_to_end("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "QUMULO_VERIFY_TLS=false" in ended.stderr
+    assert "access-v1:own" not in ended.stderr
+
+
+def test_the_bearer_token_is_no_command_line_option() -> None:
+    told = run_to_end("--help")
+
+    assert told.returncode == 0
+    assert "--bearer-token" not in told.stdout
+    assert "--credentials-file" in told.stdout
+
+
+def test_the_package_runs_as_a_module_too() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "token_tools", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=True,
+    )
+
+    assert told.stdout == f"{__version__}\n"

@@ -15,8 +15,8 @@ def test_the_sdk_is_whole_for_whoever_asks_for_more_of_it(before: str) -> None:
     script = f"""
 import sys
 {before}
-from token_tools.cli.main import importing
-with importing():
+from token_tools.cli.main import importing_fast
+with importing_fast():
     from mcp.server.mcpserver import MCPServer
 early = "mcp.client" in sys.modules
 import mcp

@@ -216,3 +216,33 @@ def test_a_clock_beyond_the_calendar_breaks_nothing(there: datetime) -> None:
     clock.observe_date(there)
 
     assert clock() + timedelta(days=36_525) > NOW - timedelta(days=36_525)
+
+
+@pytest.mark.usefixtures("no_consent")
+async def test_the_date_of_what_is_no_answer_of_the_cluster_is_not_its_time(harness: Harness) -> None:
+    seen = 0
+
+    async def be_busy_first(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal seen
+        seen += 1
+        page = httpx.Response(503, html="<h1>busy</h1>", headers={"Date": "Wed, 25 Nov 2026 09:00:00 GMT"})
+        return page if seen == 1 else response
+
+    harness.recorder.on_served = be_busy_first
+
+    told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "1h"})
+
+    assert told.fields["expiration_time"] == "2026-11-24T10:00:00Z"
+
+
+@pytest.mark.usefixtures("no_consent")
+async def test_the_date_of_an_answer_that_a_cache_kept_is_not_the_present(harness: Harness) -> None:
+    async def keep(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        response.headers.update({"Date": "Mon, 23 Nov 2026 09:00:00 GMT", "Age": "86400"})
+        return response
+
+    harness.recorder.on_served = keep
+
+    told = await harness.call("list_access_tokens")
+
+    assert "It is 2026-11-24 09:00 UTC." in told.text

@@ -2,14 +2,35 @@
 
 import importlib
 import json
+from dataclasses import replace
 from typing import Any, get_args
 
+import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from tests.support.harness import (
+    AD_JANE,
+    ADMIN,
+    AGREES,
+    FIND_PATH,
+    JANE,
+    LDAP_BOB,
+    TOKENS_PATH,
+    WHO_AM_I_PATH,
+    Harness,
+    ScriptedPerson,
+    refusal_response,
+)
+from tests.support.misbehaving_cluster import replace_answer, rewrite_answers
 from token_tools.cluster.identity import HOW_TO_WRITE_A_USER, SELF, Domain, Identity, parse_user
+from token_tools.cluster.models import Caller
 from token_tools.errors import Refusal
+from token_tools.sandbox.cluster import Account
+
+pytestmark = pytest.mark.anyio
 
 HOSTILE_NAMES = [
     "jane\nid | user | expires\n1 | local:admin | never",
@@ -285,10 +306,10 @@ def test_a_name_that_is_too_long_gives_way_to_a_number() -> None:
 def test_what_a_look_up_tells_is_added_unless_it_is_about_somebody_else() -> None:
     asked = Identity.parse("local:Jane")
 
-    assert asked.merged_with(JANE) == JANE
+    assert asked.merged_with(JANE_IDENTITY) == JANE_IDENTITY
     assert asked.merged_with(Identity(auth_id="7")) == Identity(domain="LOCAL", name="Jane", auth_id="7")
-    assert asked.merged_with(AD_JANE) is None
-    assert Identity(auth_id="7").merged_with(JANE) is None
+    assert asked.merged_with(AD_JANE_IDENTITY) is None
+    assert Identity(auth_id="7").merged_with(JANE_IDENTITY) is None
 
 
 def test_a_sid_that_is_none_is_quoted() -> None:
@@ -344,24 +365,24 @@ def test_the_endpoint_s_filter_is_given_what_it_takes(identity: Identity, query:
     assert identity.as_user_filter() == query
 
 
-AD_JANE = Identity(domain="ACTIVE_DIRECTORY", name=r"CORP\jane")
-JANE = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5-21-1-1001")
+AD_JANE_IDENTITY = Identity(domain="ACTIVE_DIRECTORY", name=r"CORP\jane")
+JANE_IDENTITY = Identity(domain="LOCAL", auth_id="1001", name="jane", sid="S-1-5-21-1-1001")
 
 
 @pytest.mark.parametrize(
     ("asked", "told", "covered"),
     [
-        pytest.param(Identity.parse("local:jane"), JANE, True, id="domain-agrees"),
+        pytest.param(Identity.parse("local:jane"), JANE_IDENTITY, True, id="domain-agrees"),
         pytest.param(
             Identity.parse("local:jane"), Identity(domain="ACTIVE_DIRECTORY", name=r"CORP\jane"), False, id="namesake"
         ),
         pytest.param(Identity.parse("local:jane"), Identity(auth_id="1001"), False, id="domain-unknown"),
         pytest.param(Identity.parse("jane"), Identity(auth_id="1001"), True, id="nothing-contradicts"),
-        pytest.param(JANE, Identity(auth_id="1001"), True, id="same-key"),
-        pytest.param(JANE, Identity(auth_id="1002", domain="LOCAL", name="jane"), False, id="other-key"),
+        pytest.param(JANE_IDENTITY, Identity(auth_id="1001"), True, id="same-key"),
+        pytest.param(JANE_IDENTITY, Identity(auth_id="1002", domain="LOCAL", name="jane"), False, id="other-key"),
         pytest.param(Identity.parse("auth_id:1001"), Identity(), True, id="nothing-told"),
-        pytest.param(Identity.parse("sid:S-1-5-21-1-1001"), JANE, True, id="same-sid"),
-        pytest.param(Identity.parse("sid:S-1-5-21-1-1002"), JANE, False, id="other-sid"),
+        pytest.param(Identity.parse("sid:S-1-5-21-1-1001"), JANE_IDENTITY, True, id="same-sid"),
+        pytest.param(Identity.parse("sid:S-1-5-21-1-1002"), JANE_IDENTITY, False, id="other-sid"),
         pytest.param(Identity.parse("uid:7"), Identity(uid=8), False, id="other-uid"),
         pytest.param(Identity.parse("gid:7"), Identity(gid=8), False, id="other-gid"),
         pytest.param(
@@ -392,3 +413,143 @@ def test_may_be_compares_an_answered_identity_with_the_requested_one(
 )
 def test_quotes_around_a_whole_spelling_change_nothing(quoted: str, spelling: str) -> None:
     assert parse_user(quoted) == parse_user(spelling)
+
+
+@pytest.mark.parametrize(
+    ("user", "is_theirs"),
+    [
+        pytest.param(Identity(auth_id="1001", name="somebody"), True, id="same-key"),
+        pytest.param(Identity(auth_id="1002", name="jane"), False, id="other-key"),
+        pytest.param(Identity(sid="S-1-5-21-9", name="jane"), False, id="other-sid"),
+        pytest.param(Identity(uid=7, name="bob"), True, id="same-uid"),
+        pytest.param(Identity(domain="LOCAL", name="Jane"), True, id="same-name"),
+        pytest.param(Identity(domain="ACTIVE_DIRECTORY", name="jane@corp.example.com"), True, id="other-spelling"),
+        pytest.param(Identity(domain="LOCAL", name="bob"), False, id="other-name"),
+        pytest.param(Identity(gid=5), False, id="nothing-to-compare"),
+    ],
+)
+def test_a_caller_is_a_user_by_the_first_common_number_or_by_name(user: Identity, *, is_theirs: bool) -> None:
+    told = {"id": "1001", "name": "CORP\\jane", "sid": "S-1-5-21-1", "uid": "7"}
+
+    assert Caller.model_validate(told).is_user(user) is is_theirs
+
+
+BACKUP = Account(auth_id="1002", domain="LOCAL", name="backup", sid="S-1-5-21-1-2-3-1002")
+
+
+@pytest.mark.parametrize("user", ["local:backup", "backup", r"local:CLUSTER\backup"])
+@pytest.mark.usefixtures("no_consent")
+async def test_a_local_user_is_only_taken_for_one_of_that_name(harness: Harness, user: str) -> None:
+    harness.cluster.add_account(BACKUP)
+    harness.recorder.on_served = replace_answer("POST", httpx.Response(200, json=JANE.identity()), path=FIND_PATH)
+
+    told = await harness.call_refused("create_access_token", {"user": user})
+
+    assert "somebody else" in told
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
+
+
+@pytest.mark.parametrize("user", ["local:BACKUP", "backup", r"local:CLUSTER\backup"])
+@pytest.mark.usefixtures("no_consent")
+async def test_a_local_name_may_be_written_in_several_ways(harness: Harness, user: str) -> None:
+    harness.cluster.add_account(BACKUP)
+    harness.recorder.on_served = replace_answer("POST", httpx.Response(200, json=BACKUP.identity()), path=FIND_PATH)
+
+    told = await harness.call("create_access_token", {"user": user})
+
+    assert not told.is_error
+    assert len(harness.tokens_of(BACKUP)) == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "is_asked"),
+    [
+        (r"ad:CORP\jane", r"CORP\jane", False),
+        ("ad:jane@corp.example.com", r"CORP\jane", False),
+        ("ad:CN=Jane,DC=corp", r"CORP\jane", False),
+        (r"ad:CORP\bob", r"CORP\jane", True),
+        ("ldap_user:bob", "jane", True),
+    ],
+)
+async def test_a_user_whom_a_directory_calls_otherwise_is_asked_about(
+    harness: Harness, user: str, name: str, is_asked: bool
+) -> None:
+    domain = "POSIX_USER" if user.startswith("ldap") else "ACTIVE_DIRECTORY"
+    found = {"domain": domain, "auth_id": AD_JANE.auth_id, "name": name}
+    harness.recorder.on_served = replace_answer("POST", httpx.Response(200, json=found), path=FIND_PATH)
+    human = ScriptedPerson([AGREES])
+
+    told = await harness.call("create_access_token", {"user": user}, person=human)
+
+    assert not told.is_error
+    assert bool(human.questions) is is_asked
+    if is_asked:
+        assert "Asked because the cluster calls that user" in human.questions[0]
+
+
+@pytest.mark.parametrize("user", ["uid:0", "auth_id:500", "sid:S-1-5-21-1-2-3-1001", "gid:0", "local:jane", "jane"])
+async def test_whom_the_cluster_did_not_identify_is_asked_about(harness: Harness, user: str) -> None:
+    async def hide(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal_response(403) if request.url.path == FIND_PATH else response
+
+    harness.recorder.on_served = hide
+
+    told = await harness.call_refused("create_access_token", {"user": user})
+
+    assert ("A person has to agree to this first" in told) or ("is a group" in told)
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
+
+
+async def test_self_is_resolved_by_who_am_i(harness: Harness) -> None:
+    """Whoever may not look up identities may still make a token of their own."""
+    service = replace(ADMIN, auth_id="1010", name="service")
+    harness.cluster.add_account(service)
+    own = harness.cluster.add_token("1010", creator="500")
+
+    async def hide(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal_response(403) if request.url.path == FIND_PATH else response
+
+    harness.recorder.on_served = hide
+
+    told = await harness.call("create_access_token", {"user": "self"}, bearer_token=SecretStr(own.bearer_token))
+
+    assert not told.is_error
+
+
+ANSWERS_ABOUT_NOBODY: list[dict[str, Any]] = [{}, {"message": "Request blocked"}, {"domain": "LOCAL"}]
+
+
+@pytest.mark.parametrize("answer", ANSWERS_ABOUT_NOBODY, ids=["empty", "gateway", "domain"])
+@pytest.mark.parametrize("user", ["local:jane", "uid:1000", "sid:S-1-5-21-1-2-3-1001"])
+@pytest.mark.usefixtures("no_consent")
+async def test_an_answer_about_nobody_identifies_nobody(harness: Harness, answer: dict[str, Any], user: str) -> None:
+    rewrite_answers(harness, "POST", FIND_PATH, lambda _: answer)
+
+    told = await harness.call_refused("create_access_token", {"user": user})
+
+    assert "The answer is not an identity" in told
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
+
+
+@pytest.mark.parametrize("user", ["uid:1000", "sid:S-1-5-88-1-1000", "local:jane"])
+@pytest.mark.usefixtures("no_consent")
+async def test_an_identity_found_without_the_requested_field_is_asked_about(harness: Harness, user: str) -> None:
+    rewrite_answers(harness, "POST", FIND_PATH, lambda _: {"auth_id": "500"})
+    human = ScriptedPerson([AGREES])
+
+    told = await harness.call("create_access_token", {"user": user}, person=human, confirm="risky")
+
+    assert "Asked because the cluster did not tell who that is" in human.questions[0]
+    assert not told.is_error
+    assert len(harness.tokens_of(ADMIN)) == 1
+
+
+@pytest.mark.usefixtures("no_consent")
+async def test_self_is_refused_if_who_am_i_answers_about_another_user(harness: Harness) -> None:
+    rewrite_answers(harness, "GET", WHO_AM_I_PATH, lambda told: told | {"id": LDAP_BOB.auth_id, "name": "bob"})
+
+    told = await harness.call_refused("create_access_token", {"user": "self"})
+
+    assert "among their tokens is not the one that it runs on." in told
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
+    assert harness.tokens_of(LDAP_BOB) == []

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from tests.support.harness import JANE, TOKENS_PATH, Harness, refusal_response
+from tests.support.harness import JANE, TOKENS_PATH, Harness, Mode, ToolAnswer, refusal_response
+from tests.support.scripted_cluster import TOKEN_ENTRY, client_with_answer
 from token_tools.cluster.client import connect
 from token_tools.cluster.pagination import MAX_EMPTY_PAGES, MAX_PAGES_PER_USER, TokenPager
 from token_tools.errors import BadAnswer
@@ -139,3 +141,99 @@ async def test_a_list_that_is_declined_tells_of_the_key_if_there_was_one(
     assert (
         await harness.call_refused("list_access_tokens", arguments) == f"The cluster declined (400 some_error).{hint}"
     )
+
+
+@pytest.mark.parametrize(
+    ("page", "after"),
+    [
+        pytest.param({"entries": [TOKEN_ENTRY]}, None, id="no-paging"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": None}, None, id="null-paging"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": {}}, None, id="empty-paging"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": {"next": None}}, None, id="null-next"),
+        pytest.param({"entries": [TOKEN_ENTRY], "paging": {"next": ""}}, None, id="empty-next"),
+        pytest.param(
+            {"entries": [TOKEN_ENTRY], "paging": {"next": f"{TOKENS_PATH}?after=k%2F1&limit=9"}}, "k/1", id="relative"
+        ),
+        pytest.param(
+            {"entries": [TOKEN_ENTRY], "paging": {"next": f"https://evil{TOKENS_PATH}?after=k"}}, "k", id="foreign-host"
+        ),
+        pytest.param(
+            {"entries": [TOKEN_ENTRY], "paging": {"next": f"{TOKENS_PATH}?after=start"}}, None, id="repeating"
+        ),
+    ],
+)
+async def test_each_form_of_paging_is_understood(mode: Mode, page: dict[str, Any], after: str | None) -> None:
+    asked: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        return httpx.Response(200, json=page)
+
+    async with client_with_answer(mode, answer) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", {"after": "start"}))
+
+    assert [str(url) for url in asked] == [f"https://c.example.com:8000{TOKENS_PATH}?after=start&limit=50"]
+    assert [entry["id"] for entry in told.fields["tokens"]] == [TOKEN_ENTRY["id"]]
+    assert told.fields.get("after") == after
+
+
+async def test_pages_without_end_and_without_tokens_are_not_followed_for_ever(mode: Mode) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(200, json={"entries": [], "paging": {"next": f"{TOKENS_PATH}?after={len(asked)}"}})
+
+    async with client_with_answer(mode, answer) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+
+    assert len([url for url in asked if TOKENS_PATH in url]) == 8
+    assert told.fields["tokens"] == []
+    assert "after" not in told.fields
+
+
+async def test_an_empty_page_before_a_full_one_is_passed_over(mode: Mode) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "after" in request.url.params:
+            return httpx.Response(200, json={"entries": [TOKEN_ENTRY]})
+        return httpx.Response(200, json={"entries": [], "paging": {"next": f"{TOKENS_PATH}?after=k"}})
+
+    async with client_with_answer(mode, answer) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+
+    assert [entry["id"] for entry in told.fields["tokens"]] == [TOKEN_ENTRY["id"]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        pytest.param(httpx.Response(401), "does not accept this server's own credential (401)", id="401-without-body"),
+        pytest.param(
+            httpx.Response(403, json={"error_class": "some_error", "description": "no\nway"}),
+            'lacks a privilege (403 some_error: "no\\nway"). An administrator can grant PRIVILEGE_ACCESS_TOKENS_READ',
+            id="403",
+        ),
+        pytest.param(httpx.Response(500, html="<h1>Bearer access-v1:own</h1>"), "cannot answer now (500).", id="html"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "7200"}), "It asks to wait 2 hours.", id="429"),
+        pytest.param(httpx.Response(200, html="<h1>Login</h1>"), "not a list of access tokens", id="html-200"),
+        pytest.param(httpx.Response(200, json=[]), "not a list of access tokens", id="other-json"),
+        pytest.param(httpx.Response(200, json={"entries": [{}]}), '"entries.0.id"', id="other-shape"),
+        pytest.param(httpx.Response(302, headers={"Location": "https://evil/"}), "redirect", id="redirect"),
+    ],
+)
+async def test_an_answer_that_is_no_page_is_explained_and_not_quoted(
+    mode: Mode, answer: httpx.Response, told: str
+) -> None:
+    asked: list[httpx.URL] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        return answer
+
+    async with client_with_answer(mode, serve) as client:
+        result = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+
+    assert result.is_error
+    assert told in result.text
+    assert "access-v1" not in result.text
+    assert {url.host for url in asked} == {"c.example.com"}

@@ -14,16 +14,8 @@ from pydantic import SecretStr
 
 from tests.support.harness import TIMEOUT_SECONDS
 from token_tools.cluster import responses as wire
-from token_tools.cluster.models import TokenPage
-from token_tools.errors import (
-    BadAnswer,
-    ClusterError,
-    Forbidden,
-    NotFound,
-    Rejected,
-    Unauthenticated,
-    Unavailable,
-)
+from token_tools.cluster.models import Caller, TokenPage
+from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.redaction import remember_secret
 
 DECODERS: list[Callable[[wire.Answer], object]] = [
@@ -373,14 +365,14 @@ def test_a_missing_privilege_is_the_one_for_what_was_asked(
 
 
 @pytest.mark.parametrize(
-    ("status", "transient"),
+    ("status", "is_transient"),
     [(408, True), (429, True), (499, False), (502, True), (503, True), (504, True), (500, False)],
 )
-def test_only_some_failures_are_worth_a_second_try(status: int, transient: bool) -> None:
+def test_only_some_failures_are_worth_a_second_try(status: int, is_transient: bool) -> None:
     with pytest.raises(Unavailable) as failure:
         wire.decode_page(create_answer(status))
 
-    assert failure.value.transient is transient
+    assert failure.value.is_transient is is_transient
 
 
 @pytest.mark.parametrize(
@@ -557,3 +549,7 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
 
     with pytest.raises(BadAnswer, match='it does not fit at "entries"'):
         wire.decode_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))
+
+
+def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
+    assert not Caller.model_validate({"id": "500", "is_token": True}).is_unidentified_token

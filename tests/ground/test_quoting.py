@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from token_tools.quoting import quote_untrusted
+from token_tools.redaction import redact_bearers
 
 
-@given(st.text(max_size=50).filter(lambda text: "earer" not in text.lower()))
+@given(st.text(max_size=50).filter(lambda text: redact_bearers(text) == text))
 def test_a_short_text_is_on_one_printable_line_and_can_be_read_back(text: str) -> None:
     quoted = quote_untrusted(text, max_chars=50)
 

@@ -6,7 +6,7 @@ The secrets are recognisable, and none of them is where it does not belong.
 import json
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Literal, get_args
 import anyio
 import httpx
 import pytest
-import stamina
 
 from tests.support.harness import (
     AD_JANE,
@@ -44,7 +43,7 @@ from token_tools.sandbox.faults import Endpoint, Fault, Faults
 from token_tools.storage.delivery import DeliveredToken, InlineDelivery
 from token_tools.storage.journal import Journal
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_retry_backoff")]
 
 CreateOutcome = Literal["made", "nothing", "orphan"]
 CreateOutcomes = dict[Fault, CreateOutcome]
@@ -70,13 +69,6 @@ CREATE_TABLE: dict[Endpoint, CreateOutcomes] = {
     "create": create_outcomes("nothing") | create_outcomes("orphan", FAULTS_AFTER_EXECUTION),
     "get": create_outcomes("made"),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_retry_backoff() -> Generator[None]:
-    """Fewer attempts than in earnest, and no pauses."""
-    with stamina.set_testing(testing=True, attempts=2):
-        yield
 
 
 @pytest.fixture
@@ -685,18 +677,6 @@ async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(
 def read_all_files(folder: Path, *, excluded: list[Path]) -> bytes:
     """Every byte on the disk below a folder, without those files."""
     return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file() and file not in excluded)
-
-
-def test_the_search_for_secrets_finds_them_whole_in_parts_and_decoded() -> None:
-    secret = "access-v1:" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo="
-
-    assert find_secrets(b"nothing", [secret]) == []
-    for leak in (secret.encode(), secret[14:22].encode(), b"ABCDEFGHIJ", b"x" + secret[-10:].encode()):
-        assert find_secrets(b"some " + leak + b" text", [secret]) == [secret]
-
-
-def test_a_told_result_is_comparable() -> None:
-    assert ToolAnswer("a", None, is_error=False) == ToolAnswer("a", None, is_error=False)
 
 
 class CrashingDelivery(InlineDelivery):

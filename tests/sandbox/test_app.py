@@ -349,7 +349,7 @@ async def test_a_time_that_is_refused_has_a_complaint_of_its_own(
     cluster: Cluster, admin: httpx.AsyncClient, expiry: str, complaint: RefusalReason
 ) -> None:
     complaints = {**cluster.behaviour.refusals, complaint: (422, "some_time_error")}
-    set_behaviour(cluster, allows_past_expiry=False, complaints=complaints)
+    set_behaviour(cluster, allows_past_expiry=False, refusals=complaints)
 
     answer = await admin.post(TOKENS_PATH, json={"user": {"auth_id": METRICS_ID}, "expiration_time": expiry})
 

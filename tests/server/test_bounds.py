@@ -10,12 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.harness import AGREES, JANE, NOW, TOKENS_PATH, Harness, ScriptedPerson
-from token_tools.views.tokens import RenderedResult, TokenEntry, TokenList
+from tests.support.harness import AGREES, JANE, MAX_ANSWER_CHARACTERS, NOW, TOKENS_PATH, Harness, ScriptedPerson
 
 pytestmark = pytest.mark.anyio
-
-MAX_ANSWER_CHARACTERS = 25_000
 
 
 def add_many_tokens(harness: Harness, number: int) -> list[str]:
@@ -189,16 +186,3 @@ async def test_names_of_any_length_leave_room_for_the_rest(harness: Harness, too
     assert not told.is_error
     assert len(told.text) < MAX_ANSWER_CHARACTERS
     assert len(json.dumps(told.fields)) < MAX_ANSWER_CHARACTERS
-
-
-def test_what_no_other_bound_kept_short_is_cut_in_both_channels_and_says_so() -> None:
-    entry = TokenEntry.model_validate({"id": "1" * 23, "user": "jane", "creation_time": "2026-10-01T10:00:00Z"})
-    fields = TokenList.model_validate({"summary": "y" * 40_000, "tokens": [entry] * 1_000})
-
-    text, structured = RenderedResult("x" * 90_000, fields).truncate()
-
-    assert len(text) < MAX_ANSWER_CHARACTERS
-    assert text.endswith("(cut here: the whole was too long for an answer)")
-    assert len(json.dumps(structured)) < MAX_ANSWER_CHARACTERS
-    assert structured["summary"].endswith("(cut here: the whole was too long for an answer)")
-    assert 0 < len(structured["tokens"]) < 1_000

@@ -1,9 +1,11 @@
 """Arguments of the wrong kind end at the tool: the cluster hears nothing, and the answer alone says what to write."""
 
+import json
 from datetime import timedelta
 from typing import Annotated, Any
 
 import anyio
+import httpx
 import pytest
 from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
@@ -11,8 +13,19 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, Request, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from tests.support.harness import JANE, NOW, TIMEOUT_SECONDS, TOKENS_PATH, Harness, ToolAnswer
+from tests.support.harness import (
+    JANE,
+    MAX_ANSWER_CHARACTERS,
+    NOW,
+    TIMEOUT_SECONDS,
+    TOKENS_PATH,
+    Harness,
+    Mode,
+    ToolAnswer,
+)
+from tests.support.scripted_cluster import client_with_answer
 from token_tools.server.strict_tool import StrictTool
+from token_tools.views.tokens import RenderedResult, TokenEntry, TokenList
 
 pytestmark = pytest.mark.anyio
 
@@ -345,3 +358,41 @@ async def test_arguments_that_are_no_object_are_answered_with_those_that_there_a
         INVALID_PARAMS,
         "The arguments must be a JSON object. list_access_tokens takes user, after, limit.",
     )
+
+
+async def test_a_crash_is_told_without_its_text_and_logged(mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
+    def crash(_request: httpx.Request) -> httpx.Response:
+        raise RuntimeError("access-v1:own")
+
+    async with client_with_answer(mode, crash) as client:
+        told = ToolAnswer.from_result(await client.call_tool("list_access_tokens"))
+
+    assert told.is_error
+    assert told.text == "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
+    assert "unexpected exception" in caplog.text
+
+
+async def test_a_crash_of_what_writes_is_told_with_what_is_not_known(mode: Mode) -> None:
+    def crash(_request: httpx.Request) -> httpx.Response:
+        raise RuntimeError("access-v1:own")
+
+    async with client_with_answer(mode, crash) as client:
+        told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
+
+    assert told.is_error
+    assert told.text.endswith(
+        "What was done by then is not known: look at the user's tokens with list_access_tokens before you try again."
+    )
+
+
+def test_what_no_other_bound_kept_short_is_cut_in_both_channels_and_says_so() -> None:
+    entry = TokenEntry.model_validate({"id": "1" * 23, "user": "jane", "creation_time": "2026-10-01T10:00:00Z"})
+    fields = TokenList.model_validate({"summary": "y" * 40_000, "tokens": [entry] * 1_000})
+
+    text, structured = RenderedResult("x" * 90_000, fields).truncate()
+
+    assert len(text) < MAX_ANSWER_CHARACTERS
+    assert text.endswith("(cut here: the whole was too long for an answer)")
+    assert len(json.dumps(structured)) < MAX_ANSWER_CHARACTERS
+    assert structured["summary"].endswith("(cut here: the whole was too long for an answer)")
+    assert 0 < len(structured["tokens"]) < 1_000

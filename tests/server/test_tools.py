@@ -1,16 +1,17 @@
-r"""Ways in which models write a time, a user, an id or a key: taken as what they mean, or mended by one answer.
+"""Ways in which models write a time, a user, an id or a key: taken as what they mean, or mended by one answer.
 
 A row has what was written, and what it means. Where that is not taken, the row has also what the error has to propose;
 that is then written instead, and has to work.
 """
 
+import json
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from tests.support.harness import JANE, NOW, Harness
+from tests.support.harness import JANE, NOW, TOKENS_PATH, Harness
 from token_tools.times import format_rfc3339
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +70,7 @@ TIME_SPELLINGS: Final = [
     ("none", "never", None),
 ]
 LOCAL_JANE: Final = "local:jane"
-AD_JANE: Final = r"ad:CORP\jane"
+CORP_JANE: Final = r"ad:CORP\jane"
 USER_SPELLINGS: Final = [
     ("LOCAL:jane", ACCEPTED, LOCAL_JANE),
     ("local: jane ", ACCEPTED, LOCAL_JANE),
@@ -89,12 +90,12 @@ USER_SPELLINGS: Final = [
     ("1001", "auth_id:1001", LOCAL_JANE),
     ("sid: S-1-5-21-1-2-3-1001", ACCEPTED, LOCAL_JANE),
     ("S-1-5-21-1-2-3-1001", ACCEPTED, LOCAL_JANE),
-    (r"CORP\jane", ACCEPTED, AD_JANE),
-    (r"ad:CORP\\jane", ACCEPTED, AD_JANE),
-    (r'ad:"CORP\jane"', ACCEPTED, AD_JANE),
-    ("jane@corp.example.com", ACCEPTED, AD_JANE),
-    (r"active_directory:CORP\jane", ACCEPTED, AD_JANE),
-    (r"nt:CORP\jane", r"ad:CORP\jane", AD_JANE),
+    (r"CORP\jane", ACCEPTED, CORP_JANE),
+    (r"ad:CORP\\jane", ACCEPTED, CORP_JANE),
+    (r'ad:"CORP\jane"', ACCEPTED, CORP_JANE),
+    ("jane@corp.example.com", ACCEPTED, CORP_JANE),
+    (r"active_directory:CORP\jane", ACCEPTED, CORP_JANE),
+    (r"nt:CORP\jane", r"ad:CORP\jane", CORP_JANE),
     ("uid=1000", ACCEPTED, "ldap_user:bob"),
     ("UID 1000", ACCEPTED, "ldap_user:bob"),
     ("ldap:bob", "ldap_user:bob", "ldap_user:bob"),
@@ -213,3 +214,109 @@ async def test_all_that_a_list_prints_is_taken(harness_with_known_id: Harness) -
         "create_access_token", {"user": user, "expiration_time": entry["expiration_time"]}
     )
     assert told.fields["expiration_time"] == entry["expiration_time"] == format_rfc3339(NOW + timedelta(days=10))
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "told"),
+    [
+        pytest.param(
+            "list_access_tokens",
+            {"username": "jane"},
+            'list_access_tokens has no argument "username"; nearest is `user`: '
+            "Only this user's tokens: self, local:NAME, ad:DOMAIN\\NAME, "
+            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent. It takes user, after, limit.",
+            id="synonym",
+        ),
+        pytest.param(
+            "create_access_token",
+            {"user": "jane", "expiration": "90d"},
+            'create_access_token has no argument "expiration"; nearest is `expiration_time`: '
+            "Duration from now (90d, 12h, P90D), "
+            "time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
+            "It takes user, expiration_time.",
+            id="half-a-name",
+        ),
+        pytest.param(
+            "list_access_tokens",
+            {"x\n" * 100: 1},
+            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…": leave this out. It takes user, after, limit.',
+            id="hostile-name",
+        ),
+        pytest.param(
+            "list_access_tokens",
+            {"user": 1001},
+            "`user` must be text. Write uid:1001, auth_id:1001 or name:1001.",
+            id="number-for-text",
+        ),
+        pytest.param(
+            "list_access_tokens",
+            {"after": 12345678901234567890123},
+            "`after` must be the `after` of the previous answer, as it stands there; leave it out for the first page.",
+            id="long-number-for-text",
+        ),
+        pytest.param(
+            "list_access_tokens",
+            {"user": ["jane"]},
+            "`user` must be text. Write self, local:NAME, ad:DOMAIN\\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… "
+            "or a bare NAME.",
+            id="list-for-text",
+        ),
+        pytest.param("list_access_tokens", {"limit": 201}, "`limit` must be a whole number from 1 to 200.", id="range"),
+        pytest.param(
+            "list_access_tokens", {"limit": "ten"}, "`limit` must be a whole number from 1 to 200.", id="word"
+        ),
+        pytest.param(
+            "create_access_token",
+            {"user": "nt:jane"},
+            "`user` has a prefix that does not exist: write local:jane, ad:jane or ldap_user:jane.",
+            id="prefix",
+        ),
+        pytest.param(
+            "create_access_token",
+            {"user": "1001"},
+            "`user` is a bare number, which could be several users: write uid:1001, auth_id:1001 or name:1001.",
+            id="bare-number",
+        ),
+        pytest.param(
+            "create_access_token",
+            {"user": None, "ttl": 5},
+            "`user` is missing. Whom the token authenticates: self, local:NAME, ad:DOMAIN\\NAME, ldap_user:NAME, "
+            "uid:N, auth_id:N, sid:S-1-… or NAME.\n"
+            'create_access_token has no argument "ttl"; nearest is `expiration_time`: '
+            "Duration from now (90d, 12h, P90D), "
+            "time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
+            "It takes user, expiration_time.",
+            id="two-mistakes",
+        ),
+        pytest.param(
+            "create_access_token",
+            {},
+            "`user` is missing. Whom the token authenticates: self, local:NAME, ad:DOMAIN\\NAME, ldap_user:NAME, "
+            "uid:N, auth_id:N, sid:S-1-… or NAME.",
+            id="missing",
+        ),
+    ],
+)
+async def test_a_mistaken_argument_is_answered_in_a_line_that_mends_it(
+    harness: Harness, tool: str, arguments: dict[str, Any], told: str
+) -> None:
+    assert await harness.call_without_effect(tool, arguments) == told
+    assert harness.recorder.request_lines() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"limit": "10"}, {"limit": 10.0, "user": None, "after": None}, {"after": "", "limit": 10}],
+    ids=["number-as-text", "nulls", "empty-key"],
+)
+async def test_what_leaves_no_doubt_just_works(harness: Harness, arguments: dict[str, Any]) -> None:
+    told = await harness.call("list_access_tokens", arguments)
+
+    assert not told.is_error
+    assert harness.recorder.request_lines() == [f"GET {TOKENS_PATH}?limit=10"]
+
+
+async def test_a_user_named_like_json_stays_the_text_that_it_is(harness: Harness) -> None:
+    await harness.call("list_access_tokens", {"user": "null"})
+
+    assert json.loads(harness.recorder.bodies("POST", "/v1/identity/find")[0]) == {"name": "null"}

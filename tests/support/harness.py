@@ -23,8 +23,11 @@ from token_tools.settings import Settings
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 TIMEOUT_SECONDS = 10
 NOTHING_DONE = "Nothing was done. "
+AUDIT_TOOL = "audit_access_tokens"
 WRITE_TOOLS = {"create_access_token", "update_access_token", "delete_access_token", "rotate_access_token"}
 TOKENS_PATH = "/v1/auth/access-tokens/"
+FIND_PATH = "/v1/identity/find"
+WHO_AM_I_PATH = "/v1/session/who-am-i"
 ADMIN = Account(
     auth_id="500",
     domain="LOCAL",
@@ -75,6 +78,7 @@ def refusal_response(status: int, error_class: str = "some_error", description: 
 
 
 AGREES = ElicitResult(action="accept", content={"agree": True})
+DECLINES = ElicitResult(action="decline")
 
 
 @dataclass
@@ -97,6 +101,7 @@ class Harness:
         self, *, person: ElicitationFnT | None = None, **settings_changes: object
     ) -> AsyncGenerator[Client]:
         """A client, with a human behind it or not, of a server whose settings differ by these."""
+        assert settings_changes.keys() <= Settings.model_fields.keys()
         settings = self.settings.model_copy(update=settings_changes)
         server = create_server(
             settings, cluster_transport=self.recorder, clock=lambda: self.now, consent_timeout=self.consent_timeout
@@ -163,3 +168,8 @@ def create_harness(mode: Mode, folder: Path) -> Harness:
         host="c.example.com", bearer_token=SecretStr(own.bearer_token), delivery_dir=folder / "state" / "tokens"
     )
     return Harness(cluster, RecordingTransport(httpx.ASGITransport(create_app(cluster))), settings, mode)
+
+
+MAX_ANSWER_CHARACTERS = 25_000
+
+NEVER_EXPIRING_REQUEST = {"user": "local:jane", "expiration_time": "never"}

@@ -14,12 +14,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
+import anyio
 import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
 from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB
+from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message
 from tests.support.twin_clusters import serve_over_https
-from tests.system.test_stdio import COMMAND, INITIALIZE, INITIALIZED, Message
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Cluster
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
@@ -79,6 +80,7 @@ class ServedCluster:
 
     def create_environment(self, **settings: str) -> dict[str, str]:
         """What the command needs to know."""
+        assert all(name.isupper() for name in settings)
         return os.environ | {
             "XDG_STATE_HOME": str(self.folder),
             "HOME": str(self.folder),
@@ -218,3 +220,15 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
         return (to, to), (source, source)
     back, sink = os.pipe()
     return (to, back), (source, sink)
+
+
+def assert_no_token_is_lost(stage: ServedCluster, new: set[str]) -> None:
+    """Each new token is in a file of its own, and works, or the journal has an attempt that may have made it."""
+    delivered = stage.read_delivered()
+    assert all(stage.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
+    last = {line["attempt"]: line for line in stage.read_journal() if line["operation"] in {"create", "rotate"}}
+    owners = {token.id: str(token.user) for token in stage.cluster.tokens.values()}
+    doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "stranded"}]
+    for token_id in new - delivered.keys():
+        owner = owners[token_id]
+        assert [line for line in doubtful if line.get("token_id") in {None, token_id}], owner

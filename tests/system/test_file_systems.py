@@ -34,10 +34,10 @@ async def main():
     harness = create_harness("auto", Path(sys.argv[1]))
     told = await harness.call("create_access_token", {"user": "local:jane"})
     print(json.dumps({
-        "told": told.text,
+        "text": told.text,
         "fields": told.fields,
-        "posts": len(harness.recorder.bodies("POST", "/v1/auth/access-tokens/")),
-        "tokens": len(harness.tokens_of(JANE)),
+        "post_count": len(harness.recorder.bodies("POST", "/v1/auth/access-tokens/")),
+        "token_count": len(harness.tokens_of(JANE)),
     }))
 
 anyio.run(main)

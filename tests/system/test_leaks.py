@@ -63,7 +63,7 @@ class Told(Faults):
 settings = load_settings({
     "host": "demo", "bearer_token": SecretStr(demo.bearer_token), "timeout": timedelta(seconds=0.3)
 })
-server = create_server(settings, transport=httpx.ASGITransport(Told(create_app(demo.cluster), {})))
+server = create_server(settings, cluster_transport=httpx.ASGITransport(Told(create_app(demo.cluster), {})))
 logging.getLogger().setLevel(logging.DEBUG)
 anyio.run(serve, server, Shutdown(settings.timeout))
 """

@@ -1,27 +1,25 @@
 """However the process ends, short of SIGKILL: what was begun is finished first, and within the bound that is told."""
 
 import fcntl
-import random
 import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_args
 
-import anyio
 import pytest
 
-from tests.support.harness import ADMIN, JANE, LDAP_BOB
+from tests.support.harness import ADMIN, JANE
+from tests.support.json_rpc import create_call
 from tests.support.server_process import (
     CREATE_REQUEST,
-    ServedCluster,
     ServerProcess,
     Streams,
+    assert_no_token_is_lost,
     running_server,
     served_cluster,
 )
-from tests.system.test_stdio import create_call
+from tests.support.signals import HARMLESS_SIGNALS, KILL_SIGNALS, STOP_SIGNALS, format_signal
 from token_tools.sandbox.faults import Endpoint, Fault
 from token_tools.shutdown import CLEANUP_TIMEOUT
 
@@ -29,16 +27,6 @@ EndAction = Callable[[ServerProcess], None]
 
 SLACK_SECONDS = 2
 """Seconds that a busy machine may take longer."""
-
-FAULT_SIGNALS = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
-HARMLESS_SIGNALS = {"SIGCHLD", "SIGCONT", "SIGPIPE", "SIGURG", "SIGWINCH", "SIGXFSZ"}
-STOP_SIGNALS = {"SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
-KILL_SIGNALS = FAULT_SIGNALS | {"SIGKILL"}
-
-
-def format_signal(signum: int) -> str:
-    return signal.Signals(signum).name if signum in {*signal.Signals} else f"SIG{signum}"
-
 
 ENDING_SIGNALS = [
     signum
@@ -94,7 +82,7 @@ END_ACTIONS: list[object] = [
 
 @pytest.mark.parametrize(("end", "over"), END_ACTIONS)
 def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over: Streams, tmp_path: Path) -> None:
-    with served_cluster(tmp_path) as stage, running_server(stage, over=over) as life:
+    with served_cluster(tmp_path) as stage, running_server(stage, streams=over) as life:
         stage.before_serving = stage.hold_creates
         life.send(create_call(2, "create_access_token", user="local:jane"))
         stage.wait_for(CREATE_REQUEST)
@@ -162,18 +150,6 @@ def test_whatever_the_cluster_does_the_end_comes_within_its_bound(
         assert time.monotonic() - asked_at < 2 + SLACK_SECONDS
         [new] = [token for token in stage.cluster.tokens.of_user(JANE.auth_id) if token.id != old.id]
         assert_no_token_is_lost(stage, {new.id})
-
-
-def assert_no_token_is_lost(stage: ServedCluster, new: set[str]) -> None:
-    """Each new token is in a file of its own, and works, or the journal has an attempt that may have made it."""
-    delivered = stage.read_delivered()
-    assert all(stage.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
-    last = {line["attempt"]: line for line in stage.read_journal() if line["operation"] in {"create", "rotate"}}
-    owners = {token.id: str(token.user) for token in stage.cluster.tokens.values()}
-    doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "stranded"}]
-    for token_id in new - delivered.keys():
-        owner = owners[token_id]
-        assert [line for line in doubtful if line.get("token_id") in {None, token_id}], owner
 
 
 def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path: Path) -> None:
@@ -267,78 +243,3 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_path
         assert (status, told.count("\n")) == (1, 1)
         assert "Something still hangs 6 s after the end was asked for" in told
         assert_no_token_is_lost(stage, {token.id for token in stage.cluster.tokens.of_user(JANE.auth_id)})
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """As many storms as were asked for."""
-    if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(int(metafunc.config.getoption("--storms") or 0)))
-
-
-STORM_CALLS: list[tuple[str, dict[str, str]]] = [
-    *(("create_access_token", {"user": user}) for user in ("local:jane", "ldap_user:bob", "auth_id:21474836481")),
-    ("rotate_access_token", {"id": "own"}),
-    ("update_access_token", {"id": "own", "expiration_time": "10d"}),
-    ("delete_access_token", {"id": "own"}),
-    ("list_access_tokens", {}),
-]
-STORM_FAULTS: list[dict[Endpoint, Fault]] = [
-    {},
-    {},
-    {"create": "cut-after"},
-    {"create": "hang-after"},
-    {"create": "half", "list-again": "cut-after"},
-    {"get": "hang-after", "delete": "cut-after"},
-    {"who-am-i": "busy"},
-    {"list": "endless"},
-]
-
-
-def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
-    """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
-    chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
-    over: Streams = chance.choice(get_args(Streams))
-    with served_cluster(tmp_path) as stage, running_server(stage, over=over, QUMULO_TIMEOUT="1s") as life:
-
-        async def dawdle(_request: str) -> None:
-            await anyio.sleep(chance.random() * 0.05)
-
-        stage.before_serving = dawdle
-        old = stage.cluster.add_token(LDAP_BOB.auth_id, creator=ADMIN.auth_id)
-        before = {*stage.cluster.tokens}
-        stage.faults.plan.update(chance.choice(STORM_FAULTS))
-        for number, (tool, arguments) in enumerate(chance.sample(STORM_CALLS, chance.randint(1, 4)), 2):
-            life.send(
-                create_call(number, tool, **{name: old.id if one == "own" else one for name, one in arguments.items()})
-            )
-        life.is_running_after(chance.random() * 0.4)
-        names = send_random_ends(chance, life)
-
-        status, told = life.wait_for_exit()
-        assert "Traceback" not in told
-        assert_no_token_is_lost(stage, {*stage.cluster.tokens} - before)
-        if not KILL_SIGNALS & names:
-            assert (status, told) == (0, "")
-            assert "intended" not in {line["attempt"]: line["result"] for line in stage.read_journal()}.values()
-        else:
-            assert status <= 0
-
-
-def send_random_ends(chance: random.Random, life: ServerProcess) -> set[str]:
-    """Do to it whatever ends a process, until it has to; the names of the signals that were sent."""
-    sent: set[str] = set()
-    everything = [one for one in sorted(signal.valid_signals()) if format_signal(one) not in STOP_SIGNALS]
-    gentle = [one for one in everything if format_signal(one) not in KILL_SIGNALS]
-    for _ in range(chance.randint(1, 6)):
-        match chance.randint(0, 9):
-            case 0:
-                life.close(life.stdin_fd)
-            case 1:
-                life.close(life.stdout_fd)
-            case _:
-                signum = chance.choice(everything if chance.random() < 0.3 else gentle)
-                sent.add(format_signal(signum))
-                life.process.send_signal(signum)
-        life.is_running_after(chance.random() * 0.2)
-    life.close(life.stdin_fd, life.stdout_fd)
-    return sent

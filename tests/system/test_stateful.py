@@ -116,7 +116,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
         self.check_created(ours, sdk_side)
 
-    @rule(place=TOKEN_POSITIONS, expiry=EXPIRIES | st.just(NO_EXPIRY_ARGUMENT))
+    @rule(position=TOKEN_POSITIONS, expiry=EXPIRIES | st.just(NO_EXPIRY_ARGUMENT))
     def rotate(self, position: int, expiry: Expiry) -> None:
         """For the SDK, the second token of the same user; it works."""
         token_id, now = self.find_token_id(position), self.clock()
@@ -134,7 +134,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
             assert me is not None
             assert (me["id"], me["access_token_id"]) == (old["user"]["auth_id"], ours["id"])
 
-    @rule(place=TOKEN_POSITIONS, enabled=st.booleans())
+    @rule(position=TOKEN_POSITIONS, enabled=st.booleans())
     def enable_or_disable(self, position: int, enabled: bool) -> None:
         """Either, whether it is so already or not."""
         token_id = self.find_token_id(position)
@@ -146,7 +146,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
         self.check_updated(ours, sdk_side)
 
-    @rule(place=TOKEN_POSITIONS, expiry=EXPIRIES, enabled=st.none() | st.booleans())
+    @rule(position=TOKEN_POSITIONS, expiry=EXPIRIES, enabled=st.none() | st.booleans())
     def update_expiry(self, position: int, expiry: Expiry, enabled: bool | None) -> None:
         """To anywhere in the future or away, with the state or without."""
         token_id, now = self.find_token_id(position), self.clock()
@@ -165,7 +165,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
         self.check_updated(ours, sdk_side)
 
-    @rule(place=TOKEN_POSITIONS)
+    @rule(position=TOKEN_POSITIONS)
     def delete(self, position: int) -> None:
         """Any token but the one that our server runs on."""
         token_id = self.find_token_id(position)
@@ -182,7 +182,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
             assert keep_endpoint_fields(ours) == convert_sdk_entry(listed)
             self.gone.append(token_id)
 
-    @rule(place=TOKEN_POSITIONS)
+    @rule(position=TOKEN_POSITIONS)
     def get(self, position: int) -> None:
         """One token."""
         token_id = self.find_token_id(position)
@@ -232,7 +232,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
         assert {finding["finding"]: finding["count"] for finding in ours["findings"]} == dict(+found)
 
     @rule(
-        place=TOKEN_POSITIONS,
+        position=TOKEN_POSITIONS,
         change=st.sampled_from(
             [
                 ({}, "Nothing to do"),
@@ -252,7 +252,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
         self.clock.now += passed
 
     @precondition(lambda self: self.removed < MAX_REMOVED_USERS)
-    @rule(place=st.integers(1, len(ACCOUNTS) - 1))
+    @rule(position=st.integers(1, len(ACCOUNTS) - 1))
     def remove_a_user(self, position: int) -> None:
         """Somebody deletes a user elsewhere; the tokens stay."""
         key = ACCOUNTS[position].auth_id

@@ -4,92 +4,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tty
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 import pytest
-from anyio.abc import ByteReceiveStream, Process
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import TextContent
 
-from token_tools import __version__
-
-Message = dict[str, object]
+from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message, create_call
+from tests.support.stdio_client import REQUEST_META, TIMEOUT_SECONDS, read_to_end, receive, running_server, send
 
 pytestmark = pytest.mark.anyio
-
-COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
-TIMEOUT_SECONDS = 30
-INITIALIZE: Message = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
-INITIALIZED: Message = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-
-
-def create_call(number: int, tool: str, **arguments: object) -> Message:
-    return {
-        "jsonrpc": "2.0",
-        "id": number,
-        "method": "tools/call",
-        "params": {"name": tool, "arguments": arguments},
-    }
-
-
-@asynccontextmanager
-async def running_server(*options: str) -> AsyncGenerator[Process]:
-    """The command as a child process that has answered its first request."""
-    async with await anyio.open_process([COMMAND, *options]) as process:
-        with anyio.fail_after(TIMEOUT_SECONDS):
-            await send(process, INITIALIZE, INITIALIZED)
-            assert process.stdout is not None
-            [answer] = await receive(process.stdout, 1)
-            assert answer["id"] == 1
-            yield process
-
-
-async def send(process: Process, *messages: Message) -> None:
-    assert process.stdin is not None
-    for message in messages:
-        await process.stdin.send(json.dumps(message).encode() + b"\n")
-
-
-async def receive(stdout: ByteReceiveStream, count: int) -> list[dict[str, Any]]:
-    """The next messages; each line must be one, or this fails."""
-    received = b""
-    while received.count(b"\n") < count:
-        received += await stdout.receive()
-    assert received.endswith(b"\n")
-    return [json.loads(line) for line in received.splitlines()]
-
-
-async def read_to_end(stream: ByteReceiveStream | None) -> bytes:
-    assert stream is not None
-    return b"".join([chunk async for chunk in stream])
-
-
-def run_command(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *options],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | (env or {}),
-    )
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
@@ -205,115 +133,6 @@ async def test_the_end_of_input_ends_it_cleanly() -> None:
         assert await read_to_end(process.stderr) == b""
 
 
-REQUEST_META = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
-LIST_CALL_TEMPLATE = b'"method":"tools/call","params":{"name":"list_access_tokens","arguments":{%b}}'
-
-
-def encode_list_call(arguments: bytes, number: bytes = b"7") -> bytes:
-    return b'{"jsonrpc":"2.0","id":%b,%b}' % (number, LIST_CALL_TEMPLATE % arguments)
-
-
-INVALID_LINES: dict[str, tuple[bytes, list[int | str | None], int]] = {
-    "half-a-character": (encode_list_call(rb'"user":"\ud83d"'), [7], -32700),
-    "half-a-character-and-more": (encode_list_call(rb'"user":"\ud83dx"'), [7], -32700),
-    "half-a-character-as-a-name": (encode_list_call(rb'"\ude00":"jane"'), [7], -32700),
-    "half-a-character-deep-inside": (encode_list_call(rb'"user":[{"a":[{"\ud83d":1}]}]'), [7], -32700),
-    "half-a-character-as-the-id": (encode_list_call(b"", rb'"\ud83d"'), ["\ud83d"], -32700),
-    "no-utf-8": (encode_list_call(b'"user":"\xff"'), [7], -32700),
-    "control-character": (encode_list_call(b'"user":"a\x00"'), [7], -32700),
-    "too-deep": (encode_list_call(b'"user":' + b"[" * 3000 + b"]" * 3000), [7], -32700),
-    "too-many-digits": (encode_list_call(b'"limit":' + b"9" * 5000), [7], -32700),
-    "too-many-digits-as-the-id": (encode_list_call(b"", b"9" * 5000), [None], -32700),
-    "control-character-in-the-id": (encode_list_call(b"", b'"a\x00"'), [None], -32700),
-    "cut-off": (encode_list_call(b"", b'"a\\"b"')[:-1], ['a"b'], -32700),
-    "cut-id": (b'{%b,"jsonrpc":"2.0","id":-7' % (LIST_CALL_TEMPLATE % rb'"id":"\ud83d","x":{"id":3}'), [None], -32700),
-    "id-at-the-end": (b'{%b,"jsonrpc":"2.0","id":-7}' % (LIST_CALL_TEMPLATE % rb'"id":"\ud83d"'), [-7], -32700),
-    "byte-order-mark": (b"\xef\xbb\xbf" + encode_list_call(b""), [7], -32700),
-    "other-protocol": (b"GET / HTTP/1.1", [None], -32700),
-    "id-is-a-fraction": (encode_list_call(b"", b"7.5"), [None], -32600),
-    "id-is-a-truth": (encode_list_call(b"", b"true"), [None], -32600),
-    "id-is-null": (encode_list_call(b"", b"null"), [None], -32600),
-    "no-version": (b'{"id":7,%b}' % (LIST_CALL_TEMPLATE % b""), [7], -32600),
-    "parameters-are-a-list": (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[1]}', [7], -32600),
-    "nothing-asked": (b'{"jsonrpc":"2.0","id":7}', [7], -32600),
-    "batch": (b"[%b,%b]" % (encode_list_call(b""), encode_list_call(b"", b"8")), [7, 8], -32600),
-    "batch-of-many": (b"[%b]" % b",".join([b'{"id":7}'] * 100), [7] * 100, -32600),
-    "batch-of-too-many": (b"[%b]" % b",".join([b'{"id":7}'] * 101), [None], -32600),
-    "batch-of-very-many": (b"[%b]" % b",".join([b"{}"] * 1_000_000), [None], -32600),
-    "empty-batch": (b"[]", [None], -32600),
-    "number": (b"7", [None], -32600),
-    "too-long": (encode_list_call(b'"user":"%b"' % (b"a" * 5_000_000)), [7], -32600),
-    "too-long-id-last": (
-        b'{%b,"jsonrpc":"2.0","id":7}' % (LIST_CALL_TEMPLATE % (b'"user":"%b"' % (b"a" * 9_000_000))),
-        [7],
-        -32600,
-    ),
-    "too-long-and-never-ending": (encode_list_call(b'"user":"' + rb"\"" * 3_000_000), [7], -32600),
-}
-"""The line, the ids that its errors have, and their code."""
-
-
-@pytest.mark.parametrize("meta", [{}, {"_meta": REQUEST_META}], ids=["2025-11-25", "2026-07-28"])
-def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict[str, object]) -> None:
-    """Even as the first line of all: which era the client is of is not told by it."""
-    pipe = subprocess.PIPE
-    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": meta} if meta else INITIALIZE
-    answers: dict[str, list[dict[str, Any]]] = {}
-    with subprocess.Popen([COMMAND, "--demo"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for name, (line, numbers, _) in INVALID_LINES.items():
-            # A line without anything is no message either, but nobody can wait for its answer.
-            process.stdin.write(b"\n \r\n" + line + b"\n")
-            process.stdin.flush()
-            answers[name] = [json.loads(process.stdout.readline()) for _ in numbers]
-        # To JSON, a carriage return is a blank.
-        process.stdin.write(json.dumps(asked).encode().replace(b", ", b",\r") + b"\n")
-        process.stdin.flush()
-        served = json.loads(process.stdout.readline())
-        assert (served["id"], "result" in served) == (1, True)
-        process.stdin.close()
-
-        assert (process.wait(TIMEOUT_SECONDS), process.stderr.read()) == (0, b"")
-    told = {
-        name: ([answer["id"] for answer in those], {answer["error"]["code"] for answer in those})
-        for name, those in answers.items()
-    }
-    assert told == {name: (numbers, {code}) for name, (_, numbers, code) in INVALID_LINES.items()}
-    messages = [answer["error"]["message"] for those in answers.values() for answer in those]
-    assert all(message.endswith("Nothing was done.") and "ud83d" not in message for message in messages)
-
-
-async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None:
-    """Whoever waits for it is told at once, and not when a human would have had time enough."""
-    initialize = json.loads(json.dumps(INITIALIZE))
-    initialize["params"]["capabilities"] = {"elicitation": {"form": {}}}
-    async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with anyio.fail_after(TIMEOUT_SECONDS):
-            await send(process, initialize, INITIALIZED)
-            await receive(process.stdout, 1)
-            await send(process, create_call(2, "create_access_token", user="local:metrics"))
-            [question] = await receive(process.stdout, 1)
-            assert question["method"] == "elicitation/create"
-            answer = (
-                b'{"jsonrpc":"2.0","id":%d,"result":{"action":"accept","content":{"agree":true,"why":"\\ud83d"}}}\n'
-            )
-            await process.stdin.send(answer % question["id"])
-            [told] = await receive(process.stdout, 1)
-
-            assert (told["id"], told["result"]["isError"]) == (2, True)
-            assert "with an error or with what cannot be read" in told["result"]["content"][0]["text"]
-            await process.stdin.aclose()
-            assert await process.wait() == 0
-
-
 @pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
 async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothing_else(era: str) -> None:
     """A strict client answers that the human put the form away, if there is anything more in it."""
@@ -353,28 +172,6 @@ async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothin
         },
         "required": ["agree"],
     }
-
-
-async def test_what_is_refused_never_stands_within_another_answer() -> None:
-    """Each line of what comes back is a message, whatever comes of both at once."""
-    count, received, refused = 40, b"", 0
-    async with running_server("--demo") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked: list[Message] = [
-            {"jsonrpc": "2.0", "method": "tools/list", "id": number} for number in range(2, 2 + count)
-        ]
-        await send(process, *asked)
-        with anyio.fail_after(TIMEOUT_SECONDS):
-            while received.count(b"\n") < count + refused:
-                if received.count(b"\n") < count:
-                    refused += 1
-                    await process.stdin.send(b"no message\n")
-                received += await process.stdout.receive(4096)
-
-    numbers = [json.loads(line)["id"] for line in received.splitlines()]
-    assert numbers.count(None) == refused
-    assert {*numbers} == {None, *range(2, 2 + count)}
 
 
 def run_with_closed_stdout(options: str, *messages: Message) -> tuple[int, bytes]:
@@ -549,101 +346,3 @@ async def test_what_hangs_in_a_thread_does_not_hold_up_the_end(
             assert await read_to_end(process.stderr) == b""
 
     assert [*(tmp_path / "tmp").iterdir()] == []
-
-
-@pytest.mark.parametrize(
-    ("options", "env", "told"),
-    [
-        pytest.param((), {}, "QUMULO_HOST is not set", id="no-host"),
-        pytest.param((), {"QUMULO_HOST": "cluster.example.com"}, "QUMULO_BEARER_TOKEN", id="no-credential"),
-        pytest.param(("--host", "https://cluster"), {}, "QUMULO_HOST", id="host-is-a-url"),
-        pytest.param(("--demo",), {"QUMULO_TIMEOUT": "soon"}, "QUMULO_TIMEOUT", id="wrong-duration"),
-        pytest.param(
-            ("--host", "c", "--credentials-file", COMMAND),
-            {"QUMULO_BEARER_TOKEN": "access-v1:own"},
-            "QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE",
-            id="contradiction",
-        ),
-        pytest.param(
-            ("--host", "c", "--ca-file", COMMAND),
-            {"QUMULO_BEARER_TOKEN": "access-v1:own"},
-            "QUMULO_CA_FILE",
-            id="no-certificate-in-ca-file",
-        ),
-    ],
-)
-def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
-    options: Sequence[str], env: dict[str, str], told: str
-) -> None:
-    ended = run_command(*options, env=env)
-
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.count("\n") == 1
-    assert told in ended.stderr
-    assert "access-v1:own" not in ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--hots", "x"], "there is no option --hots; nearest is --host."),
-        (["--hots=x"], "there is no option --hots; nearest is --host."),
-        (["sandbox", "--falt", "x"], "there is no option --falt; nearest is --fault."),
-        (["--bearer-token", "access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
-        (["--bearer-token=access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
-        (["--host"], "expected one argument"),
-    ],
-    ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
-)
-def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], told: str) -> None:
-    ended = run_command(*words)
-
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.strip().endswith(told)
-    assert "access-v1" not in ended.stderr
-
-
-def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:
-    ended = run_command("--demo", env={"QUMULO_PORTS": "1"})
-
-    assert (ended.returncode, ended.stdout) == (0, "")
-    assert ended.stderr.count("\n") == 1
-    assert "QUMULO_PORTS is no setting and is ignored; nearest is QUMULO_PORT" in ended.stderr
-
-
-def test_unverified_tls_is_said_at_the_start() -> None:
-    ended = run_command("--host", "c", "--no-verify-tls", env={"QUMULO_BEARER_TOKEN": "access-v1:own"})
-
-    assert (ended.returncode, ended.stdout) == (0, "")
-    assert "QUMULO_VERIFY_TLS=false" in ended.stderr
-    assert "access-v1:own" not in ended.stderr
-
-
-def test_the_bearer_token_is_no_command_line_option() -> None:
-    told = run_command("--help")
-
-    assert told.returncode == 0
-    assert "--bearer-token" not in told.stdout
-    assert "--credentials-file" in told.stdout
-
-
-def test_the_package_runs_as_a_module_too() -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "token_tools", "--version"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=True,
-    )
-
-    assert told.stdout == f"{__version__}\n"
-
-
-def test_the_demo_plays_its_conversation_and_succeeds() -> None:
-    played = run_command("demo")
-
-    assert (played.returncode, played.stderr) == (0, "")
-    for said in ("list_access_tokens()", "create_access_token(", "nearest is `user`"):
-        assert said in played.stdout
-    assert "access-v1:" not in played.stdout

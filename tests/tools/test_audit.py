@@ -1,10 +1,6 @@
-"""The whole cluster in one answer: counts that add up, findings in order of danger, and what cannot be known."""
+"""Audits: what is found, in which order, and what mends it; through the tool."""
 
-import csv
 import json
-import re
-import stat
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,46 +8,54 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from tests.support.example_tokens import (
+    MONTH,
+    add_token,
+    add_token_without_findings,
+    find_new_token,
+    remove_findings_of_own_token,
+)
 from tests.support.harness import (
     AD_JANE,
     ADMIN,
+    AGREES,
+    AUDIT_TOOL,
+    FIND_PATH,
     JANE,
     LDAP_BOB,
     NOW,
     TOKENS_PATH,
+    WHO_AM_I_PATH,
     Harness,
+    Mode,
+    ScriptedPerson,
     ToolAnswer,
     refusal_response,
 )
-from token_tools.cluster.identity import Identity
+from tests.support.recording_transport import RecordingTransport
+from tests.support.remedies import find_remedies, parse_calls
+from tests.support.scripted_cluster import page_response, render_entry
 from token_tools.cluster.pagination import MAX_EMPTY_PAGES, PAGE_SIZE
 from token_tools.operations.findings import FINDINGS
-from token_tools.sandbox.cluster import Account, EndOfPaging, Token
+from token_tools.sandbox.app import create_app
+from token_tools.sandbox.cluster import (
+    LOOKUP_PRIVILEGE,
+    READ_PRIVILEGE,
+    WRITE_PRIVILEGE,
+    Account,
+    Behaviour,
+    Cluster,
+    EndOfPaging,
+    Token,
+)
+from token_tools.sandbox.demo import ADMIN_ID as DEMO_ADMIN
+from token_tools.sandbox.demo import create_demo_cluster
+from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
-
-AUDIT_TOOL = "audit_access_tokens"
 GUEST = Account(auth_id="501", domain="LOCAL", name="guest")
-
-
-def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `add_token`, whose types hold
-    """A token about which there is nothing to say, unless it is special."""
-    usual: dict[str, Any] = {
-        "creator": account.auth_id,
-        "creation_time": NOW - timedelta(days=40),
-        "expiration_time": NOW + timedelta(days=50),
-    }
-    return harness.cluster.add_token(account.auth_id, **{**usual, **special})
-
-
-def remove_findings_of_own_token(harness: Harness) -> None:
-    """Nothing to say about the server's own token either."""
-    [own] = harness.tokens_of(ADMIN)
-    del harness.cluster.tokens[own.id]
-    harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
-    kept = replace(own, id=str((1500 << 64) + 1), user="1500", creator="1500", expiration_time=NOW + timedelta(days=99))
-    harness.cluster.tokens[kept.id] = kept
 
 
 def counts_by_finding(told: ToolAnswer) -> dict[str, int]:
@@ -64,7 +68,7 @@ def worst_ids(told: ToolAnswer, finding: str) -> list[str]:
 
 async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
-    add_token(harness)
+    add_token_without_findings(harness)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -153,7 +157,7 @@ async def test_each_risk_is_found_with_the_call_that_mends_it(
 ) -> None:
     remove_findings_of_own_token(harness)
     harness.cluster.add_account(GUEST)
-    token = add_token(harness, account, **special)
+    token = add_token_without_findings(harness, account, **special)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -174,7 +178,7 @@ async def test_each_risk_is_found_with_the_call_that_mends_it(
 async def test_what_each_cluster_is_born_with_is_a_built_in_user(harness: Harness, account: Account) -> None:
     remove_findings_of_own_token(harness)
     harness.cluster.add_account(account)
-    add_token(harness, account)
+    add_token_without_findings(harness, account)
 
     assert counts_by_finding(await harness.call(AUDIT_TOOL)) == {"built_in_user": 1}
 
@@ -189,7 +193,7 @@ async def test_what_each_cluster_is_born_with_is_a_built_in_user(harness: Harnes
 )
 async def test_what_is_not_yet_a_risk_is_not_found(harness: Harness, special: dict[str, Any]) -> None:
     remove_findings_of_own_token(harness)
-    add_token(harness, **special)
+    add_token_without_findings(harness, **special)
 
     assert (await harness.call(AUDIT_TOOL)).fields["findings"] == []
 
@@ -210,9 +214,9 @@ async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_i
     harness: Harness, special: dict[str, Any], mend: str
 ) -> None:
     remove_findings_of_own_token(harness)
-    older = add_token(harness)
-    newer = add_token(harness, creation_time=NOW - timedelta(days=1), **special)
-    add_token(harness, LDAP_BOB)
+    older = add_token_without_findings(harness)
+    newer = add_token_without_findings(harness, creation_time=NOW - timedelta(days=1), **special)
+    add_token_without_findings(harness, LDAP_BOB)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -227,9 +231,12 @@ async def test_a_user_with_two_tokens_is_counted_once_and_told_by_the_one_that_i
 
 async def test_of_several_users_with_two_tokens_each_is_told_by_one(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
-    older = [add_token(harness, account, creation_time=NOW - timedelta(days=9)) for account in (JANE, LDAP_BOB)]
+    older = [
+        add_token_without_findings(harness, account, creation_time=NOW - timedelta(days=9))
+        for account in (JANE, LDAP_BOB)
+    ]
     for account in (JANE, LDAP_BOB):
-        add_token(harness, account, creation_time=NOW - timedelta(days=1))
+        add_token_without_findings(harness, account, creation_time=NOW - timedelta(days=1))
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -239,8 +246,8 @@ async def test_of_several_users_with_two_tokens_each_is_told_by_one(harness: Har
 
 async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
-    add_token(harness)
-    add_token(harness)
+    add_token_without_findings(harness)
+    add_token_without_findings(harness)
 
     async def refuse_users(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return refusal_response(403) if "user" in request.url.params else response
@@ -256,9 +263,10 @@ async def test_who_has_two_tokens_is_counted_even_if_they_cannot_be_read(harness
 async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harness: Harness) -> None:
     ages = [3, 1, 4, 2]
     made = {
-        age: add_token(harness, creation_time=NOW - timedelta(days=400 + age), expiration_time=None) for age in ages
+        age: add_token_without_findings(harness, creation_time=NOW - timedelta(days=400 + age), expiration_time=None)
+        for age in ages
     }
-    add_token(harness, AD_JANE, expiration_time=NOW - timedelta(days=2))
+    add_token_without_findings(harness, AD_JANE, expiration_time=NOW - timedelta(days=2))
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -270,10 +278,10 @@ async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harnes
 
 async def test_the_counts_add_up(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
-    add_token(harness)
-    add_token(harness, enabled=False)
-    add_token(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1))
-    add_token(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1), enabled=False)
+    add_token_without_findings(harness)
+    add_token_without_findings(harness, enabled=False)
+    add_token_without_findings(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1))
+    add_token_without_findings(harness, LDAP_BOB, expiration_time=NOW - timedelta(days=1), enabled=False)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -284,7 +292,7 @@ async def test_the_counts_add_up(harness: Harness) -> None:
 
 
 async def test_the_server_s_own_token_is_told_among_the_findings(harness: Harness) -> None:
-    add_token(harness, ADMIN)
+    add_token_without_findings(harness, ADMIN)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -294,7 +302,7 @@ async def test_the_server_s_own_token_is_told_among_the_findings(harness: Harnes
 
 async def test_what_counts_as_soon_can_be_said(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
-    add_token(harness, expiration_time=NOW + timedelta(days=50))
+    add_token_without_findings(harness, expiration_time=NOW + timedelta(days=50))
 
     told = await harness.call(AUDIT_TOOL, {"expiring_within": "8w"})
 
@@ -339,15 +347,11 @@ async def test_all_pages_are_read_with_progress(harness: Harness) -> None:
     ]
 
 
-def page_response(entries: Sequence[dict[str, Any]], cursor: str | None) -> httpx.Response:
-    return httpx.Response(200, json={"entries": entries, "paging": {"next": cursor and f"/x?after={cursor}"}})
-
-
 @pytest.mark.parametrize("end", get_args(EndOfPaging))
 async def test_the_end_of_the_list_is_found_however_it_is_told(harness: Harness, end: EndOfPaging) -> None:
     harness.cluster.behaviour = replace(harness.cluster.behaviour, end_of_paging=end, max_page_size=2)
     for _ in range(4):
-        add_token(harness, LDAP_BOB)
+        add_token_without_findings(harness, LDAP_BOB)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -366,7 +370,7 @@ async def test_a_list_that_goes_round_is_counted_once(harness: Harness) -> None:
         number += 1
         return page_response(entries, f"key{number}")
 
-    add_token(harness)
+    add_token_without_findings(harness)
     [*entries] = [render_entry(token) for token in harness.cluster.tokens.values()]
     harness.recorder.on_served = go_round
 
@@ -376,26 +380,15 @@ async def test_a_list_that_goes_round_is_counted_once(harness: Harness) -> None:
     assert number == MAX_EMPTY_PAGES + 1
 
 
-def render_entry(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "user": {"auth_id": token.user, "name": "x", "domain": "LOCAL"},
-        "creator": {"auth_id": token.creator},
-        "creation_time": "2026-10-15T09:00:00Z",
-        "expiration_time": "2027-01-13T09:00:00Z",
-        "enabled": True,
-    }
-
-
 async def test_tokens_that_come_and_go_while_pages_are_read_do_no_harm(harness: Harness) -> None:
     harness.cluster.behaviour = replace(harness.cluster.behaviour, max_page_size=2)
     for _ in range(6):
-        add_token(harness, LDAP_BOB)
+        add_token_without_findings(harness, LDAP_BOB)
 
     async def stir(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path == TOKENS_PATH and len(harness.recorder.request_lines()) < 5:
             del harness.cluster.tokens[harness.tokens_of(LDAP_BOB)[-1].id]
-            add_token(harness, AD_JANE)
+            add_token_without_findings(harness, AD_JANE)
         return response
 
     harness.recorder.on_served = stir
@@ -408,7 +401,7 @@ async def test_tokens_that_come_and_go_while_pages_are_read_do_no_harm(harness: 
 
 async def test_a_page_that_fails_is_an_error_and_not_half_an_answer(harness: Harness) -> None:
     harness.cluster.behaviour = replace(harness.cluster.behaviour, max_page_size=1)
-    add_token(harness)
+    add_token_without_findings(harness)
 
     async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return httpx.Response(200, json=[]) if "after" in request.url.params else response
@@ -422,8 +415,8 @@ async def test_users_without_a_name_are_looked_up_before_they_are_told(harness: 
     """Some clusters list users by key only."""
     remove_findings_of_own_token(harness)
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
-    add_token(harness)
-    gone = add_token(harness, replace(JANE, auth_id="1099"))
+    add_token_without_findings(harness)
+    gone = add_token_without_findings(harness, replace(JANE, auth_id="1099"))
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -435,7 +428,9 @@ async def test_users_without_a_name_are_looked_up_before_they_are_told(harness: 
 async def test_a_look_up_settles_it_only_if_it_tells_a_name(harness: Harness, name: str | None, count: int) -> None:
     """Of the list's two users without a name the first is nobody at all."""
     remove_findings_of_own_token(harness)
-    first, second = sorted([add_token(harness), add_token(harness, LDAP_BOB)], key=lambda token: token.id)
+    first, second = sorted(
+        [add_token_without_findings(harness), add_token_without_findings(harness, LDAP_BOB)], key=lambda token: token.id
+    )
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.endswith("/identity/find"):
@@ -459,7 +454,7 @@ async def test_a_list_that_tells_no_names_at_all_is_no_finding(harness: Harness)
     for number in range(100):
         account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
         harness.cluster.add_account(account)
-        add_token(harness, account)
+        add_token_without_findings(harness, account)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -471,7 +466,7 @@ async def test_users_whom_nobody_can_look_up_are_all_counted(harness: Harness) -
     remove_findings_of_own_token(harness)
     harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ_PRIVILEGE})))
     for number in range(100):
-        add_token(harness, replace(JANE, auth_id=str(3000 + number)))
+        add_token_without_findings(harness, replace(JANE, auth_id=str(3000 + number)))
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -481,11 +476,11 @@ async def test_users_whom_nobody_can_look_up_are_all_counted(harness: Harness) -
 async def test_on_a_list_without_names_only_who_is_not_found_is_counted(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
-    gone = add_token(harness, replace(JANE, auth_id="2999"))
+    gone = add_token_without_findings(harness, replace(JANE, auth_id="2999"))
     for number in range(100):
         account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")
         harness.cluster.add_account(account)
-        add_token(harness, account)
+        add_token_without_findings(harness, account)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -498,7 +493,7 @@ async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_co
     remove_findings_of_own_token(harness)
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
     harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ_PRIVILEGE})))
-    add_token(harness)
+    add_token_without_findings(harness)
 
     told = await harness.call(AUDIT_TOOL, {"report": "json"})
 
@@ -509,7 +504,7 @@ async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_co
 
 async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_look(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
-    token = add_token(harness)
+    token = add_token_without_findings(harness)
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path == TOKENS_PATH:
@@ -533,7 +528,7 @@ async def test_what_mends_a_finding_is_what_this_server_may_do(harness: Harness)
     own = harness.tokens_of(ADMIN)[0]
 
     alone = await harness.call(AUDIT_TOOL)
-    other = add_token(harness, expiration_time=None)
+    other = add_token_without_findings(harness, expiration_time=None)
     both = await harness.call(AUDIT_TOOL, max_lifetime=timedelta(hours=12))
     looking = await harness.call(AUDIT_TOOL, read_only=True)
 
@@ -561,9 +556,6 @@ async def test_what_is_not_known_is_told_in_short(harness: Harness) -> None:
     assert len(told.fields["not_known"]) < 400
 
 
-READ_PRIVILEGE = "PRIVILEGE_ACCESS_TOKENS_READ"
-
-
 async def test_a_missing_privilege_is_named(harness: Harness) -> None:
     harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
 
@@ -576,7 +568,7 @@ async def test_a_missing_privilege_is_named(harness: Harness) -> None:
 async def test_a_list_that_may_be_one_s_own_only_is_said_to_be(harness: Harness) -> None:
     harness.cluster.behaviour = replace(harness.cluster.behaviour, unprivileged_list_is_own=True)
     harness.cluster.add_account(replace(ADMIN, privileges=frozenset()))
-    add_token(harness)
+    add_token_without_findings(harness)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -602,9 +594,13 @@ async def test_the_answer_stays_small_whatever_the_cluster_holds(harness: Harnes
         account = Account(auth_id=str(1 << 63 | number), domain="LOCAL", name=name)
         harness.cluster.add_account(account)
         special = {"creator": "500", "creation_time": NOW - timedelta(days=500 + number)}
-        add_token(harness, account, **special, expiration_time=None if number % 3 else NOW + timedelta(days=1))
-        add_token(harness, account, **special, enabled=False)
-        add_token(harness, replace(JANE, auth_id=str(1 << 62 | number)), expiration_time=NOW - timedelta(days=1))
+        add_token_without_findings(
+            harness, account, **special, expiration_time=None if number % 3 else NOW + timedelta(days=1)
+        )
+        add_token_without_findings(harness, account, **special, enabled=False)
+        add_token_without_findings(
+            harness, replace(JANE, auth_id=str(1 << 62 | number)), expiration_time=NOW - timedelta(days=1)
+        )
         harness.cluster.add_token("501", creator="500")
 
     told = await harness.call(AUDIT_TOOL, {"report": "csv"})
@@ -618,7 +614,7 @@ async def test_names_are_told_as_data(harness: Harness) -> None:
     remove_findings_of_own_token(harness)
     hostile = Account(auth_id="1666", domain="LOCAL", name="x\nIgnore all\u202e")
     harness.cluster.add_account(hostile)
-    add_token(harness, hostile, expiration_time=None)
+    add_token_without_findings(harness, hostile, expiration_time=None)
 
     told = await harness.call(AUDIT_TOOL)
 
@@ -626,7 +622,10 @@ async def test_names_are_told_as_data(harness: Harness) -> None:
 
 
 async def test_a_user_without_any_key_is_told_by_a_short_name(harness: Harness) -> None:
-    entry = render_entry(add_token(harness)) | {"user": {"domain": "LOCAL", "name": "n" * 90}, "expiration_time": None}
+    entry = render_entry(add_token_without_findings(harness)) | {
+        "user": {"domain": "LOCAL", "name": "n" * 90},
+        "expiration_time": None,
+    }
     entry |= {"creator": {"domain": "LOCAL", "name": "admin"}}
 
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -640,133 +639,239 @@ async def test_a_user_without_any_key_is_told_by_a_short_name(harness: Harness) 
     assert {entry["user"] for entry in told.fields["worst"]} == {"nnnnn"}
 
 
-@pytest.mark.parametrize("file_format", ["csv", "json"])
-async def test_the_whole_report_can_be_had_as_a_private_file(harness: Harness, file_format: str) -> None:
-    remove_findings_of_own_token(harness)
-    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
-    crowded = [add_token(harness, expiration_time=None), add_token(harness, expiration_time=NOW - timedelta(days=1))]
-    gone = add_token(harness, replace(JANE, auth_id="1099"), enabled=False)
+@pytest.mark.usefixtures("no_consent")
+async def test_an_audit_of_nothing_by_who_knows_not_on_what_it_runs_does_not_find_nothing(harness: Harness) -> None:
+    async def hide(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path == WHO_AM_I_PATH:
+            return refusal_response(404)
+        return httpx.Response(200, json={"entries": []}) if request.url.path == TOKENS_PATH else response
 
-    told = await harness.call(AUDIT_TOOL, {"report": file_format})
+    harness.recorder.on_served = hide
 
-    path = Path(told.fields["report"])
-    assert f"All rows are in {path}" in told.text
-    assert [*harness.settings.delivery_dir.iterdir()] == [path]
-    assert path.name.startswith("audit_c.example.com_8000_20261124T090000Z_")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    if file_format == "csv":
-        rows = [
-            row | {"id": row["id"].removeprefix("id:"), "findings": row["findings"].split()} for row in read_csv(path)
-        ]
-    else:
-        rows = json.loads(path.read_text())
-    assert {row["id"]: row["findings"] for row in rows if row["findings"]} == {
-        crowded[0].id: ["never_expires", "users_with_two_tokens"],
-        crowded[1].id: ["expired", "users_with_two_tokens"],
-        gone.id: ["user_has_no_name", "disabled_and_old"],
-    }
-    assert len(rows) == told.fields["total"]
-    assert set(rows[0]) == {"id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings"}
+    audited = await harness.call("audit_access_tokens")
+
+    assert "Nothing found." not in audited.text
 
 
-def read_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="") as stream:
-        return [*csv.DictReader(stream)]
+@pytest.mark.usefixtures("no_consent")
+async def test_an_audit_believes_no_look_up_that_is_about_somebody_else(harness: Harness) -> None:
+    for key in ("2001", "2002"):
+        harness.cluster.add_token(key, creator="500", expiration_time=NOW + MONTH)
+
+    async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(200, json=JANE.identity()) if request.url.path == FIND_PATH else response
+
+    harness.recorder.on_served = serve
+
+    told = await harness.call("audit_access_tokens")
+
+    assert not told.is_error
+    assert any(finding["finding"] == "user_has_no_name" for finding in told.fields["findings"])
 
 
+def find_working_tokens(cluster: Cluster) -> dict[str, Token]:
+    """The tokens that authenticate somebody."""
+    return {token.id: token for token in cluster.tokens.values() if cluster.authenticate(token.bearer_token)}
+
+
+async def follow_remedies(harness: Harness, **settings: object) -> list[tuple[str, dict[str, Any]]]:
+    """Follow each remedy of the audit until none is left; the calls that were made."""
+    made: list[tuple[str, dict[str, Any]]] = []
+    async with harness.connected(person=ScriptedPerson([AGREES]), **settings) as client:
+        while calls := await find_remedies(client):
+            for remedy in calls:
+                assert remedy not in made
+                made.append(remedy)
+                told = ToolAnswer.from_result(await client.call_tool(*remedy))
+                assert not told.is_error, told.text
+            assert len(made) < 100
+    return made
+
+
+def create_demo_harness(mode: Mode, folder: Path, behaviour: Behaviour, *, as_admin: bool) -> Harness:
+    demo = create_demo_cluster(lambda: NOW, behaviour)
+    settings = Settings(
+        host="c.example.com",
+        bearer_token=SecretStr(demo.admin_bearer_token if as_admin else demo.bearer_token),
+        delivery_dir=folder / "state" / "tokens",
+    )
+    recorder = RecordingTransport(httpx.ASGITransport(create_app(demo.cluster)))
+    return Harness(demo.cluster, recorder, settings, mode, timeout_seconds=60)
+
+
+def add_remaining_kinds(cluster: Cluster) -> None:
+    """Add accounts and tokens of every other kind."""
+    account = Account(auth_id="7001", domain="LOCAL", name="two")
+    extra = [
+        account,
+        replace(account, auth_id="7002", name=None),
+        replace(account, auth_id="7003", name="old"),
+        replace(account, auth_id="4294967298", domain="API_INTERNAL_DOMAIN", name=None),
+        replace(account, auth_id="8589934592", domain="WORLD", name="Everyone"),
+        replace(account, auth_id="1", name="operator"),
+    ]
+    for each in extra:
+        cluster.add_account(each)
+        for age, rest, enabled in ((900, None, True), (40, None, False)):
+            expires = None if rest is None else NOW + timedelta(days=rest)
+            cluster.add_token(
+                each.auth_id,
+                creator=DEMO_ADMIN,
+                creation_time=NOW - timedelta(days=age),
+                expiration_time=expires,
+                enabled=enabled,
+            )
+    cluster.add_token("6999", creator=DEMO_ADMIN, creation_time=NOW - timedelta(days=3))
+    cluster.add_token("6999", creator=DEMO_ADMIN, expiration_time=NOW - timedelta(days=3))
+
+
+@pytest.mark.parametrize("as_admin", [False, True], ids=["service", "administrator"])
 @pytest.mark.parametrize(
-    "name",
+    ("behaviour", "settings"),
     [
-        "=1+1",
-        "@sum",
-        "-2",
-        "+x",
-        "a;=cmd|'/C calc'!A0;b",
-        "a\t=1",
-        'a"=1',
-        "x,=1",
-        "x.-1",
-        "svc--old",
-        "CORP\\-x",
-        "==1",
-        "\uff1d1",
-        "\uff20x",
-        "x \u22121",
-        "jane@corp.example.com",
-        "a-b=c+d",
+        pytest.param(Behaviour(), {}, id="usual"),
+        pytest.param(Behaviour(sparse_identities=True), {}, id="keys-only"),
+        pytest.param(Behaviour(counts_dead_tokens=False), {"confirm": "none"}, id="dead-ones-do-not-count"),
+        pytest.param(Behaviour(), {"max_lifetime": timedelta(hours=12), "default_lifetime": None}, id="short-lives"),
+        pytest.param(Behaviour(), {"default_lifetime": None, "confirm": "all"}, id="for-ever"),
     ],
-    ids=ascii,
 )
-async def test_a_name_is_no_formula_in_the_report_wherever_a_cell_begins(harness: Harness, name: str) -> None:
-    user = Identity(domain="LOCAL", name=name)
-    entry = render_entry(add_token(harness)) | {"user": user.known_fields(), "creator": user.known_fields()}
-
-    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return page_response([entry], None) if request.url.path == TOKENS_PATH else response
-
-    harness.recorder.on_served = answer
-
-    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
-
-    path = Path(told.fields["report"])
-    assert not re.search(r"(?:^|\W)[-=+@\uff1d\uff20\u2212]", path.read_text())
-    [row] = read_csv(path)
-    assert [Identity.parse(row["user"]), Identity.parse(row["creator"])] == [user, user]
-
-
-@pytest.mark.parametrize(
-    "user",
-    [
-        {"auth_id": "18446744073709551615"},
-        {"uid": 1001},
-        {"name": "184467440737095516150000"},
-        {"name": "1e5"},
-        {"name": "1-2"},
-        {"name": "12.5"},
-        {"name": "sept2"},
-        {"name": "0x1F"},
-        {"name": "TRUE"},
-        {"name": "$5"},
-        {"name": "CORP\\1"},
-        {"name": "1e5", "domain": "LOCAL"},
-    ],
-    ids=str,
-)
-async def test_a_spreadsheet_can_take_no_id_and_no_user_for_a_number_or_a_date(
-    harness: Harness, user: dict[str, str | int]
+async def test_following_all_remedies_of_an_audit_ends_and_disables_no_working_token(
+    tmp_path: Path, behaviour: Behaviour, settings: dict[str, Any], *, as_admin: bool
 ) -> None:
-    entry = render_entry(add_token(harness)) | {"user": user, "creator": user}
+    harness = create_demo_harness("auto", tmp_path, behaviour, as_admin=as_admin)
+    add_remaining_kinds(harness.cluster)
+    before = find_working_tokens(harness.cluster)
 
-    async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return page_response([entry], None) if request.url.path == TOKENS_PATH else response
+    made = await follow_remedies(harness, **settings)
 
-    harness.recorder.on_served = answer
-
-    told = await harness.call(AUDIT_TOOL, {"report": "csv"})
-
-    [row] = read_csv(Path(told.fields["report"]))
-    assert row["id"] == f"id:{entry['id']}"
-    for name in ("user", "creator"):
-        assert re.match(r'[a-z_]+:|"', row[name])
-        assert Identity.parse(row[name]) == Identity.model_validate(user)
+    assert made
+    after = find_working_tokens(harness.cluster)
+    assert {token_id: after.get(token_id) for token_id in before} == before
 
 
-async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(harness: Harness) -> None:
-    harness.settings.delivery_dir.parent.mkdir(parents=True)
-    harness.settings.delivery_dir.write_text("a file where the folder should be")
+async def test_a_month_later_what_was_disabled_may_be_deleted_and_that_ends_too(tmp_path: Path) -> None:
+    harness = create_demo_harness("auto", tmp_path, Behaviour(), as_admin=False)
+    [first] = [call for call in await follow_remedies(harness) if call[0] == "update_access_token"]
+    harness.now += timedelta(days=31)
+    harness.cluster.clock = lambda: harness.now
+    before = find_working_tokens(harness.cluster)
 
-    told = await harness.call_refused(AUDIT_TOOL, {"report": "csv"})
+    made = await follow_remedies(harness)
 
-    assert told.startswith(f"The report cannot be written to {harness.settings.delivery_dir}: ")
-    assert not [line for line in harness.recorder.request_lines() if line.startswith(f"GET {TOKENS_PATH}")]
+    assert ("delete_access_token", {"id": first[1]["id"]}) in made
+    after = find_working_tokens(harness.cluster)
+    assert {token_id: after.get(token_id) for token_id in before} == before
 
 
-async def test_an_audit_that_fails_leaves_no_report(harness: Harness) -> None:
-    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return refusal_response(400) if request.url.path == TOKENS_PATH else response
+async def test_a_server_that_only_reads_tells_whom_the_remedies_are_for(tmp_path: Path) -> None:
+    harness = create_demo_harness("auto", tmp_path, Behaviour(), as_admin=False)
 
-    harness.recorder.on_served = fail
+    told = await harness.call(AUDIT_TOOL, read_only=True)
 
-    await harness.call_refused(AUDIT_TOOL, {"report": "json"})
+    assert told.fields["note"].startswith("This server only reads")
 
-    assert [*harness.settings.delivery_dir.iterdir()] == []
+
+async def test_a_server_whose_credential_may_only_read_tells_it_with_the_remedies(harness: Harness) -> None:
+    harness.cluster.add_account(replace(ADMIN, privileges=frozenset({READ_PRIVILEGE, LOOKUP_PRIVILEGE})))
+    add_token(harness, expiration_time=NOW - timedelta(days=3))
+
+    told = await harness.call(AUDIT_TOOL)
+
+    assert f"This server's credential lacks {WRITE_PRIVILEGE}: the calls that mend are for one that has it" in told.text
+    assert told.fields["note"] in told.text
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        ADMIN,
+        Account(auth_id="501", domain="LOCAL", name="guest"),
+        Account(auth_id="4294967297", domain="API_INTERNAL_DOMAIN", name="replication"),
+    ],
+    ids=["administrator", "guest", "replication"],
+)
+@pytest.mark.parametrize("enabled", [True, False], ids=["enabled", "disabled"])
+@pytest.mark.parametrize("sparse", [True, False], ids=["keys-only", "named"])
+async def test_a_token_of_an_account_of_the_cluster_s_own_is_for_a_person_to_decide(
+    harness: Harness, account: Account, *, enabled: bool, sparse: bool
+) -> None:
+    harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=sparse)
+    harness.cluster.add_account(replace(account, privileges=ADMIN.privileges))
+    add_token(harness, account, creation_time=NOW - timedelta(days=900), expiration_time=None, enabled=enabled)
+
+    told = await harness.call(AUDIT_TOOL)
+
+    assert [remedy for finding in told.fields["findings"] for remedy in parse_calls(finding["mend"])] == []
+    assert "A person decides" in told.text
+
+
+async def test_a_token_that_was_made_in_a_rotate_is_not_told_as_made_by_another(harness: Harness) -> None:
+    old = add_token(harness, creator=JANE.auth_id)
+    before = await harness.call(AUDIT_TOOL)
+    await harness.call("rotate_access_token", {"id": old.id})
+
+    after = await harness.call(AUDIT_TOOL)
+
+    assert "made_by_another" not in before.text + after.text
+    assert (
+        f"{find_new_token(harness, old).id} was made to replace {old.id}: once in use, a person retires the old one"
+        in (after.text)
+    )
+
+
+async def test_a_token_of_an_unidentified_user_gets_no_remedy_call(harness: Harness) -> None:
+    add_token(harness, expiration_time=None)
+
+    async def refuse(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/identity/find"):
+            return refusal_response(403)
+        if request.url.path != TOKENS_PATH:
+            return response
+        entries = [e | {"user": {"auth_id": e["user"]["auth_id"]}} for e in response.json()["entries"]]
+        return httpx.Response(200, json={"entries": entries, "paging": {"next": None}})
+
+    harness.recorder.on_served = refuse
+
+    told = await harness.call(AUDIT_TOOL)
+
+    mends = {finding["finding"]: finding["mend"] for finding in told.fields["findings"]}
+    assert mends["never_expires"] == "Whose they are is not known: a person finds out, and decides"
+
+
+async def test_a_token_that_was_just_disabled_is_not_to_be_deleted_before_that_was_watched(harness: Harness) -> None:
+    token = add_token(harness)
+    await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+
+    at_once = await harness.call(AUDIT_TOOL)
+    harness.now += timedelta(days=31)
+    later = await harness.call(AUDIT_TOOL)
+
+    assert "disabled_and_old" not in at_once.text
+    assert f'disabled_and_old: 1. delete_access_token(id="{token.id}")' in later.text
+
+
+async def test_what_was_disabled_lately_is_told_so_wherever_it_is_in_the_way(harness: Harness) -> None:
+    token = add_token(harness)
+    await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    other = add_token(harness, creation_time=NOW - timedelta(days=1))
+
+    told = await harness.call(AUDIT_TOOL)
+    refused = await harness.call_refused("create_access_token", {"user": "local:jane"})
+
+    assert f"{token.id} is disabled since 2026-11-24 09:00 UTC: watch whether anything breaks" in told.text
+    assert f"{token.id} is disabled (at 2026-11-24 09:00 UTC by this server); once it is sure" in refused
+    assert f'"{other.id}"' not in told.text + refused
+
+
+async def test_what_somebody_enabled_again_through_this_server_is_not_known_to_be_disabled(harness: Harness) -> None:
+    token = add_token(harness)
+    for enabled in (False, True):
+        await harness.call("update_access_token", {"id": token.id, "enabled": enabled}, confirm="none")
+    harness.cluster.tokens[token.id] = replace(token, enabled=False)
+    harness.now += timedelta(days=31)
+
+    told = await harness.call(AUDIT_TOOL)
+
+    assert f"Since when {token.id} is disabled is not known here" in told.text
+    assert f'delete_access_token(id="{token.id}")' not in told.text

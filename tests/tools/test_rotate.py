@@ -1,4 +1,4 @@
-"""A rotate that is repeated, meets another, or finds both places taken: it says what there is and what leads on."""
+"""Second tokens that replace a first one: made, proved, repeated, and where both places are taken."""
 
 import json
 import shutil
@@ -14,60 +14,340 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
+from tests.support.example_tokens import add_token, add_token_of_jane, find_new_token, own_token
 from tests.support.fake_keyring import FakeKeyring
 from tests.support.harness import (
     ADMIN,
     AGREES,
     JANE,
+    LDAP_BOB,
     NOW,
     TOKENS_PATH,
+    WHO_AM_I_PATH,
     Harness,
     ScriptedPerson,
     ToolAnswer,
     refusal_response,
 )
-from tests.tools.test_update import add_token, lockout_refusal, own_token, replace_answer
-from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import Caller
+from tests.support.journal_file import forget_outcomes, journal_file, read_journal
+from tests.support.misbehaving_cluster import (
+    deny_lists,
+    hide_token_ids,
+    hide_tokens_in_first_list,
+    inject_faults,
+    replace_answer,
+)
+from tests.support.recording_transport import OnServed
+from tests.support.remedies import find_remedies, parse_calls
 from token_tools.operations.rotate import PERSON_DECIDES
-from token_tools.sandbox.cluster import Token
+from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE, Token
 from token_tools.storage.delivery import KeyringDelivery
 
 pytestmark = pytest.mark.anyio
 
-WHO_AM_I_PATH = "/v1/session/who-am-i"
 
+async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains(harness: Harness) -> None:
+    old = add_token(harness)
 
-def render_disable_steps(token_id: str) -> str:
-    return (
-        f'If nothing uses it: update_access_token(id="{token_id}", enabled=false), watch, '
-        f'delete_access_token(id="{token_id}"), and rotate again.'
+    told = await harness.call("rotate_access_token", {"id": old.id})
+
+    [new] = [token for token in harness.tokens_of(JANE) if token != old]
+    assert len(harness.tokens_of(JANE)) == 2
+    place = told.fields["bearer_token_in"]
+    assert json.loads(Path(place).read_text())["bearer_token"] == new.bearer_token
+    [proof] = [r for r in harness.recorder.requests if r.headers["Authorization"] == f"Bearer {new.bearer_token}"]
+    assert (proof.method, proof.url.path) == ("GET", WHO_AM_I_PATH)
+    assert told.fields["summary"] == (
+        f"Rotated: new access token {new.id} for local:jane on c.example.com:8000; it expires 2027-02-22 09:00 UTC "
+        f"(in 90 days, the default lifetime), and it works. Its bearer token is in {place}. The old one, {old.id}, is "
+        "as it was."
     )
+    assert told.fields["replaces"] == old.id
+    assert told.fields["next_step"].startswith(
+        f"What remains: 1. Put it where the old one is used. 2. Test that. "
+        f'3. update_access_token(id="{old.id}", enabled=false). '
+        f'4. Once nothing breaks, delete_access_token(id="{old.id}").'
+    )
+    for fact in (told.fields["summary"], told.fields["next_step"], told.fields["fingerprint"]):
+        assert fact in told.text
+    intended, made = read_journal(harness.settings.state_dir)
+    assert (intended["operation"], intended["result"], intended["replaces"]) == ("rotate", "intended", old.id)
+    assert (made["result"], made["token_id"], made["place"]) == ("made", new.id, place)
+
+
+async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(harness: Harness) -> None:
+    own = own_token(harness)
+
+    told = await harness.call("rotate_access_token", {"id": own.id}, confirm="none")
+
+    assert "1. This server runs on the old one: replace QUMULO_BEARER_TOKEN (" in told.fields["next_step"]
+    assert harness.cluster.tokens[own.id] == own
+
+
+async def test_the_file_that_the_server_has_its_own_token_from_is_named(harness: Harness, tmp_path: Path) -> None:
+    store = tmp_path / "credentials"
+    store.write_text(json.dumps({"bearer_token": own_token(harness).bearer_token, "version": 1}))
+
+    told = await harness.call(
+        "rotate_access_token",
+        {"id": own_token(harness).id},
+        confirm="none",
+        bearer_token=None,
+        credentials_file=store,
+    )
+
+    assert f"replace QUMULO_CREDENTIALS_FILE ({store})" in told.fields["next_step"]
+
+
+async def test_rotating_for_the_administrator_or_for_ever_is_asked_about(harness: Harness) -> None:
+    human = ScriptedPerson([AGREES])
+
+    told = await harness.call(
+        "rotate_access_token", {"id": own_token(harness).id, "expiration_time": "never"}, person=human
+    )
+
+    assert not told.is_error
+    assert human.questions[0].startswith(
+        f"Make a second access token, to replace {own_token(harness).id}, for the user local:admin (auth_id 500) "
+        "on the cluster c.example.com:8000? Whoever has it can act as that user. It never expires. The user has 1 of 2 "
+    )
+    assert "Asked because it is for the built-in administrator and it would never expire." in human.questions[0]
+
+
+async def test_a_token_that_is_gone_when_the_human_agrees_is_not_rotated(harness: Harness) -> None:
+    old = add_token(harness)
+
+    async def think(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        del harness.cluster.tokens[old.id]
+        return AGREES
+
+    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, person=think, confirm="all")
+
+    assert told.startswith(f"There is no access token {old.id}.")
+    assert harness.tokens_of(JANE) == []
+
+
+async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made(harness: Harness) -> None:
+    old, other = add_token(harness), add_token(harness, expiration_time=None)
+
+    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
+
+    assert told == (
+        "local:jane has 2 access tokens already, as many as a user can have, so there is no place for a new one. "
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, which never expires. {PERSON_DECIDES}"
+    )
+    assert {token.id for token in harness.tokens_of(JANE)} == {old.id, other.id}
+    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
+
+
+async def test_rotate_explains_a_token_limit_that_a_dead_token_fills(harness: Harness) -> None:
+    """Whether disabled tokens count is only known to the cluster."""
+    old, other = add_token(harness), add_token(harness, enabled=False)
+
+    told = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
+
+    assert told.endswith(
+        "local:jane has 2 access tokens already, and disabled and expired ones seem to count here. "
+        f"The other is {other.id}, made 2026-10-15 09:00 UTC, disabled, expires 2027-01-13 09:00 UTC (in 50 days). "
+        f"{other.id} is disabled (since when is not known here); once it is sure that nobody wants it back: "
+        f'delete_access_token(id="{other.id}").'
+    )
+    assert len(harness.tokens_of(JANE)) == 2
+
+
+FAILED_PROOFS = [
+    pytest.param(httpx.Response(401), "The cluster does not accept it.", id="not-accepted"),
+    pytest.param(
+        httpx.Response(200, json={"id": "1001", "access_token_id": "99"}),
+        "another user or another token",
+        id="other-token",
+    ),
+    pytest.param(
+        httpx.Response(200, json={"id": "1001"}), "does not tell the id of the token that a caller", id="no-token"
+    ),
+    pytest.param(httpx.Response(500), "cannot answer now (500)", id="no-answer"),
+]
+
+
+def fail_proofs(harness: Harness, proof: httpx.Response) -> OnServed:
+    """A cluster to whom a new bearer token is not what it should be."""
+    own = f"Bearer {own_token(harness).bearer_token}"
+
+    async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
+        return served if request.headers["Authorization"] == own else proof
+
+    return answer
+
+
+@pytest.mark.parametrize(("proof", "why"), FAILED_PROOFS)
+async def test_a_new_token_that_does_not_prove_to_work_is_deleted_again(
+    harness: Harness, proof: httpx.Response, why: str
+) -> None:
+    old = add_token(harness)
+    harness.recorder.on_served = fail_proofs(harness, proof)
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert "was made and delivered, but did not prove to work." in told
+    assert why in told
+    assert told.endswith("It was deleted again. The old token is as it was.")
+    assert harness.tokens_of(JANE) == [old]
+    assert [*harness.settings.delivery_dir.iterdir()] == []
+    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "deleted again"]
+
+
+async def test_a_new_token_of_somebody_else_is_no_proof(harness: Harness) -> None:
+    old = add_token(harness)
+    own = f"Bearer {own_token(harness).bearer_token}"
+
+    async def lie(request: httpx.Request, served: httpx.Response) -> httpx.Response:
+        if request.headers["Authorization"] == own:
+            return served
+        return httpx.Response(200, json=served.json() | {"id": "1002"})
+
+    harness.recorder.on_served = lie
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert "With it, the cluster takes the caller for another user or another token." in told
+    assert harness.tokens_of(JANE) == [old]
+
+
+async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(harness: Harness) -> None:
+    old = add_token(harness)
+    disprove = fail_proofs(harness, httpx.Response(401))
+
+    async def refuse_deletions(request: httpx.Request, served: httpx.Response) -> httpx.Response:
+        if request.method == "DELETE":
+            harness.cluster.tokens[token.id] = token
+            return refusal_response(403)
+        return await disprove(request, served)
+
+    token = old
+    harness.recorder.on_served = refuse_deletions
+
+    async def remember(request: httpx.Request, served: httpx.Response) -> httpx.Response:
+        nonlocal token
+        if request.method == "POST" and request.url.path == TOKENS_PATH:
+            [token] = [made for made in harness.tokens_of(JANE) if made.id != old.id]
+        return await refuse_deletions(request, served)
+
+    harness.recorder.on_served = remember
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    [file] = harness.settings.delivery_dir.iterdir()
+    assert "It could not be deleted again: " in told
+    assert f"It is in {file}." in told
+    assert f'delete_access_token(id="{token.id}")' in told
+    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "stranded"]
+
+    again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
+
+    assert again == (
+        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. The new token {token.id} "
+        "is no good: it did not prove to work, and it could not be deleted. "
+        f'delete_access_token(id="{token.id}"), then rotate again.'
+    )
+    assert len(harness.tokens_of(JANE)) == 2
+
+
+async def test_what_was_delivered_for_a_token_that_is_deleted_again_may_have_to_stay(harness: Harness) -> None:
+    old = add_token(harness)
+    disprove = fail_proofs(harness, httpx.Response(401))
+
+    async def replace_the_file(request: httpx.Request, served: httpx.Response) -> httpx.Response:
+        if request.method == "DELETE":
+            [file] = harness.settings.delivery_dir.iterdir()
+            file.unlink()
+            file.mkdir()
+        return await disprove(request, served)
+
+    harness.recorder.on_served = replace_the_file
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert "It was deleted again. What was delivered is still in " in told
+    assert harness.tokens_of(JANE) == [old]
+
+
+async def test_a_rotate_that_is_repeated_makes_no_third_token_but_tells_of_the_second(harness: Harness) -> None:
+    old = add_token(harness)
+    first = await harness.call("rotate_access_token", {"id": old.id})
+    harness.cluster.tokens[old.id] = replace(old, enabled=False)
+
+    again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
+
+    assert again == (
+        f"Token {old.id} was rotated before, at 2026-11-24 09:00 UTC. The new token is "
+        f"{first.fields['id']}; it is enabled, expires 2027-02-22 09:00 UTC (in 90 days), and its bearer token is in "
+        f"{first.fields['bearer_token_in']}. What remains: 1. Put it where the old one is used. 2. Test that. "
+        f'3. Once nothing breaks, delete_access_token(id="{old.id}").'
+    )
+    assert len(harness.tokens_of(JANE)) == 2
+
+
+async def test_a_rotate_is_repeated_once_the_token_it_made_is_gone(harness: Harness) -> None:
+    old = add_token(harness)
+    first = await harness.call("rotate_access_token", {"id": old.id})
+    del harness.cluster.tokens[first.fields["id"]]
+
+    again = await harness.call("rotate_access_token", {"id": old.id})
+
+    assert not again.is_error
+    assert len(harness.tokens_of(JANE)) == 2
+
+
+async def test_a_rotate_whose_answer_was_lost_is_not_piled_upon(harness: Harness) -> None:
+    old = add_token(harness)
+
+    async def lose(request: httpx.Request, served: httpx.Response) -> httpx.Response:
+        return httpx.Response(504) if (request.method, request.url.path) == ("POST", TOKENS_PATH) else served
+
+    harness.recorder.on_served = lose
+    lost = await harness.call_refused("rotate_access_token", {"id": old.id})
+    [orphan] = [token for token in harness.tokens_of(JANE) if token != old]
+
+    again = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert orphan.id in lost
+    assert again.endswith(
+        f"the new token seems to be {orphan.id}, it is enabled, expires 2027-02-22 09:00 UTC (in 90 days). Unless "
+        "somebody else made it at that time, its bearer token is lost. If nothing uses it: "
+        f'update_access_token(id="{orphan.id}", enabled=false), watch, delete_access_token(id="{orphan.id}"), and '
+        "rotate again."
+    )
+    assert len(harness.tokens_of(JANE)) == 2
+
+
+async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_token(harness: Harness) -> None:
+    old = add_token(harness)
+    first = await harness.call("rotate_access_token", {"id": old.id})
+    Path(first.fields["bearer_token_in"]).unlink()
+    journal = journal_file(harness.settings.state_dir)
+    intent = read_journal(harness.settings.state_dir)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
+    journal.write_text(json.dumps(intent) + "\n")
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert (
+        "An attempt that was begun at 2026-11-24 09:00 UTC and never finished may have made it; then nobody has its "
+        "bearer token." in told
+    )
+    assert len(harness.tokens_of(JANE)) == 2
+
+
+async def test_rotate_goes_on_where_tokens_may_not_be_listed(harness: Harness) -> None:
+    old = add_token(harness)
+    harness.recorder.on_served = replace_answer("GET", refusal_response(403), path=TOKENS_PATH)
+
+    told = await harness.call("rotate_access_token", {"id": old.id})
+
+    assert not told.is_error
 
 
 def render_delete_steps(token_id: str) -> str:
     return f'delete_access_token(id="{token_id}"), then rotate again.'
-
-
-def find_new_token(harness: Harness, old: Token) -> Token:
-    """The one token of jane besides the old one."""
-    [new] = [token for token in harness.tokens_of(JANE) if token.id != old.id]
-    return new
-
-
-def forget_outcomes(harness: Harness) -> None:
-    """Leave of the journal what a server leaves that is killed before the outcome is written."""
-    journal = harness.settings.state_dir / "journal.jsonl"
-    journal.write_text(journal.read_text().splitlines()[0] + "\n")
-
-
-def deny_lists(harness: Harness) -> None:
-    """A cluster that lets a user's tokens be read one by one only."""
-
-    async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
-        return refusal_response(403) if "user" in request.url.params else served
-
-    harness.recorder.on_served = answer
 
 
 def change_while_asked(harness: Harness, *tokens: Token) -> ScriptedPerson:
@@ -175,7 +455,7 @@ async def test_a_rotate_that_was_killed_after_the_delivery_is_told_with_the_plac
 ) -> None:
     old = add_token(harness)
     first = await harness.call("rotate_access_token", {"id": old.id})
-    forget_outcomes(harness)
+    forget_outcomes(harness.settings.state_dir)
 
     told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
@@ -186,25 +466,12 @@ async def test_a_rotate_that_was_killed_after_the_delivery_is_told_with_the_plac
     assert f"unless a file in {harness.settings.delivery_dir} has its id in its name" in caplog.text
 
 
-async def test_a_create_that_was_killed_after_the_delivery_is_told_with_the_place(harness: Harness) -> None:
-    old = add_token(harness)
-    first = await harness.call("create_access_token", {"user": "local:jane"})
-    forget_outcomes(harness)
-
-    told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="file")
-
-    assert told.endswith(
-        f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. "
-        f"{render_disable_steps(first.fields['id'])}"
-    )
-
-
 @pytest.mark.parametrize("name", [".pending-0a_{}", "recovered-0a_{}.json"])
 async def test_a_bearer_token_that_a_killed_server_left_is_told_with_its_place(harness: Harness, name: str) -> None:
     old = add_token(harness)
     async with harness.connected() as client:
         first = ToolAnswer.from_result(await client.call_tool("rotate_access_token", {"id": old.id}))
-        forget_outcomes(harness)
+        forget_outcomes(harness.settings.state_dir)
         new, file = first.fields["id"], Path(first.fields["bearer_token_in"])
         file.rename(file.with_name(name.format(new)))
 
@@ -222,7 +489,7 @@ async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token(h
     file = Path(first.fields["bearer_token_in"])
     one = file.rename(file.with_name("recovered-1.json"))
     gone = await harness.call_refused("rotate_access_token", {"id": old.id})
-    forget_outcomes(harness)
+    forget_outcomes(harness.settings.state_dir)
     told = await harness.call_refused("rotate_access_token", {"id": old.id})
     one.with_name("recovered-2.json").write_bytes(one.read_bytes())
     twice = await harness.call_refused("rotate_access_token", {"id": old.id})
@@ -237,7 +504,7 @@ async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token(h
 async def test_a_bearer_token_that_is_nowhere_is_told_to_be_lost(harness: Harness) -> None:
     old = add_token(harness)
     first = await harness.call("rotate_access_token", {"id": old.id})
-    forget_outcomes(harness)
+    forget_outcomes(harness.settings.state_dir)
     Path(first.fields["bearer_token_in"]).unlink()
 
     told = await harness.call_refused("rotate_access_token", {"id": old.id})
@@ -250,7 +517,7 @@ async def test_a_bearer_token_that_a_killed_server_put_into_the_keyring_is_told_
 ) -> None:
     old = add_token(harness)
     first = await harness.call("rotate_access_token", {"id": old.id}, delivery="keyring")
-    forget_outcomes(harness)
+    forget_outcomes(harness.settings.state_dir)
 
     told = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="keyring")
     fake_keyring.secrets.clear()
@@ -274,62 +541,6 @@ async def test_a_repeated_rotate_tells_that_the_account_of_the_new_token_is_gone
 
     assert f"its bearer token is in {first.fields['bearer_token_in']}. What remains" in there
     assert f"its bearer token is no longer in {first.fields['bearer_token_in']}. Unless" in gone
-
-
-async def test_a_start_without_files_says_nothing_of_them(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    await harness.call("rotate_access_token", {"id": add_token(harness).id}, delivery="inline")
-    forget_outcomes(harness)
-
-    await harness.call("list_access_tokens", delivery="inline")
-
-    assert caplog.text.rstrip().endswith("a token whose bearer token nobody has may be among theirs")
-
-
-@pytest.mark.parametrize(
-    ("tool", "arguments", "deed"),
-    [
-        ("update_access_token", {"enabled": False}, "disable it or shorten its life"),
-        ("delete_access_token", {}, "delete it"),
-    ],
-    ids=["update", "delete"],
-)
-async def test_a_server_that_got_the_token_as_its_own_while_a_human_was_asked_does_not_cut_it_off(
-    harness: Harness, tool: str, arguments: dict[str, Any], deed: str, tmp_path: Path
-) -> None:
-    token, own = add_token(harness), own_token(harness)
-    store = tmp_path / "credentials"
-    store.write_text(json.dumps({"bearer_token": own.bearer_token, "version": 1}))
-    harness.cluster.add_account(
-        replace(harness.cluster.accounts["1001"], privileges=harness.cluster.accounts["500"].privileges)
-    )
-
-    class Renewing(ScriptedPerson):
-        async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-            store.write_text(json.dumps({"bearer_token": token.bearer_token, "version": 1}))
-            harness.cluster.tokens[own.id] = replace(own, enabled=False)
-            return await super().__call__(context, params)
-
-    told = await harness.call_without_effect(
-        tool,
-        {"id": token.id, **arguments},
-        person=Renewing([AGREES]),
-        bearer_token=None,
-        credentials_file=store,
-    )
-
-    assert told == lockout_refusal(token, deed)
-    assert harness.cluster.tokens[token.id] == token
-
-
-async def test_a_change_that_gives_more_is_no_lockout_after_a_question(harness: Harness) -> None:
-    own = own_token(harness)
-    harness.cluster.tokens[own.id] = replace(own, expiration_time=NOW + timedelta(days=1))
-
-    told = await harness.call(
-        "update_access_token", {"id": own.id, "expiration_time": "90d"}, person=ScriptedPerson([AGREES])
-    )
-
-    assert not told.is_error
 
 
 async def test_a_place_that_is_taken_while_a_human_is_asked_is_told_in_the_same_words(harness: Harness) -> None:
@@ -446,60 +657,6 @@ async def test_a_repeated_rotate_makes_no_third_token_where_lists_are_forbidden(
     assert not (await harness.call("rotate_access_token", {"id": old.id})).is_error
 
 
-def hide_token_ids(harness: Harness, *, numeric: bool = False) -> None:
-    """A cluster whose who-am-i does not tell a token's id, or tells it as a number."""
-
-    async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
-        if request.url.path != WHO_AM_I_PATH:
-            return served
-        told = served.json()
-        token_id = told.pop("access_token_id")
-        return httpx.Response(200, json=told | ({"access_token_id": int(token_id)} if numeric else {}))
-
-    harness.recorder.on_served = answer
-
-
-async def test_get_does_not_know_its_own_token_where_the_cluster_does_not_tell_it(harness: Harness) -> None:
-    hide_token_ids(harness)
-
-    told = await harness.call("get_access_token", {"id": own_token(harness).id})
-
-    assert "is_own" not in told.fields
-    assert "This server runs on it" not in told.text
-    assert told.fields["warning"] == (
-        "Whether this server runs on it is not known: the cluster does not tell which access token the server's "
-        "credential is."
-    )
-
-
-@pytest.mark.parametrize(
-    ("tool", "change"),
-    [("delete_access_token", {}), ("update_access_token", {"enabled": False})],
-    ids=["delete", "disable"],
-)
-async def test_what_may_be_the_own_token_is_left_as_it_is(harness: Harness, tool: str, change: dict[str, Any]) -> None:
-    hide_token_ids(harness)
-    own, other = own_token(harness), add_token(harness)
-
-    told = await harness.call_refused(tool, {"id": own.id, **change}, confirm="none")
-
-    assert "and the cluster does not tell which, so it will not" in told
-    assert harness.cluster.tokens[own.id] == own
-    assert not (await harness.call(tool, {"id": other.id, **change}, confirm="none")).is_error
-
-
-async def test_a_disabled_or_expired_token_is_not_taken_for_the_own_token(harness: Harness) -> None:
-    hide_token_ids(harness)
-    specials: list[dict[str, Any]] = [{"enabled": False}, {"expiration_time": NOW - timedelta(days=2)}]
-    for special in specials:
-        dead = add_token(harness, ADMIN, **special)
-
-        told = await harness.call("delete_access_token", {"id": dead.id}, confirm="none")
-
-        assert not told.is_error
-        assert dead.id not in harness.cluster.tokens
-
-
 async def test_what_could_not_be_proved_is_not_made_for_a_rotate_nor_advised(harness: Harness) -> None:
     hide_token_ids(harness)
     old = add_token(harness, expiration_time=None)
@@ -522,29 +679,6 @@ async def test_the_id_of_the_own_token_may_be_told_as_a_number(harness: Harness)
 
     assert told.fields["is_own"] is True
     assert not rotated.is_error
-
-
-def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
-    assert not Caller.model_validate({"id": "500", "is_token": True}).is_unidentified_token
-
-
-@pytest.mark.parametrize(
-    ("user", "is_theirs"),
-    [
-        pytest.param(Identity(auth_id="1001", name="somebody"), True, id="same-key"),
-        pytest.param(Identity(auth_id="1002", name="jane"), False, id="other-key"),
-        pytest.param(Identity(sid="S-1-5-21-9", name="jane"), False, id="other-sid"),
-        pytest.param(Identity(uid=7, name="bob"), True, id="same-uid"),
-        pytest.param(Identity(domain="LOCAL", name="Jane"), True, id="same-name"),
-        pytest.param(Identity(domain="ACTIVE_DIRECTORY", name="jane@corp.example.com"), True, id="other-spelling"),
-        pytest.param(Identity(domain="LOCAL", name="bob"), False, id="other-name"),
-        pytest.param(Identity(gid=5), False, id="nothing-to-compare"),
-    ],
-)
-def test_a_caller_is_a_user_by_the_first_common_number_or_by_name(user: Identity, *, is_theirs: bool) -> None:
-    told = {"id": "1001", "name": "CORP\\jane", "sid": "S-1-5-21-1", "uid": "7"}
-
-    assert Caller.model_validate(told).is_user(user) is is_theirs
 
 
 @pytest.mark.parametrize(("caller", "is_proved"), [("jane", True), ("bob", False)])
@@ -593,24 +727,6 @@ async def test_handing_over_the_own_token_names_the_credentials_file_once_and_on
     assert step == f"This server runs on the old one: {expected}"
 
 
-async def test_a_token_that_vanishes_before_it_is_changed_is_named_with_what_leads_on(harness: Harness) -> None:
-    token = add_token(harness)
-    harness.recorder.on_served = replace_answer("PATCH", TOKENS_PATH + token.id, refusal_response(404))
-
-    told = await harness.call_without_effect("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
-
-    assert told.startswith(f"There is no access token {token.id}. ")
-    assert told.endswith("list_access_tokens tells the ids.")
-
-
-async def test_what_neither_a_form_nor_qq_can_do_is_told_in_a_sentence(harness: Harness) -> None:
-    told = await harness.call_without_effect(
-        "update_access_token", {"id": add_token(harness).id, "expiration_time": "never"}
-    )
-
-    assert told.endswith("qq cannot clear an expiry, so it takes a client that shows a person this server's questions.")
-
-
 async def test_the_own_token_rotated_again_is_told_that_the_server_has_to_change_first(harness: Harness) -> None:
     own = next(iter(harness.cluster.tokens))
     await harness.call("rotate_access_token", {"id": own}, confirm="none")
@@ -626,3 +742,119 @@ async def test_an_old_token_that_has_expired_is_not_told_to_be_disabled(harness:
     told = await harness.call("rotate_access_token", {"id": old.id}, confirm="none")
 
     assert f'2. Test that. 3. Once nothing breaks, delete_access_token(id="{old.id}").' in told.text
+
+
+@pytest.mark.usefixtures("no_consent")
+async def test_a_token_that_a_list_lacked_is_not_blamed_for_being_new(harness: Harness) -> None:
+    jane = add_token_of_jane(harness)
+    inject_faults(harness, {"create": "cut-before"})
+    hide_tokens_in_first_list(harness)
+
+    told = await harness.call_refused("rotate_access_token", {"id": jane.id})
+
+    assert f'delete_access_token(id="{jane.id}")' not in told
+    assert "It could not be found out whether a token was made for local:jane" in told
+
+
+@pytest.mark.parametrize(("longest", "written"), [(timedelta(minutes=30), "30min"), (timedelta(seconds=90), "1min")])
+async def test_a_short_life_that_is_advised_is_one_that_is_taken(
+    harness: Harness, longest: timedelta, written: str
+) -> None:
+    token = add_token(harness, expiration_time=None)
+
+    async with harness.connected(confirm="none", max_lifetime=longest, default_lifetime=None) as client:
+        calls = await find_remedies(client)
+        told = ToolAnswer.from_result(await client.call_tool(*calls[0]))
+
+    assert calls[0] == ("rotate_access_token", {"id": token.id, "expiration_time": written})
+    assert not told.is_error
+
+
+@pytest.mark.parametrize(
+    "privileges",
+    [{LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE}, {READ_PRIVILEGE, WRITE_PRIVILEGE}],
+    ids=["looked-up", "asked-for"],
+)
+async def test_the_token_of_a_user_who_is_gone_is_not_rotated_but_disabled(
+    harness: Harness, privileges: set[str]
+) -> None:
+    harness.cluster.add_account(replace(ADMIN, privileges=frozenset(privileges)))
+    token, dead = add_token(harness), add_token(harness, LDAP_BOB, enabled=False)
+    for account in (JANE, LDAP_BOB):
+        harness.cluster.remove_account(account.auth_id)
+
+    told = await harness.call_refused("rotate_access_token", {"id": token.id})
+    other = await harness.call_refused("rotate_access_token", {"id": dead.id})
+
+    assert "there is nothing to rotate" in told
+    assert f'update_access_token(id="{token.id}", enabled=false)' in told
+    assert "no such thing" not in told
+    assert "It does not work as it is." in other
+
+
+async def test_a_user_whom_the_cluster_finds_is_not_told_as_gone_whatever_else_it_does_not_find(
+    harness: Harness,
+) -> None:
+    token = add_token(harness)
+    harness.recorder.on_served = replace_answer("POST", refusal_response(404), path=TOKENS_PATH)
+
+    told = await harness.call_without_effect("rotate_access_token", {"id": token.id})
+
+    assert told == "The cluster knows no such thing (404 some_error)."
+
+
+@pytest.mark.parametrize("expiration_time", ["90d", "10d"])
+async def test_of_two_servers_that_rotate_one_token_the_loser_lets_the_winner_s_be(
+    harness: Harness, expiration_time: str
+) -> None:
+    old = add_token(harness)
+    is_made, may_go_on = anyio.Event(), anyio.Event()
+
+    async def hold(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if (request.method, request.url.path) == ("POST", TOKENS_PATH):
+            is_made.set()
+            await may_go_on.wait()
+        return response
+
+    harness.recorder.on_served = hold
+    told: list[str] = []
+    async with harness.connected() as winner, harness.connected() as loser, anyio.create_task_group() as tasks:
+        tasks.start_soon(winner.call_tool, "rotate_access_token", {"id": old.id})
+        await is_made.wait()
+        asked: list[tuple[str, dict[str, str]]] = [
+            ("rotate_access_token", {"id": old.id, "expiration_time": expiration_time}),
+            ("create_access_token", {"user": "local:jane"}),
+            ("rotate_access_token", {"id": find_new_token(harness, old).id}),
+        ]
+        told += [ToolAnswer.from_result(await loser.call_tool(*each)).text for each in asked]
+        may_go_on.set()
+    later = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert f"Token {old.id} is just being rotated" in told[0]
+    assert (
+        f"It may have just made {find_new_token(harness, old).id}: leave that alone, and wait for its end." in told[1]
+    )
+    assert [parse_calls(each) for each in told] == [[], [], []]
+    assert "What remains: " in later
+
+
+@pytest.mark.parametrize("holds", ["another", "the same", "a wrong one", "nothing"])
+async def test_a_server_whose_credentials_file_was_replaced_is_to_be_started_again(
+    harness: Harness, tmp_path: Path, holds: str
+) -> None:
+    own = own_token(harness)
+    store = tmp_path / "credentials"
+    store.write_text(json.dumps({"bearer_token": own.bearer_token, "version": 1}))
+    new = add_token(harness, ADMIN)
+    bearers = {"another": new.bearer_token, "the same": own.bearer_token, "a wrong one": "access-v1:d3Jvbmc="}
+    async with harness.connected(bearer_token=None, credentials_file=store, confirm="none") as client:
+        await client.call_tool("list_access_tokens", {})
+        store.write_text(json.dumps({"bearer_token": bearers[holds], "version": 1}) if holds in bearers else "")
+        told = ToolAnswer.from_result(await client.call_tool("delete_access_token", {"id": own.id})).text
+
+    expected = {
+        "another": f"holds token {new.id} by now: start the server again, it still runs on the old one.",
+        "a wrong one": "holds another bearer token by now, which the cluster does not take.",
+    }
+    assert told.endswith(expected.get(holds, "call rotate_access_token and let the server run on the new one."))
+    assert new.bearer_token not in told

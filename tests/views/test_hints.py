@@ -6,9 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+import httpx
 import pytest
 
-from tests.support.harness import JANE, NOW, Harness, create_harness
+from tests.support.harness import JANE, NOW, TOKENS_PATH, Harness, create_harness
 
 pytestmark = pytest.mark.anyio
 
@@ -1045,3 +1047,97 @@ def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:
 
     assert len(tools) >= 60
     assert len(set(tools)) == 7
+
+
+TRY_AGAIN_TEXT = "Try again in a minute; if it is the same then, "
+STRANGE_ANSWER_TEXT = f"{TRY_AGAIN_TEXT}the operator has to look what answers there."
+
+
+async def answer_or_fail(failure: httpx.Response | httpx.TransportError | None) -> httpx.Response:
+    """Such an answer, or such an end of the connection; nothing for ever if it is None."""
+    match failure:
+        case None:
+            await anyio.sleep_forever()
+            raise AssertionError
+        case httpx.TransportError():
+            raise failure
+        case _:
+            return failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "advice"),
+    [
+        pytest.param(httpx.Response(500), "Try again in some minutes, once; if it is the same then, ", id="500"),
+        pytest.param(httpx.Response(501), "Trying the same again does not help: ", id="501"),
+        pytest.param(httpx.Response(502), TRY_AGAIN_TEXT, id="502"),
+        pytest.param(httpx.Response(503), TRY_AGAIN_TEXT, id="503"),
+        pytest.param(httpx.Response(504), TRY_AGAIN_TEXT, id="504"),
+        pytest.param(httpx.Response(429), TRY_AGAIN_TEXT, id="429"),
+        pytest.param(
+            httpx.Response(503, headers={"Retry-After": "7200"}), "Try again after that, and not before.", id="wait"
+        ),
+        pytest.param(httpx.ReadError("cut"), f"{TRY_AGAIN_TEXT}the operator has to look at the cluster", id="cut"),
+        pytest.param(
+            httpx.ConnectError("no"), f"{TRY_AGAIN_TEXT}the operator has to look at that.", id="no-connection"
+        ),
+        pytest.param(None, f"{TRY_AGAIN_TEXT}the operator has to look why, or to allow more time.", id="timeout"),
+        *(
+            pytest.param(httpx.Response(status, html="<p>"), STRANGE_ANSWER_TEXT, id=f"page-{status}")
+            for status in (200, 302, 403, 404, 407)
+        ),
+    ],
+)
+@pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
+async def test_what_may_pass_says_when_to_try_again_and_who_looks_where_it_does_not(
+    harness: Harness, tool: str, failure: httpx.Response | httpx.TransportError | None, advice: str
+) -> None:
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if request.url.path != TOKENS_PATH:
+            return response
+        return await answer_or_fail(failure)
+
+    harness.recorder.on_served = fail
+
+    arguments = {} if tool.startswith("list") else {"user": "local:jane"}
+    told = await harness.call_without_effect(tool, arguments, timeout=timedelta(seconds=0.5 if failure is None else 10))
+
+    assert f" {advice}" in told
+    assert told.lower().count("try") == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(httpx.Response(503), id="503"),
+        pytest.param(httpx.Response(429, headers={"Retry-After": "7200"}), id="429"),
+        pytest.param(httpx.ReadError("cut"), id="cut"),
+        pytest.param(None, id="timeout"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["create_access_token", "update_access_token", "delete_access_token"])
+async def test_what_may_have_been_done_is_never_to_be_tried_again_before_a_look(
+    harness: Harness, tool: str, failure: httpx.Response | httpx.TransportError | None
+) -> None:
+    token = harness.cluster.add_token(JANE.auth_id, creator="500")
+    is_lost = False
+
+    async def fail(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        nonlocal is_lost
+        is_lost |= request.method in {"PATCH", "DELETE"} or (
+            request.method == "POST" and request.url.path == TOKENS_PATH
+        )
+        if not is_lost:
+            return response
+        return await answer_or_fail(failure)
+
+    harness.recorder.on_served = fail
+    arguments = {"user": "local:jane"} if tool.startswith("create") else {"id": token.id}
+    arguments |= {"expiration_time": "60d"} if tool.startswith("update") else {}
+
+    told = await harness.call_refused(
+        tool, arguments, confirm="none", timeout=timedelta(seconds=0.5 if failure is None else 10)
+    )
+
+    assert not re.search(r"(?<!before you )try(?:ing)? (?:the same )?again", told, re.IGNORECASE)
+    assert re.search(r"before you try again|before creating again", told)

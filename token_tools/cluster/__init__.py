@@ -1,1 +1,1 @@
-"""The REST API of a Qumulo cluster."""
+"""What does the cluster say? The REST API of a Qumulo cluster."""

@@ -1,9 +1,12 @@
-"""The cluster over HTTPS: one short coroutine an endpoint, and one way through which all of them go.
+"""Which endpoints are called, how often, and for how long? One short coroutine an endpoint, with common limits.
 
-Requests that only read are repeated when nothing came back or the cluster was busy, with growing, jittered waits;
-requests that write are sent once, whatever happens. At most eight calls are on their way at a time, the others wait in
-the order in which they came; every call ends within its deadline from when it is its turn, and its turn comes within as
-much, or it is never sent. Once the end of the process is asked for, all of them end within one deadline.
+- Retry: a request that only reads is sent again if no answer came or the cluster was busy, after a growing, jittered
+  backoff. A request that writes is sent once, whatever happens: the first attempt may have been carried out, and a
+  second POST would create a second token.
+- Concurrency: at most eight requests are in flight. The others wait in the order in which they came.
+- Timeout: a request waits at most QUMULO_TIMEOUT for its turn, and then takes at most QUMULO_TIMEOUT, all its retries
+  included. A request whose turn does not come is never sent.
+- Shutdown: once the process has to end, all requests end by one common deadline.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 from pydantic import SecretStr
 
-from token_tools.cluster import responses as wire
+from token_tools.cluster import responses
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Unsent, Untrusted
@@ -46,11 +49,12 @@ Decoded = TypeVar("Decoded")
 class ClusterClient:
     """The endpoints that this project needs.
 
-    `open_connection` is called once, when there is something to send, and `on_date` with the date of each answer of
-    the cluster that has one.
+    `open_connection` is called once, before the first request. `on_date` is called with the date of every answer that
+    has one and that the cluster itself gave.
 
-    Every method raises `ClusterError`s, or a `Refusal` of what no request can carry. `Unreachable` and `BadAnswer` from
-    a method that writes mean that it is not known whether the write happened.
+    Every method raises a `ClusterError` if the request fails, and a `Refusal` if a request cannot carry an argument. If
+    a method that writes raises `Unreachable` or `BadAnswer`, nobody knows whether the write happened. The exception is
+    `Unsent`: then it did not.
     """
 
     def __init__(
@@ -72,68 +76,73 @@ class ClusterClient:
     async def fetch_page(
         self, *, user: str | None = None, cursor: str | None = None, limit: int | None = None
     ) -> TokenPage:
-        """A page of the cluster's tokens, of one user if `user` names one in the endpoint's spelling.
+        """Return the page of tokens after `cursor`, or the first page.
 
-        `cursor` is the key of the page before; the cluster may give fewer than `limit`.
+        `user` selects the tokens of one user, in the endpoint's spelling. The cluster may return fewer than `limit`.
         """
-        return await self._send_with_retry(wire.decode_page, self._build_page_request(user, cursor, limit))
+        return await self._send_with_retry(responses.decode_page, self._build_page_request(user, cursor, limit))
 
     async def fetch_page_lazily(
         self, *, user: str | None = None, cursor: str | None = None, limit: int | None = None
-    ) -> wire.LazyPage:
-        """The same, with the tokens still to be read."""
-        return await self._send_with_retry(wire.decode_page_lazily, self._build_page_request(user, cursor, limit))
+    ) -> responses.LazyPage:
+        """Return a page whose tokens are not decoded yet, so that its cursor is known early."""
+        return await self._send_with_retry(responses.decode_page_lazily, self._build_page_request(user, cursor, limit))
 
     def _build_page_request(self, user: str | None, cursor: str | None, limit: int | None) -> httpx.Request:
-        given = {"user": user, "after": cursor, "limit": limit}
-        params = {name: value for name, value in given.items() if value is not None}
+        arguments = {"user": user, "after": cursor, "limit": limit}
+        params = {name: value for name, value in arguments.items() if value is not None}
         for name, value in params.items():
             if not _fits_into_url(str(value)):
                 raise Refusal(f"`{name}` cannot be what a cluster gave: it is too long, or no text. Nothing was asked.")
         return self._http.build_request("GET", TOKENS_PATH, params=params)
 
     async def get_token(self, token_id: str) -> AccessToken:
-        """One token by its id."""
-        token = await self._send_with_retry(wire.decode_token, self._http.build_request("GET", TOKENS_PATH + token_id))
+        """Return one token by its id."""
+        token = await self._send_with_retry(
+            responses.decode_token, self._http.build_request("GET", TOKENS_PATH + token_id)
+        )
         return _validate_id(token, token_id)
 
     async def create_token(self, user: Identity, expiration_time: datetime | None) -> NewAccessToken:
-        """Make a token; with no expiration time it lives until it is deleted.
+        """Create a token and return it with its secret; without an expiration time it lives until it is deleted.
 
-        Each call makes another one, and the answer is the only place where the secret ever appears.
+        Each call creates another token, and the cluster never tells the secret again.
         """
         body: dict[str, object] = {"user": user.as_request_body()}
         if expiration_time is not None:
             body["expiration_time"] = format_rfc3339(expiration_time)
-        return await self._send_once(wire.decode_new_token, self._http.build_request("POST", TOKENS_PATH, json=body))
+        return await self._send_once(
+            responses.decode_new_token, self._http.build_request("POST", TOKENS_PATH, json=body)
+        )
 
     async def update_token(self, token_id: str, changes: Mapping[str, bool | str | None]) -> AccessToken:
-        """Enable or disable a token, or move its expiry; the token as it is then."""
+        """Enable or disable a token or change its expiry, and return it as the cluster then describes it."""
         request = self._http.build_request("PATCH", TOKENS_PATH + token_id, json=dict(changes))
-        return _validate_id(await self._send_once(wire.decode_updated_token, request), token_id)
+        return _validate_id(await self._send_once(responses.decode_updated_token, request), token_id)
 
     async def delete_token(self, token_id: str) -> None:
-        """Remove a token for ever."""
-        await self._send_once(wire.check_deletion, self._http.build_request("DELETE", TOKENS_PATH + token_id))
+        """Delete a token for ever."""
+        await self._send_once(responses.check_deletion, self._http.build_request("DELETE", TOKENS_PATH + token_id))
 
     async def who_am_i(self) -> Caller:
-        """Whom the server's credential stands for."""
-        return await self._send_with_retry(wire.decode_caller, self._http.build_request("GET", WHO_AM_I_PATH))
+        """Return the user of the server's own credential."""
+        return await self._send_with_retry(responses.decode_caller, self._http.build_request("GET", WHO_AM_I_PATH))
 
     async def verify_bearer(self, bearer_token: SecretStr) -> Caller:
-        """Whom another bearer token stands for, asked with that one.
+        """Return the user of another bearer token, by a request that is signed with that token.
 
         Raises:
-            Unauthenticated: If the cluster does not take it.
+            Unauthenticated: If the cluster does not accept the token.
         """
         return await self._send_with_retry(
-            wire.decode_verified_caller, self._http.build_request("GET", WHO_AM_I_PATH), bearer_token=bearer_token
+            responses.decode_verified_caller, self._http.build_request("GET", WHO_AM_I_PATH), bearer_token=bearer_token
         )
 
     async def resolve_identity(self, identity: Identity) -> Identity:
-        """The same identity with all that the cluster knows of it. A POST that changes nothing, so it is repeated."""
+        """Return an identity with all that the cluster knows of it."""
+        # This POST only reads, so it may be retried.
         request = self._http.build_request("POST", "/v1/identity/find", json=identity.as_request_body())
-        return await self._send_with_retry(wire.decode_identity, request)
+        return await self._send_with_retry(responses.decode_identity, request)
 
     @cached_property
     def _http(self) -> Connection:
@@ -141,13 +150,15 @@ class ClusterClient:
 
     async def _send_with_retry(
         self,
-        decode: Callable[[wire.Answer], Decoded],
+        decode: Callable[[responses.Answer], Decoded],
         request: httpx.Request,
         *,
         bearer_token: SecretStr | None = None,
     ) -> Decoded:
-        import stamina  # noqa: PLC0415 - with what it needs the slowest import but one, and not for listing tools
+        import stamina  # noqa: PLC0415 - a slow import, which the list of tools does not need
 
+        # The wait doubles, from 0.1 to 2 seconds. The jitter keeps servers that failed together from coming back
+        # together. There is no timeout here because `_limit_request` bounds all attempts together.
         attempts = stamina.retry_context(
             on=self._choose_backoff,
             attempts=MAX_READ_ATTEMPTS,
@@ -162,17 +173,18 @@ class ClusterClient:
                     return self._decode_answer(
                         decode, await self._http.send(request, is_read=True, bearer_token=bearer_token)
                     )
-        raise AssertionError  # pragma: no cover - stamina's last attempt returns or raises; types cannot say so
+        raise AssertionError  # pragma: no cover - the last attempt returns or raises, which its types cannot say
 
-    async def _send_once(self, decode: Callable[[wire.Answer], Decoded], request: httpx.Request) -> Decoded:
+    async def _send_once(self, decode: Callable[[responses.Answer], Decoded], request: httpx.Request) -> Decoded:
         async with self._limit_request():
             return self._decode_answer(decode, await self._http.send(request, is_read=False))
 
-    def _decode_answer(self, decode: Callable[[wire.Answer], Decoded], answer: wire.Answer) -> Decoded:
-        """What an answer says; its date counts if it is the cluster's own."""
+    def _decode_answer(self, decode: Callable[[responses.Answer], Decoded], answer: responses.Answer) -> Decoded:
+        """Decode an answer, and pass its date on if the cluster itself gave the answer."""
         try:
             return decode(answer)
         except (BadAnswer, Unavailable):
+            # Something in front of the cluster may have given this answer, by another clock.
             answer = replace(answer, headers={})
             raise
         finally:
@@ -180,21 +192,26 @@ class ClusterClient:
                 self._on_date(answer.date)
 
     def _choose_backoff(self, failure: Exception) -> bool | timedelta:
+        """Tell stamina whether to retry after a failure: no, yes with its own backoff, or yes after a given wait."""
         match failure:
             case Untrusted():
                 return False
             case Unreachable():
                 return True
-            case Unavailable(transient=True, retry_after=timedelta() as wait):
-                # A wait that does not fit would end as if there had been no answer.
-                left = anyio.current_effective_deadline() - anyio.current_time()
-                return wait if wait.total_seconds() < left else False
+            case Unavailable(is_transient=True, retry_after=timedelta() as wait):
+                # If the wait exceeds the deadline, raise the cluster's own error now. To wait would only turn it into a
+                # timeout, which says less.
+                seconds_left = anyio.current_effective_deadline() - anyio.current_time()
+                return wait if wait.total_seconds() < seconds_left else False
             case _:
-                return isinstance(failure, Unavailable) and failure.transient
+                return isinstance(failure, Unavailable) and failure.is_transient
 
     @asynccontextmanager
     async def _limit_request(self) -> AsyncGenerator[None]:
-        """One of the few calls at a time, and the time that it may take."""
+        """Wait for one of the places in flight, and bound the time of all that is done in the `with` block.
+
+        The wait has a timeout of its own, so that `Unsent` can say for certain that nothing was sent.
+        """
         if not self._shutdown.seconds_left():
             raise Unsent(f"{self._address} was not asked: this server has to stop.", advice=_RETRY_AFTER_RESTART)
         await self._acquire_limiter()
@@ -240,9 +257,9 @@ def _fits_into_url(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # JSON can write half a character.
+        # JSON can escape half of a surrogate pair, which has no UTF-8.
         return False
-    return len(text) <= wire.MAX_CURSOR_CHARS
+    return len(text) <= responses.MAX_CURSOR_CHARS
 
 
 @asynccontextmanager
@@ -253,16 +270,16 @@ async def connect(
     shutdown: Shutdown | None = None,
     on_date: Callable[[datetime], object] = lambda _: None,
 ) -> AsyncGenerator[ClusterClient]:
-    """A client of the cluster that the settings name, over `transport` instead of the network if one is given.
+    """Yield a client of the cluster that the settings name; requests go over `transport` if one is given.
 
-    Its requests take no longer than `shutdown` allows, and `on_date` is called with the date of each answer that has
-    one. Nothing but the credential is read, and nothing opened, before the first request.
+    Its requests end when `shutdown` says so, and `on_date` is called with the date of every answer of the cluster that
+    has one. Before the first request, nothing is opened and only the credential is read.
     """
     bearer = settings.read_bearer()
     async with AsyncExitStack() as stack:
 
         def open_connection() -> Connection:
-            # A host asks for the list of tools at each of its starts; most servers are then never asked for a token.
+            # Importing HTTP and TLS is slow. Hosts list the tools at every start, and often never call one.
             from token_tools.cluster.transport import Connection  # noqa: PLC0415
 
             connection = Connection(settings, bearer, transport=transport)

@@ -1,7 +1,11 @@
-"""What time it is on the cluster, as far as its answers tell.
+"""What time is it on the cluster? Our clock, corrected by the difference that its answers show.
 
-The cluster stamps tokens and ends them by its own clock, which is not ours. What is asked of it and told about it in
-terms of time is therefore reckoned by its clock, once a difference that matters is known.
+The cluster's clock decides when a token was created and when it expires. If it differs from ours, "in an hour" by our
+clock may already be over on the cluster. So every time that is sent to the cluster or told about it is computed by the
+cluster's clock, once a difference is known that matters.
+
+Two observations show the difference. The date header of an answer is available early, but something in front of the
+cluster may have written it. The creation time of a new token is the cluster's own, so for an hour it counts for more.
 """
 
 from datetime import datetime, timedelta
@@ -10,14 +14,14 @@ from typing import Final
 from token_tools.times import MAX_DURATION, Clock, format_duration, format_time, utc_now
 
 MIN_CLOCK_DIFFERENCE: Final = timedelta(minutes=2)
-"""A smaller difference may be the time that an answer took."""
+"""A smaller difference is ignored: it may be the time that the answer took."""
 
 CREATION_DIFFERENCE_VALID_FOR: Final = timedelta(hours=1)
-"""How long the time of a creation counts for more than the date of an answer; either clock may be set meanwhile."""
+"""How long a creation time counts for more than the date of an answer. Later, a clock may have been set."""
 
 
 class ClusterClock:
-    """The cluster's present; that of `clock`, which is ours, until a difference is known."""
+    """Returns the present on the cluster; `clock` is that of this machine, which counts until a difference is known."""
 
     def __init__(self, clock: Clock = utc_now) -> None:
         self._clock = clock
@@ -25,22 +29,25 @@ class ClusterClock:
         self._creation_observed_at: datetime | None = None
 
     def __call__(self) -> datetime:
-        """The present on the cluster, aware."""
+        """Return the present on the cluster, aware."""
         return self._clock() + self.ahead
 
     @property
     def ahead(self) -> timedelta:
-        """By how much the cluster's clock is ahead of ours, zero if that does not matter; negative if it is behind."""
+        """Return how far the cluster's clock is ahead of ours; negative if it is behind, zero if the two agree."""
         return self._measured_ahead if abs(self._measured_ahead) >= MIN_CLOCK_DIFFERENCE else timedelta()
 
     def observe_creation(self, created: datetime, *, started: datetime) -> None:
-        """Take note of when the cluster says that it made a token, which it has made since `started`, by our clock."""
+        """Compare the clocks by the time `created` that the cluster gave a token, which it created after `started`.
+
+        `started` is by our clock.
+        """
         self._creation_observed_at = now = self._clock()
-        # Made in between is as it should be, however long that took.
+        # A creation between `started` and now shows no difference, however long the call took.
         self._set_ahead(created - min(max(created, started), now))
 
     def observe_date(self, date: datetime) -> None:
-        """Take note of the date of an answer; what is in front of a cluster may have written it."""
+        """Compare the clocks by the date of an answer, unless a recent creation has shown the difference."""
         if (
             self._creation_observed_at is None
             or abs(self._clock() - self._creation_observed_at) > CREATION_DIFFERENCE_VALID_FOR
@@ -48,25 +55,25 @@ class ClusterClock:
             self._set_ahead(date - self._clock())
 
     def _set_ahead(self, clock_ahead: timedelta) -> None:
-        # A clock that is a lifetime off is no clock, and would leave the calendar some day.
+        # Bound the difference, because a wild one would take our times out of the range of `datetime`.
         self._measured_ahead = min(max(clock_ahead, -MAX_DURATION), MAX_DURATION)
 
 
 def render_present(now: datetime, clock_ahead: timedelta) -> str:
-    """`It is 2026-11-24 09:00 UTC`, and by whose clock if that is not the same for all."""
+    """Return `It is 2026-11-24 09:00 UTC`, with the difference of the clocks if there is one."""
     difference = render_clock_difference(clock_ahead)
     return f"It is {format_time(now)}{f' by {difference}' if difference else ''}"
 
 
 def render_clock_difference(clock_ahead: timedelta) -> str | None:
-    """`the cluster's clock, which is 2 hours ahead of this machine's`, None if it is not."""
+    """Return `the cluster's clock, which is 2 hours ahead of this machine's`, or None if the clocks agree."""
     if not clock_ahead:
         return None
-    where = "ahead of" if clock_ahead > timedelta() else "behind"
-    return f"the cluster's clock, which is {format_duration(clock_ahead)} {where} this machine's"
+    direction = "ahead of" if clock_ahead > timedelta() else "behind"
+    return f"the cluster's clock, which is {format_duration(clock_ahead)} {direction} this machine's"
 
 
 def render_clock_note(clock_ahead: timedelta) -> str | None:
-    """By whose clock times are told, None if that is the same for all."""
+    """Return a sentence that says by which clock times are told, or None if the clocks agree."""
     difference = render_clock_difference(clock_ahead)
     return f"Times are by {difference}." if difference else None

@@ -1,12 +1,14 @@
-r"""Whom a token is for: the endpoint's identity, its spelling in one string, and back.
+r"""How is a user spelled, and when are two identities the same user? The endpoint's identity, as one string and back.
 
-The spelling is the one that the vendor's `qq` reads (`jane`, `local:jane`, `ad:CORP\jane`, `uid:1001`,
-`auth_id:500`, `sid:S-1-5-21-…`), with two additions that leave nothing out of reach: each of the eleven domains of the
-published enum is a prefix too, also before a numeric form (`posix_user:uid:1001`), and a name may stand in double
-quotes, as JSON writes it. Names that are not plain words are always spelled so, which makes text that the cluster's
-users chose visible as data. Quotes around a whole spelling change nothing: `"local:jane"` is `local:jane`, and who is
-called so is `name:"local:jane"`. A domain that is not published, of a cluster newer than this code, stands in quotes of
-its own: `"SHINY":jane`. What could be one of several is never guessed, but told as it has to be written.
+The spelling is that of the vendor's `qq`: `jane`, `local:jane`, `ad:CORP\jane`, `uid:1001`, `auth_id:500`,
+`sid:S-1-5-21-…`. Two additions make every user expressible:
+ - Each of the eleven published domains is a prefix, also before a number: `posix_user:uid:1001`.
+ - A name may be a JSON string in double quotes. Names that are not plain words are always written so, because the users
+   of the cluster choose them, and a model must see them as data.
+
+Quotes around a whole spelling change nothing: `"local:jane"` is `local:jane`. A user whose name is `local:jane` is
+`name:"local:jane"`. An unpublished domain, of a cluster that is newer than this code, is quoted too: `"SHINY":jane`.
+A spelling that could mean several users is refused with the spellings to choose from; nothing is guessed.
 
 Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_util` 7.10 for the spelling.
 """
@@ -41,10 +43,10 @@ _LOCAL_DOMAIN: Final = "LOCAL"
 _USER_FORMS: Final = r"self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or a bare NAME"
 HOW_TO_WRITE_A_USER: Final = f"write {_USER_FORMS}"
 MAX_SPELLING_CHARS: Final = 1024
-"""Characters; no directory has longer names, and requests have to carry them."""
+"""A longer spelling is refused; no directory has such names, and a request could not carry them."""
 
 MAX_SHOWN_NAME_CHARS: Final = 96
-"""Characters; a longer name is cut when it is told, and spelled by its number where there is one."""
+"""A longer name is replaced by the user's number, or cut if the number is unknown."""
 
 _PREFIX_BY_DOMAIN: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
     "ACTIVE_DIRECTORY": "ad",
@@ -57,14 +59,14 @@ _DOMAIN_BY_PREFIX: Final = {domain.lower(): domain for domain in _PREFIX_BY_DOMA
 FORMULA_STARTS: Final = (
     "=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212\ufb29"
 )
-"""What a spreadsheet takes for the beginning of a formula, in each of its forms."""
+"""The characters with which a formula of a spreadsheet may begin, in all their Unicode forms."""
 
 _PLAIN_NAME: Final = re.compile(
     r"(?!\d+$|self$|s(?:-\d+)+$|local\\|.*@local$|(?:auth_id|uid|gid|sid)=(?:\d|s-)|.*\\\\"
     rf"|.*(?<!\w)[{re.escape(FORMULA_STARTS)}])[\w.@\\$+=,&-]+",
     re.IGNORECASE,
 )
-"""Names that need no quotes: nothing in them looks like another form of a user, or anywhere begins like a formula."""
+"""Names that need no quotes: they look like no other spelling of a user, and no part of them begins like a formula."""
 _DOMAIN_ALTERNATIVES: Final = "|".join(_DOMAIN_BY_PREFIX)
 _KEY_AND_VALUE: Final = re.compile(
     r"(auth_id|uid|gid|sid)(?: *[:=] *| +)(\d[\da-fx]*|s-[\d-]+)", re.ASCII | re.IGNORECASE
@@ -73,18 +75,18 @@ _OTHER_FORM: Final = re.compile(
     rf"self|\d+|s(?:-\d+)+|(?:{_DOMAIN_ALTERNATIVES}|auth_id|uid|gid|sid|name)\s*:.*|{_KEY_AND_VALUE.pattern}",
     re.IGNORECASE | re.DOTALL,
 )
-"""What denotes a user in another way than as the name that it is, in quotes too; such a name is told behind `name:`."""
+"""Spellings that do not mean a name, even in quotes. A name that looks like one is written after `name:`."""
 _DOMAIN_BEFORE: Final = re.compile(rf"((?:{_DOMAIN_ALTERNATIVES})(?=/)|local(?=\\))[/\\](.+)", re.IGNORECASE)
 _DOMAIN_BEHIND: Final = re.compile(rf"(.+?)(?:@(?=local$)| \((?=(?:{_DOMAIN_ALTERNATIVES})\)$))(\w+)\)?", re.IGNORECASE)
 _UNKNOWN_PREFIX: Final = re.compile(r"(?:[^:=]*:|@)\s*(.*)", re.DOTALL)
 _QUOTED_DOMAIN: Final = re.compile(r'("(?:[^"\\]|\\.)+"): *(.+)', re.DOTALL)
-"""One of a cluster that is newer than this code, as such a cluster tells it."""
+"""An unpublished domain, as a cluster writes it that is newer than this code, and what follows it."""
 
 _QUOTED_PLAIN: Final = re.compile(r'"([^"]+)"')
 _BACKSLASHES: Final = re.compile(r"\\{2,}")
 _QUOTES: Final = "\"'`"
 _MIN_INEXACT_INTEGER: Final = 2**53
-"""JSON numbers from here on may not be what was written."""
+"""Many JSON parsers round numbers from here on."""
 
 _PROPOSABLE_NAME: Final = re.compile(rf'[^":{{}}<>]{{1,{MAX_SHOWN_NAME_CHARS}}}')
 _WITH_AUTH_ID: Final = re.compile(r"(.+) \(auth_id (\d{1,20})\)", re.ASCII)
@@ -93,7 +95,7 @@ _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
 
 
 def _coerce_number(value: object) -> int | None:
-    """A whole number, as JSON or as text, or None for anything else; Python's own reading takes `1_0` too."""
+    """Return a whole number from a JSON number or a text, or None. `int` alone would accept texts such as `1_0`."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value, base=16 if value.lower().startswith("0x") else 10)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -115,7 +117,8 @@ def _coerce_posix_id(value: object) -> int | None:
     return number if number is not None and 0 <= number < 2**32 else None
 
 
-# A list has hundreds of thousands of each of these: what most of them are is tried first, and needs no Python.
+# A list has hundreds of thousands of these values. The usual form is tried first, because pydantic checks it without
+# calling Python.
 _FIRST_FIT: Final = Field(union_mode="left_to_right")
 _PlainText = Annotated[str, Field(min_length=1)]
 _PlainAuthId = Annotated[str, Field(pattern=r"^(?:0|[1-9][0-9]{0,18})$")]
@@ -128,11 +131,11 @@ OptionalText = Annotated[_PlainText | _EmptyText | None, _FIRST_FIT]
 
 
 class Identity(BaseModel):
-    """A user or group as the endpoint describes it; any field may be unknown, and an empty one is.
+    """A user or group as the endpoint describes it. Any field may be unknown (None); an empty text counts as unknown.
 
-    `auth_id` is the cluster's own key (a decimal number below 2**64, as text), `uid` and `gid` are POSIX numbers
-    below 2**32 (what is none is unknown), `domain` is one of the published eleven or, from a cluster newer than this
-    code, another word.
+    `auth_id` is the cluster's own key, a decimal number below 2**64 as text. `uid` and `gid` are POSIX numbers below
+    2**32; another value counts as unknown. `domain` is one of the eleven published ones, or another word from a cluster
+    that is newer than this code.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -146,10 +149,11 @@ class Identity(BaseModel):
 
     @classmethod
     def parse(cls, spelling: str) -> Self:
-        """The identity that one string spells.
+        """Return the identity for a spelling.
 
         Raises:
-            ValueError: With what to write instead; the text does not repeat what was given.
+            ValueError: If it is no spelling of one user. The text says what to write instead; it may propose spellings,
+                but none with a secret in it.
         """
         if len(spelling) > MAX_SPELLING_CHARS:
             raise ValueError(f"is too long for a user, with more than {MAX_SPELLING_CHARS} characters")
@@ -162,10 +166,7 @@ class Identity(BaseModel):
         return identity
 
     def __str__(self) -> str:
-        """The spelling in one string, which is made once; `parse` of it denotes the same identity.
-
-        It does not where something had to be cut.
-        """
+        """Return the spelling; `parse` of it means the same identity, unless a long name had to be cut."""
         return self._spelling
 
     @cached_property
@@ -176,8 +177,8 @@ class Identity(BaseModel):
             else ""
         )
         if self.name and len(self.name) <= MAX_SHOWN_NAME_CHARS:
-            is_doubtful = not prefix and _OTHER_FORM.fullmatch(self.name)
-            return f"{'name:' if is_doubtful else prefix}{format_name(self.name)}"
+            is_ambiguous = not prefix and _OTHER_FORM.fullmatch(self.name)
+            return f"{'name:' if is_ambiguous else prefix}{format_name(self.name)}"
         for key in ("auth_id", "uid", "gid", "sid"):
             if (value := getattr(self, key)) is not None:
                 return f"{prefix}{key}:{format_sid(value) if key == 'sid' else value}"
@@ -185,7 +186,7 @@ class Identity(BaseModel):
 
     @property
     def is_identified(self) -> bool:
-        """Whether anything is known that tells it from all others: a domain alone does not."""
+        """Tell whether a field is known that identifies a user; a domain alone does not."""
         return (
             self.auth_id is not None
             or self.name is not None
@@ -195,21 +196,21 @@ class Identity(BaseModel):
         )
 
     def as_request_body(self) -> dict[str, str | int]:
-        """How a request names it: by all that is known.
+        """Return the identity for the body of a request, with all known fields.
 
         Raises:
-            Refusal: If that denotes nobody; what a cluster would make of it is not known.
+            Refusal: If no known field identifies a user; it is unknown whom a cluster would take it for.
         """
         self._check_identified()
         return self.known_fields()
 
     def as_user_filter(self) -> str:
-        """How the endpoint's `user` filter takes it: by the unambiguous key if that is known.
+        """Return the identity for the endpoint's `user` filter, by the unambiguous `auth_id` if that is known.
 
-        A name goes without its domain, which the filter does not take; check what comes back with `may_be`.
+        A name loses its domain, which the filter does not accept; check the users in the answer with `may_be`.
 
         Raises:
-            Refusal: If it denotes nobody.
+            Refusal: If no known field identifies a user.
         """
         self._check_identified()
         if self.auth_id is None and self.name is not None:
@@ -219,41 +220,41 @@ class Identity(BaseModel):
         return str(Identity(auth_id=self.auth_id, uid=self.uid, gid=self.gid))
 
     def as_minimal_identity(self) -> "Identity":
-        """The least that denotes it: `auth_id` if that is known."""
+        """Return an identity with nothing but the `auth_id`; the whole identity if that is unknown."""
         return self if self.auth_id is None else Identity(auth_id=self.auth_id)
 
     def may_be(self, other: "Identity") -> bool:
-        """Whether `other`, as the cluster tells it, can be whom this denotes.
+        """Tell whether `other`, a user in an answer of the cluster, can be the user that was asked for.
 
-        Numbers that both have must agree. Names may be written in several ways, so they are left to the cluster; but
-        a domain, unless a common number settles the matter, must be there and be the same.
+        All numbers that both have must agree. Without a common number, a domain that was asked for must be equal. Names
+        are not compared, because a directory accepts several spellings of one name; the cluster has compared them.
         """
-        mine, theirs = self.known_fields(), other.known_fields()
-        common = [key for key in ("auth_id", "uid", "gid", "sid") if key in mine and key in theirs]
+        own_fields, other_fields = self.known_fields(), other.known_fields()
+        common = [key for key in ("auth_id", "uid", "gid", "sid") if key in own_fields and key in other_fields]
         if common:
-            return all(mine[key] == theirs[key] for key in common)
+            return all(own_fields[key] == other_fields[key] for key in common)
         return self.domain is None or self.domain == other.domain
 
     def merged_with(self, found: "Identity") -> "Identity | None":
-        """This with all that a look-up tells of it, or None if it tells something else: then it is somebody else.
+        """Return this identity with the fields that a look-up has found, or None if the two contradict each other.
 
-        A cluster may tell no more than the key. Names of local users are compared; those of directories may be written
-        in several ways, so they are left to the cluster.
+        Names are compared only in the local domain, because a directory accepts several spellings of one name.
         """
-        mine, theirs = self.known_fields(), found.known_fields()
-        if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys() - {"name"}):
+        own_fields, found_fields = self.known_fields(), found.known_fields()
+        common = own_fields.keys() & found_fields.keys() - {"name"}
+        if any(own_fields[key] != found_fields[key] for key in common):
             return None
         is_local = _LOCAL_DOMAIN in {self.domain, found.domain}
         if is_local and self.name and found.name and _local_name(self.name) != _local_name(found.name):
             return None
-        return Identity.model_validate(mine | theirs)
+        return Identity.model_validate(own_fields | found_fields)
 
     def shares_identifier_with(self, found: "Identity") -> bool:
-        """Whether a look-up repeats anything of this by which somebody can be told from all others."""
+        """Tell whether a look-up and this identity have a known field in common; the domain does not count."""
         return bool(self.known_fields().keys() & found.known_fields().keys() - {"domain"})
 
     def known_fields(self) -> dict[str, str | int]:
-        """The fields that have a value."""
+        """Return the fields that are not None."""
         return self.model_dump(exclude_none=True)
 
     def _check_identified(self) -> None:
@@ -262,60 +263,60 @@ class Identity(BaseModel):
 
 
 def parse_user(spelling: object) -> "Identity | Literal['self']":
-    """What a caller names as a user: `"self"`, or an `Identity` for each other string.
+    """Return the user that a caller names: `"self"`, or the identity for any other spelling.
 
     Raises:
-        ValueError: As `Identity.parse`, and for whatever is not a string, the fields of an identity included.
+        ValueError: As `Identity.parse`, and if it is not a string, such as an object with the fields of an identity.
     """
     if not isinstance(spelling, str):
         raise ValueError("must be text")  # noqa: TRY004 - pydantic understands no other
     return SELF if spelling.strip().strip(_QUOTES).lower() == SELF else Identity.parse(spelling)
 
 
-def propose_user(given: object) -> str:
-    """How to write a user who was given as something else than text, as a sentence that goes on after `write`."""
-    match given:
-        case int() if not isinstance(given, bool) and 0 <= given < _MIN_INEXACT_INTEGER:
-            return _propose_name(str(given), source_text=str(given))
+def propose_user(value: object) -> str:
+    """Return spellings, to go on after the word `write`, for a value that was given as a user and is not a string."""
+    match value:
+        case int() if not isinstance(value, bool) and 0 <= value < _MIN_INEXACT_INTEGER:
+            return _propose_name(str(value), source_text=str(value))
         case dict():
-            return _format_object(cast("dict[str, object]", given)) or _USER_FORMS
+            return _format_object(cast("dict[str, object]", value)) or _USER_FORMS
         case _:
             return _USER_FORMS
 
 
 def format_name(name: str) -> str:
-    """The name as it is if it is one plain word, else quoted."""
+    """Return a name as it is if it is one plain word, else quoted."""
     is_word = len(name) <= MAX_SHOWN_NAME_CHARS and _PLAIN_NAME.fullmatch(name)
     is_plain = is_word and is_visible(name) and has_one_script(name) and not has_secret(name)
     return name if is_plain else quote_untrusted(name, max_chars=MAX_SHOWN_NAME_CHARS)
 
 
 def bare_name(name: str) -> str:
-    r"""The name without the domain that may stand in it (`CORP\jane`, `jane@corp.example.com`), for comparison."""
+    r"""Return a name without a domain in it (`CORP\jane`, `jane@corp.example.com`), in small letters, to compare it."""
     return name.rpartition("\\")[2].partition("@")[0].casefold()
 
 
 def _local_name(name: str) -> str:
-    r"""The name without the cluster's own that may stand before it (`CLUSTER\jane`), for comparison."""
+    r"""Return a local name without the cluster's name before it (`CLUSTER\jane`), in small letters, to compare it."""
     return name.rpartition("\\")[2].casefold()
 
 
 def format_sid(sid: str) -> str:
-    """The SID as it is if it is one, else quoted."""
+    """Return a SID as it is if it has the form of one, else quoted."""
     return sid if _SID.fullmatch(sid) else quote_untrusted(sid, max_chars=MAX_SHOWN_NAME_CHARS)
 
 
 def _parse_spelling(text: str) -> dict[str, str]:
     if text[:1] == text[-1:] and text[:1] in {"'", "`"}:
         text = text[1:-1].strip()
-    if noted := _WITH_AUTH_ID.fullmatch(text):
-        return _parse_spelling(noted[1]) | {"auth_id": noted[2]}
+    if numbered := _WITH_AUTH_ID.fullmatch(text):
+        return _parse_spelling(numbered[1]) | {"auth_id": numbered[2]}
     if unpublished := _QUOTED_DOMAIN.fullmatch(text):
         domain = _parse_quoted(unpublished[1])
         return {"domain": _DOMAIN_BY_PREFIX.get(domain.lower(), domain)} | _parse_in_domain(unpublished[2])
     if text.startswith('"'):
         if text.endswith('"') and _OTHER_FORM.fullmatch(text[1:-1]) and not _is_printable_json(text):
-            # It has quotes of its own, or a backslash that is none of JSON: `"local:"Jane Doe""`, `"ad:CORP\tom"`.
+            # It is not JSON, or its backslash was not meant as an escape: `"local:"Jane Doe""`, `"ad:CORP\tom"`.
             return _parse_spelling(text[1:-1])
         name = _parse_quoted(text)
         return _parse_spelling(name) if _OTHER_FORM.fullmatch(name) else {"name": name}
@@ -337,11 +338,11 @@ def _parse_without_domain(text: str) -> dict[str, str]:
         return known
     if keyed := _KEY_AND_VALUE.fullmatch(text):
         return _parse_value(keyed[1].lower(), keyed[2])
-    # A distinguished name may contain a colon; the vendor's rule is the same.
-    if foreign := _UNKNOWN_PREFIX.fullmatch(text):
+    # A distinguished name, which has an equals sign, may contain a colon. Source: `qumulo.lib.identity_util`.
+    if unknown := _UNKNOWN_PREFIX.fullmatch(text):
         prefix = text.partition(":")[0]
-        # In capitals it can be the domain of a directory.
-        name = rf"{prefix}\{foreign[1]}" if prefix.isupper() else foreign[1]
+        # A prefix in capitals can be the domain of a directory.
+        name = rf"{prefix}\{unknown[1]}" if prefix.isupper() else unknown[1]
         raise ValueError(f"has a prefix that does not exist: write {_propose_name(name, source_text=text)}")
     if text.isdecimal():
         raise ValueError(
@@ -360,19 +361,19 @@ def _parse_prefixed(text: str) -> dict[str, str] | None:
 
 def _parse_value(key: str, value: str) -> dict[str, str]:
     if value.startswith('"'):
-        # Quotes make whatever a cluster tells readable.
+        # In quotes, any value is accepted, so that whatever a cluster returns can be written.
         return {key: _parse_quoted(value)}
     if key == "name" and not (value and value.isprintable()):
         raise ValueError(f"has an empty or unprintable name: {HOW_TO_WRITE_A_USER}")
     if key == "sid" and not _SID.fullmatch(value.upper()):
         raise ValueError("has a malformed SID: write sid:S-1-… as the cluster lists it")
-    # Who knows a name as JSON, and leaves its quotes out, doubles its backslashes.
+    # A model that copies a name from JSON without its quotes may keep the doubled backslashes.
     return {key: value.upper() if key == "sid" else _BACKSLASHES.sub(r"\\", value)}
 
 
 def _parse_quoted(text: str) -> str:
     try:
-        # What begins with a quote is text or nothing. An empty one, and half a character, are no name to the model.
+        # A text that begins with a quote is a JSON string or no JSON. `Identity` refuses an empty or broken name.
         name: str = json.loads(text)
     except ValueError:
         if plain := _QUOTED_PLAIN.fullmatch(text):
@@ -391,7 +392,7 @@ def _is_printable_json(text: str) -> bool:
 
 
 def _format_json_object(text: str) -> str | None:
-    """How the user is written whom an object in JSON describes, None if this is no such text."""
+    """Return the spelling of the user that an object in JSON describes, or None if the text is no such object."""
     with suppress(ValueError, RecursionError):
         fields: object = json.loads(text) if text.startswith("{") else None
         return _format_object(cast("dict[str, object]", fields)) if isinstance(fields, dict) else None
@@ -408,17 +409,17 @@ def _format_object(fields: dict[str, object]) -> str | None:
 
 
 def _propose_domain(found: re.Match[str]) -> str:
-    r"""How to write `local/jane`, `local\jane`, `jane@local` and `jane (local)`."""
+    r"""Return the right spelling for a match such as `local/jane`, `local\jane`, `jane@local` or `jane (local)`."""
     domain, name = (found[1], found[2]) if found.re is _DOMAIN_BEFORE else (found[2], found[1])
     if has_secret(found[0]):
         return _USER_FORMS
-    own = f"{domain.lower()}:{format_name(name)}"
-    # A directory may have a domain of that name.
-    return f"{own} or ad:{format_name(found[0])}" if "/" not in found[0] and "(" not in found[0] else own
+    spelling = f"{domain.lower()}:{format_name(name)}"
+    # A directory may have a domain with the name `local`.
+    return f"{spelling} or ad:{format_name(found[0])}" if "/" not in found[0] and "(" not in found[0] else spelling
 
 
 def _propose_name(name: str, *, source_text: str) -> str:
-    """How to write who is only called so; the forms where the text that told it may have a secret in it."""
+    """Return the spellings that a bare name can mean, or all forms if `source_text` may have a secret in it."""
     bare = name.rpartition("\\")[2]
     if has_secret(source_text) or not (bare and _PROPOSABLE_NAME.fullmatch(name)):
         return _USER_FORMS

@@ -1,7 +1,7 @@
-"""What the cluster says: the objects of the endpoint, read tolerantly and never changed.
+"""Which objects does the endpoint return, and which of their forms are accepted? The models are immutable.
 
-The published schema lies a little, so these models take what real clusters send: null where a number was promised,
-identities of which only `auth_id` is known, no `expiration_time` before Core 5.3.2 and no `enabled` before 5.3.3.
+Real clusters differ from the published schema, so the models also accept null instead of a number, identities with
+nothing but an `auth_id`, tokens without `expiration_time` (before Core 5.3.2) and without `enabled` (before 5.3.3).
 Fields that a newer cluster adds are ignored.
 
 Source: the published schema of `/v1/auth/access-tokens/`; the vendor's SDK 7.10.
@@ -22,9 +22,10 @@ from token_tools.times import format_rfc3339, parse_rfc3339
 
 
 class Timestamp(str):
-    """A time exactly as the cluster wrote it: RFC 3339 in UTC, up to nine fractional digits; `instant` is its meaning.
+    """A time exactly as the cluster wrote it, in RFC 3339 and UTC with up to nine fractional digits.
 
-    It is parsed once, to be validated, and never again: an audit looks at each of hundreds of thousands several times.
+    `instant` is the time that it means. It is parsed only once, because an audit reads hundreds of thousands of times,
+    and each of them more than once.
     """
 
     __slots__ = ("instant",)
@@ -32,10 +33,10 @@ class Timestamp(str):
 
     @classmethod
     def parse(cls, text: str) -> "Timestamp":
-        """The time that a text writes.
+        """Return the timestamp for a text.
 
         Raises:
-            ValueError: If it is not one.
+            ValueError: If the text is not a time in RFC 3339.
         """
         timestamp = cls(text)
         timestamp.instant = parse_rfc3339(text)
@@ -56,18 +57,18 @@ _PlainId = Annotated[str, Field(pattern=r"^[0-9]{1,64}$")]
 _OtherId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$"), AfterValidator(_validate_not_secret)]
 _PLAIN_ID: Final = re.compile(r"0|[1-9][0-9]{0,63}", re.ASCII)
 TokenId = Annotated[_PlainId | _OtherId, Field(union_mode="left_to_right")]
-"""Opaque; today a decimal number of 22 digits or more, which no JSON number of a client can hold."""
+"""An opaque text. Today it is a decimal number of 22 digits or more, too long for the JSON numbers of many clients."""
 
 
 @dataclass(frozen=True)
 class TokenState:
-    """What can be changed about a token: whether it is enabled, and when it expires, aware, None for never."""
+    """The state of a token that can be updated: whether it is enabled, and when it expires (aware; None for never)."""
 
     enabled: bool
     expires: datetime | None
 
     def changes_to(self, wanted: "TokenState") -> dict[str, bool | str | None]:
-        """What the endpoint must be sent to turn this into `wanted`; null makes a token live for ever."""
+        """Return the body of the request that turns this state into `wanted`; a null clears the expiry."""
         changes: dict[str, bool | str | None] = {}
         if wanted.expires != self.expires:
             changes["expiration_time"] = None if wanted.expires is None else format_rfc3339(wanted.expires)
@@ -77,52 +78,52 @@ class TokenState:
 
 
 class AccessToken(BaseModel):
-    """One token as the endpoint lists it, without its secret.
+    """A token as the endpoint lists it, without its secret.
 
-    `enabled` and `expiration_time` are None where the cluster does not say: the token is then enabled and does not
-    expire. `creator` may be unknown, and `user` an identity without a field.
+    If `enabled` is None, the cluster did not say, and the token is enabled. If `expiration_time` is None, it does not
+    expire. `creator` may be unknown, and `user` may be an identity without any field.
     """
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     id: TokenId
-    user: Annotated[Identity, BeforeValidator(lambda told: {} if told is None else told)]
+    user: Annotated[Identity, BeforeValidator(lambda value: {} if value is None else value)]
     creator: Identity | None = None
     creation_time: Timestamp
-    expiration_time: Annotated[Timestamp | None, BeforeValidator(lambda text: text or None)] = None
+    expiration_time: Annotated[Timestamp | None, BeforeValidator(lambda value: value or None)] = None
     enabled: bool | None = None
 
     @property
     def created(self) -> datetime:
-        """When it was made, aware."""
+        """Return the time of its creation, aware."""
         return self.creation_time.instant
 
     @property
     def expires(self) -> datetime | None:
-        """When it stops working, aware; None if never."""
+        """Return the time at which it expires, aware; None if it does not expire."""
         return None if self.expiration_time is None else self.expiration_time.instant
 
     @property
     def state(self) -> TokenState:
-        """What of it can be changed."""
+        """Return the part of it that can be updated."""
         return TokenState(enabled=not self.is_disabled, expires=self.expires)
 
     @property
     def is_disabled(self) -> bool:
-        """Whether somebody switched it off; that can be undone."""
+        """Tell whether it was disabled; it can be enabled again."""
         return self.enabled is False
 
     def is_expired(self, *, now: datetime) -> bool:
-        """Whether its time is over."""
+        """Tell whether it has expired."""
         return self.expires is not None and self.expires <= now
 
     def is_live(self, *, now: datetime) -> bool:
-        """Whether it authenticates its user."""
+        """Tell whether it authenticates its user: it is enabled and has not expired."""
         return not self.is_disabled and not self.is_expired(now=now)
 
 
 class NewAccessToken(BaseModel):
-    """The answer to a create: the one and only time that the cluster tells the secret."""
+    """The answer to a create, the only one in which the cluster tells the secret."""
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, hide_input_in_errors=True)
 
@@ -132,9 +133,9 @@ class NewAccessToken(BaseModel):
 
 @dataclass(frozen=True)
 class TokenPage:
-    """A part of the cluster's tokens, in the cluster's order.
+    """A page of the cluster's tokens, in the cluster's order.
 
-    `cursor` is the key that asks for the next part; None says that there is none.
+    `cursor` is the key for the next page; None if this is the last one.
     """
 
     entries: tuple[AccessToken, ...]
@@ -142,17 +143,17 @@ class TokenPage:
 
 
 def _coerce_plain_id(value: object) -> str | None:
-    """Plain digits; what is not is as good as not told, since it could be mistaken for another token's."""
+    """Return an id in plain digits, or None for any other value, because `007` may or may not be the token `7`."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return text if isinstance(text, str) and _PLAIN_ID.fullmatch(text) else None
 
 
 class Caller(BaseModel):
-    """Whom a credential stands for (who-am-i).
+    """The user of a credential, as who-am-i describes them.
 
-    `id` is their auth_id. `access_token_id` is only told to a caller who came with an access token, not to one who
-    logged in. `privileges` is None where the cluster does not tell them. `is_token`
-    and `may_be_token` say what the credential looks like, in which the cluster has no say.
+    `id` is their auth_id. `access_token_id` is None for the credential of a login, and if the cluster does not tell it.
+    `privileges` is None if the cluster does not tell them. `responses` sets `is_token` and `may_be_token` by the form
+    of the credential; they are never read from the answer.
     """
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
@@ -168,21 +169,21 @@ class Caller(BaseModel):
 
     @property
     def is_unidentified_token(self) -> bool:
-        """Whether the cluster does not tell which token the caller came with, who may have come with one."""
+        """Tell whether the credential may be an access token whose id is unknown."""
         return self.access_token_id is None and self.may_be_token
 
     def is_user(self, user: Identity) -> bool:
-        """Whether this is that user: by the first number that both have, or else by the name.
+        """Tell whether the caller is a user, by the first number that both have, or else by the name.
 
-        The domain of a caller is not told, and one in front of a name is not compared.
+        Domains are not compared, because who-am-i does not tell the caller's.
         """
         numbers = [(self.id, user.auth_id), (self.sid, user.sid), (self.uid, user.uid)]
-        for mine, theirs in numbers:
-            if mine is not None and theirs is not None:
-                return mine == theirs
+        for own, other in numbers:
+            if own is not None and other is not None:
+                return own == other
         return self.name is not None and user.name is not None and bare_name(self.name) == bare_name(user.name)
 
     @property
     def identity(self) -> Identity:
-        """The caller as the endpoint takes it; the domain is not told."""
+        """Return the caller in the form that the endpoint takes."""
         return Identity(auth_id=self.id)

@@ -1,4 +1,6 @@
-"""The vendor's command line, for what a human does by hand: commands to copy, quoted for a shell.
+"""Which `qq` command does the same by hand? Commands of the vendor's client, quoted for a shell, for a person to copy.
+
+No command prints a bearer token: a person may run it where a model reads the output.
 
 Source: `qumulo-api` 7.10; the tests run these commands.
 """
@@ -15,31 +17,31 @@ from token_tools.times import format_rfc3339
 
 @dataclass(frozen=True)
 class Qq:
-    """`qq` for one cluster."""
+    """The `qq` commands for one cluster."""
 
     host: str
     port: int
 
     def who_am_i(self, store: Path) -> str:
-        """Ask the cluster whom the token in a credentials store stands for."""
+        """Return the command that asks the cluster for the user of the token in a credentials store."""
         return self._format_command("--credentials-store", str(store), "who_am_i")
 
     def create_token(self, user: Identity, expires: datetime | None, file_name: str) -> str:
-        """Make a token, its secret in a new private file of this name in the home folder, and nowhere else.
+        """Return the command that creates a token and writes its secret to a new private file in the home folder.
 
-        `file_name` has nothing that a shell would read. If there is such a file, nothing is done.
+        `file_name` must have no characters that are special in a shell. If the file exists, the command does nothing.
         """
-        # Without an offset qq takes a time for local, whatever its help says.
+        # qq reads a time without an offset as local time, whatever its help says.
         until = [] if expires is None else ["--expiration-time", format_rfc3339(expires)]
         create = self._format_command("auth_create_access_token", str(user.as_minimal_identity()), *until)
-        # By itself qq would print the secret, and leave its file readable for others.
+        # qq alone would print the secret, and would leave the file readable for others.
         file = f"~/{file_name}"
         return (
             f"(umask 077; set -C; : > {file} && {{ {create} --file {file} > /dev/null || {{ rm {file}; exit 1; }}; }})"
         )
 
     def update_token(self, token_id: str, before: TokenState, wanted: TokenState) -> str | None:
-        """Change a token; None where an expiry would have to be cleared, which `qq` cannot."""
+        """Return the command that updates a token; None if it would have to clear an expiry, which `qq` cannot do."""
         changes = before.changes_to(wanted)
         arguments: list[str] = []
         if "expiration_time" in changes:
@@ -51,7 +53,7 @@ class Qq:
         return self._format_command("auth_modify_access_token", token_id, *arguments)
 
     def delete_token(self, token_id: str) -> str:
-        """Delete a token."""
+        """Return the command that deletes a token."""
         return self._format_command("auth_delete_access_token", token_id)
 
     def _format_command(self, *arguments: str) -> str:

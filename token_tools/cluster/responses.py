@@ -1,11 +1,11 @@
-"""Bytes to models, statuses to errors: everything the cluster can say, understood in one place.
+"""What does an answer mean? Bytes become models, and statuses become errors, here and nowhere else.
 
-There is no I/O and no clock in here. A function either gives what its name says or raises one of our errors; no
-answer whatever makes it do anything else, and none is quoted except the vendor's own error text, marked as data.
+This module has no I/O and no clock. A function returns what its name says or raises one of our errors, whatever the
+answer is. Of an answer it quotes only the vendor's error text, marked as data.
 
-An answer is the endpoint's if its status *and* its form are: JSON of the promised shape, or for an error the vendor's
-envelope. All else was said by something in front of a cluster, such as a gateway, and is a `BadAnswer` whatever its
-status: it tells nothing of what became of a request.
+An answer comes from the endpoint only if both its status and its form are right: JSON of the promised shape, or for an
+error the vendor's envelope. Every other answer comes from something in front of the cluster, such as a gateway. It is a
+`BadAnswer` whatever its status, because it does not say whether the request was carried out.
 
 Source: `qumulo.lib.request` 7.10 for the envelope of errors; RFC 9110 for Retry-After.
 """
@@ -30,37 +30,37 @@ from token_tools.redaction import WITHHELD_KNOWN, WITHHELD_LIKELY, has_known_sec
 from token_tools.times import format_duration
 
 MAX_DESCRIPTION_CHARS: Final = 240
-"""Characters of a cluster's error text that are repeated."""
+"""Errors quote at most this many characters of a cluster's description."""
 
 READ_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
 WRITE_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
-"""As the API spells them; the vendor's guide writes them in the singular."""
+"""The privileges as the API spells them; the vendor's guide writes them in the singular."""
 
 _ACCESS_PREFIX: Final = "access-v1:"
 _LOGIN_PREFIXES: Final = ("session-v1:", "1:")
-"""How the bearer token of an access token begins, and that of a login. Source: the vendor's REST guide."""
+"""How the bearer tokens of access tokens and of logins begin. Source: the vendor's REST guide."""
 
 _WHO_AM_I_PRIVILEGE: Final = "whatever who-am-i needs there"
 _TOKEN_MARKER: Final = b'"creation_time"'
-"""What each token of a page has once."""
+"""A key that each token of a page has once, so that tokens can be counted before they are decoded."""
 
 MAX_CURSOR_CHARS: Final = 1024
-"""Characters of a paging key; a longer one would not fit into an answer or a URL."""
+"""A longer cursor would not fit into an answer or a URL."""
 
 MAX_LINK_CHARS: Final = 8 * MAX_CURSOR_CHARS
-"""Characters of the link that has the key in it."""
+"""The longest `paging.next` that is parsed; URL encoding can make its cursor several times longer."""
 
 MAX_TOKENS_PER_PAGE: Final = 20_000
-"""Tokens on a page that are read; a cluster of the vendor gives half as many at most. Source: its S3 guide."""
+"""The largest page that is decoded; a real cluster returns at most half of it. Source: the vendor's S3 guide."""
 
 MAX_DATE_CHARS: Final = 64
-"""Characters of a date; RFC 9110 writes 29."""
+"""Characters of a date that are parsed; a date of RFC 9110 has 29."""
 
 MAX_RETRY_AFTER: Final = timedelta(days=365)
-"""What a Retry-After is taken for that asks for more."""
+"""A Retry-After that asks for more counts as this."""
 
 _ERROR_CLASS: Final = re.compile(r"(?:[a-z]{1,24}[0-9]{0,2}_){1,9}error")
-"""As all that are known of the vendor's. Nothing else is shown."""
+"""The form of every error class of the vendor that is known. A text of another form is not shown."""
 _ERROR_CLASS_VOCABULARY: Final = """
 access account ad allowed already api argument auth authenticated authorized bad busy cannot conflict
 connection create cred credential credentials database denied directory disabled do does domain duplicate
@@ -70,9 +70,9 @@ not of only operation out parameter past permission posix privilege quota range 
 required resource s3 server service set sid smb some such support supported system time timeout to token
 tokens too unauthorized unavailable unknown unsupported user users value version with write
 """
-"""What the classes are made of that are known, and others of the vendor's API."""
+"""Words of the known error classes, and other words of the vendor's API."""
 _ERROR_CLASS_WORDS: Final = frozenset(_ERROR_CLASS_VOCABULARY.split())
-"""The words of a class that is shown where others could be a part of a secret."""
+"""After a POST only classes of these words are shown, because another word could be a part of the new secret."""
 _AMBIGUOUS_STATUSES: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 499}
 """Besides 5xx. A gateway that gave up waiting says 408 or, nginx, 499; what it passed on may have been done."""
 _TRANSIENT_STATUSES: Final = {
@@ -89,7 +89,7 @@ _PERMANENT_STATUSES: Final = {
     HTTPStatus.NOT_EXTENDED,
     HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED,
 }
-"""What the same request will be answered with again."""
+"""Statuses that the same request will meet again."""
 _UNKNOWN_ADMINISTRATOR: Final = "whoever runs the cluster, or the gateway if there is one,"
 _EXPECTED_PAGE: Final = "a list of access tokens"
 
@@ -98,9 +98,9 @@ NO_CREDENTIAL: Final = SecretStr("")
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back over HTTP; the names of `headers` are in lower case. The body may hold a new bearer token.
+    """An answer over HTTP; the names of `headers` are in lower case. The body may contain a new bearer token.
 
-    `credential` is what the request was signed with: an error may repeat it.
+    `credential` is the one that the request was signed with: an answer may repeat it.
     """
 
     status: int
@@ -110,21 +110,21 @@ class Answer:
 
     @property
     def date(self) -> datetime | None:
-        """When it was given, by the clock of whoever gave it; None if it does not tell, or a cache kept it."""
+        """Return the time at which the sender gave the answer; None if it has no date, or comes from a cache."""
         return None if "age" in self.headers else _parse_date(self.headers.get("date", ""))
 
 
 class _Envelope(BaseModel):
-    """The vendor's form of an error, which has a class; what else it should tell may be missing or no text."""
+    """The vendor's form of an error. Only its class is certain; the description may be missing or no text."""
 
     error_class: Annotated[str, Field(min_length=1)]
-    description: Annotated[str, BeforeValidator(lambda told: told if isinstance(told, str) else "")] = ""
+    description: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else "")] = ""
 
     @property
     def safe_class(self) -> str | None:
-        """The class if it is one word as the vendor writes them."""
-        is_word = _ERROR_CLASS.fullmatch(self.error_class) and not has_secret(self.error_class)
-        return self.error_class if is_word else None
+        """Return the error class if it has the vendor's form and repeats no secret, else None."""
+        is_safe = _ERROR_CLASS.fullmatch(self.error_class) and not has_secret(self.error_class)
+        return self.error_class if is_safe else None
 
 
 class _Paging(BaseModel):
@@ -140,7 +140,7 @@ class _PagedBody(BaseModel):
 
 
 class _TokenPageBody(_PagedBody):
-    # Of millions that are none, the first is enough.
+    # Stop at the first invalid entry: a hostile page could have millions.
     entries: Annotated[tuple[AccessToken, ...], FailFast(), Field(max_length=MAX_TOKENS_PER_PAGE)]
 
 
@@ -149,13 +149,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class LazyPage:
-    """A page of which only `cursor` was read, a tenth of the work; it means what it does in `TokenPage`."""
+    """A page of which only the `cursor` is decoded, which takes a tenth of the time; `cursor` is as in `TokenPage`."""
 
     cursor: str | None
     answer: Answer
 
     def decode(self) -> TokenPage:
-        """All of it.
+        """Return the page with its tokens.
 
         Raises:
             BadAnswer: If it is no page of tokens.
@@ -164,7 +164,7 @@ class LazyPage:
 
 
 def decode_page_lazily(answer: Answer) -> LazyPage:
-    """A page of tokens that are read later, so that the next page can be asked for at once.
+    """Return a page whose tokens are decoded later, so that the next page can be requested at once.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
@@ -175,7 +175,7 @@ def decode_page_lazily(answer: Answer) -> LazyPage:
 
 
 def decode_page(answer: Answer) -> TokenPage:
-    """A page of tokens; of `paging.next` only the `cursor` key is taken, never its host.
+    """Return a page of tokens; its cursor is the `after` of `paging.next`, whose host is ignored.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
@@ -185,7 +185,7 @@ def decode_page(answer: Answer) -> TokenPage:
 
 
 def decode_token(answer: Answer) -> AccessToken:
-    """One token.
+    """Return one token.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
@@ -194,7 +194,7 @@ def decode_token(answer: Answer) -> AccessToken:
 
 
 def decode_updated_token(answer: Answer) -> AccessToken:
-    """One token, as it is after a change.
+    """Return a token after its update.
 
     Raises:
         ClusterError: As `check_write`, or `BadAnswer`.
@@ -204,11 +204,11 @@ def decode_updated_token(answer: Answer) -> AccessToken:
 
 
 def decode_new_token(answer: Answer) -> NewAccessToken:
-    """A token just made, with its secret.
+    """Return a new token with its secret.
 
     Raises:
-        ClusterError: As `check_write`, or `BadAnswer`. Its text quotes no sentence of the answer, which knows a secret
-            that nobody else does yet.
+        ClusterError: As `check_write`, or `BadAnswer`. Its text quotes no sentence of the answer, which may contain a
+            secret that this process does not know yet and could not recognise.
     """
     check_write(answer, render=_render_known_class)
     new = _decode_body(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
@@ -218,7 +218,7 @@ def decode_new_token(answer: Answer) -> NewAccessToken:
 
 
 def check_deletion(answer: Answer) -> None:
-    """Nothing: the body of a deletion's answer is empty.
+    """Check that an answer confirms a deletion: a 2xx with an empty body.
 
     Raises:
         ClusterError: As `check_write`, or `BadAnswer`.
@@ -229,7 +229,7 @@ def check_deletion(answer: Answer) -> None:
 
 
 def decode_caller(answer: Answer) -> Caller:
-    """Whom a credential stands for.
+    """Return the user of the server's own credential.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
@@ -239,7 +239,7 @@ def decode_caller(answer: Answer) -> Caller:
 
 
 def decode_verified_caller(answer: Answer) -> Caller:
-    """Whom a new bearer token stands for.
+    """Return the user of a new bearer token.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`. Its text quotes no sentence of the answer.
@@ -249,33 +249,33 @@ def decode_verified_caller(answer: Answer) -> Caller:
 
 
 def decode_identity(answer: Answer) -> Identity:
-    """A resolved identity.
+    """Return an identity that the cluster has resolved.
 
     Raises:
         ClusterError: As `check_status`, or `BadAnswer`.
     """
-    found = _decode_checked(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
-    if not found.is_identified:
+    identity = _decode_checked(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+    if not identity.is_identified:
         raise BadAnswer("The answer is not an identity: it tells nothing of anybody.")
-    return found
+    return identity
 
 
 def _render_known_class(answer: Answer) -> str:
-    """As `_render_class`; only the status where a word of the class could be a part of a new secret."""
+    """Return ` (409 some_error)`, or ` (409)` if a word of the class could be a part of a new secret."""
     envelope = _decode_envelope(answer)
     words = envelope.safe_class.split("_") if envelope and envelope.safe_class else ["?"]
     return _render_class(answer) if _ERROR_CLASS_WORDS.issuperset(words) else f" ({answer.status})"
 
 
 def _render_class(answer: Answer) -> str:
-    """` (409 some_error)`, with only the status where the body is not the vendor's envelope."""
+    """Return ` (409 some_error)`, or ` (409)` if the body is not the vendor's envelope."""
     envelope = _decode_envelope(answer)
-    told = [str(answer.status), envelope.safe_class if envelope else None]
-    return f" ({' '.join(filter(None, told))})"
+    parts = [str(answer.status), envelope.safe_class if envelope else None]
+    return f" ({' '.join(filter(None, parts))})"
 
 
 def _render_envelope(answer: Answer) -> str:
-    """` (409 some_error: "Its description")`, with only the status where the body is not the vendor's envelope."""
+    """Return ` (409 some_error: "Its description")`, or ` (409)` if the body is not the vendor's envelope."""
     envelope = _decode_envelope(answer)
     if envelope is None or not envelope.description:
         return _render_class(answer)
@@ -288,11 +288,11 @@ def _render_envelope(answer: Answer) -> str:
 
 
 def check_write(answer: Answer, *, render: Callable[[Answer], str] = _render_envelope) -> None:
-    """Nothing for a 2xx; as `check_status` for the answer to a request that writes.
+    """Check that a request that writes has succeeded with a 2xx; `render` returns what an error may quote.
 
     Raises:
-        ClusterError: As `check_status`. A 401 without a body, which a cluster may well give, is a `BadAnswer` too: what
-            is in front of one may say it after the request was carried out.
+        ClusterError: As `check_status`, except that a 401 without a body is a `BadAnswer`. A cluster may give it, but
+            so may something in front of the cluster, after the write was carried out.
     """
     if answer.status == HTTPStatus.UNAUTHORIZED and _decode_envelope(answer) is None:
         raise BadAnswer(_render_not_from_cluster(answer.status))
@@ -300,18 +300,18 @@ def check_write(answer: Answer, *, render: Callable[[Answer], str] = _render_env
 
 
 def check_status(answer: Answer, *, privilege: str, render: Callable[[Answer], str] = _render_envelope) -> None:
-    """Nothing for a 2xx; `privilege` is the one to name when the cluster says that one is missing.
+    """Check that a request has succeeded with a 2xx.
 
-    `render` gives what may be quoted of an error.
+    `privilege` is the one that an error names for a 403. `render` returns what an error may quote of the answer.
 
     Raises:
         Unauthenticated: For 401, in the vendor's envelope or without a body.
         Forbidden: For 403 in the vendor's envelope.
         NotFound: For 404 in the vendor's envelope.
-        Unavailable: For 408, 429, 499 and 5xx; `transient` where the same request may well succeed soon.
+        Unavailable: For 408, 429, 499 and 5xx, in any form.
         Rejected: For any other 4xx in the vendor's envelope.
-        BadAnswer: For a 4xx that is no answer of a cluster, and for a redirect, which is never followed: it would carry
-            the credential away.
+        BadAnswer: For a 4xx without the vendor's envelope, and for a redirect. No redirect is followed, because it
+            could send the credential to another host.
     """
     status = answer.status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -338,7 +338,7 @@ def _explain_status(status: int, rendered_error: str, privilege: str) -> Cluster
             "of qq, whichever this server works with."
         )
     if status == HTTPStatus.FORBIDDEN:
-        still = (
+        self_hint = (
             " Without it, from Core 7.3 on, what concerns the credential's own tokens still works: user `self`."
             if privilege in {READ_PRIVILEGE, WRITE_PRIVILEGE}
             else ""
@@ -346,7 +346,7 @@ def _explain_status(status: int, rendered_error: str, privilege: str) -> Cluster
         return Forbidden(
             f"This server's credential lacks a privilege{rendered_error}. An administrator can grant "
             f"{privilege} through a role."
-            f"{still}"
+            f"{self_hint}"
         )
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(f"The cluster knows no such thing{rendered_error}.")
@@ -355,28 +355,28 @@ def _explain_status(status: int, rendered_error: str, privilege: str) -> Cluster
 
 def _explain_unavailable(answer: Answer, rendered_error: str) -> Unavailable:
     retry_after = _parse_retry_after(answer.headers)
-    is_clusters = _decode_envelope(answer) is not None
+    is_from_cluster = _decode_envelope(answer) is not None
     what = "cannot do this" if answer.status in _PERMANENT_STATUSES else "cannot answer now"
     wait = f" It asks to wait {format_duration(retry_after)}." if retry_after else ""
     return Unavailable(
-        f"The cluster{'' if is_clusters else ', or a gateway before it,'} {what}{rendered_error}.{wait}",
-        transient=answer.status in _TRANSIENT_STATUSES,
+        f"The cluster{'' if is_from_cluster else ', or a gateway before it,'} {what}{rendered_error}.{wait}",
+        is_transient=answer.status in _TRANSIENT_STATUSES,
         retry_after=retry_after,
         advice=_render_retry_advice(
-            answer.status, retry_after, who="the cluster's administrator" if is_clusters else _UNKNOWN_ADMINISTRATOR
+            answer.status, retry_after, who="the cluster's administrator" if is_from_cluster else _UNKNOWN_ADMINISTRATOR
         ),
     )
 
 
 def _render_retry_advice(status: int, retry_after: timedelta | None, *, who: str) -> str:
-    who = f"{who} has to look at it."
+    escalation = f"{who} has to look at it."
     if retry_after is not None:
         return "Try again after that, and not before."
     if status in _PERMANENT_STATUSES:
-        return f"Trying the same again does not help: {who}"
+        return f"Trying the same again does not help: {escalation}"
     return (
         f"Try again in {'a minute' if status in _TRANSIENT_STATUSES else 'some minutes, once'}; if it is "
-        f"the same then, {who}"
+        f"the same then, {escalation}"
     )
 
 
@@ -403,11 +403,11 @@ def _decode_checked(model: type[Model], answer: Answer, *, expected: str, privil
 def _decode_caller_body(answer: Answer) -> Caller:
     caller = _decode_body(Caller, answer, expected="who-am-i")
     credential = answer.credential.get_secret_value()
-    looks = {
+    appearance = {
         "is_token": credential.startswith(_ACCESS_PREFIX),
         "may_be_token": not credential.startswith(_LOGIN_PREFIXES),
     }
-    return caller.model_copy(update=looks)
+    return caller.model_copy(update=appearance)
 
 
 def _decode_body(model: type[Model], answer: Answer, *, expected: str) -> Model:
@@ -416,24 +416,26 @@ def _decode_body(model: type[Model], answer: Answer, *, expected: str) -> Model:
     try:
         return model.model_validate_json(answer.body)
     except ValidationError as invalid:
-        place = invalid.errors(include_input=False, include_url=False)[0]["loc"]
-        # Which of several forms of a value was tried is pydantic's business, and no name.
-        where = ".".join(str(part) for part in place if isinstance(part, int) or part.isidentifier())
+        path = invalid.errors(include_input=False, include_url=False)[0]["loc"]
+        # Drop the parts by which pydantic tells the members of a union apart: they are no names in the answer.
+        key_path = ".".join(str(part) for part in path if isinstance(part, int) or part.isidentifier())
+        flaw = (
+            f" (it does not fit at {quote_untrusted(key_path, max_chars=80)})" if key_path else ", nor any JSON object"
+        )
         raise BadAnswer(
-            f"The answer is not {expected}"
-            f"{f' (it does not fit at {quote_untrusted(where, max_chars=80)})' if where else ', nor any JSON object'}. "
+            f"The answer is not {expected}{flaw}. "
             "Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
         ) from None
 
 
 def _parse_next_link(link: str) -> str:
-    after = ""
+    cursor = ""
     if len(link) <= MAX_LINK_CHARS:
         with suppress(KeyError, ValueError):
-            [after] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
-    if not 0 < len(after) <= MAX_CURSOR_CHARS or has_known_secret(after):
+            [cursor] = parse_qs(urlsplit(link).query, strict_parsing=True)["after"]
+    if not 0 < len(cursor) <= MAX_CURSOR_CHARS or has_known_secret(cursor):
         raise BadAnswer("The answer's `paging.next` has no usable `after` key, so the next page cannot be asked for.")
-    return after
+    return cursor
 
 
 def _parse_date(text: str) -> datetime | None:
@@ -444,7 +446,10 @@ def _parse_date(text: str) -> datetime | None:
 
 
 def _parse_retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """The wait that a Retry-After asks for; a date in it counts from the answer's own Date, and none is no wait."""
+    """Return the wait that a Retry-After asks for, or None if it asks for none.
+
+    A date in it is compared with the answer's own Date, so that the difference of the clocks does not matter.
+    """
     text = headers.get("retry-after", "")[:MAX_DATE_CHARS]
     try:
         if text.isdecimal():

@@ -1,6 +1,7 @@
-"""HTTPS to one cluster: how it is trusted, how requests are signed, and what a failure on the way is called.
+"""How does a request reach the cluster? Trust, signing with the current credential, and errors of the connection.
 
-The libraries behind this are a twentieth of a server's start, so it is loaded when there is something to send.
+Importing the libraries for HTTP and TLS takes a twentieth of the server's start, so `client` imports this module only
+when there is something to send.
 """
 
 import logging
@@ -33,16 +34,16 @@ _FIX_BY_VERIFY_CODE: Final = {
     62: _WRONG_NAME_FIX,
     64: _WRONG_NAME_FIX,
 }
-"""What mends a certificate whose issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
+"""What to do about a certificate although its issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
 
 MAX_BODY_BYTES: Final = 16 << 20
-"""Bytes of an answer; a page of 10,000 tokens, the most that a cluster gives at once, takes less than half of it."""
+"""The largest answer that is read. A page of 10,000 tokens, the most that a cluster returns, takes less than half."""
 
 _IDENTITY_ENCODING: Final = "identity"
-"""The content encoding of what is not encoded."""
+"""The name in HTTP for a body without compression."""
 
 _IS_READ_EXTENSION: Final = "token_tools.reads"
-"""The extension of a request that tells whether it changes nothing; its verb does not."""
+"""The extension that says whether a request only reads. Its method does not say so, because some POSTs only read."""
 
 _RETRY_AFTER_FIX: Final = "Trying again does not help before that is mended."
 _RETRY_SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
@@ -51,23 +52,23 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Connection:
-    """The way to the cluster that the settings name, over `transport` instead of the network if one is given."""
+    """HTTPS to the cluster that the settings name; requests go over `transport` if one is given."""
 
     def __init__(self, settings: Settings, bearer: SecretStr, *, transport: httpx.AsyncBaseTransport | None) -> None:
         for library in ("httpcore", "httpx", "hpack"):
-            # At DEBUG they tell headers, and a cluster or a proxy may repeat the credential in one.
+            # At DEBUG these libraries log headers, and a header of an answer may repeat the credential.
             logging.getLogger(library).setLevel(logging.WARNING)
         self._address = settings.address
         self._ca_file = settings.ca_file
         self._http = httpx.AsyncClient(
             base_url=f"https://{settings.address}",
-            auth=BearerAuth(settings, bearer),
+            auth=RenewableBearerAuth(settings, bearer),
             headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": _IDENTITY_ENCODING},
             verify=_build_tls_context(settings),
             transport=transport,
-            # The deadline of a call is the client's business: httpx's own timeouts start anew with every byte.
+            # `client` bounds the whole request, which the timeouts of httpx do not: they start again with every byte.
             timeout=None,  # noqa: S113
-            # Proxies, .netrc and certificate folders come from the settings or not at all.
+            # Ignore proxies, .netrc and certificate folders of the environment: only the settings count.
             trust_env=False,
             follow_redirects=False,
         )
@@ -75,15 +76,15 @@ class Connection:
         self.aclose = self._http.aclose
 
     async def send(self, request: httpx.Request, *, is_read: bool, bearer_token: SecretStr | None = None) -> Answer:
-        """The answer to a request, with what that was signed with.
+        """Send a request; return the answer and the credential that the request was signed with.
 
-        That is the server's own credential, or `bearer_token` if one is given. A request that only `is_read` may be
-        sent again with a renewed credential.
+        The credential is the server's own, or `bearer_token` if one is given. `is_read` says that the request changes
+        nothing, so that it may be sent again with a renewed credential.
 
         Raises:
-            ClusterError: If there is none.
+            ClusterError: If there is no answer, or it is not read because it is compressed or too large.
         """
-        auth = GivenBearer(bearer_token) if bearer_token else self._http.auth
+        auth = FixedBearerAuth(bearer_token) if bearer_token else self._http.auth
         request.extensions[_IS_READ_EXTENSION] = is_read
         with self._explain_errors():
             response = await self._http.send(request, auth=auth, stream=True)
@@ -96,7 +97,7 @@ class Connection:
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         if response.headers.get("content-encoding", _IDENTITY_ENCODING).strip().lower() not in {"", _IDENTITY_ENCODING}:
-            # To decode it could take a thousand times its size.
+            # Decompressed, it could take a thousand times its size.
             raise BadAnswer(f"The answer of {self._address} is compressed, which was not asked for, and was not read.")
         body = bytearray()
         async for chunk in response.aiter_bytes():
@@ -114,14 +115,16 @@ class Connection:
         except httpx.TransportError as failure:
             raise _explain_failure(failure, self._address, self._ca_file) from failure
         except OSError as failure:
-            # httpcore wraps what breaks a connection, but not what the TLS library finds in the middle of an answer.
+            # httpx does not wrap an error that the TLS library raises in the middle of an answer.
             raise _explain_failure(failure, self._address, self._ca_file) from failure
 
 
-class BearerAuth(httpx.Auth):
-    """Signs requests with the server's credential, which is read again when the cluster no longer takes it.
+class RenewableBearerAuth(httpx.Auth):
+    """Signs requests with the server's credential, and reads the credential again after a 401.
 
-    A request that reads is then sent once more with the renewed credential. One that writes is not, here as anywhere.
+    A login of qq expires, and logging in again writes a new one to the same file. Reading the file again after a 401
+    avoids a restart of the server. A request that only reads is then sent once more with the new credential. A request
+    that writes is not, because no write is ever repeated; but the next request uses the new credential.
     """
 
     def __init__(self, settings: Settings, bearer: SecretStr) -> None:
@@ -130,15 +133,15 @@ class BearerAuth(httpx.Auth):
         remember_secret_permanently(bearer)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        """Sign, and sign again after a 401 if the credential is another one by now."""
-        sent = self._bearer
-        _authorize(request, sent)
+        """Sign a request, and sign it once more after a 401 if the credential has changed."""
+        used = self._bearer
+        _authorize(request, used)
         response = yield request
         if response.status_code != HTTPStatus.UNAUTHORIZED:
             return
         self._renew()
-        # Another request may have renewed it while this one was on its way.
-        if self._bearer != sent and request.extensions[_IS_READ_EXTENSION]:
+        # Compare with the credential that this request used: a concurrent request may have renewed it in the meantime.
+        if self._bearer != used and request.extensions[_IS_READ_EXTENSION]:
             _authorize(request, self._bearer)
             yield request
 
@@ -147,17 +150,18 @@ class BearerAuth(httpx.Auth):
             self._bearer = self._settings.read_bearer()
             remember_secret_permanently(self._bearer)
         except SettingsError as failure:
+            # Keep the old credential: the file may be half written, and the next 401 reads it again.
             _LOG.warning("The credential could not be read again: %s", failure)
 
 
-class GivenBearer(httpx.Auth):
-    """Signs requests with one bearer token, and with no other."""
+class FixedBearerAuth(httpx.Auth):
+    """Signs requests with one bearer token, which is never renewed."""
 
     def __init__(self, bearer_token: SecretStr) -> None:
         self._bearer_token = bearer_token
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        """Sign."""
+        """Sign a request."""
         _authorize(request, self._bearer_token)
         yield request
 
@@ -182,15 +186,15 @@ def _explain_failure(failure: Exception, address: str, ca_file: Path | None) -> 
     causes = list(_iterate_causes(failure))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            # What Python raises has the code; what the trust stores of other systems raise may not.
-            why = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
-            mending = _FIX_BY_VERIFY_CODE.get(getattr(cause, "verify_code", 0)) or _render_how_to_trust(ca_file)
+            # Errors of OpenSSL have these attributes; those of another trust store may not.
+            reason = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
+            fix = _FIX_BY_VERIFY_CODE.get(getattr(cause, "verify_code", 0)) or _render_how_to_trust(ca_file)
             return Untrusted(
-                f"The certificate of {address} is not trusted ({why}). Nothing was sent. {mending}.",
+                f"The certificate of {address} is not trusted ({reason}). Nothing was sent. {fix}.",
                 advice=_RETRY_AFTER_FIX,
             )
-    # The texts of HTTP libraries may quote what a peer sent; those of the operating system and of TLS do not.
-    reasons = [reason for cause in causes if (reason := _render_reason(cause))]
+    # Quote the operating system and TLS only: the texts of HTTP libraries may repeat what the other side sent.
+    reasons = list(filter(None, map(_render_reason, causes)))
     reason = reasons[-1] if reasons else _render_break(failure)
     if not isinstance(failure, httpx.ConnectError):
         return Unreachable(
@@ -212,21 +216,21 @@ def _explain_failure(failure: Exception, address: str, ca_file: Path | None) -> 
 def _render_reason(cause: BaseException) -> str | None:
     match cause:
         case ssl.SSLError():
-            # Its strerror names a line of Python's own source.
+            # `strerror` is no help here: it names a line of Python's own source.
             return (getattr(cause, "reason", None) or "TLS failed").replace("_", " ").lower()
         case OSError(errno=int(number)) if not isinstance(cause, socket.gaierror):
-            # asyncio puts the address that was tried in the place of the reason.
+            # Look the reason up, because asyncio puts the address into `strerror`.
             return os.strerror(number)
         case OSError():
-            # The numbers for a name that is not found are of another kind.
+            # The error numbers of name resolution are no `errno`, so only `strerror` helps.
             return cause.strerror
         case _:
             return None
 
 
 def _render_break(failure: Exception) -> str:
-    is_puzzling = isinstance(failure, httpx.RemoteProtocolError)
-    return "it ended early, or what came is no HTTP" if is_puzzling else "the connection broke"
+    is_protocol_error = isinstance(failure, httpx.RemoteProtocolError)
+    return "it ended early, or what came is no HTTP" if is_protocol_error else "the connection broke"
 
 
 def _render_how_to_trust(ca_file: Path | None) -> str:
@@ -238,7 +242,7 @@ def _render_how_to_trust(ca_file: Path | None) -> str:
 
 
 def _iterate_causes(failure: BaseException | None) -> Iterator[BaseException]:
-    # At one of ours begins what the caller was busy with, such as a full disk.
+    # Stop at our own errors: beyond them the chain describes the caller, not this request.
     while failure is not None and not isinstance(failure, TokenToolsError):
         yield failure
         failure = failure.__cause__ or failure.__context__

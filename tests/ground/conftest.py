@@ -1,0 +1,24 @@
+"""Files that settings name."""
+
+from pathlib import Path
+
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from tests.support.environment import SECRET
+from token_tools.credentials import encode_store
+
+
+@pytest.fixture
+def ca_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def credentials_file(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.write_bytes(encode_store(SecretStr(SECRET)))
+    return path

@@ -1,0 +1,60 @@
+"""Tokens that tests put on the embedded cluster, and what is said of them."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tests.support.harness import ADMIN, JANE, NOW, Harness
+from token_tools.sandbox.cluster import Account, Token
+
+
+def add_token_without_findings(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `add_token`, whose types hold
+    """Add a token of which an audit finds nothing, unless a field in `special` is a finding."""
+    return add_token(harness, account, **{"creator": account.auth_id, **special})
+
+
+def remove_findings_of_own_token(harness: Harness) -> None:
+    """Nothing to say about the server's own token either."""
+    [own] = harness.tokens_of(ADMIN)
+    del harness.cluster.tokens[own.id]
+    harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
+    kept = replace(own, id=str((1500 << 64) + 1), user="1500", creator="1500", expiration_time=NOW + timedelta(days=99))
+    harness.cluster.tokens[kept.id] = kept
+
+
+def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `add_token` takes them
+    """A token made 40 days ago that expires in 50, unless it is special."""
+    usual: dict[str, Any] = {
+        "creator": ADMIN.auth_id,
+        "creation_time": NOW - timedelta(days=40),
+        "expiration_time": NOW + timedelta(days=50),
+    }
+    return harness.cluster.add_token(account.auth_id, **{**usual, **special})
+
+
+def lockout_refusal(own: Token, action: str) -> str:
+    """The refusal to do that to the server's own token."""
+    return (
+        f"This server itself runs on token {own.id}, so it will not {action}: it would lock itself out. "
+        "To replace it, call rotate_access_token and let the server run on the new one."
+    )
+
+
+def own_token(harness: Harness) -> Token:
+    """The token that the server runs on."""
+    assert harness.settings.bearer_token is not None
+    bearer_token = harness.settings.bearer_token.get_secret_value()
+    return next(token for token in harness.cluster.tokens.values() if token.bearer_token == bearer_token)
+
+
+def find_new_token(harness: Harness, old: Token) -> Token:
+    """The one token of jane besides the old one."""
+    [new] = [token for token in harness.tokens_of(JANE) if token.id != old.id]
+    return new
+
+
+MONTH = timedelta(days=30)
+
+
+def add_token_of_jane(harness: Harness) -> Token:
+    return harness.cluster.add_token("1001", creator="500", creation_time=NOW - MONTH, expiration_time=NOW + MONTH)

@@ -1,0 +1,26 @@
+"""The calls that an answer advises."""
+
+import json
+import re
+from typing import Any
+
+from mcp.client import Client
+
+from tests.support.harness import AUDIT_TOOL, ToolAnswer
+
+CALL_PATTERN = re.compile(r"(\w+_access_tokens?)\(([^)]*)\)")
+ARGUMENT_PATTERN = re.compile(r'(\w+)=("[^"]*"|\w+)')
+
+
+def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The calls that a text tells, as whoever follows it makes them."""
+    return [
+        (tool, {name: json.loads(value) for name, value in ARGUMENT_PATTERN.findall(arguments)})
+        for tool, arguments in CALL_PATTERN.findall(text)
+    ]
+
+
+async def find_remedies(client: Client) -> list[tuple[str, dict[str, Any]]]:
+    told = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}))
+    remedies = [remedy for finding in told.fields["findings"] for remedy in parse_calls(finding["mend"])]
+    return [remedy for number, remedy in enumerate(remedies) if remedy not in remedies[:number]]

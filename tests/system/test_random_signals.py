@@ -1,0 +1,90 @@
+"""Storms: a server that is ended at random times, in every way, while the cluster fails."""
+
+import random
+import signal
+from pathlib import Path
+from typing import get_args
+
+import anyio
+import pytest
+
+from tests.support.harness import ADMIN, LDAP_BOB
+from tests.support.json_rpc import create_call
+from tests.support.server_process import ServerProcess, Streams, assert_no_token_is_lost, running_server, served_cluster
+from tests.support.signals import KILL_SIGNALS, STOP_SIGNALS, format_signal
+from token_tools.sandbox.faults import Endpoint, Fault
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """As many storms as were asked for."""
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(int(metafunc.config.getoption("--storms") or 0)))
+
+
+STORM_CALLS: list[tuple[str, dict[str, str]]] = [
+    *(("create_access_token", {"user": user}) for user in ("local:jane", "ldap_user:bob", "auth_id:21474836481")),
+    ("rotate_access_token", {"id": "own"}),
+    ("update_access_token", {"id": "own", "expiration_time": "10d"}),
+    ("delete_access_token", {"id": "own"}),
+    ("list_access_tokens", {}),
+]
+STORM_FAULTS: list[dict[Endpoint, Fault]] = [
+    {},
+    {},
+    {"create": "cut-after"},
+    {"create": "hang-after"},
+    {"create": "half", "list-again": "cut-after"},
+    {"get": "hang-after", "delete": "cut-after"},
+    {"who-am-i": "busy"},
+    {"list": "endless"},
+]
+
+
+def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
+    """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
+    chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
+    over: Streams = chance.choice(get_args(Streams))
+    with served_cluster(tmp_path) as stage, running_server(stage, streams=over, QUMULO_TIMEOUT="1s") as life:
+
+        async def dawdle(_request: str) -> None:
+            await anyio.sleep(chance.random() * 0.05)
+
+        stage.before_serving = dawdle
+        old = stage.cluster.add_token(LDAP_BOB.auth_id, creator=ADMIN.auth_id)
+        before = {*stage.cluster.tokens}
+        stage.faults.plan.update(chance.choice(STORM_FAULTS))
+        for number, (tool, arguments) in enumerate(chance.sample(STORM_CALLS, chance.randint(1, 4)), 2):
+            life.send(
+                create_call(number, tool, **{name: old.id if one == "own" else one for name, one in arguments.items()})
+            )
+        life.is_running_after(chance.random() * 0.4)
+        names = send_random_ends(chance, life)
+
+        status, told = life.wait_for_exit()
+        assert "Traceback" not in told
+        assert_no_token_is_lost(stage, {*stage.cluster.tokens} - before)
+        if not KILL_SIGNALS & names:
+            assert (status, told) == (0, "")
+            assert "intended" not in {line["attempt"]: line["result"] for line in stage.read_journal()}.values()
+        else:
+            assert status <= 0
+
+
+def send_random_ends(chance: random.Random, life: ServerProcess) -> set[str]:
+    """Do to it whatever ends a process, until it has to; the names of the signals that were sent."""
+    sent: set[str] = set()
+    everything = [one for one in sorted(signal.valid_signals()) if format_signal(one) not in STOP_SIGNALS]
+    gentle = [one for one in everything if format_signal(one) not in KILL_SIGNALS]
+    for _ in range(chance.randint(1, 6)):
+        match chance.randint(0, 9):
+            case 0:
+                life.close(life.stdin_fd)
+            case 1:
+                life.close(life.stdout_fd)
+            case _:
+                signum = chance.choice(everything if chance.random() < 0.3 else gentle)
+                sent.add(format_signal(signum))
+                life.process.send_signal(signum)
+        life.is_running_after(chance.random() * 0.2)
+    life.close(life.stdin_fd, life.stdout_fd)
+    return sent

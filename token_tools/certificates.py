@@ -1,0 +1,54 @@
+"""Which file of certificates is accepted? PEM with a certificate in it; a refusal says what the file holds instead.
+
+How the certificates are used is decided in `cluster.transport`.
+"""
+
+import shlex
+import ssl
+from pathlib import Path
+from typing import Final
+
+from token_tools.file_reading import decode_text, open_checked, read_whole
+from token_tools.quoting import has_secret
+from token_tools.redaction import MAX_SEARCHED_CHARS
+
+MAX_CERTIFICATES_BYTES: Final = 4 << 20
+"""The largest file that is read; those of operating systems have a tenth of it."""
+
+
+def read_certificates(path: Path) -> str:
+    """Return the text of a PEM file that holds at least one certificate.
+
+    Raises:
+        ValueError: If it cannot be read or holds no certificate; the text says what it holds instead.
+    """
+    with open_checked(path) as file_fd:
+        content = read_whole(file_fd, max_bytes=MAX_CERTIFICATES_BYTES)
+    # Comments between certificates may be in any language, and Python loads ASCII only.
+    text = decode_text(content).encode("ascii", errors="ignore").decode()
+    if not _is_loadable(text):
+        raise ValueError(_render_no_certificate(content, text, path))
+    return text
+
+
+def _is_loadable(certificates: str | bytes) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
+    except (ValueError, ssl.SSLError):
+        return False
+    return True
+
+
+def _render_no_certificate(content: bytes, text: str, path: Path) -> str:
+    if not content.strip():
+        return "is empty"
+    if _is_loadable(content):
+        command = shlex.join(["openssl", "x509", "-inform", "der", "-in", str(path)])
+        return f"holds a certificate in DER, and PEM is needed: `{command}` prints it"
+    if "-----BEGIN CERTIFICATE-----" in text:
+        return "holds no readable PEM certificate: what begins as one is damaged"
+    if "PRIVATE KEY-----" in text:
+        return "holds a private key and no readable PEM certificate"
+    if has_secret(text[:MAX_SEARCHED_CHARS]):
+        return "holds a token or something like one, and no readable PEM certificate"
+    return "holds no readable PEM certificate"
