@@ -12,13 +12,8 @@ from token_tools.cluster.qq import Qq
 from token_tools.operations.consent import NoConsent, Plan
 from token_tools.operations.create import MAX_TOKENS_PER_USER
 from token_tools.operations.plans import CreatePlan, DeletePlan, RotatePlan, UpdatePlan
-from token_tools.views.tokens import (
-    DISABLE_FIRST_ADVICE,
-    render_expiry,
-    render_lifetime,
-    render_open_intents,
-    render_state,
-)
+from token_tools.views.new_tokens import render_expiry, render_open_intents
+from token_tools.views.tokens import DISABLE_FIRST_ADVICE, render_lifetime, render_state
 
 REPEATS_BEFORE_NOTICE: Final = 2
 """How often the same is asked about without a yes until it is told how often it was."""
