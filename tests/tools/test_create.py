@@ -30,7 +30,7 @@ from tests.support.misbehaving_cluster import (
     rewrite_answers,
 )
 from tests.support.remedies import parse_calls
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import Account, Token
 
 pytestmark = pytest.mark.anyio

@@ -39,7 +39,7 @@ from tests.support.misbehaving_cluster import (
 )
 from tests.support.recording_transport import OnServed
 from tests.support.remedies import find_remedies, parse_calls
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE, Token
 from token_tools.storage.delivery import KeyringDelivery
 

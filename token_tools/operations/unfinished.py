@@ -1,15 +1,14 @@
-"""What was begun and of which nobody knows the end: with the tokens that it may be about, until it is settled.
+"""Attempts without a known end, with the tokens that they may be about, until they are settled.
 
-It is settled by what the cluster has: by nothing left of it, by a bearer token in its place, or by what was done since.
-There is no I/O in here but the journal's and the delivery's, which are asked and never waited for long.
+An attempt is settled once the cluster has none of its tokens any more, once a bearer token is found where it was
+delivered, or by what was done since. The journal and the delivery are asked here, but never waited for long.
 """
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 
 import anyio
@@ -18,108 +17,21 @@ from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity, bare_name
 from token_tools.cluster.models import AccessToken, Caller
-from token_tools.errors import ClusterError, DeliveryError, JournalError
-from token_tools.operations.create import CLOCK_TOLERANCE
-from token_tools.operations.update import format_change
+from token_tools.cluster.pagination import merge_user
+from token_tools.errors import ClusterError, DeliveryError
+from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change
+from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
-from token_tools.storage.delivery import Delivery
-from token_tools.storage.journal import Attempt, Journal, JournalEntry
+from token_tools.storage.journal import Attempt, JournalEntry
 from token_tools.times import format_time
 
-MAX_CREATION_DELAY: Final = timedelta(hours=1)
-"""How long after the last that is known of an attempt its token may have been made: a cluster that hangs is at it."""
-
 LOCATE_TIMEOUT_SECONDS: Final = 5
-"""Seconds that a place of bearer tokens has to say whether one is there, where an answer does without."""
+"""Seconds that the delivery has to say where a bearer token is; an answer can do without."""
 
 MAX_USER_CHARS: Final = 100
-"""Characters of a user's spelling; a longer one is told in general words."""
+"""Characters of a user's spelling; a longer one is replaced by general words."""
 
-
-@dataclass(frozen=True)
-class JournalHistory:
-    """What the journal knows of the tokens of a cluster.
-
-    `journal_error` says why it may know more, None if it was read.
-    """
-
-    attempts: Sequence[Attempt] = ()
-    journal_error: str | None = None
-
-    @cached_property
-    def open_attempts(self) -> Sequence[Attempt]:
-        """What nobody knows the end of, the latest first; what is at work is among it."""
-        return [attempt for attempt in reversed(self.attempts) if attempt.is_open]
-
-    @cached_property
-    def created_ids(self) -> frozenset[str]:
-        """The ids of the tokens that an attempt is known to have made."""
-        return frozenset(a.last.token_id for a in self.attempts if a.is_creating and a.last.token_id)
-
-    @cached_property
-    def successor_entries(self) -> Mapping[str, JournalEntry]:
-        """How the tokens came about that were made to replace another, by their ids."""
-        made = [attempt.last for attempt in self.attempts if attempt.outcome == "made" and attempt.intent.replaces]
-        return {entry.token_id: entry for entry in made if entry.token_id}
-
-    @cached_property
-    def deleted_at(self) -> Mapping[str, datetime]:
-        """When this server deleted which tokens."""
-        gone = [a.last for a in self.attempts if (a.intent.operation, a.outcome) == ("delete", "done")]
-        taken_back = [attempt.last for attempt in self.attempts if attempt.outcome == "deleted again"]
-        return {entry.token_id: entry.time for entry in [*gone, *taken_back] if entry.token_id}
-
-    @cached_property
-    def disabled_since(self) -> Mapping[str, datetime]:
-        """Since when tokens are disabled that were by this server, and as far as it knows not enabled again."""
-        since: dict[str, datetime] = {}
-        for attempt in self.attempts:
-            token_id, change = attempt.intent.token_id, attempt.intent.change or ""
-            if token_id is None or not change.startswith("enabled: ") or attempt.outcome == "not done":
-                continue
-            since.pop(token_id, None)
-            if change.startswith("enabled: false") and attempt.outcome == "done":
-                since[token_id] = attempt.last.time
-        return since
-
-    @cached_property
-    def attempt_positions(self) -> Mapping[str, int]:
-        """The place of each attempt in their order."""
-        return {attempt.intent.attempt: place for place, attempt in enumerate(self.attempts)}
-
-    @cached_property
-    def settled_positions(self) -> Mapping[str, int]:
-        """The place of the last change of each token, or deletion, of which the end is known."""
-        return {a.intent.token_id: n for n, a in enumerate(self.attempts) if a.intent.token_id and not a.is_open}
-
-    def build_suspect_filter(self, *, clock_ahead: timedelta) -> "SuspectFilter":
-        """Which tokens of a cluster may be what is open is about; its clock is that much ahead of ours."""
-        spans = sorted(
-            _find_creation_span(a, clock_ahead) for a in self.open_attempts if a.is_creating and a.last.token_id is None
-        )
-        merged: list[tuple[datetime, datetime]] = []
-        for begin, end in spans:
-            if merged and begin <= merged[-1][1]:
-                merged[-1] = merged[-1][0], max(end, merged[-1][1])
-            else:
-                merged.append((begin, end))
-        ids = {token_id for a in self.open_attempts for token_id in (a.last.token_id, a.intent.replaces) if token_id}
-        return SuspectFilter(frozenset(ids), merged)
-
-
-@dataclass(frozen=True)
-class SuspectFilter:
-    """The ids, and the times of making, by which tokens are of concern."""
-
-    token_ids: frozenset[str]
-    creation_spans: Sequence[tuple[datetime, datetime]]
-    suspects: list[AccessToken] = field(default_factory=list[AccessToken])
-
-    def add_if_suspect(self, token: AccessToken) -> None:
-        """Keep a token if it is of concern."""
-        place = bisect_right(self.creation_spans, token.created, key=lambda span: span[0]) - 1
-        if token.id in self.token_ids or (place >= 0 and token.created <= self.creation_spans[place][1]):
-            self.suspects.append(token)
+_NO_LOCATION: Final = "Its bearer token is nowhere that QUMULO_DELIVERY puts them now"
 
 
 @dataclass(frozen=True)
@@ -191,7 +103,7 @@ def find_unfinished(
 def _find_suspects(
     attempt: Attempt, tokens: Sequence[AccessToken], me: Caller | None, clock_ahead: timedelta
 ) -> list[AccessToken]:
-    begin, end = _find_creation_span(attempt, clock_ahead)
+    begin, end = find_creation_span(attempt, clock_ahead)
     theirs = [token for token in tokens if begin <= token.created <= end]
     by_us = [t for t in theirs if me is None or t.creator is None or me.identity.may_be(t.creator)]
     return by_us or theirs
@@ -220,19 +132,6 @@ def _list_identity_keys(user: Identity) -> Iterator[tuple[str, object]]:
     for key, value in user.known_fields().items():
         if key != "domain":
             yield key, bare_name(value) if key == "name" and isinstance(value, str) else value
-
-
-def _find_creation_span(attempt: Attempt, clock_ahead: timedelta) -> tuple[datetime, datetime]:
-    """When, by the cluster's clock, an attempt can have made a token."""
-    return _shift_within_calendar(attempt.intent.time, clock_ahead - CLOCK_TOLERANCE), _shift_within_calendar(
-        attempt.last.time, clock_ahead + MAX_CREATION_DELAY
-    )
-
-
-def _shift_within_calendar(time: datetime, by: timedelta) -> datetime:
-    """A time moved within the calendar."""
-    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-    return time + min(max(by, first - time), last - time)
 
 
 def _has_ended(journal_history: JournalHistory, attempt: Attempt, token: AccessToken) -> bool:
@@ -268,60 +167,105 @@ def _parse_user(spelling: str) -> Identity | None:
         return None
 
 
+@dataclass(frozen=True)
+class UserHistory:
+    """What the journal knows of attempts to create tokens for a user.
+
+    `me` is who this server is, None if that does not matter or is not known. `tokens` are those that were looked at,
+    and `unfinished` are the attempts that are open among them. `open_intents` are the intents to tell of: of what is
+    unfinished, and of what nobody was told yet. `settled_intents` are those that need not be told again.
+    """
+
+    journal_history: JournalHistory
+    me: Caller | None
+    tokens: Sequence[AccessToken]
+    unfinished: Sequence[Unfinished]
+    open_intents: Sequence[JournalEntry]
+    settled_intents: Sequence[JournalEntry]
+
+
+async def get_user_history(
+    services: Services, user: Identity, current_tokens: Sequence[AccessToken] | None
+) -> UserHistory:
+    """Return what the journal knows of a user who has these tokens now; None says that these are not known.
+
+    Raises:
+        JournalError: If the journal cannot be read.
+    """
+    history = JournalHistory(await services.journal.list_attempts())
+    ended_attempts = [
+        attempt
+        for attempt in history.open_attempts
+        if attempt.is_creating and not attempt.is_in_flight and may_denote(attempt.intent.user, user)
+    ]
+    tokens = [merge_user(token, user) for token in current_tokens or ()]
+    me = await read_caller(services.cluster, history)
+    located = await locate_unfinished(services, history, tokens, me=me)
+    unfinished = [each for each in located if each.attempt.is_creating]
+    open_ids = {each.attempt.intent.attempt for each in unfinished}
+    to_tell = [a.intent for a in reversed(ended_attempts) if a.intent.attempt in open_ids or not a.is_settled]
+    settled = [intent for intent in to_tell if intent.attempt not in open_ids]
+    return UserHistory(history, me, tokens, unfinished, to_tell, settled)
+
+
 async def read_caller(cluster: ClusterClient, journal_history: JournalHistory) -> Caller | None:
-    """Who this server is, None if that does not matter or is not known."""
+    """Return who this server is; None if that does not matter or is not known."""
     try:
         return await cluster.who_am_i() if journal_history.open_attempts else None
     except ClusterError:
         return None
 
 
-@dataclass(frozen=True)
-class UnfinishedFinder:
-    """Where it is found out what is unfinished."""
+async def render_unfinished_of(
+    services: Services, journal_history: JournalHistory, tokens: Sequence[AccessToken]
+) -> Sequence[str]:
+    """Render what is unfinished about these tokens, and why that may not be all."""
+    me = await read_caller(services.cluster, journal_history)
+    unfinished = await locate_unfinished(services, journal_history, tokens, me=me)
+    return [*render_unfinished(unfinished, services.clock), *filter(None, [journal_history.journal_error])]
 
-    delivery: Delivery
-    journal: Journal
-    clock: ClusterClock
-    timeout_seconds: float = LOCATE_TIMEOUT_SECONDS
 
-    async def get_history(self) -> JournalHistory:
-        """What the journal knows, or why nothing is known of it: nobody who only reads is stopped by that."""
+async def locate_unfinished(
+    services: Services,
+    journal_history: JournalHistory,
+    tokens: Sequence[AccessToken],
+    *,
+    me: Caller | None = None,
+    timeout_seconds: float = LOCATE_TIMEOUT_SECONDS,
+) -> Sequence[Unfinished]:
+    """Return what `find_unfinished` finds and is not settled, with where the first few bearer tokens are.
+
+    The delivery has `timeout_seconds` for each of these bearer tokens.
+    """
+    found = find_unfinished(journal_history, tokens, me=me, clock_ahead=services.clock.ahead)
+    results: dict[str, tuple[str | None, str | None]] = {}
+    located: list[Unfinished] = []
+    for each in found:
+        for token in each.suspects if each.attempt.is_creating else ():
+            if token.id not in results and len(results) < 2 * MAX_ITEMS_SHOWN:
+                results[token.id] = await _locate_bearer_token(services, token, each.last_entry, timeout_seconds)
+        ids = [token.id for token in each.suspects if token.id in results]
+        locations = {token_id: location for token_id in ids if (location := results[token_id][0]) is not None}
+        errors = {token_id: error for token_id in ids if (error := results[token_id][1]) is not None}
+        is_unproved = each.attempt.intent.replaces in {token.id for token in tokens}
+        located.append(Unfinished(each.attempt, each.suspects, locations, errors, is_unproved=is_unproved))
+    return [each for each in located if not each.is_settled]
+
+
+async def _locate_bearer_token(
+    services: Services, token: AccessToken, entry: JournalEntry, timeout_seconds: float
+) -> tuple[str | None, str | None]:
+    """Return where the bearer token of a token is, and why that is not known; both are None if it is nowhere."""
+    with anyio.move_on_after(timeout_seconds):
         try:
-            return JournalHistory(await self.journal.list_attempts())
-        except JournalError as failure:
-            return JournalHistory(journal_error=f"What was begun and not finished is not known: {failure}")
-
-    async def locate_unfinished(
-        self, journal_history: JournalHistory, tokens: Sequence[AccessToken], *, me: Caller | None = None
-    ) -> Sequence[Unfinished]:
-        """As `find_unfinished`, with where the bearer tokens of a few are, and without what is settled by that."""
-        found = find_unfinished(journal_history, tokens, me=me, clock_ahead=self.clock.ahead)
-        asked: dict[str, tuple[str | None, str | None]] = {}
-        located: list[Unfinished] = []
-        for each in found:
-            for token in each.suspects if each.attempt.is_creating else ():
-                if token.id not in asked and len(asked) < 2 * MAX_ITEMS_SHOWN:
-                    asked[token.id] = await self._locate_bearer_token(token, each.last_entry)
-            told = [token.id for token in each.suspects if token.id in asked]
-            places = {token_id: place for token_id in told if (place := asked[token_id][0]) is not None}
-            doubts = {token_id: doubt for token_id in told if (doubt := asked[token_id][1]) is not None}
-            is_unproved = each.attempt.intent.replaces in {token.id for token in tokens}
-            located.append(Unfinished(each.attempt, each.suspects, places, doubts, is_unproved=is_unproved))
-        return [each for each in located if not each.is_settled]
-
-    async def _locate_bearer_token(self, token: AccessToken, entry: JournalEntry) -> tuple[str | None, str | None]:
-        """Where the bearer token of a token is; or why that is not known, None if it is nowhere."""
-        with anyio.move_on_after(self.timeout_seconds):
-            try:
-                place = await self.delivery.locate(token.id, entry.place, {entry.user, str(token.user)})
-                if place is not None or not (nameless := await self.delivery.list_unidentified_files()):
-                    return place, None
-            except DeliveryError as failure:
-                return None, str(failure)
-            files = render_first_items([*map(str, nameless)])
-            return None, f"it may be in {files}, left by a killed server, which does not tell whose it is"
-        return None, "the place of bearer tokens does not answer"
+            location = await services.delivery.locate(token.id, entry.place, {entry.user, str(token.user)})
+            if location is not None or not (unidentified := await services.delivery.list_unidentified_files()):
+                return location, None
+        except DeliveryError as failure:
+            return None, str(failure)
+        files = render_first_items([*map(str, unidentified)])
+        return None, f"it may be in {files}, left by a killed server, which does not tell whose it is"
+    return None, "the place of bearer tokens does not answer"
 
 
 def render_unfinished(
@@ -389,9 +333,6 @@ def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
     doubt = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {doubt}" if doubt else _NO_LOCATION
     return f" has no known end. Token {told} may be what it made. {where}. {_render_retirement(token, clock)}"
-
-
-_NO_LOCATION: Final = "Its bearer token is nowhere that QUMULO_DELIVERY puts them now"
 
 
 def _render_retirement(token: AccessToken, clock: ClusterClock) -> str:

@@ -18,7 +18,7 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.policy import choose_policy
-from token_tools.operations.workflows import Workflows
+from token_tools.operations.services import Services
 from token_tools.server import prompts
 from token_tools.server.catalogue import Catalogue
 from token_tools.server.strict_tool import refuse_secret_names
@@ -55,7 +55,7 @@ def create_server(
     clock: Clock = utc_now,
     consent_timeout: timedelta = timedelta(minutes=5),
     ending: Shutdown | None = None,
-) -> MCPServer[Workflows]:
+) -> MCPServer[Services]:
     """An MCP server for the cluster that the settings name.
 
     It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. A call that
@@ -64,7 +64,7 @@ def create_server(
     ending = ending or Shutdown(settings.timeout)
 
     @asynccontextmanager
-    async def lifespan(_: MCPServer[Workflows]) -> AsyncGenerator[Workflows]:
+    async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
         journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
         qq = Qq(settings.host, settings.port)
         delivery = choose_delivery(settings, qq, timeout_context=ending.delivery_timeout)
@@ -74,10 +74,11 @@ def create_server(
         cluster_clock = ClusterClock(clock)
         on_date = cluster_clock.observe_date
         async with connect(settings, transport=cluster_transport, shutdown=ending, on_date=on_date) as cluster:
-            yield Workflows(
+            yield Services(
                 address=settings.address,
                 cluster=cluster,
                 policy=choose_policy(settings),
+                confirm=settings.confirm,
                 credential_location=_render_credential_location(settings),
                 delivery=delivery,
                 journal=journal,

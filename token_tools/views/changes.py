@@ -8,18 +8,12 @@ from pydantic import BaseModel, Field
 
 from token_tools.cluster.clock import render_clock_note
 from token_tools.cluster.models import AccessToken, TokenState
-from token_tools.operations.plans import DeleteResult, UpdateResult
+from token_tools.operations.delete import DeleteResult
+from token_tools.operations.next_steps import DISABLE_FIRST_ADVICE
+from token_tools.operations.update import UpdateResult
 from token_tools.times import format_duration_argument, format_rfc3339, format_time
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
-from token_tools.views.tokens import (
-    DISABLE_FIRST_ADVICE,
-    TABLE_HEADER,
-    TokenEntry,
-    render_lifetime,
-    render_row,
-    render_state,
-    to_fields,
-)
+from token_tools.views.tokens import TABLE_HEADER, TokenEntry, render_row, to_fields
 
 MIN_PROPOSED_LIFETIME: Final = timedelta(minutes=1)
 
@@ -53,13 +47,13 @@ def render_update_result(result: UpdateResult, *, address: str, now: datetime) -
     after = wanted if result.applied is None or result.applied.token_after is None else result.applied.token_after.state
     whose = f"access token {token.id} of {token.user} on {address}"
     if result.applied is None:
-        headline = f"Nothing changed: {whose} is as asked already ({render_state(after, now)})."
+        headline = f"Nothing changed: {whose} is as asked already ({after.render(now=now)})."
     elif after == token.state:
         headline = (
-            f"Nothing changed: {whose} is as before ({render_state(after, now)}), though the cluster took the request."
+            f"Nothing changed: {whose} is as before ({after.render(now=now)}), though the cluster took the request."
         )
     else:
-        headline = f"Changed {whose}: it is {render_state(after, now)}. Before: {render_state(token.state, now)}."
+        headline = f"Changed {whose}: it is {after.render(now=now)}. Before: {token.state.render(now=now)}."
     warnings = [*(result.applied.warnings if result.applied else ()), render_clock_note(result.plan.clock_ahead)]
     fields = ChangedToken(
         summary=headline,
@@ -79,7 +73,7 @@ def render_update_result(result: UpdateResult, *, address: str, now: datetime) -
 def _render_ignored_update(wanted: TokenState, after: TokenState, now: datetime) -> str | None:
     if wanted == after:
         return None
-    return f"Beware: the cluster did not take the change as asked; there, the token is {render_state(after, now)}."
+    return f"Beware: the cluster did not take the change as asked; there, the token is {after.render(now=now)}."
 
 
 def _render_undo(result: UpdateResult, after: TokenState, now: datetime) -> str | None:
@@ -118,7 +112,9 @@ def render_delete_result(result: DeleteResult, *, address: str) -> RenderedResul
     """Render the token that was deleted, and the call that creates another like it."""
     token, now = result.plan.token, result.plan.time
     again = _format_same_expiry(token, now, result.max_lifetime)
-    headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {render_lifetime(token, now)}."
+    headline = (
+        f"Deleted access token {token.id} of {token.user} on {address} for ever: {token.render_lifetime(now=now)}."
+    )
     advice = f" The deleted one still worked. {DISABLE_FIRST_ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
     fields = DeletedToken.model_validate(

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pydantic import BaseModel, Field
 
 from token_tools.cluster.clock import render_clock_note
-from token_tools.operations.create import CreatedToken
-from token_tools.operations.plans import CreatePlan, CreateResult, RotateResult
+from token_tools.operations.create import CreatePlan, CreateResult
+from token_tools.operations.new_token import CreatedToken
+from token_tools.operations.next_steps import HAND_OVER_STEP, render_hand_over, render_steps
+from token_tools.operations.rotate import RotateResult
 from token_tools.quoting import render_first_items
 from token_tools.times import format_relative_time, format_rfc3339, format_time
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
-from token_tools.views.tokens import HAND_OVER_STEP, render_hand_over, render_steps
 
 
 class NewToken(BaseModel):

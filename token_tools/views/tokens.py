@@ -14,11 +14,8 @@ from pydantic import BaseModel, Field
 
 from token_tools.cluster.clock import MIN_CLOCK_DIFFERENCE, render_present
 from token_tools.cluster.identity import Identity, format_name, format_sid
-from token_tools.cluster.models import AccessToken, TokenState
-from token_tools.operations.plans import (
-    TokenListing,
-    TokenView,
-)
+from token_tools.cluster.models import AccessToken
+from token_tools.operations.read import TokenListing, TokenView
 from token_tools.quoting import MAX_ANSWER_CHARS
 from token_tools.times import (
     format_duration,
@@ -27,11 +24,6 @@ from token_tools.times import (
     format_time_without_zone,
 )
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
-
-DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
-"""What the vendor's guide says about retiring a token."""
-
-HAND_OVER_STEP: Final = "Put it where the old one is used"
 
 MAX_OTHER_ROWS: Final = 20
 """Rows of a user's other tokens; a user can have two tokens."""
@@ -116,7 +108,7 @@ def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
     """Render one token: each field of its user and creator, the user's other tokens, and whether it is our own."""
     token, now = view.token, view.time
     own = {True: ". This server runs on it", False: ". This server does not run on it", None: ""}[view.is_own]
-    life = f"{render_lifetime(token, now)}{own}"
+    life = f"{token.render_lifetime(now=now)}{own}"
     present = render_present(now, view.clock_ahead)
     headline = f"Access token {token.id} of {token.user} on {address}: {life}. {present}."
     others = None if view.other_tokens is None else _render_rows(view.other_tokens, now)
@@ -143,23 +135,6 @@ def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
         fields.warning,
     ]
     return RenderedResult(join_lines(lines), fields)
-
-
-def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:
-    """What remains to be done when a token has a successor, `hand_over` first."""
-    disabling = [f'update_access_token(id="{old.id}", enabled=false)'] if old.is_live(now=now) else []
-    steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
-    return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
-
-
-def render_hand_over(credential_location: str, *, names_file: bool = False) -> str:
-    """The first step where the old token is the server's own; `names_file` if the setting may name the new one's."""
-    setting = "QUMULO_CREDENTIALS_FILE"
-    named = f" (or let {'it' if credential_location.startswith(setting) else setting} name the new file)"
-    return (
-        f"This server runs on the old one: replace {credential_location}{named if names_file else ''} and "
-        "start it again"
-    )
 
 
 def render_row(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:
@@ -222,21 +197,6 @@ def _render_next_page(listing: TokenListing) -> str | None:
 def _render_expiry_distance(token: AccessToken, now: datetime) -> str:
     distance = format_relative_time(token.expires or now, now=now)
     return f"expired {distance}" if token.is_expired(now=now) else distance
-
-
-def render_lifetime(token: AccessToken, now: datetime) -> str:
-    """`enabled, made 30 days ago by local:admin, expires 2027-01-31 17:00 UTC (in 60 days)`."""
-    creator = f" by {token.creator}" if token.creator else ""
-    return f"{render_state(token.state, now)}; made {format_relative_time(token.created, now=now)}{creator}"
-
-
-def render_state(state: TokenState, now: datetime) -> str:
-    """`enabled, expires 2027-01-31 17:00 UTC (in 60 days)`."""
-    enabled = "enabled" if state.enabled else "disabled"
-    if state.expires is None:
-        return f"{enabled}, never expires"
-    verb = "expires" if state.expires > now else "expired"
-    return f"{enabled}, {verb} {format_time(state.expires)} ({format_relative_time(state.expires, now=now)})"
 
 
 def _render_rows(tokens: Sequence[AccessToken], now: datetime) -> list[str]:
