@@ -1,1 +1,1 @@
-"""What this project costs beside what one would take instead, measured in one run: `python -m benchmarks`."""
+"""What this project costs compared to its alternatives, measured in one run: `python -m benchmarks`."""

@@ -24,7 +24,7 @@ REPORTED_PACKAGES: Final = ("qumulo-token-tools", "mcp", "fastmcp", "qumulo-api"
 
 
 def main() -> None:
-    """Run it; the exit status is 0 whatever the figures are, since they are this machine's too."""
+    """Measure and report; the exit status is 0 whatever the figures are, since they depend on the machine."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="Repeat less often: a few minutes, rougher figures")
     parser.add_argument("--only", metavar="WORD", default="", help="Only the measures with this word in their name")
@@ -35,13 +35,13 @@ def main() -> None:
     chosen = [measure for measure in MEASURES if options.only in measure.__name__]
     if not chosen:
         parser.error(f"no measure has {options.only!r} in its name")
-    effort = QUICK_REPETITIONS if options.quick else Repetitions()
-    figures = anyio.run(_measure, chosen, effort)
+    repetitions = QUICK_REPETITIONS if options.quick else Repetitions()
+    figures = anyio.run(_measure, chosen, repetitions)
     sys.stdout.write(f"{render_table(figures)}\n")
     if folder := options.output or (None if options.only else BENCHMARKS_FOLDER):
         results = {
             "machine": _describe_machine(),
-            "repetitions": asdict(effort),
+            "repetitions": asdict(repetitions),
             "figures": [asdict(figure) for figure in figures],
         }
         Path(folder, "results.json").write_text(f"{json.dumps(results, indent=2)}\n")
@@ -58,7 +58,7 @@ async def _measure(measures: Sequence[Measure], repetitions: Repetitions) -> Seq
 
 
 def _describe_machine() -> dict[str, object]:
-    """What absolute figures depend on, and nothing that names the machine."""
+    """Return what absolute figures depend on, without a name of the machine."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),

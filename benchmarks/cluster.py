@@ -1,6 +1,6 @@
 """The cluster that everything is measured on: the project's own sandbox, over HTTPS on loopback, with many tokens.
 
-As a program it serves one until it is told to end; `running_cluster` is that as a child process.
+`python -m benchmarks.cluster 1000` serves a cluster with 1,000 tokens; `running_cluster` runs that as a child process.
 """
 
 import json
@@ -28,7 +28,7 @@ _SID: Final = "S-1-5-21-3417284416-1020143541-2795120344"
 
 @dataclass(frozen=True)
 class ClusterConnection:
-    """Where a cluster is and how to get in, as this project's settings and as what `qq` wants."""
+    """The address of a cluster and a credential for it, in the forms that this project and `qq` take."""
 
     host: str
     port: int
@@ -38,7 +38,7 @@ class ClusterConnection:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings as environment variables."""
+        """This project's settings as environment variables."""
         return {
             "QUMULO_HOST": self.host,
             "QUMULO_PORT": str(self.port),
@@ -48,11 +48,12 @@ class ClusterConnection:
 
 
 def create_cluster(token_count: int) -> tuple[Cluster, Token]:
-    """A cluster with so many tokens, the same each time but for the present, and the one of them to work with.
+    """Return a cluster with so many tokens, and that of the service account, which the contenders use.
 
-    Two thirds of the users have one token and a third have two, as after rotations. One token in 50 never expires, one
-    in 40 is disabled, one in 60 has expired, and the rest expire over the next year; one in 100 was made by its own
-    user, the others by the administrator; one user in 150 is gone.
+    The cluster is the same each time, except that its times count from now. Two thirds of the users have one token and
+    a third have two, which is usual after rotations. One token in 50 never expires, one in 40 is disabled, one in 60
+    has expired, and the rest expire over the next year. One in 100 was created by its own user, the others by the
+    administrator. One user in 150 is deleted.
     """
     cluster = Cluster(clock=utc_now, seed=token_count)
     cluster.add_account(Account(ADMIN_ID, "LOCAL", "admin", sid=f"{_SID}-500"))
@@ -60,31 +61,31 @@ def create_cluster(token_count: int) -> tuple[Cluster, Token]:
     cluster.add_account(Account(SERVICE_ID, "LOCAL", "mcp-service", sid=f"{_SID}-1010", privileges=manage))
     now = cluster.clock().replace(microsecond=0)
     own = cluster.add_token(SERVICE_ID, creator=ADMIN_ID, creation_time=now, expiration_time=now + timedelta(days=365))
-    user, gone = FIRST_USER_ID, list[str]()
+    user, deleted_users = FIRST_USER_ID, list[str]()
     while len(cluster.tokens) < token_count:
         account = _create_account(user)
         cluster.add_account(account)
         for _ in range(min(2 if user % 3 == 0 else 1, token_count - len(cluster.tokens))):
             number = len(cluster.tokens)
             age = timedelta(days=number % 700, seconds=number % 86_399, microseconds=number % 999_983)
-            rest = timedelta(days=-5) if number % 60 == 1 else timedelta(days=1 + number * 37 % 365)
+            time_left = timedelta(days=-5) if number % 60 == 1 else timedelta(days=1 + number * 37 % 365)
             cluster.add_token(
                 account.auth_id,
                 creator=account.auth_id if number % 100 == 1 else ADMIN_ID,
                 creation_time=now - age,
-                expiration_time=None if number % 50 == 1 else now + rest,
+                expiration_time=None if number % 50 == 1 else now + time_left,
                 enabled=number % 40 != 1,
             )
         if user % 150 == 1:
-            gone.append(account.auth_id)
+            deleted_users.append(account.auth_id)
         user += 1
-    for auth_id in gone:
+    for auth_id in deleted_users:
         cluster.remove_account(auth_id)
     return cluster, own
 
 
 def _create_account(number: int) -> Account:
-    """A local user, or every eighth time one of Active Directory, or every eighth one of LDAP."""
+    """Return a local user; every eighth is from Active Directory instead, and every eighth from LDAP."""
     match number % 8:
         case 0:
             return Account(
@@ -103,7 +104,7 @@ def _create_account(number: int) -> Account:
 
 @contextmanager
 def running_cluster(token_count: int) -> Generator[ClusterConnection]:
-    """A cluster with so many tokens in a process of its own."""
+    """Run a cluster with so many tokens in a process of its own, as long as the block."""
     command = [sys.executable, "-m", "benchmarks.cluster", str(token_count)]
     with psutil.Popen(command, stdout=-1, text=True) as process:
         try:
@@ -114,7 +115,7 @@ def running_cluster(token_count: int) -> Generator[ClusterConnection]:
 
 
 def main(token_count: int) -> None:
-    """Serve until SIGINT or SIGTERM; the first line of stdout is the connection as JSON."""
+    """Serve until SIGINT or SIGTERM; the first line of stdout is the `ClusterConnection` as JSON."""
     cluster, own = create_cluster(token_count)
     with TemporaryDirectory(prefix="benchmark-") as folder:
         store = Path(folder, "credentials")

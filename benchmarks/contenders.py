@@ -1,4 +1,4 @@
-"""The servers that are measured, as a client starts them, and what they use of the machine."""
+"""The servers that are measured: how a client starts each, and how much memory each takes."""
 
 import os
 import sys
@@ -20,12 +20,12 @@ BIN_FOLDER: Final = Path(sys.executable).parent
 RIVALS_FOLDER: Final = Path(__file__).with_name("rivals")
 BYTES_PER_MEGABYTE: Final = 2**20
 MAX_IDLE_CHECKS: Final = 10
-"""At a process that does not come to rest."""
+"""Looks at a process that never becomes idle, before its memory is measured all the same."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A server as a command over stdio."""
+    """A server that is started by a command and speaks over stdio."""
 
     name: str
     command: str
@@ -34,14 +34,14 @@ class Contender:
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[Client]:
-        """A client of the server as a new child process."""
+        """Start the server as a child process, and yield a client of it."""
         server = StdioServerParameters(command=self.command, args=[*self.arguments], env=self.environment)
         async with Client(server, read_timeout_seconds=READ_TIMEOUT_SECONDS) as client:
             yield client
 
     @asynccontextmanager
     async def connected_with_process(self) -> AsyncGenerator[tuple[Client, psutil.Process]]:
-        """The same, and the process."""
+        """Start the server as a child process, and yield a client of it and the process."""
         before = set(psutil.Process().children())
         async with self.connected() as client:
             [process] = set(psutil.Process().children()) - before
@@ -49,25 +49,25 @@ class Contender:
 
 
 def create_token_tools(connection: ClusterConnection, state: Path) -> Contender:
-    """This project, as installed; what it remembers goes into `state` and not to the user's own."""
+    """Return this project's server as it is installed; its journal and tokens go into the folder `state`."""
     environment = connection.environment | {"XDG_STATE_HOME": str(state), "QUMULO_DELIVERY_DIR": str(state / "tokens")}
     return Contender("token tools", str(BIN_FOLDER / "qumulo-token-tools"), environment=environment)
 
 
 def create_bare_sdk() -> Contender:
-    """The SDK with one trivial tool."""
+    """Return a server of nothing but the SDK and one trivial tool."""
     return Contender("bare SDK", sys.executable, (str(RIVALS_FOLDER / "bare.py"),))
 
 
 def create_generated(connection: ClusterConnection) -> Contender:
-    """What fastmcp generates from the endpoint's description."""
+    """Return the server that fastmcp generates from the endpoint's OpenAPI document."""
     environment = connection.environment | {"FASTMCP_LOG_LEVEL": "WARNING"}
     return Contender("generated", sys.executable, (str(RIVALS_FOLDER / "generated.py"),), environment)
 
 
 def qq_command(connection: ClusterConnection, *arguments: str) -> list[str]:
-    """One command of the vendor's command-line tool."""
-    where = [
+    """Return a command of the vendor's command-line tool."""
+    connection_options = [
         "--host",
         connection.host,
         "--port",
@@ -75,17 +75,17 @@ def qq_command(connection: ClusterConnection, *arguments: str) -> list[str]:
         "--credentials-store",
         connection.credentials_file,
     ]
-    return [str(BIN_FOLDER / "qq"), *where, *arguments]
+    return [str(BIN_FOLDER / "qq"), *connection_options, *arguments]
 
 
 def vendor_sdk_command(connection: ClusterConnection, *, limit: int) -> tuple[list[str], dict[str, str]]:
-    """The program that reads all pages with the vendor's SDK, and its environment."""
+    """Return the command that reads all pages with the vendor's SDK, and its environment."""
     return [sys.executable, str(RIVALS_FOLDER / "vendor.py"), str(limit)], {**os.environ, **connection.environment}
 
 
 def measure_idle_megabytes(process: psutil.Process) -> float:
-    """Megabytes of resident memory, once it has used no processor for three tenths of a second."""
-    # The process goes on for a moment after its answer has arrived: what an answer takes is not what is kept.
+    """Return the megabytes of resident memory of a process that has used no processor time for 0.3 seconds."""
+    # The process still works for a moment after its answer has arrived, and gives back what the answer took.
     for _ in range(MAX_IDLE_CHECKS):
         if process.cpu_percent(interval=0.3) == 0:
             break
@@ -94,18 +94,18 @@ def measure_idle_megabytes(process: psutil.Process) -> float:
 
 @contextmanager
 def track_peak_megabytes(process: psutil.Process, *, interval_seconds: float = 0.01) -> Generator[list[float]]:
-    """A list that holds the largest resident memory in megabytes seen so far, while the block runs."""
+    """Yield a list of one number: the most resident memory, in megabytes, that was seen during the block."""
     peak = [float(process.memory_info().rss) / BYTES_PER_MEGABYTE]
     done = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(interval_seconds):
             peak[0] = max(peak[0], float(process.memory_info().rss) / BYTES_PER_MEGABYTE)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
         yield peak
     finally:
         done.set()
-        watcher.join()
+        sampler.join()

@@ -1,4 +1,4 @@
-"""What is measured, how it compares, and what it should have been."""
+"""Measured quantities, how they compare, and the target that each should reach."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,16 @@ from typing import Final
 OUR_NAME: Final = "token tools"
 
 Samples = Mapping[str, Sequence[float]]
-"""What was measured, round by round, for each contender."""
+"""The measured values of each contender, one for each round."""
 
 
 @dataclass(frozen=True)
 class Figure:
     """One quantity of every contender; less is better unless `more_is_better`.
 
-    `values` are by contender, this project's under `OUR_NAME`; without it, the thing is not there to be measured, and
-    `note` says why. `ratios` are ours to a rival's: of pairs measured one right after the other where there are pairs.
+    `values` are by contender, this project's under `OUR_NAME`; if that is missing, there was nothing to measure, and
+    `note` says why. `ratios` are ours to each rival's, of pairs that were measured directly one after the other if
+    there are such pairs.
     """
 
     what: str
@@ -30,19 +31,19 @@ class Figure:
 
     @property
     def is_measured(self) -> bool:
-        """Whether this project has what was to be measured."""
+        """Whether there is a value of this project."""
         return OUR_NAME in self.values
 
 
 def unmeasured(what: str, unit: str, reason: str, *, target: str = "") -> Figure:
-    """A figure of something that is not there yet."""
+    """Return a figure without values, for something that this project does not have yet."""
     return Figure(what, unit, {}, target=target, note=reason)
 
 
 def compare(samples: Samples) -> tuple[dict[str, float], dict[str, float]]:
-    """The median of each contender, and the median of ours to each rival's, round by round."""
+    """Return the median of each contender, and for each rival the median of the ratios of all rounds, ours to its."""
     ratios = {
-        rival: median(mine / theirs for mine, theirs in zip(samples[OUR_NAME], samples[rival], strict=True))
+        rival: median(ours / theirs for ours, theirs in zip(samples[OUR_NAME], samples[rival], strict=True))
         for rival in samples
         if rival != OUR_NAME
     }
@@ -52,9 +53,9 @@ def compare(samples: Samples) -> tuple[dict[str, float], dict[str, float]]:
 async def alternate(
     contenders: Mapping[str, Callable[[], Awaitable[float]]], *, rounds: int, warmup_rounds: int = 1
 ) -> Samples:
-    """Each contender in turn, round by round, after some rounds that do not count.
+    """Measure each contender once in every round, after some rounds that do not count.
 
-    What else the machine does meets all of them alike.
+    They take turns so that whatever else the machine does meets all of them alike.
     """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(warmup_rounds + rounds):

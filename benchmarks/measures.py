@@ -1,4 +1,4 @@
-"""The measures, one a line of the table: each starts what it needs, and gives its figures."""
+"""The measures: each starts the cluster and the contenders that it needs, and returns its figures."""
 
 import json
 import ssl
@@ -44,18 +44,18 @@ PUBLISHED_DEFINITIONS: Final[Mapping[str, tuple[int, int]]] = {
     "GitHub's": (28_400, 117),
     "Sentry's": (14_068, 24),
 }
-"""The definitions of other administrators' servers: their tokens, and how many tools that are.
+"""Model tokens of the definitions of other servers for administrators, and the number of their tools.
 
-Source: catalogues of 2026 counted with o200k_base; of Sentry's, its own documentation.
+Source: catalogues of 2026, counted with o200k_base; for Sentry's, its own documentation.
 """
 BYTES_PER_MODEL_TOKEN: Final = 4.1
-"""Of definitions such as these, by o200k_base."""
+"""Bytes of such definitions for each token of o200k_base."""
 AUDIT_MISSING: Final = f"`{AUDIT_TOOL}` is not there yet"
 
 
 @dataclass(frozen=True)
 class Repetitions:
-    """How often things are repeated."""
+    """How often each kind of measurement is repeated."""
 
     starts: int = 15
     lists: int = 200
@@ -70,7 +70,7 @@ QUICK_REPETITIONS: Final = Repetitions(starts=5, lists=40, processes=3, bursts=5
 
 
 async def measure_start(state: Path, repetitions: Repetitions) -> list[Figure]:
-    """From the start of the process to the answer of `tools/list`."""
+    """Measure the time from the start of the process to the answer of `tools/list`."""
     with running_cluster(SMALL_TOKEN_COUNT) as connection:
         contenders = [create_token_tools(connection, state), create_bare_sdk(), create_generated(connection)]
 
@@ -95,7 +95,7 @@ async def measure_start(state: Path, repetitions: Repetitions) -> list[Figure]:
 
 
 async def measure_lists(state: Path, repetitions: Repetitions) -> list[Figure]:
-    """A list of 50 tokens by servers that are warm, alone and 64 at once."""
+    """Measure a list of 50 tokens by servers that are warm, one call at a time and 64 at once."""
     with running_cluster(SMALL_TOKEN_COUNT) as connection:
         async with (
             create_token_tools(connection, state).connected() as ours,
@@ -115,8 +115,8 @@ async def measure_lists(state: Path, repetitions: Repetitions) -> list[Figure]:
                 "bare GET": get,
                 "generated": partial(_call, theirs, LIST_TOOL, {"limit": SMALL_TOKEN_COUNT}),
             }
-            # In pairs: a third in between would only cool the caches that two of them share.
-            alone = {
+            # Ours runs in pairs with each rival: a third contender in between would only cool the caches.
+            pairs = {
                 rival: await alternate(
                     {OUR_NAME: partial(_measure_seconds, lists[OUR_NAME]), rival: partial(_measure_seconds, action)},
                     rounds=repetitions.lists,
@@ -132,13 +132,14 @@ async def measure_lists(state: Path, repetitions: Repetitions) -> list[Figure]:
             await anyio.run_process(qq_command(connection, "auth_list_access_tokens"))
 
         process = await alternate({"qq": partial(_measure_seconds, run_qq)}, rounds=repetitions.processes)
-    limit = alone["bare GET"]
-    values = {OUR_NAME: median(limit[OUR_NAME])} | {rival: median(samples[rival]) for rival, samples in alone.items()}
-    ratios = {rival: compare(samples)[1][rival] for rival, samples in alone.items()}
+    beside_get = pairs["bare GET"]
+    values = {OUR_NAME: median(beside_get[OUR_NAME])}
+    values |= {rival: median(samples[rival]) for rival, samples in pairs.items()}
+    ratios = {rival: compare(samples)[1][rival] for rival, samples in pairs.items()}
     values["qq"] = median(process["qq"])
     ratios["qq"] = values[OUR_NAME] / values["qq"]
-    behind = median(mine - bare for mine, bare in zip(limit[OUR_NAME], limit["bare GET"], strict=True))
-    speeds, faster = compare(at_once)
+    behind = median(ours - bare for ours, bare in zip(beside_get[OUR_NAME], beside_get["bare GET"], strict=True))
+    speeds, speed_ratios = compare(at_once)
     return [
         Figure(
             "list of 50 tokens, warm",
@@ -153,66 +154,66 @@ async def measure_lists(state: Path, repetitions: Repetitions) -> list[Figure]:
             f"the same, {CONCURRENT_CALLS} at once",
             "calls/s",
             speeds,
-            faster,
+            speed_ratios,
             "≥ generated",
-            faster["generated"] >= 1,
+            speed_ratios["generated"] >= 1,
             more_is_better=True,
         ),
     ]
 
 
 async def measure_audit(state: Path, repetitions: Repetitions) -> list[Figure]:
-    """All of 100,000 tokens: the audit, and the vendor's SDK reading the same pages and doing nothing else."""
+    """Measure an audit of 100,000 tokens, and the vendor's SDK that only reads the same pages."""
     what, target = f"audit of {LARGE_TOKEN_COUNT:,} tokens", "≤ 0.1 × vendor's SDK"
-    memory, bound = f"{what}: peak of memory above idle", "≤ 20 MB"
+    memory, memory_target = f"{what}: peak of memory above idle", "≤ 20 MB"
     if AUDIT_TOOL not in await _list_tool_names(state):
         return [
             unmeasured(what, "s", AUDIT_MISSING, target=target),
-            unmeasured(memory, "MB", AUDIT_MISSING, target=bound),
+            unmeasured(memory, "MB", AUDIT_MISSING, target=memory_target),
         ]
     with running_cluster(LARGE_TOKEN_COUNT) as connection:
         async with create_token_tools(connection, state).connected_with_process() as (client, process):
-            # What the first call loads is not the audit's: 50 tokens are listed before.
+            # The first call loads code that is not the audit's, so another call comes first.
             await _call(client, LIST_TOOL, {"limit": SMALL_TOKEN_COUNT})
-            grown: list[float] = []
+            growths: list[float] = []
 
             async def audit() -> float:
                 idle = measure_idle_megabytes(process)
                 with track_peak_megabytes(process) as peak:
                     seconds = await _measure_seconds(partial(_call, client, AUDIT_TOOL, {"expiring_within": "30d"}))
-                grown.append(peak[0] - idle)
+                growths.append(peak[0] - idle)
                 return seconds
 
-            read: list[Mapping[str, float]] = []
+            readings: list[Mapping[str, float]] = []
 
-            async def read_all() -> float:
+            async def read_all_pages() -> float:
                 command, environment = vendor_sdk_command(connection, limit=PAGE_SIZE)
-                told = json.loads((await anyio.run_process(command, env=environment)).stdout)
-                if told["tokens"] != LARGE_TOKEN_COUNT:
-                    raise AssertionError(told)
-                read.append(told)
-                return float(told["seconds"])
+                reading = json.loads((await anyio.run_process(command, env=environment)).stdout)
+                if reading["tokens"] != LARGE_TOKEN_COUNT:
+                    raise AssertionError(reading)
+                readings.append(reading)
+                return float(reading["seconds"])
 
             samples = await alternate(
-                {OUR_NAME: audit, "vendor's SDK": read_all}, rounds=repetitions.audits, warmup_rounds=0
+                {OUR_NAME: audit, "vendor's SDK": read_all_pages}, rounds=repetitions.audits, warmup_rounds=0
             )
     values, ratios = compare(samples)
     peaks = {
-        OUR_NAME: max(grown),
-        "vendor's SDK": max((one["peak"] - one["idle"]) / BYTES_PER_MEGABYTE for one in read),
+        OUR_NAME: max(growths),
+        "vendor's SDK": max((reading["peak"] - reading["idle"]) / BYTES_PER_MEGABYTE for reading in readings),
     }
     return [
         Figure(what, "s", values, ratios, target, ratios["vendor's SDK"] <= 0.1),
-        Figure(memory, "MB", peaks, {}, bound, peaks[OUR_NAME] <= 20),
+        Figure(memory, "MB", peaks, {}, memory_target, peaks[OUR_NAME] <= 20),
     ]
 
 
 async def measure_definitions(state: Path, _repetitions: Repetitions) -> list[Figure]:
-    """The bytes that a model reads before it does anything: the definitions of the tools."""
+    """Measure the definitions of the tools, which a model reads before it does anything."""
     with running_cluster(SMALL_TOKEN_COUNT) as connection:
         ours = await _measure_definition_bytes(create_token_tools(connection, state))
         theirs = await _measure_definition_bytes(create_generated(connection))
-    mean, their_mean = sum(ours.values()) / len(ours), sum(theirs.values()) / len(theirs)
+    our_mean, their_mean = sum(ours.values()) / len(ours), sum(theirs.values()) / len(theirs)
     each = ", ".join(f"{name} {size}" for name, size in ours.items())
     return [
         Figure(
@@ -227,19 +228,18 @@ async def measure_definitions(state: Path, _repetitions: Repetitions) -> list[Fi
         Figure(
             "definition of a tool, mean",
             "bytes",
-            {OUR_NAME: mean, "generated": their_mean},
-            {"generated": mean / their_mean},
+            {OUR_NAME: our_mean, "generated": their_mean},
+            {"generated": our_mean / their_mean},
             note=_render_published(ours),
         ),
     ]
 
 
 def _render_published(ours: Mapping[str, int]) -> str:
-    """The same in tokens, beside what is known of servers that are not run here."""
-    mine = sum(ours.values()) / BYTES_PER_MODEL_TOKEN
-    lines = [
-        f"in tokens, at {BYTES_PER_MODEL_TOKEN} bytes each: {mine / len(ours):,.0f} a tool, {mine:,.0f} for {len(ours)}"
-    ]
+    """Return the definitions in model tokens, and those of servers that are not run here, for comparison."""
+    total = sum(ours.values()) / BYTES_PER_MODEL_TOKEN
+    mean = total / len(ours)
+    lines = [f"in tokens, at {BYTES_PER_MODEL_TOKEN} bytes each: {mean:,.0f} a tool, {total:,.0f} for {len(ours)}"]
     lines += [
         f"{name}, as published: {tokens / tools:,.0f} a tool, {tokens:,} for {tools}"
         for name, (tokens, tools) in PUBLISHED_DEFINITIONS.items()
@@ -248,43 +248,44 @@ def _render_published(ours: Mapping[str, int]) -> str:
 
 
 async def measure_answers(state: Path, _repetitions: Repetitions) -> list[Figure]:
-    """The bytes of an answer with 100 tokens, in each of the two channels; a host shows its model one of them."""
+    """Measure an answer with 100 tokens in each of its two channels, of which a host shows its model one."""
     with running_cluster(100) as connection:
         async with (
             create_token_tools(connection, state).connected() as ours,
             create_generated(connection).connected() as theirs,
         ):
-            mine = _measure_channel_bytes(await _call(ours, LIST_TOOL, {"limit": 100}))
-            other = _measure_channel_bytes(await _call(theirs, LIST_TOOL, {"limit": 100}))
+            our_bytes = _measure_channel_bytes(await _call(ours, LIST_TOOL, {"limit": 100}))
+            their_bytes = _measure_channel_bytes(await _call(theirs, LIST_TOOL, {"limit": 100}))
     return [
         Figure(
             f"answer with 100 tokens, {channel}",
             "bytes",
-            {OUR_NAME: mine[channel], "generated": other[channel]},
-            {"generated": mine[channel] / other[channel]},
+            {OUR_NAME: our_bytes[channel], "generated": their_bytes[channel]},
+            {"generated": our_bytes[channel] / their_bytes[channel]},
             f"≤ {bound:,}",
-            mine[channel] <= bound,
+            our_bytes[channel] <= bound,
         )
         for channel, bound in (("text", 10_000), ("structured", 15_000))
     ]
 
 
 async def measure_questions(state: Path, _repetitions: Repetitions) -> list[Figure]:
-    """The bytes of the answers to ten questions on 1,000 tokens, of all the calls that each needs.
+    """Measure the answers to ten questions on 1,000 tokens, in all the calls that each question needs.
 
-    Of ours the larger channel counts, of the generated server's the smaller.
+    For this project the larger channel counts, for the generated server the smaller.
     """
     what, target = f"answers to ten questions on {MEDIUM_TOKEN_COUNT:,} tokens", "≤ 0.05 × generated"
     missing = sorted({question.call.tool for question in QUESTIONS} - set(await _list_tool_names(state)))
     if missing:
         return [unmeasured(what, "bytes", f"not there yet: {', '.join(missing)}", target=target)]
-    mine, told, other, each = 0, 0, 0, list[str]()
+    our_bytes, our_bytes_with_lists, their_bytes, notes = 0, 0, 0, list[str]()
     with running_cluster(MEDIUM_TOKEN_COUNT) as connection:
         async with (
             create_token_tools(connection, state).connected() as ours,
             create_generated(connection).connected() as theirs,
         ):
-            everything, all_of_ours = await _measure_all_generated_pages(theirs), await _measure_all_our_pages(ours)
+            all_their_pages = await _measure_all_generated_pages(theirs)
+            all_our_pages = await _measure_all_our_pages(ours)
             token = json.loads(_join_text(await _call(theirs, LIST_TOOL, {"limit": 200})))["entries"][100]
             known = {"id": token["id"], "user": f"auth_id:{token['user']['auth_id']}"}
             for question in QUESTIONS:
@@ -294,47 +295,49 @@ async def measure_questions(state: Path, _repetitions: Repetitions) -> list[Figu
                     ).values()
                 )
                 if question.user_filter is None:
-                    their_size = everything
+                    their_size = all_their_pages
                 else:
                     arguments = {"user": question.user_filter.format(**known)}
                     their_size = min(_measure_channel_bytes(await _call(theirs, LIST_TOOL, arguments)).values())
-                each.append(f"{question.text} {size:,} : {their_size:,}")
-                mine, other = mine + size, other + their_size
-                told += all_of_ours if question.in_a_file else size
-    ratio = mine / other
+                notes.append(f"{question.text} {size:,} : {their_size:,}")
+                our_bytes += size
+                our_bytes_with_lists += all_our_pages if question.in_a_file else size
+                their_bytes += their_size
+    ratio = our_bytes / their_bytes
     return [
         Figure(
             what,
             "bytes",
-            {OUR_NAME: mine, "generated": other},
+            {OUR_NAME: our_bytes, "generated": their_bytes},
             {"generated": ratio},
             target,
             ratio <= 0.05,
-            "\n".join(each),
+            "\n".join(notes),
         ),
         Figure(
             "the same, with all lists in the conversation",
             "bytes",
-            {OUR_NAME: told, "generated": other},
-            {"generated": told / other},
+            {OUR_NAME: our_bytes_with_lists, "generated": their_bytes},
+            {"generated": our_bytes_with_lists / their_bytes},
         ),
     ]
 
 
 async def measure_memory(state: Path, repetitions: Repetitions) -> list[Figure]:
-    """Resident memory after `tools/list`, and what it has grown by after very many calls."""
+    """Measure the resident memory after `tools/list`, and its growth by very many calls."""
     with running_cluster(SMALL_TOKEN_COUNT) as connection:
-        mine = create_token_tools(connection, state)
+        our_server = create_token_tools(connection, state)
 
-        async def rest(contender: Contender) -> float:
+        async def measure_idle(contender: Contender) -> float:
             async with contender.connected_with_process() as (client, process):
                 await client.list_tools()
                 return measure_idle_megabytes(process)
 
-        contenders = {c.name: partial(rest, c) for c in (mine, create_bare_sdk(), create_generated(connection))}
-        values, ratios = compare(await alternate(contenders, rounds=repetitions.processes))
-        async with mine.connected_with_process() as (client, process):
-            # Pools fill up and code is loaded with the first of them; growth is what goes on after that.
+        contenders = (our_server, create_bare_sdk(), create_generated(connection))
+        measures = {contender.name: partial(measure_idle, contender) for contender in contenders}
+        values, ratios = compare(await alternate(measures, rounds=repetitions.processes))
+        async with our_server.connected_with_process() as (client, process):
+            # The first calls fill pools and load code. Only what is added after that is growth.
             await _call_repeatedly(client, repetitions.calls // 10)
             before = measure_idle_megabytes(process)
             await _call_repeatedly(client, repetitions.calls)
@@ -407,32 +410,32 @@ def _join_text(result: CallToolResult) -> str:
 
 
 def _measure_channel_bytes(result: CallToolResult) -> dict[str, int]:
-    """The bytes of both channels, the structured one as it crosses the wire: compact."""
+    """Return the bytes of both channels; the structured one is compact JSON, in which form it is sent."""
     structured = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
     return {"text": len(_join_text(result).encode()), "structured": len(structured.encode())}
 
 
 async def _measure_all_our_pages(client: Client) -> int:
-    """The bytes of all pages that this project gives, in the larger channel."""
-    size, after = 0, {"limit": 200}
+    """Return the bytes of all pages of this project's list, in the larger channel."""
+    size, arguments = 0, {"limit": 200}
     while True:
-        result = await _call(client, LIST_TOOL, after)
+        result = await _call(client, LIST_TOOL, arguments)
         size += max(_measure_channel_bytes(result).values())
         fields: Mapping[str, Any] = result.structured_content or {}
         if "after" not in fields:
             return size
-        after["after"] = fields["after"]
+        arguments["after"] = fields["after"]
 
 
 async def _measure_all_generated_pages(client: Client) -> int:
-    """The bytes of all pages that the generated server gives, in the smaller channel."""
+    """Return the bytes of all pages of the generated server's list, in the smaller channel."""
     size = 0
-    after: dict[str, str] = {}
+    arguments: dict[str, str] = {}
     while True:
-        result = await _call(client, LIST_TOOL, after)
+        result = await _call(client, LIST_TOOL, arguments)
         size += min(_measure_channel_bytes(result).values())
         page: dict[str, Any] = json.loads(_join_text(result))
         link: str | None = page["paging"]["next"]
         if link is None:
             return size
-        after = {"after": parse_qs(urlsplit(link).query)["after"][0]}
+        arguments = {"after": parse_qs(urlsplit(link).query)["after"][0]}

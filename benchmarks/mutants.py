@@ -1,7 +1,7 @@
-"""`python -m benchmarks.mutants`: break the modules that matter most, place by place, and see what no test notices.
+"""`python -m benchmarks.mutants`: change the modules that matter most, place by place, and report what no test notices.
 
 It works on a copy of the checkout and takes an hour, in which the machine should do nothing else. The exit status is 1
-if fewer than nine tenths of the mutants are killed, or if one survives that `survivors.txt` gives no reason for.
+if fewer than nine tenths of the mutants are killed, or if one survives for which `survivors.txt` has no reason.
 """
 
 import argparse
@@ -26,14 +26,14 @@ MUTATED_MODULES: Final = (
     "operations.services",
 )
 MIN_KILLED_SHARE: Final = 0.9
-TEST_MODULES: Final = ("cluster", "ground", "operations", "server", "storage", "tools", "views")
-"""Without those that start processes: a mutant is only switched on in the process that runs the test."""
+TEST_ROOMS: Final = ("cluster", "ground", "operations", "server", "storage", "tools", "views")
+"""The rooms of tests that are run. The others start processes, and a mutant only exists in the process of the tests."""
 
 _RESULT_LINE: Final = re.compile(r"^\s*(token_tools\.(\w+\.\w+)\.\S+): (.+)$", re.MULTILINE)
 
 
 def main() -> int:
-    """Run it, and tell how many mutants of each module were killed, and which were not."""
+    """Run it, print how many mutants of each module were killed and which survived, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__, allow_abbrev=False)
     parser.add_argument("--module", action="append", choices=MUTATED_MODULES, help="Only this one; may be repeated")
     modules: Sequence[str] = parser.parse_args().module or MUTATED_MODULES
@@ -42,11 +42,11 @@ def main() -> int:
         mutmut = Path(sys.executable).with_name("mutmut")
         if subprocess.run([mutmut, "run"], cwd=folder, check=False).returncode:
             sys.exit("The tests have to pass on the code as it is, before it is broken.")
-        told = subprocess.run(
+        listing = subprocess.run(
             [mutmut, "results", "--all", "true"], cwd=folder, check=True, capture_output=True, text=True
         )
-    results = {name: (module, result) for name, module, result in _RESULT_LINE.findall(told.stdout)}
-    known = _read_survivor_reasons()
+    results = {name: (module, result) for name, module, result in _RESULT_LINE.findall(listing.stdout)}
+    reasons = _read_survivor_reasons()
     survivors = sorted(name for name, (_, result) in results.items() if result not in {"killed", "timeout"})
     total = Counter(module for module, _ in results.values())
     survived = Counter(results[name][0] for name in survivors)
@@ -56,10 +56,10 @@ def main() -> int:
     killed = len(results) - len(survivors)
     sys.stdout.write(f"{'all':20} {killed:5,} of {len(results):5,} killed ({killed / len(results):.1%})\n")
     for name in survivors:
-        sys.stdout.write(f"  {name}: {known.get(name, 'no reason given')}\n")
-    for name in sorted(name for name in known.keys() - {*survivors} if ".".join(name.split(".")[1:3]) in modules):
+        sys.stdout.write(f"  {name}: {reasons.get(name, 'no reason given')}\n")
+    for name in sorted(name for name in reasons.keys() - {*survivors} if ".".join(name.split(".")[1:3]) in modules):
         sys.stdout.write(f"  {name}: was killed, and needs no reason any more\n")
-    return 0 if killed >= MIN_KILLED_SHARE * len(results) and set(survivors) <= known.keys() else 1
+    return 0 if killed >= MIN_KILLED_SHARE * len(results) and set(survivors) <= reasons.keys() else 1
 
 
 def _copy_checkout(folder: Path, modules: Sequence[str]) -> None:
@@ -69,7 +69,11 @@ def _copy_checkout(folder: Path, modules: Sequence[str]) -> None:
     for name in ("README.md", "server.json"):
         shutil.copy(root / name, folder)
     mutated = [f"token_tools/{module.replace('.', '/')}.py" for module in modules]
-    tests = [f"tests/{room}" for room in TEST_MODULES]
+    tests = [f"tests/{room}" for room in TEST_ROOMS]
+    for path in [*mutated, *tests]:
+        # mutmut says nothing about a path that does not exist.
+        if not (folder / path).exists():
+            raise FileNotFoundError(path)
     configuration = f"""
 [tool.mutmut]
 source_paths = ["token_tools"]
@@ -82,7 +86,7 @@ pytest_add_cli_args = ["-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovid
 
 
 def _read_survivor_reasons() -> Mapping[str, str]:
-    """The survivors that were looked at, each with the reason why no test has to notice it."""
+    """Return the survivors that somebody has looked at, each with the reason why no test has to notice it."""
     lines = SURVIVORS_FILE.read_text().splitlines() if SURVIVORS_FILE.exists() else []
     pairs = [line.partition(": ") for line in lines if line and not line.startswith("#")]
     return {name: reason for name, _, reason in pairs}

@@ -1,7 +1,7 @@
-"""Figures as a picture: for each, the contenders' bars side by side, as long as their values are large.
+"""Draws figures as a picture: each is a group of bars, one for each contender, whose length shows the value.
 
-The bars of one group share a scale and groups do not, so what the picture shows is ratios. The colours are readable on
-the light and the dark background of a page that shows the README.
+The bars of one group share a scale and groups do not, so the picture shows ratios. The colours are readable on light
+and on dark backgrounds, since a page that shows the README may have either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,14 +36,14 @@ _STYLE: Final = """
 
 
 def render_svg(figures: Sequence[Figure]) -> str:
-    """An SVG document of all figures that have somebody to be compared with."""
+    """Return an SVG document of all figures that compare this project with a rival."""
     groups = [figure for figure in figures if figure.is_measured and len(figure.values) > 1]
-    height = HEADER_HEIGHT_PX + sum(_measure_group_height(figure) for figure in groups)
+    height = HEADER_HEIGHT_PX + sum(_compute_group_height_px(figure) for figure in groups)
     body: list[str] = []
     top = HEADER_HEIGHT_PX
     for figure in groups:
         body += _render_group(figure, top)
-        top += _measure_group_height(figure)
+        top += _compute_group_height_px(figure)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {PICTURE_WIDTH_PX} {height}">',
@@ -59,18 +59,18 @@ def render_svg(figures: Sequence[Figure]) -> str:
     )
 
 
-def _measure_group_height(figure: Figure) -> int:
+def _compute_group_height_px(figure: Figure) -> int:
     return max(len(figure.values), len(_wrap_group_label(figure))) * (BAR_HEIGHT_PX + 4) + GROUP_GAP_PX
 
 
 def _render_group(figure: Figure, top_px: int) -> Iterator[str]:
-    longest = max(figure.values.values())
+    largest = max(figure.values.values())
     yield f'<line class="line" x1="24" x2="{PICTURE_WIDTH_PX - 24}" y1="{top_px}" y2="{top_px}"/>'
     for number, line in enumerate(_wrap_group_label(figure)):
         yield f'<text class="what" x="24" y="{top_px + 23 + number * 17}">{escape(line)}</text>'
     for number, name in enumerate(figure.values):
         y = top_px + 10 + number * (BAR_HEIGHT_PX + 4)
-        length = max(2.0, MAX_BAR_LENGTH_PX * figure.values[name] / longest)
+        length = max(2.0, MAX_BAR_LENGTH_PX * figure.values[name] / largest)
         role = "ours" if name == OUR_NAME else "rival"
         yield f'<text class="quiet" x="{BAR_LEFT_PX - 10}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
         yield f'<rect class="{role}" x="{BAR_LEFT_PX}" y="{y}" width="{length:.1f}" height="{BAR_HEIGHT_PX}" rx="2"/>'

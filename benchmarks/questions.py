@@ -1,9 +1,9 @@
-"""Ten questions of an administrator, and the calls that answer each: with this project, and with the generated server.
+"""Ten questions of an administrator, and the calls that answer each: of this project and of the generated server.
 
-Each question is asked in a conversation of its own, so nothing that an earlier answer said is at hand. The generated
-server is used as well as it can be: where its `user` filter answers a question, that is what is called; everything else
-is only in the list of all tokens, which a model has to read and to count through. The audit answers with how many, and
-names the worst few; where all of them are asked for, it writes them into a file for the administrator.
+Each question is asked in a conversation of its own, so a model knows nothing from earlier answers. The generated
+server is used as well as possible: its `user` filter is called if it can answer the question. Every other answer is
+only in the list of all tokens, which a model has to read and count through. This project's audit gives numbers and
+names the worst few tokens; a question for all of them is answered by a file for the administrator.
 """
 
 from collections.abc import Mapping
@@ -13,21 +13,22 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a tool; `{user}` and `{id}` in its arguments stand for a token's of the cluster."""
+    """One call of a tool; `{user}` and `{id}` in its arguments stand for those of one of the cluster's tokens."""
 
     tool: str
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def fill_arguments(self, **placeholders: str) -> dict[str, Any]:
-        """The arguments for a certain token."""
+        """Return the arguments with these values in the place of the names in braces."""
         return {name: value.format(**placeholders) for name, value in self.arguments.items()}
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, what is called, and how the generated server is asked for one user; None reads all pages.
+    """A question, and the call of this project that answers it.
 
-    The answer to some is `in_a_file`, all but how many there are and the worst few.
+    `user_filter` is the argument with which the generated server answers it; None means all pages of its list. With
+    `in_a_file`, the whole answer is only in a file, and the conversation has the numbers and the worst few tokens.
     """
 
     text: str

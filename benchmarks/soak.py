@@ -1,7 +1,7 @@
-"""`python -m benchmarks.soak`: mixed calls by many clients while the cluster fails at random, and what is left then.
+"""`python -m benchmarks.soak`: many clients make mixed calls while the cluster fails at random.
 
 Each client has a server process of its own; all of them share one cluster, one delivery folder and one journal. At the
-end these three must agree, token by token. The exit status is 1 if they do not.
+end these three must agree about every token. The exit status is 1 if they do not.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from token_tools.times import utc_now
 USER_COUNT: Final = 40
 READ_TIMEOUT_SECONDS: Final = 120.0
 MAX_CALL_DURATION: Final = timedelta(seconds=10)
-"""After its beginning, nothing comes of a request any more; the server waits three seconds for an answer."""
+"""How long after its beginning a call can still have an effect; the server waits three seconds for an answer."""
 HOST: Final = "127.0.0.1"
 SERVER_ACCOUNT: Final = Account(
     "500", "LOCAL", "admin", privileges=frozenset({READ_PRIVILEGE, WRITE_PRIVILEGE, "PRIVILEGE_IDENTITY_READ"})
@@ -43,7 +43,7 @@ SERVER_ACCOUNT: Final = Account(
 
 @dataclass
 class SoakRun:
-    """One run: the cluster, what fails about it, and what was said."""
+    """One run: the cluster, its faults, and what the calls led to."""
 
     cluster: Cluster
     faults: Faults
@@ -55,7 +55,7 @@ class SoakRun:
     journal_lines: dict[str, None] = field(default_factory=dict[str, None])
 
     async def run(self, clients: int, duration: timedelta) -> None:
-        """Let the clients call until the time is up, with a cluster that is whole again at the end."""
+        """Let the clients make calls until the time is up; at the end, the cluster has no faults."""
         deadline = anyio.current_time() + duration.total_seconds()
         async with anyio.create_task_group() as tasks:
             for _ in range(clients):
@@ -67,7 +67,7 @@ class SoakRun:
             self.faults.plan = {}
 
     def collect_journal(self) -> None:
-        """Keep the lines that there are now: the journal drops what is old, and at the end all of it is looked at."""
+        """Keep the lines of the journal so far: it drops old ones, and the check at the end needs all of them."""
         for path in sorted((self.folder / "state" / "qumulo-token-tools").glob("journal*.jsonl")):
             self.journal_lines.update((line, None) for line in path.read_text().splitlines() if line.endswith("}"))
 
@@ -106,7 +106,7 @@ class SoakRun:
         return self.random.choice(calls)
 
     def _choose_faults(self) -> dict[Endpoint, Fault]:
-        """Half of the time nothing fails."""
+        """Return a random fault, or half of the time none."""
         if self.random.random() < 0.5:
             return {}
         return {self.random.choice(get_args(Endpoint)): self.random.choice(get_args(Fault))}
@@ -128,14 +128,14 @@ class SoakRun:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the three tell: tokens by id, bearer tokens by id, and the journal's attempts, each with its lines."""
+    """What cluster, folder and journal say: tokens by id, bearer tokens by id, and the lines of each attempt."""
 
     tokens: Mapping[str, Token]
     delivered: Mapping[str, str]
     attempts: Sequence[Sequence[Mapping[str, Any]]]
 
     def find_disagreements(self, initial_ids: set[str]) -> list[str]:
-        """Each thing that one of them knows otherwise than another; `initial_ids` are the tokens of the start."""
+        """Return a line for each contradiction; the tokens in `initial_ids` were there before the run."""
         return [
             *self._find_lost_tokens(initial_ids),
             *self._find_wrong_states(),
@@ -149,7 +149,7 @@ class Ledger:
         for token in self.tokens.values():
             if token.id in initial_ids or token.id in self.delivered or token.id in lost:
                 continue
-            # One attempt whose end nobody knows can have made one token, in its time.
+            # An attempt with an unknown outcome can have created one token, within its own time.
             attempt = next((attempt for attempt in vague if _may_have_created(attempt, token)), None)
             if attempt is None:
                 yield f"token {token.id} of {_user_name(token)}: its secret is nowhere, and the journal does not say so"
@@ -157,7 +157,7 @@ class Ledger:
                 vague.remove(attempt)
 
     def _find_wrong_states(self) -> Generator[str]:
-        """Whether each token is as the last updates left it; of some that met, any may have been the last."""
+        """Check that each token is as its last update left it; of updates that overlap, any may be the last."""
         updates: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
         for attempt in self.attempts:
             if attempt[0]["operation"] == "update" and _find_outcome(attempt) != "not done":
@@ -209,10 +209,10 @@ def _find_outcome(attempt: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _has_unknown_token(attempt: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a create or rotate ended without anybody knowing what it made."""
-    is_making = attempt[0]["operation"] in {"create", "rotate"}
+    """Return whether the attempt may have created a token whose id is not in the journal."""
+    is_create = attempt[0]["operation"] in {"create", "rotate"}
     ended = [line for line in attempt if line["result"] == _find_outcome(attempt)]
-    return is_making and (not ended or (_find_outcome(attempt) == "unknown" and "token_id" not in ended[-1]))
+    return is_create and (not ended or (_find_outcome(attempt) == "unknown" and "token_id" not in ended[-1]))
 
 
 def _may_have_created(attempt: Sequence[Mapping[str, Any]], token: Token) -> bool:
@@ -228,7 +228,7 @@ def _parse_begin_time(attempt: Sequence[Mapping[str, Any]]) -> datetime:
 
 
 def _estimate_end_time(attempt: Sequence[Mapping[str, Any]]) -> datetime:
-    """When its outcome was written; what has no clear one may happen until its request is given up."""
+    """Return when the outcome was recorded, or without a clear one, the last time at which it can have an effect."""
     if _find_outcome(attempt) == "done":
         return max(datetime.fromisoformat(line["time"]) for line in attempt if line["result"] == "done")
     return _parse_begin_time(attempt) + MAX_CALL_DURATION
@@ -239,7 +239,7 @@ def _user_name(token: Token) -> str:
 
 
 def read_ledger(soak: SoakRun) -> Ledger:
-    """What the cluster, the delivery folder and the journal tell."""
+    """Read what the cluster, the delivery folder and the journal say."""
     stores = {path: json.loads(path.read_text()) for path in (soak.folder / "tokens").glob("*.json")}
     by_secret = {token.bearer_token: token.id for token in soak.cluster.tokens.values()}
     attempts: dict[str, list[Mapping[str, Any]]] = {}
@@ -255,7 +255,7 @@ def read_ledger(soak: SoakRun) -> Ledger:
 
 @contextmanager
 def serve_over_https(faults: Faults, folder: Path) -> Generator[tuple[str, int]]:
-    """The cluster over HTTPS, in a thread; gives host and port."""
+    """Serve the cluster over HTTPS in a thread, as long as the block; yield host and port."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
@@ -273,7 +273,7 @@ def serve_over_https(faults: Faults, folder: Path) -> Generator[tuple[str, int]]
 
 
 def main() -> int:
-    """Run it, tell what was said and what disagrees."""
+    """Run it, print the outcomes and the disagreements, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__, allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--clients", type=int, default=16)
@@ -291,13 +291,13 @@ def main() -> int:
         chance = random.Random(options.seed)  # noqa: S311 - makes no secrets, and repeats a run by its seed
         soak = SoakRun(cluster, faults, Path(folder), address, chance)
         anyio.run(soak.run, options.clients, timedelta(minutes=options.minutes))
-        account = read_ledger(soak)
-        left = [path.name for path in Path(folder, "tokens").glob(".*")]
-        wrong = [*soak.crashes, *account.find_disagreements(before), *(f"left over: {name}" for name in left)]
-    for said, times in sorted(soak.outcome_counts.items()):
-        sys.stdout.write(f"{times:7,} {said}\n")
+        ledger = read_ledger(soak)
+        leftovers = [path.name for path in Path(folder, "tokens").glob(".*")]
+        wrong = [*soak.crashes, *ledger.find_disagreements(before), *(f"left over: {name}" for name in leftovers)]
+    for outcome, count in sorted(soak.outcome_counts.items()):
+        sys.stdout.write(f"{count:7,} {outcome}\n")
     sys.stdout.write(
-        f"{len(account.tokens):,} tokens, {len(account.delivered):,} files, {len(account.attempts):,} attempts in the "
+        f"{len(ledger.tokens):,} tokens, {len(ledger.delivered):,} files, {len(ledger.attempts):,} attempts in the "
         f"journal, seed {options.seed}: {len(wrong) or 'no'} disagreements\n"
     )
     sys.stdout.write("".join(f"  {line}\n" for line in wrong))

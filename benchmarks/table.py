@@ -1,4 +1,4 @@
-"""Figures as a table for people."""
+"""Renders figures as a table for people."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from benchmarks.figures import OUR_NAME, Figure
 
 
 def render_table(figures: Sequence[Figure]) -> str:
-    """A line for each figure and each rival, then the notes."""
+    """Return a table with a line for each rival of each figure, and the notes below it."""
     rows = [("what", "ours", "against", "ratio", "to reach", "")]
     for figure in figures:
         rivals = [name for name in figure.values if name != OUR_NAME] or [""]
@@ -28,7 +28,7 @@ def render_table(figures: Sequence[Figure]) -> str:
 
 
 def format_value(figure: Figure, contender: str) -> str:
-    """One contender's value with its unit, as long as it is precise."""
+    """Return a contender's value with its unit, in as many digits as are worth reading."""
     value = figure.values[contender]
     if figure.unit == "s":
         return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
@@ -38,7 +38,7 @@ def format_value(figure: Figure, contender: str) -> str:
 
 
 def render_verdict(figure: Figure) -> str:
-    """Whether it is as it should be, in one word."""
+    """Return whether the target was reached, as one word; an empty text if the figure has no target."""
     if not figure.is_measured:
         return "not there yet"
     return {True: "reached", False: "MISSED", None: ""}[figure.reached]

@@ -1,8 +1,8 @@
-"""The end of the process: within one bound, whatever was begun, and whatever hangs.
+"""The end of the process: when it has to be over, and how it comes although threads still wait.
 
 What was begun is finished first, so everything that takes time asks here how much of it is left. A keyring may wait for
-a human, a name server for ever; the calls that do are given up, but not the threads that they are made in. Python joins
-those at its end, and asyncio already at that of its loop.
+a person and a name server may never answer. Such a call is given up, but the thread that makes it cannot be stopped.
+Python joins these threads when it exits, and asyncio already when its loop is closed: neither may happen here.
 """
 
 import asyncio
@@ -23,47 +23,47 @@ from typing import Final, NoReturn
 import anyio
 
 THREAD_JOIN_TIMEOUT_SECONDS: Final = 0.3
-"""Seconds that a thread has to end by itself, as one does that has nothing to do."""
+"""Seconds that all threads together have to end by themselves; an idle one does so at once."""
 
 CLEANUP_TIMEOUT: Final = timedelta(seconds=5)
-"""How much longer than the requests everything else may take, once the end was asked for."""
+"""How much longer than requests to the cluster everything else may take during a shutdown."""
 
 
 class Shutdown:
-    """When the process has to end: never, until somebody asks for it.
+    """The time that is left: without end, until `begin` is called.
 
-    From then on, requests to the cluster may take `timeout` altogether. A process that is still there `CLEANUP_TIMEOUT`
-    later says so on stderr and is gone at once, with status 1.
+    From then on, requests to the cluster may take `timeout` altogether. If the process still exists `CLEANUP_TIMEOUT`
+    later, it says so on stderr and exits at once with status 1.
     """
 
     def __init__(self, timeout: timedelta) -> None:
         self._timeout_seconds = timeout.total_seconds()
-        self._requested_at = math.inf
+        self._begun_at = math.inf
         self._shorten_callbacks: set[Callable[[], object]] = set()
 
     @property
-    def is_requested(self) -> bool:
-        """Whether somebody has asked for the end."""
-        return self._requested_at < math.inf
+    def has_begun(self) -> bool:
+        """Whether the process has to end."""
+        return self._begun_at < math.inf
 
-    def request(self) -> None:
-        """Ask for the end, from any thread; the first time counts."""
-        if self.is_requested:
+    def begin(self) -> None:
+        """Begin the shutdown, from any thread; only the first call has an effect."""
+        if self.has_begun:
             return
-        self._requested_at = time.monotonic()
-        bound = self._timeout_seconds + CLEANUP_TIMEOUT.total_seconds()
-        watchdog = threading.Timer(bound, _exit_after_timeout, [bound])
+        self._begun_at = time.monotonic()
+        bound_seconds = self._timeout_seconds + CLEANUP_TIMEOUT.total_seconds()
+        watchdog = threading.Timer(bound_seconds, _exit_after_timeout, [bound_seconds])
         watchdog.daemon = True
         watchdog.start()
         for shorten in tuple(self._shorten_callbacks):
             shorten()
 
     def seconds_left(self) -> float:
-        """Seconds that requests may still take; without an end as many as you like."""
-        return max(self._requested_at + self._timeout_seconds - time.monotonic(), 0)
+        """Return the seconds that requests to the cluster may still take; infinite unless the shutdown has begun."""
+        return max(self._begun_at + self._timeout_seconds - time.monotonic(), 0)
 
     def request_timeout(self, seconds: float) -> AbstractContextManager[None]:
-        """Like `anyio.fail_after`, for what is asked of the cluster; once the end is asked for, what is left counts.
+        """Limit a request to the cluster to so many seconds, and in a shutdown to what is left of its time.
 
         Raises:
             TimeoutError: If the block took longer.
@@ -71,7 +71,9 @@ class Shutdown:
         return self._timeout(seconds, self.seconds_left)
 
     def delivery_timeout(self, seconds: float) -> AbstractContextManager[None]:
-        """The same for a delivery: half of what is left, since a token that is not delivered has to be deleted again.
+        """Limit a delivery to so many seconds, and in a shutdown to half of what is left of its time.
+
+        The other half is for deleting the token, in case it cannot be delivered.
 
         Raises:
             TimeoutError: If the block took longer.
@@ -84,53 +86,55 @@ class Shutdown:
         with anyio.fail_after(seconds) as scope:
 
             def shorten() -> None:
-                if self.is_requested:
+                if self.has_begun:
                     scope.deadline = min(scope.deadline, loop.time() + seconds_left())
 
-            limit = partial(loop.call_soon_threadsafe, shorten)
-            # In this order: an end that is asked for in between is noticed twice, and not never.
-            self._shorten_callbacks.add(limit)
+            # `begin` may be called in another thread, and only the loop's own may move the deadline of a scope.
+            shorten_in_loop = partial(loop.call_soon_threadsafe, shorten)
+            # Register before looking: a shutdown that begins in between is then noticed twice, and not never.
+            self._shorten_callbacks.add(shorten_in_loop)
             shorten()
             try:
                 yield
             finally:
-                self._shorten_callbacks.remove(limit)
+                self._shorten_callbacks.remove(shorten_in_loop)
 
 
 def _exit_after_timeout(seconds: float) -> NoReturn:
-    told = (
+    message = (
         f"ERROR {__name__}: Something still hangs {seconds:g} s after the end was asked for, and is given up. What was "
         "begun is in the journal; the next start names what has no outcome there.\n"
     )
     with suppress(OSError, ValueError):
-        # Whoever no longer reads stderr must not hold this up as well.
-        for stderr in select.select([], [2], [], 0)[1]:
-            os.write(stderr, told.encode())
+        # Write only if it cannot block: a full pipe that nobody reads must not hold up the exit as well. `sys.stderr`
+        # has a lock, which the thread that hangs may hold, so this writes to the descriptor itself.
+        for stderr_fd in select.select([], [2], [], 0)[1]:
+            os.write(stderr_fd, message.encode())
     os._exit(1)
 
 
 class _NonWaitingExecutor(ThreadPoolExecutor):
-    """Worker threads that are left alone when the loop is closed."""
+    """Worker threads that are not waited for when their loop is closed."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - as inherited
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that does not wait for look-ups of names when it is closed."""
+    """Return an event loop that can be closed while a thread still waits for the address of a name."""
     loop = asyncio.new_event_loop()
     loop.set_default_executor(_NonWaitingExecutor())
     return loop
 
 
 def exit_now(status: int) -> NoReturn:
-    """End the process with this status, whatever its threads are waiting for."""
-    latest = time.monotonic() + THREAD_JOIN_TIMEOUT_SECONDS
+    """End the process with this status, even if threads are still waiting for something."""
+    deadline = time.monotonic() + THREAD_JOIN_TIMEOUT_SECONDS
     others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
     for thread in others:
-        thread.join(max(latest - time.monotonic(), 0))
+        thread.join(max(deadline - time.monotonic(), 0))
     if any(thread.is_alive() for thread in others):
-        # All that had to be put in order is; the usual end would wait for that thread first.
+        # Python's own exit would first join that thread, which may never end. All else is already put in order.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)

@@ -1,1 +1,1 @@
-"""The alternatives, each as a program of its own."""
+"""The alternatives to this project, each a program of its own."""

@@ -1,4 +1,4 @@
-"""The limit: a server with nothing but the SDK and one trivial tool."""
+"""A server with nothing but the SDK and one trivial tool: no server of the SDK can be faster."""
 
 from mcp.server.mcpserver import MCPServer
 

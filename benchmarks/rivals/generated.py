@@ -1,7 +1,7 @@
-"""A server that nobody wrote: fastmcp makes it from an OpenAPI document of the endpoint.
+"""A server that fastmcp generates from an OpenAPI document of the endpoint.
 
-The document is the published page of the endpoint in OpenAPI's form, mended as its first user would have to mend it:
-without null among the types, the first real answer is refused because of its `uid`.
+The document is the published page of the endpoint in OpenAPI's form, with one correction that its first user would have
+to make: null is among the types. Without it, the server refuses the first real answer because of its `uid`.
 """
 
 import json
@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).with_name("access-tokens.openapi.json")
 
 
 def main() -> None:
-    """Serve over stdio the cluster that the environment names, as it names it to this project's own server."""
+    """Serve over stdio; the environment names the cluster in the same variables as for this project's own server."""
     client = httpx2.AsyncClient(
         base_url=f"https://{os.environ['QUMULO_HOST']}:{os.environ['QUMULO_PORT']}",
         headers={"Authorization": f"Bearer {os.environ['QUMULO_BEARER_TOKEN']}"},

@@ -1,4 +1,4 @@
-"""The vendor's SDK reading the pages of a list of all tokens; prints what that took, as JSON."""
+"""Reads all pages of the list of tokens with the vendor's SDK, and prints the time and memory that it took, as JSON."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from qumulo.rest_client import RestClient  # pyright: ignore[reportMissingTypeSt
 
 
 def main(limit: int) -> None:
-    """Read everything, `limit` tokens a page, and keep nothing but a count."""
+    """Read everything, `limit` tokens a page, and only count the tokens."""
     process = psutil.Process()
     client = RestClient(
         os.environ["QUMULO_HOST"], int(os.environ["QUMULO_PORT"]), Credentials(os.environ["QUMULO_BEARER_TOKEN"])

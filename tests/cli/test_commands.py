@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.json_rpc import COMMAND
 from tests.support.secret_scan import find_secrets
 from tests.support.stdio_client import run_to_end
 from token_tools import __version__
 
-COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
 TIMEOUT_SECONDS = 60
 BODY = base64.b64encode(hashlib.sha256(b"test").digest() * 2).decode()
 SECRET = f"access-v1:{BODY}"

@@ -8,16 +8,10 @@ import pytest
 from tests.support.harness import AGREES, JANE, NOW, TOKENS_PATH, Harness, ScriptedPerson
 from token_tools.cluster.clock import ClusterClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_consent")]
 
 ONE_HOUR = timedelta(hours=1)
 TEN_YEARS = timedelta(days=3653)
-
-
-@pytest.fixture(autouse=True)
-def no_consent(harness: Harness) -> None:
-    """Nobody is asked anything here."""
-    harness.settings = harness.settings.model_copy(update={"confirm": "none"})
 
 
 def set_cluster_clock(harness: Harness, ahead: timedelta, *, sends_date: bool = False) -> None:
@@ -218,7 +212,6 @@ def test_a_clock_beyond_the_calendar_breaks_nothing(there: datetime) -> None:
     assert clock() + timedelta(days=36_525) > NOW - timedelta(days=36_525)
 
 
-@pytest.mark.usefixtures("no_consent")
 async def test_the_date_of_what_is_no_answer_of_the_cluster_is_not_its_time(harness: Harness) -> None:
     seen = 0
 
@@ -235,7 +228,6 @@ async def test_the_date_of_what_is_no_answer_of_the_cluster_is_not_its_time(harn
     assert told.fields["expiration_time"] == "2026-11-24T10:00:00Z"
 
 
-@pytest.mark.usefixtures("no_consent")
 async def test_the_date_of_an_answer_that_a_cache_kept_is_not_the_present(harness: Harness) -> None:
     async def keep(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         response.headers.update({"Date": "Mon, 23 Nov 2026 09:00:00 GMT", "Age": "86400"})

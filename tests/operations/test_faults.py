@@ -30,6 +30,7 @@ from tests.support.harness import (
     create_harness,
     refusal_response,
 )
+from tests.support.journal_file import journal_file, read_journal, read_outcomes, write_journal
 from tests.support.sandbox_process import running_sandbox
 from tests.support.secret_scan import find_secrets
 from tests.support.services import create_services
@@ -351,7 +352,7 @@ async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(h
         told = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "Another call is making one for the same user just now; that may be it." in told.text
-    assert read_journal(harness)[-1].keys().isdisjoint({"token_id"})
+    assert read_journal(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
 
 
 async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(harness: Harness) -> None:
@@ -366,7 +367,7 @@ async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(
     for token in harness.tokens_of(JANE):
         assert f'delete_access_token(id="{token.id}")' in told.text
         assert f"auth_delete_access_token {token.id}" in told.text
-    assert read_journal(harness)[-1].keys().isdisjoint({"token_id"})
+    assert read_journal(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
 
 
 @pytest.mark.parametrize("age", [timedelta(days=3), timedelta(hours=-3)], ids=["slow-clock", "fast-clock"])
@@ -452,7 +453,7 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
     assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in told
     assert harness.tokens_of(JANE) == []
     assert not [*harness.settings.delivery_dir.parent.rglob("*.json")]
-    assert journal_outcomes(harness) == ["intended", "deleted again"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "deleted again"]
 
 
 async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(harness: Harness) -> None:
@@ -506,7 +507,7 @@ async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_pl
     assert "It could not be deleted again: The cluster declined (400" in told
     assert f"It is in {harness.settings.delivery_dir}" in told
     assert told.endswith(f"auth_delete_access_token {token.id}")
-    assert journal_outcomes(harness) == ["intended", "stranded"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "stranded"]
 
 
 async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(harness: Harness) -> None:
@@ -516,7 +517,7 @@ async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_to
 
     assert harness.tokens_of(JANE) == []
     assert f"It was deleted again. What was delivered is still in {harness.settings.delivery_dir}" in told
-    assert journal_outcomes(harness) == ["intended", "deleted again"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "deleted again"]
 
 
 async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness: Harness) -> None:
@@ -526,7 +527,7 @@ async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness:
     harness.recorder.on_served = forbid
 
     assert "lacks a privilege" in await harness.call_refused("create_access_token", {"user": "local:jane"})
-    assert journal_outcomes(harness) == ["intended", "not made"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "not made"]
 
 
 @pytest.mark.parametrize("fault", [None, "cut-before"])
@@ -550,19 +551,9 @@ async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
         calls.cancel_scope.cancel()
         go_on.set()
 
-    [*_, last] = read_journal(harness)
+    [*_, last] = read_journal(harness.settings.state_dir)
     assert last["result"] == ("deleted again" if fault is None else "stranded")
     assert [token.id for token in harness.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
-
-
-def read_journal(harness: Harness) -> list[dict[str, str]]:
-    """The journal."""
-    return [json.loads(line) for line in (harness.settings.state_dir / "journal.jsonl").read_text().splitlines()]
-
-
-def journal_outcomes(harness: Harness) -> list[str]:
-    """The results in the journal, in order."""
-    return [entry["result"] for entry in read_journal(harness)]
 
 
 @pytest.mark.parametrize(
@@ -582,7 +573,7 @@ async def test_the_journal_knows_what_came_of_it(
 
     await harness.call("create_access_token", {"user": "local:jane"})
 
-    assert journal_outcomes(harness) == results
+    assert read_outcomes(harness.settings.state_dir) == results
 
 
 async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
@@ -628,8 +619,8 @@ async def test_a_start_tells_of_a_folder_that_it_cannot_look_through(
 async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(harness: Harness) -> None:
     async def break_the_journal(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
-            (harness.settings.state_dir / "journal.jsonl").unlink()
-            (harness.settings.state_dir / "journal.jsonl").mkdir()
+            journal_file(harness.settings.state_dir).unlink()
+            journal_file(harness.settings.state_dir).mkdir()
         return response
 
     harness.recorder.on_served = break_the_journal
@@ -645,9 +636,7 @@ async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_o
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     await harness.call("create_access_token", {"user": "local:jane"})
-    journal = harness.settings.state_dir / "journal.jsonl"
-    intent = json.loads(journal.read_text().splitlines()[0]) | {"attempt": "a"}
-    journal.write_text(json.dumps(intent) + "\n")
+    write_journal(harness.settings.state_dir, [read_journal(harness.settings.state_dir)[0] | {"attempt": "a"}])
 
     mentioned = await harness.call("create_access_token", {"user": "local:jane"}, person=ScriptedPerson([]))
     again = await harness.call("create_access_token", {"user": r"ad:CORP\jane"})

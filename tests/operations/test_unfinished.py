@@ -1,6 +1,5 @@
 """Advice that can be followed: it stops nothing that works, ends, and never speaks against what this server knows."""
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -27,7 +26,13 @@ from tests.support.harness import (
     Harness,
     refusal_response,
 )
-from tests.support.journal_file import forget_outcomes, journal_file, read_journal
+from tests.support.journal_file import (
+    forget_outcomes,
+    journal_file,
+    leave_intent_of_another_server,
+    read_journal,
+    write_journal,
+)
 from tests.support.json_rpc import create_call
 from tests.support.misbehaving_cluster import replace_answer
 from tests.support.remedies import parse_calls
@@ -50,9 +55,7 @@ async def test_a_change_that_was_never_finished_is_reported_with_its_token(
 ) -> None:
     token = add_token(harness)
     await harness.call("delete_access_token", {"id": token.id}, confirm="none")
-    journal = journal_file(harness.settings.state_dir)
-    intent = read_journal(harness.settings.state_dir)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
-    journal.write_text(json.dumps(intent) + "\n")
+    leave_intent_of_another_server(harness.settings.state_dir)
 
     await harness.call("list_access_tokens")
 
@@ -332,11 +335,10 @@ async def test_reading_does_without_the_journal(harness: Harness, spoiled: str) 
 
 async def test_thousands_of_open_intents_make_no_answer_long(harness: Harness) -> None:
     orphan = await create_as_killed_server(harness)
-    journal = journal_file(harness.settings.state_dir)
-    intent = json.loads(journal.read_text())
+    [intent] = read_journal(harness.settings.state_dir)
     users = ["local:jane"] * 2_000 + [f'local:"{number} {"x" * 200}"' for number in range(1_000)]
-    lines = [f"{json.dumps(intent | {'attempt': f'{number:x}f', 'user': user})}\n" for number, user in enumerate(users)]
-    journal.write_text(f"{json.dumps(intent)}\n{''.join(lines)}")
+    others = [intent | {"attempt": f"{number:x}f", "user": user} for number, user in enumerate(users)]
+    write_journal(harness.settings.state_dir, [intent, *others])
 
     told = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
     refused = await harness.call_refused("rotate_access_token", {"id": add_token(harness).id})

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.harness import Harness, ToolAnswer
+from tests.support.journal_file import LOCK_NAME
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,7 @@ async def test_a_read_only_server_reads_and_does_not_know_how_to_write(harness: 
         'There is no tool "create_access_token": this server only reads. '
         "The tools are list_access_tokens, get_access_token, audit_access_tokens.",
     )
-    assert not harness.settings.state_dir.joinpath("journal.lock").exists()
+    assert not (harness.settings.state_dir / LOCK_NAME).exists()
 
 
 async def test_a_delivery_folder_in_disorder_does_not_keep_anyone_from_reading(

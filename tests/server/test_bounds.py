@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.harness import AGREES, JANE, MAX_ANSWER_CHARACTERS, NOW, TOKENS_PATH, Harness, ScriptedPerson
+from tests.support.journal_file import INTENT, write_journal
 
 pytestmark = pytest.mark.anyio
 
@@ -133,18 +134,9 @@ async def test_a_refusal_of_the_cluster_s_stays_within_bounds_too(harness: Harne
 
 
 async def test_a_question_stays_within_bounds_whatever_was_begun_before(harness: Harness) -> None:
-    intent = {
-        "time": "2026-11-24T08:00:00Z",
-        "operation": "create",
-        "cluster": harness.settings.address,
-        "user": "local:jane",
-        "result": "intended",
-    }
-    harness.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = "".join(f"{json.dumps(intent | {'attempt': f'{number:x}'})}\n" for number in range(2_000))
-    journal = harness.settings.state_dir / "journal.jsonl"
-    journal.touch(mode=0o600)
-    journal.write_text(lines)
+    intent = INTENT | {"time": "2026-11-24T08:00:00Z", "operation": "create", "cluster": harness.settings.address}
+    intents = [intent | {"attempt": f"{number:x}"} for number in range(2_000)]
+    write_journal(harness.settings.state_dir, intents)
     human = ScriptedPerson([AGREES])
 
     told = await harness.call("create_access_token", {"user": "local:jane", "expiration_time": "never"}, person=human)

@@ -5,9 +5,7 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import anyio
@@ -16,19 +14,14 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
+from tests.support.json_rpc import COMMAND, REQUEST_META
 from tests.support.secret_scan import find_secrets
 from token_tools.server.failed_start import MAX_ANSWERED_REQUESTS
 
-COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
 TIMEOUT_SECONDS = 60
 FAILED_START_PREFIX = "qumulo-token-tools could not start: "
 SECRET = "access-v1:QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="
 ENVIRONMENT_WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("QUMULO_")}
-REQUEST_META = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
 INITIALIZE_PARAMS = {
     "protocolVersion": "2025-11-25",
     "capabilities": {},

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message, create_call
-from tests.support.stdio_client import REQUEST_META, TIMEOUT_SECONDS, receive, running_server, send
+from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, REQUEST_META, Message, create_call
+from tests.support.stdio_client import TIMEOUT_SECONDS, receive, running_server, send
 
 pytestmark = pytest.mark.anyio
 LIST_CALL_TEMPLATE = b'"method":"tools/call","params":{"name":"list_access_tokens","arguments":{%b}}'

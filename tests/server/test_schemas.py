@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.types import Tool
 from pydantic import SecretStr
 
+from tests.support.json_rpc import COMMAND
 from token_tools.server.app import create_server
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 GOLDEN_FOLDER = Path(__file__).with_name("tool_schemas")
-COMMAND = str(Path(sys.executable).with_name("qumulo-token-tools"))
 TIMEOUT_SECONDS = 60
 READ_TOOLS = {"list_access_tokens", "get_access_token", "audit_access_tokens"}
 SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))

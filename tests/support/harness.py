@@ -39,7 +39,8 @@ JANE = Account(auth_id="1001", domain="LOCAL", name="jane", sid="S-1-5-21-1-2-3-
 AD_JANE = Account(auth_id="21474836481", domain="ACTIVE_DIRECTORY", name="CORP\\jane", sid="S-1-5-21-9-9-9-1105")
 LDAP_BOB = Account(auth_id="12884902888", domain="POSIX_USER", name="bob", uid=1000, sid="S-1-5-88-1-1000")
 USERS_GROUP = Account(auth_id="513", domain="LOCAL", name="Users", is_group=True)
-Arguments = dict[str, Any] | None
+NEVER_EXPIRING_REQUEST = {"user": "local:jane", "expiration_time": "never"}
+MAX_ANSWER_CHARACTERS = 25_000
 Mode = Literal["auto", "legacy"]
 
 
@@ -168,8 +169,3 @@ def create_harness(mode: Mode, folder: Path) -> Harness:
         host="c.example.com", bearer_token=SecretStr(own.bearer_token), delivery_dir=folder / "state" / "tokens"
     )
     return Harness(cluster, RecordingTransport(httpx.ASGITransport(create_app(cluster))), settings, mode)
-
-
-MAX_ANSWER_CHARACTERS = 25_000
-
-NEVER_EXPIRING_REQUEST = {"user": "local:jane", "expiration_time": "never"}

@@ -16,6 +16,12 @@ INITIALIZE: Message = {
     },
 }
 INITIALIZED: Message = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+REQUEST_META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+"""What each request carries in the newer era of the protocol, in place of a handshake."""
 
 
 def create_call(number: int, tool: str, **arguments: object) -> Message:

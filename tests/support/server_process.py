@@ -19,6 +19,7 @@ import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
 from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB
+from tests.support.journal_file import read_journal, read_outcomes
 from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message
 from tests.support.twin_clusters import serve_over_https
 from token_tools.sandbox.app import create_app
@@ -94,12 +95,11 @@ class ServedCluster:
 
     def read_journal(self) -> list[dict[str, Any]]:
         """The lines of the journal; each is whole."""
-        path = self.state_folder / "journal.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_journal(self.state_folder)
 
     def read_outcomes(self) -> list[str]:
         """What the journal has, in order."""
-        return [line["result"] for line in self.read_journal()]
+        return read_outcomes(self.state_folder)
 
     def read_delivered(self) -> dict[str, str]:
         """The bearer tokens in files, by the ids of their tokens."""

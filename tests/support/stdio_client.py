@@ -57,10 +57,3 @@ def run_to_end(*options: str, env: dict[str, str] | None = None) -> subprocess.C
         stdin=subprocess.DEVNULL,
         env=os.environ | (env or {}),
     )
-
-
-REQUEST_META = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.harness import Harness
+from tests.support.journal_file import JOURNAL_NAME, LOCK_NAME, journal_file, read_outcomes
 
 pytestmark = pytest.mark.anyio
 
@@ -170,7 +171,7 @@ def test_what_cannot_be_done_is_found_out_before_the_request_and_leaves_nothing(
 def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(tmp_path: Path) -> None:
     state = tmp_path / "qumulo-token-tools"
     state.mkdir(mode=0o700)
-    journal = state / "journal.jsonl"
+    journal = journal_file(state)
     journal.touch(mode=0o600)
 
     created = create_under_strace(tmp_path, f"--trace-path={journal}", "--inject=fsync:error=ETIMEDOUT")
@@ -181,14 +182,14 @@ def test_a_disk_that_does_not_answer_in_time_is_not_taken_for_another_process(tm
 
 @needs_strace
 @pytest.mark.parametrize(
-    "name", ["state/tokens", "qumulo-token-tools/journal.lock", "qumulo-token-tools/journal.jsonl"]
+    "name", ["state/tokens", f"qumulo-token-tools/{LOCK_NAME}", f"qumulo-token-tools/{JOURNAL_NAME}"]
 )
 def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path: Path, name: str) -> None:
     calls, first, second = tmp_path / "calls", tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         for part in ("state/tokens", "qumulo-token-tools"):
             (folder / part).mkdir(parents=True, mode=0o700)
-        for file in ("journal.lock", "journal.jsonl"):
+        for file in (LOCK_NAME, JOURNAL_NAME):
             (folder / "qumulo-token-tools" / file).touch(mode=0o600)
     create_under_strace(first, f"--trace-path={first / name}", "--trace=close", f"--output={calls}")
     last = len(calls.read_text().splitlines())
@@ -202,8 +203,7 @@ def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path:
     )
     assert told == (failed if name == "state/tokens" else None)
     assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
-    lines = (second / "qumulo-token-tools" / "journal.jsonl").read_text().splitlines()
-    assert [json.loads(line)["result"] for line in lines] == ["intended", "made"]
+    assert read_outcomes(second / "qumulo-token-tools") == ["intended", "made"]
 
 
 @needs_strace

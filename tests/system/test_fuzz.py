@@ -19,10 +19,10 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as PublishedTool
 
+from tests.support.harness import MAX_ANSWER_CHARACTERS
 from tests.support.sandbox_process import BIN_FOLDER
 
 TIMEOUT_SECONDS = 60
-MAX_ANSWER_CHARACTERS = 25_000
 MAX_GROWTH_BYTES = 15 << 20
 """Bytes that the process may have grown by at the end of the long run: about what its caches take."""
 

@@ -7,13 +7,10 @@ steps; n goes up until a create comes through. The cluster lives in the parent, 
 import json
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tests.support.sandbox_process import SandboxProcess, running_sandbox
+from tests.support.journal_file import read_journal
+from tests.support.sandbox_process import SandboxProcess
 
 TIMEOUT_SECONDS = 60
 USER = "local:snapshot-mover"
@@ -53,13 +50,6 @@ sys.exit(anyio.run(main))
 """
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Generator[SandboxProcess]:
-    """One cluster for all the lives of the server."""
-    with running_sandbox() as sandbox:
-        yield sandbox
-
-
 def create_and_kill_at(sandbox: SandboxProcess, step: int, state: Path) -> int:
     """The status of a child that makes a token and is killed at that step, if it gets there."""
     child = subprocess.run(
@@ -89,12 +79,6 @@ def create_environment(sandbox: SandboxProcess, state: Path) -> dict[str, str]:
     return {name: sandbox.settings[name] for name in names} | {"XDG_STATE_HOME": str(state), "HOME": str(state)}
 
 
-def read_journal(state: Path) -> list[dict[str, Any]]:
-    """The lines of the journal; each is whole."""
-    path = state / "qumulo-token-tools" / "journal.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_path: Path) -> None:
     steps = 0
     while True:
@@ -106,7 +90,7 @@ def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_pa
         ended = create_and_kill_at(sandbox, steps, state)
 
         after = set(sandbox.run_sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
-        new, journal = after - before, read_journal(state)
+        new, journal = after - before, read_journal(state / "qumulo-token-tools")
         files = [*(state / "qumulo-token-tools" / "tokens").glob("*.json")]
         kept = {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
         # Every file with a name is whole, and its token is on the cluster.

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
+from tests.support.json_rpc import REQUEST_META
 from tests.support.secret_scan import find_secrets
 from token_tools.sandbox.faults import Endpoint, Fault
 
@@ -21,6 +22,7 @@ CHILD_SCRIPT = """
 import json, logging, os, sys, pathlib, anyio, httpx, keyring, stamina
 from datetime import timedelta
 from pydantic import SecretStr
+from tests.support.file_keyring import FileKeyring
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.sandbox.faults import Faults
@@ -30,18 +32,7 @@ from token_tools.shutdown import Shutdown
 from token_tools.server.stdio import serve
 from token_tools.times import utc_now
 
-class Keychain(keyring.backend.KeyringBackend):
-    priority = 1
-    kept = {}
-    def get_password(self, service, username):
-        return self.kept.get(username)
-    def set_password(self, service, username, password):
-        self.kept[username] = password
-        pathlib.Path(sys.argv[3]).write_text(json.dumps(self.kept))
-    def delete_password(self, service, username):
-        del self.kept[username]
-
-keyring.set_keyring(Keychain())
+keyring.set_keyring(FileKeyring())
 plan, secrets = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 stamina.set_testing(True, attempts=2)
 logging.basicConfig(level=logging.DEBUG)
@@ -79,12 +70,6 @@ LEGACY_HANDSHAKE: list[dict[str, Any]] = [
     },
     {"method": "notifications/initialized"},
 ]
-REQUEST_META = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
-
 
 _SIMILAR_FAULT_PREFIXES = ("page-40", "page-41", "page-42", "page-45", "page-50", "bare-")
 OTHER_CALLS: list[tuple[str, dict[str, object]]] = [
@@ -111,11 +96,11 @@ class LoggingServer:
         self.asked = 0
         self.errors = (folder / "stderr").open("w+b")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD_SCRIPT, str(self.plan), str(self.secrets), str(self.keyring)],
+            [sys.executable, "-c", CHILD_SCRIPT, str(self.plan), str(self.secrets)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "XDG_STATE_HOME": str(self.state), **settings},
+            env={**os.environ, "XDG_STATE_HOME": str(self.state), "FILE_KEYRING": str(self.keyring), **settings},
         )
         if not modern:
             self.send(LEGACY_HANDSHAKE[0])

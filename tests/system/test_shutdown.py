@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness import ADMIN, JANE
+from tests.support.journal_file import LOCK_NAME
 from tests.support.json_rpc import create_call
 from tests.support.server_process import (
     CREATE_REQUEST,
@@ -156,7 +157,7 @@ def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path
     """Another process has the journal for longer than the requests may take."""
     with served_cluster(tmp_path) as stage, running_server(stage, QUMULO_TIMEOUT="1s") as life, ExitStack() as lock:
         token = stage.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
-        held = lock.enter_context((stage.state_folder / "journal.lock").open("w"))
+        held = lock.enter_context((stage.state_folder / LOCK_NAME).open("w"))
         fcntl.flock(held, fcntl.LOCK_EX)
         life.send(create_call(2, "update_access_token", id=token.id, enabled=False))
         stage.wait_for("GET /v1/session/who-am-i")

@@ -14,8 +14,8 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import TextContent
 
-from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message, create_call
-from tests.support.stdio_client import REQUEST_META, TIMEOUT_SECONDS, read_to_end, receive, running_server, send
+from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, REQUEST_META, Message, create_call
+from tests.support.stdio_client import TIMEOUT_SECONDS, read_to_end, receive, running_server, send
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import stat
-from collections.abc import Generator
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -26,13 +25,6 @@ from token_tools.times import parse_rfc3339, utc_now
 
 TIMEOUT_SECONDS = 60
 README_PATH = Path(__file__).parents[2] / "README.md"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Generator[SandboxProcess]:
-    """One for all tests of this module: they look after what they make."""
-    with running_sandbox() as sandbox:
-        yield sandbox
 
 
 def create_settings(sandbox: SandboxProcess, folder: Path) -> Settings:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.example_tokens import MONTH, add_token, add_token_of_jane
 from tests.support.harness import ADMIN, JANE, LDAP_BOB, NOW, TOKENS_PATH, WHO_AM_I_PATH, Harness, refusal_response
-from tests.support.journal_file import read_outcomes
+from tests.support.journal_file import JOURNAL_NAME, read_outcomes
 from tests.support.misbehaving_cluster import (
     FALSE_DELETE_ANSWERS,
     HTML_PAGE,
@@ -211,7 +211,7 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(harne
     assert list(harness.settings.delivery_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["tokens", "journal.jsonl"])
+@pytest.mark.parametrize("place", ["tokens", JOURNAL_NAME])
 async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(harness: Harness, place: str) -> None:
     state = harness.settings.delivery_dir.parent
     state.mkdir(mode=0o700)

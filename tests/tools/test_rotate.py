@@ -29,7 +29,7 @@ from tests.support.harness import (
     ToolAnswer,
     refusal_response,
 )
-from tests.support.journal_file import forget_outcomes, journal_file, read_journal
+from tests.support.journal_file import forget_outcomes, leave_intent_of_another_server, read_journal
 from tests.support.misbehaving_cluster import (
     deny_lists,
     hide_token_ids,
@@ -324,9 +324,7 @@ async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_
     old = add_token(harness)
     first = await harness.call("rotate_access_token", {"id": old.id})
     Path(first.fields["bearer_token_in"]).unlink()
-    journal = journal_file(harness.settings.state_dir)
-    intent = read_journal(harness.settings.state_dir)[0] | {"server": "another", "attempt": "a", "process": 2**22 + 1}
-    journal.write_text(json.dumps(intent) + "\n")
+    leave_intent_of_another_server(harness.settings.state_dir)
 
     told = await harness.call_refused("rotate_access_token", {"id": old.id})
 

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: which command runs, with which settings, and how the process starts."""

@@ -1,4 +1,4 @@
-"""A short conversation with the server, played for a person who wants to see what an assistant would get."""
+"""Plays a short conversation with the server, for a person who wants to see what an assistant would get."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ STEP_TIMEOUT_SECONDS: Final = 30.0
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that the assistant does, and whether it should succeed."""
+    """One call by the assistant, the request of its user that leads to it, and whether it should succeed."""
 
     request: str
     tool: str
@@ -46,9 +46,9 @@ CONVERSATION: Final = (
 
 
 async def play_conversation(steps: Sequence[Step] = CONVERSATION) -> bool:
-    """Play it through a real client, against the server as a child process over stdio; print it as it goes.
+    """Call the tools of a server that runs as a child process, and print each step.
 
-    Gives whether each step went as it should.
+    Return whether every step ended as it should; the first that does not ends the conversation.
     """
     server = StdioServerParameters(command=sys.executable, args=["-m", "token_tools", "--demo"])
     async with Client(server, read_timeout_seconds=STEP_TIMEOUT_SECONDS) as client:

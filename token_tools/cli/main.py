@@ -1,7 +1,7 @@
-"""The installed command's way in: loads the program as fast as Python and pydantic can be told to.
+"""The installed command's way in: loads the program as fast as Python and pydantic allow.
 
 A host waits for the list of tools whenever it starts, and nearly all of that wait is imports: most of it the SDK's,
-whose protocol alone is three versions of some hundred models each. Nothing else in this project knows about this.
+whose protocol alone is three versions of some hundred models each. No other module knows how that time is saved.
 """
 
 import gc
@@ -13,18 +13,21 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
-from typing import cast
+from typing import Final, cast
+
+GARBAGE_THRESHOLD_OBJECTS: Final = 20_000
+"""New objects after which Python looks for garbage; its own default is 700."""
 
 
 def main() -> None:
-    """Run the command line, and exit with its status: 2, with one line on stderr, where this system is not enough."""
+    """Run the command line and exit with its status: 2, with one line on stderr, if this system is not supported."""
     _refuse_windows()
-    # While there is nothing that an interruption could leave half done, it ends the process as it ends any other.
+    # Nothing can be left half done while the program is loading, so SIGINT may end it at once, without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     with importing_fast():
-        from token_tools.cli.commands import run_command  # noqa: PLC0415 - what makes it fast comes first
-        from token_tools.shutdown import exit_now  # noqa: PLC0415 - the same
+        from token_tools.cli.commands import run_command  # noqa: PLC0415 - only imports in this block are fast
+        from token_tools.shutdown import exit_now  # noqa: PLC0415 - see above
     exit_now(run_command(sys.argv[1:]))
 
 
@@ -39,12 +42,12 @@ def _refuse_windows() -> None:
 
 @contextmanager
 def importing_fast() -> Generator[None]:
-    """What is imported meanwhile is imported as fast as it can be."""
-    # What an import makes stays: looking for garbage among it only takes time.
+    """Make imports in the block as fast as they can be; afterwards the process looks for garbage less often."""
+    # Modules stay until the end, so looking for garbage among them only takes time.
     gc.disable()
-    # pydantic would read the metadata of every installed distribution; whoever wants its plugins sets the variable.
+    # pydantic would read the metadata of every installed distribution. To use its plugins, set the variable to "".
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Where rich happens to be installed, the SDK would load it for logs that this program formats itself.
+    # If rich is installed, the SDK would load it for logs that this program formats itself.
     sys.modules.setdefault("rich", cast(ModuleType, None))
     _load_package_lazily("mcp")
     try:
@@ -52,36 +55,35 @@ def importing_fast() -> Generator[None]:
             yield
     finally:
         gc.freeze()
-        # What a call makes goes by counting references. To look through it after each 700 objects, as is usual, is a
-        # tenth of an audit and finds nothing.
-        gc.set_threshold(20_000)
+        # A call's objects have no cycles and go by counting references. Looking through them at Python's own threshold
+        # takes a tenth of an audit's time and finds nothing.
+        gc.set_threshold(GARBAGE_THRESHOLD_OBJECTS)
         gc.enable()
 
 
 @contextmanager
 def _deferring_validators() -> Generator[None]:
-    from pydantic import BaseModel, ConfigDict  # noqa: PLC0415 - after the switches above
+    """Let pydantic build the validator of each model that is defined in the block when it is first used.
 
-    # A session speaks one version of the protocol and few of its messages, and most are only asked for the list of
-    # tools: each validator is built when it is first used.
-    ordinary = BaseModel.model_config
+    A session speaks one version of the protocol and few of its messages, and most sessions only ask for the tools.
+    """
+    from pydantic import BaseModel, ConfigDict  # noqa: PLC0415 - its import reads the variable that is set above
+
+    default_config = BaseModel.model_config
     BaseModel.model_config = ConfigDict(defer_build=True)
     try:
         yield
     finally:
-        BaseModel.model_config = ordinary
+        BaseModel.model_config = default_config
 
 
 def _load_package_lazily(name: str) -> None:
-    """Let a package's submodules be imported without what its `__init__` collects, until somebody asks for that.
+    """Let submodules of a package be imported without running the package's `__init__`.
 
-    The SDK's collects all of its client half.
+    It runs when the first attribute of the package itself is read. That of the SDK imports its whole client half.
     """
-    if name in sys.modules:
+    if name in sys.modules or (spec := find_spec(name)) is None or spec.loader is None:
         return
-    spec = find_spec(name)
-    assert spec is not None  # noqa: S101 - it is a dependency
-    assert spec.loader is not None  # noqa: S101 - the same
     package, loader = module_from_spec(spec), spec.loader
 
     def load(attribute: str) -> object:

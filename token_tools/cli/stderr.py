@@ -1,6 +1,6 @@
 """The process's stderr, on which no line repeats something of a secret.
 
-Whatever writes there writes through it: logs, warnings, argparse, tracebacks of every thread.
+Everything that writes to `sys.stderr` is covered: logs, warnings, argparse, tracebacks of every thread.
 """
 
 import io
@@ -13,21 +13,23 @@ from token_tools.redaction import redact
 
 
 class RedactedStream(io.TextIOWrapper):
-    """Text that is redacted line by line on its way out; that nobody reads it is no error."""
+    """A text stream that redacts line by line, and ignores that nobody reads it."""
 
     _pending = ""
-    # Whatever is cleaned up while a line is written may have something to say too.
+    # Threads write at the same time. The lock is reentrant, because the garbage collector can run a finalizer that
+    # writes to stderr while this thread is in the middle of a write.
     _lock = threading.RLock()
 
     def write(self, text: str, /) -> int:
-        """Write the lines that are complete; what is left waits for its end, or for `flush`."""
+        """Write the lines that are complete; the rest waits for its line end, or for `flush`."""
         with self._lock:
+            # A secret that arrives in pieces is only recognised in the whole line.
             lines, end, self._pending = (self._pending + text).rpartition("\n")
             self._write_redacted(lines + end)
         return len(text)
 
     def flush(self) -> None:
-        """Write what is there, complete or not."""
+        """Write everything that waits, complete or not."""
         with self._lock:
             pending, self._pending = self._pending, ""
             self._write_redacted(pending)
@@ -40,10 +42,10 @@ class RedactedStream(io.TextIOWrapper):
 
 
 def redact_stderr() -> None:
-    """From now on, what is written to `sys.stderr` is redacted. If it is closed, it goes nowhere."""
+    """Redact what is written to `sys.stderr` from now on; if stderr is closed, discard it."""
     stream = sys.stderr
     if stream is None:
-        # Otherwise the next file that is opened would be the descriptor that C code writes its errors to.
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the life of the process
+        # Python and C code write errors to descriptor 2. Unless this takes it, the next file that is opened would.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - stays open until the process ends
         return
     sys.stderr = RedactedStream(stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)

@@ -221,7 +221,7 @@ class ClusterClient:
         except TimeoutError:
             raise Unreachable(
                 f"No whole answer from {self._address} {self._render_timeout()}.",
-                advice=_RETRY_AFTER_RESTART if self._shutdown.is_requested else _RETRY_OR_RAISE_TIMEOUT,
+                advice=_RETRY_AFTER_RESTART if self._shutdown.has_begun else _RETRY_OR_RAISE_TIMEOUT,
             ) from None
         finally:
             self._limiter.release()
@@ -235,11 +235,11 @@ class ClusterClient:
                 f"{self._address} was not asked: {MAX_CONCURRENT_REQUESTS} other requests of this server were "
                 "not through "
                 f"{self._render_timeout()}, and this one was never sent.",
-                advice=_RETRY_AFTER_RESTART if self._shutdown.is_requested else "Try again when less is asked at once.",
+                advice=_RETRY_AFTER_RESTART if self._shutdown.has_begun else "Try again when less is asked at once.",
             ) from None
 
     def _render_timeout(self) -> str:
-        if self._shutdown.is_requested:
+        if self._shutdown.has_begun:
             return "before this server had to stop"
         return f"within {format_duration(self._timeout)} (QUMULO_TIMEOUT)"
 

@@ -1,1 +1,1 @@
-"""The embedded cluster: a small faithful Qumulo Core for trying, testing and demonstrating."""
+"""The embedded cluster: a small Qumulo Core, true to the published one, for trials, tests and demonstrations."""

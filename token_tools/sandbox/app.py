@@ -1,6 +1,6 @@
-"""The embedded cluster's REST endpoints, in the vendor's own forms: JSON, paging, envelope of errors.
+"""The embedded cluster's REST endpoints, with the vendor's own JSON, paging and envelope of errors.
 
-Source: the published pages of the endpoints; `qumulo-api` 7.10, which is tested to work against this.
+Source: the published pages of the endpoints; `qumulo-api` 7.10, which the tests run against this.
 """
 
 import base64
@@ -27,7 +27,7 @@ from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, Account, Cluster, Refu
 TOKENS_PATH: Final = "/v1/auth/access-tokens/"
 
 START_CURSOR: Final = "0"
-"""Sorts before the id of every token."""
+"""A cursor that sorts before the id of every token."""
 
 _POSIX_ID: Final = re.compile(r"[0-9]{1,10}")
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
@@ -35,7 +35,7 @@ _DOMAIN_BY_PREFIX: Final = {"local": "LOCAL", "ad": "ACTIVE_DIRECTORY", "ldap_us
 
 
 def _require_rfc_3339(value: object) -> object:
-    """Only the one form; pydantic alone would take seconds since 1970 too."""
+    """Return the value if it is a time in the published notation; pydantic alone also takes seconds since 1970."""
     if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
         raise ValueError("must be a time as RFC 3339 writes it, with an offset")
     return value
@@ -46,7 +46,7 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339)]
 
 
 class _Body(BaseModel):
-    """A request's JSON: only known fields, with only the published types."""
+    """The JSON of a request: no unknown fields, and only the published types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,7 +84,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def create_app(cluster: Cluster) -> Starlette:
-    """The endpoints of one cluster. A path has its trailing slash or has none, as published; nothing redirects."""
+    """Return the endpoints of one cluster as an application.
+
+    A path needs the trailing slash that it is published with, or none; there is no redirect to the other form.
+    """
     api = _Endpoints(cluster)
     app = Starlette(
         routes=[
@@ -108,7 +111,7 @@ def create_app(cluster: Cluster) -> Starlette:
 
 @dataclass(frozen=True)
 class _Endpoints:
-    """One method an endpoint; each answers 200 or raises `Refused`."""
+    """One method for each endpoint; it answers with status 200 or raises `Refused`."""
 
     cluster: Cluster
 
@@ -125,10 +128,10 @@ class _Endpoints:
         start = _decode_cursor(query.after) if query.after else START_CURSOR
         limit = min(query.limit or self.cluster.behaviour.default_page_size, self.cluster.behaviour.max_page_size)
         tokens = self.cluster.list_tokens(caller, user, cursor=start, limit=limit + 1)
-        page, more = tokens[:limit], len(tokens) > limit
+        page, has_more = tokens[:limit], len(tokens) > limit
         last = page[-1].id if page else start
-        after = last if more else self._choose_end_cursor(start, last)
-        link = None if after is None else self._render_next_link(request, query, after, limit)
+        cursor = last if has_more else self._choose_end_cursor(start, last)
+        link = None if cursor is None else self._render_next_link(request, query, cursor, limit)
         return JSONResponse(
             {"entries": [self._render_token(token, in_list=True) for token in page]} | self._render_paging(link)
         )
@@ -179,7 +182,7 @@ class _Endpoints:
         )
 
     async def list_roles(self, request: Request) -> Response:
-        """The caller's roles, which `qq who_am_i` asks for; here a role is worth a privilege."""
+        """Answer with the caller's roles, which `qq who_am_i` asks for; here each privilege is a role."""
         _, caller = self._authenticate(request)
         return JSONResponse(sorted(caller.privileges))
 
@@ -203,8 +206,8 @@ class _Endpoints:
         )
 
     async def render_refusal(self, _request: Request, refusal: Exception) -> Response:
-        """A refusal in the vendor's envelope."""
-        assert isinstance(refusal, Refused)  # noqa: S101 - Starlette calls this for nothing else
+        """Return a refusal in the vendor's envelope."""
+        assert isinstance(refusal, Refused)  # noqa: S101 - Starlette calls this for no other exception
         status, error_class = self.cluster.behaviour.refusals[refusal.reason]
         if refusal.reason == "login" and not self.cluster.behaviour.has_body_of_401:
             return Response(status_code=status)
@@ -218,11 +221,11 @@ class _Endpoints:
         return JSONResponse(envelope, status_code=status)
 
     async def render_routing_error(self, request: Request, failure: Exception) -> Response:
-        """No such path, or no such verb on it."""
-        assert isinstance(failure, HTTPException)  # noqa: S101 - the same
-        complaint: RefusalReason = "no-path" if failure.status_code == HTTPStatus.NOT_FOUND else "method"
+        """Return the refusal of a path that does not exist, or that does not have this method."""
+        assert isinstance(failure, HTTPException)  # noqa: S101 - Starlette calls this for no other exception
+        reason: RefusalReason = "no-path" if failure.status_code == HTTPStatus.NOT_FOUND else "method"
         return await self.render_refusal(
-            request, Refused(complaint, f"{request.method} {request.url.path}: {failure.detail}")
+            request, Refused(reason, f"{request.method} {request.url.path}: {failure.detail}")
         )
 
     def _authenticate(self, request: Request) -> tuple[Token, Account]:
@@ -233,7 +236,7 @@ class _Endpoints:
         return token, self.cluster.accounts[token.user]
 
     def _check_fields_known(self, fields: Iterable[str]) -> None:
-        """An old core does not know the fields that came after it."""
+        """Refuse fields that are newer than the version of this cluster."""
         behaviour = self.cluster.behaviour
         known = {"expiration_time": behaviour.has_expiry, "enabled": behaviour.has_enabled}
         for field in sorted(fields):
@@ -244,7 +247,11 @@ class _Endpoints:
         return self.cluster.resolve_account(_validate(_IdentityBody, self._parse_user_filter(text)).model_dump())
 
     def _parse_user_filter(self, text: str) -> dict[str, Any]:
-        """The `user` filter: a name, `uid:`, `gid:`, `auth_id:` or a bare SID; a domain's prefix only by a switch."""
+        """Return the fields of an identity that a `user` filter gives.
+
+        It is a name, a SID, or has one of the prefixes `uid:`, `gid:`, `auth_id:`, `sid:`, `name:`; the prefix of a
+        domain counts only if the behaviour allows it.
+        """
         prefix, colon, rest = text.partition(":")
         key = prefix.lower()
         if colon and key in _DOMAIN_BY_PREFIX and self.cluster.behaviour.allows_domain_prefixes:
@@ -256,17 +263,17 @@ class _Endpoints:
         return {"sid": text} if text.upper().startswith("S-1-") else {"name": text}
 
     def _render_token(self, token: Token, *, in_list: bool = False) -> dict[str, Any]:
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "id": token.id,
             "user": self._render_identity(token.user, in_list=in_list),
             "creator": self._render_identity(token.creator, in_list=in_list),
             "creation_time": _format_time(token.creation_time, token.creation_nanoseconds),
         }
         if self.cluster.behaviour.has_expiry:
-            told["expiration_time"] = token.expiration_time and _format_time(token.expiration_time)
+            fields["expiration_time"] = token.expiration_time and _format_time(token.expiration_time)
         if self.cluster.behaviour.has_enabled:
-            told["enabled"] = token.enabled
-        return told
+            fields["enabled"] = token.enabled
+        return fields
 
     def _render_identity(self, auth_id: str, *, in_list: bool) -> Mapping[str, object]:
         account = self.cluster.accounts.get(auth_id)
@@ -275,7 +282,7 @@ class _Endpoints:
         return account.identity()
 
     def _choose_end_cursor(self, start: str, last: str) -> str | None:
-        """The key that a cluster gives which never says that it has told everything."""
+        """Return the cursor on the last page; None unless the behaviour is that paging never ends."""
         return {"empty-pages": last, "repeated": start}.get(self.cluster.behaviour.end_of_paging)
 
     def _render_paging(self, link: str | None) -> dict[str, Any]:
@@ -291,9 +298,9 @@ class _Endpoints:
         return ends[self.cluster.behaviour.end_of_paging]
 
     def _render_next_link(self, request: Request, query: _ListQuery, cursor: str, limit: int) -> str:
-        key = base64.urlsafe_b64encode(cursor.encode()).decode()
-        wanted = {"user": query.user} if query.user else dict[str, str]()
-        link = f"{TOKENS_PATH}?{urlencode({**wanted, 'after': key, 'limit': limit})}"
+        after = base64.urlsafe_b64encode(cursor.encode()).decode()
+        user = {"user": query.user} if query.user else dict[str, str]()
+        link = f"{TOKENS_PATH}?{urlencode({**user, 'after': after, 'limit': limit})}"
         return (
             f"{request.url.scheme}://{request.url.netloc}{link}" if self.cluster.behaviour.has_absolute_links else link
         )
@@ -304,8 +311,8 @@ def _validate(model: type[Model], content: object) -> Model:
         return model.model_validate(content)
     except ValidationError as invalid:
         [first, *_] = invalid.errors(include_url=False)
-        complaint: RefusalReason = "bad-time" if first["loc"] == ("expiration_time",) else "decode"
-        raise Refused(complaint, f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+        reason: RefusalReason = "bad-time" if first["loc"] == ("expiration_time",) else "decode"
+        raise Refused(reason, f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
 
 
 async def _read_json(request: Request) -> object:
@@ -317,15 +324,15 @@ async def _read_json(request: Request) -> object:
 
 def _decode_cursor(text: str) -> str:
     try:
-        key = base64.b64decode(text, altchars=b"-_", validate=True).decode("ascii")
+        cursor = base64.b64decode(text, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
-        key = ""
-    if not key.isdecimal():
+        cursor = ""
+    if not cursor.isdecimal():
         raise Refused("decode", "after is not a key")
-    return key
+    return cursor
 
 
 def _format_time(instant: datetime, nanoseconds: int = 0) -> str:
-    """UTC, with a fraction only if there is one: up to nine digits, the trailing zeros trimmed."""
+    """Return the time in UTC; its fraction has up to nine digits, without trailing zeros, or is left out."""
     whole = instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
     return f"{whole}{nanoseconds:03}".rstrip("0").rstrip(".") + "Z"

@@ -1,7 +1,7 @@
-"""The state of the embedded cluster: accounts, tokens and the rules about them. No HTTP.
+"""The state of the embedded cluster: accounts, tokens and the rules about them. It knows nothing of HTTP.
 
-What the vendor documents is a rule here; what nobody outside knows is a switch of `Behaviour`, so that nothing which is
-built on this cluster takes a guess for a fact.
+What the vendor documents is a rule here. What nobody outside the vendor knows is a switch of `Behaviour`, so that no
+test or program takes a guess for a fact.
 
 Source: the published page of `/v1/auth/access-tokens/`, the vendor's administrator guide, `qumulo-api` 7.10.
 """
@@ -44,47 +44,47 @@ EndOfPaging = Literal["null", "empty", "no-next", "null-paging", "no-paging", "e
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """What differs between versions of Core, and what is not known of the real one."""
+    """What differs between versions of Core, or is not known about a real cluster."""
 
     version: str = "7.9.2.1"
-    """Told by `/v1/version`; the rules below do not follow it."""
+    """What `/v1/version` says; it changes none of the other switches."""
     has_self_service: bool = True
-    """One's own tokens need no privilege (Core 7.3 and newer)."""
+    """Users may administer their own tokens without a privilege (Core 7.3 and newer)."""
     has_expiry: bool = True
     """Tokens have an `expiration_time` (Core 5.3.2 and newer)."""
     has_enabled: bool = True
     """Tokens can be disabled (Core 5.3.3 and newer)."""
     sparse_identities: bool = False
-    """Lists tell only the `auth_id` of identities, as the sibling endpoint for S3 keys is documented to do."""
+    """Lists give only the `auth_id` of an identity; the list of S3 keys is documented to do so."""
     end_of_paging: EndOfPaging = "null"
-    """How the last page says that it is the last. The last two never do, as other endpoints of the vendor are said to:
-    empty pages without end, or the last page over and over."""
+    """How the last page says that it is the last. `empty-pages` and `repeated` never do: empty pages follow without
+    end, or the last page over and over. Other endpoints of the vendor are said to behave in that way."""
     has_absolute_links: bool = False
-    """`paging.next` names a host."""
+    """`paging.next` is a whole URL and not only a path."""
     default_page_size: int = 10_000
-    """Default of `limit`, as for S3 keys."""
+    """Tokens on a page if the request has no `limit`; the number is that of S3 keys."""
     max_page_size: int = 10_000
-    """Maximum of `limit`, as for S3 keys; more is not refused but cut."""
+    """Most tokens on a page; a larger `limit` is not refused. The number is that of S3 keys."""
     allows_user_with_limit: bool = True
-    """`user` may be combined with `limit` and `cursor`; on S3 keys it is said not to be."""
+    """`user` may be combined with `limit` and `after`, which the list of S3 keys is said to refuse."""
     allows_domain_prefixes: bool = False
-    """The `user` filter reads `local:`, `ad:` and `ldap_user:`; the vendor's SDK never sends them, one script does."""
+    """The `user` filter knows `local:`, `ad:` and `ldap_user:`. The vendor's SDK never sends them, one script does."""
     counts_dead_tokens: bool = True
-    """Expired and disabled tokens take up one of a user's two places."""
+    """Expired and disabled tokens count towards the limit of tokens per user."""
     tokens_outlive_users: bool = True
-    """The tokens of a deleted user stay listed, as S3 keys do."""
+    """The tokens of a deleted user stay in the list, as S3 keys do."""
     allows_clearing_expiry: bool = True
-    """A PATCH with a null `expiration_time` makes a token live for ever."""
+    """A PATCH with a null `expiration_time` lets a token never expire; otherwise it is refused."""
     allows_empty_update: bool = True
     """A PATCH that changes nothing is accepted."""
     allows_past_expiry: bool = True
-    """A token may be made that has expired already."""
+    """A token may be created with an expiration time in the past."""
     lookup_needs_privilege: bool = True
     """Looking up identities needs a privilege."""
     unprivileged_list_is_own: bool = False
-    """A list of everybody's tokens gives one's own to those who may not see more; otherwise it is refused."""
+    """A list of all tokens gives a caller without the privilege their own; otherwise it is refused."""
     has_body_of_401: bool = False
-    """A 401 has the envelope of an error; the vendor's SDK reckons with none."""
+    """A 401 has the envelope of an error; the vendor's SDK does not expect one."""
     refusals: Mapping[RefusalReason, tuple[int, str]] = field(
         default_factory=lambda: {
             "decode": (400, "decode_error"),
@@ -101,11 +101,11 @@ class Behaviour:
             "login": (401, "http_unauthorized_error"),
         }
     )
-    """Status and error class of each refusal; the vendor publishes few of them."""
+    """Status and error class of each refusal, most of them guesses: the vendor publishes few."""
 
 
 class Refused(Exception):
-    """The cluster declines a request."""
+    """The cluster refuses a request."""
 
     def __init__(self, reason: RefusalReason, description: str) -> None:
         super().__init__(description)
@@ -115,7 +115,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Account:
-    """A user or group, as an identity tells it, and what it may do."""
+    """A user or group: the fields of its identity, and its privileges."""
 
     auth_id: str
     domain: str
@@ -127,7 +127,7 @@ class Account:
     privileges: frozenset[str] = frozenset()
 
     def identity(self) -> dict[str, str | int | None]:
-        """All six fields, null where unknown."""
+        """Return the six fields of the identity, None where unknown."""
         return {
             "auth_id": self.auth_id,
             "domain": self.domain,
@@ -138,9 +138,9 @@ class Account:
         }
 
     def matches(self, identity: Mapping[str, object]) -> bool:
-        """Whether every field that the identity gives is this account's; names are compared without case."""
-        mine = self.identity()
-        return all(_is_same_value(mine[key], value) for key, value in identity.items())
+        """Return whether every field of `identity` agrees with this account; upper and lower case are the same."""
+        own = self.identity()
+        return all(_is_same_value(own[key], value) for key, value in identity.items())
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,11 @@ class Token:
     expiration_time: datetime | None = None
     enabled: bool = True
     creation_nanoseconds: int = 0
-    """0 to 999, below the microseconds of `creation_time`: the cluster tells more than Python's clock holds."""
+    """0 to 999, to be added to `creation_time`: a cluster gives nanoseconds, and `datetime` holds microseconds."""
 
 
 class TokenTable(MutableMapping[str, Token]):
-    """The tokens by their ids, in the order of these; what is asked of it costs no more for being one of many."""
+    """The tokens by id, in the order of their ids; a look-up takes no longer when there are very many."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, Token] = {}
@@ -191,36 +191,39 @@ class TokenTable(MutableMapping[str, Token]):
         return len(self._ids)
 
     def of_user(self, user: str) -> list[Token]:
-        """One user's."""
+        """Return the tokens of one user."""
         return [self._tokens[token_id] for token_id in self._ids_of.get(user, ())]
 
     def find_by_bearer_token(self, bearer_token: str) -> Token | None:
-        """The one with this secret."""
+        """Return the token with this secret, or None."""
         return self._by_bearer_token.get(bearer_token)
 
     def page_after(self, cursor: str, *, user: str | None, limit: int) -> list[Token]:
-        """The first so many whose ids sort after `cursor`, of one user or of all."""
+        """Return the first `limit` tokens whose ids sort after `cursor`, of one user or, for None, of all."""
         ids = self._ids if user is None else self._ids_of.get(user, [])
         first = bisect_right(ids, cursor)
         return [self._tokens[token_id] for token_id in ids[first : first + limit]]
 
 
 class Cluster:
-    """Accounts and tokens, and the operations on them as a caller may do them."""
+    """Accounts and tokens, and what a caller may do with them.
+
+    The same `seed` gives the same ids and secrets; without one they are random.
+    """
 
     def __init__(self, *, clock: Clock, behaviour: Behaviour | None = None, seed: int | None = None) -> None:
         self.clock = clock
         self.behaviour = behaviour or Behaviour()
         self.accounts: dict[str, Account] = {}
         self.tokens = TokenTable()
-        self._random = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - scenes to repeat
+        self._random = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - to repeat a cluster
 
     def add_account(self, account: Account) -> None:
-        """Let there be a user or group."""
+        """Add a user or group."""
         self.accounts[account.auth_id] = account
 
     def remove_account(self, auth_id: str) -> None:
-        """Delete a user; what happens to their tokens is a switch."""
+        """Remove a user; a switch of the behaviour decides whether their tokens stay."""
         del self.accounts[auth_id]
         if not self.behaviour.tokens_outlive_users:
             for token in self.tokens.of_user(auth_id):
@@ -235,11 +238,14 @@ class Cluster:
         creation_time: datetime | None = None,
         enabled: bool = True,
     ) -> Token:
-        """Put a token there, whatever the rules say; a creation time that is given is told as it is."""
+        """Add a token without checking any rule; without a creation time it is created now.
+
+        Only a token that is created now has nanoseconds, so that a test finds the time that it gave.
+        """
         created = creation_time or self.clock()
         key = self._random.getrandbits(64)
         creation_nanoseconds = 0 if creation_time else key % 1000
-        # The layout that one published example shows; nobody should rely on it, but it is what a token looks like.
+        # This is the layout of one published example. Nobody should rely on it, but so a token looks like a real one.
         seconds, nanoseconds = int(created.timestamp()), created.microsecond * 1000 + creation_nanoseconds
         secret = self._random.randbytes(32) + struct.pack("<IQQQI", 1, int(user), key, seconds, nanoseconds)
         token = Token(
@@ -256,15 +262,15 @@ class Cluster:
         return token
 
     def authenticate(self, bearer_token: str) -> Token | None:
-        """The live token with this secret, or None."""
+        """Return the token with this secret if it works, else None."""
         token = self.tokens.find_by_bearer_token(bearer_token)
         return token if token and self._is_live(token) and token.user in self.accounts else None
 
     def resolve_account(self, identity: Mapping[str, object]) -> Account:
-        """The one account that an identity denotes; each field that it gives has to agree.
+        """Return the one account that agrees with every given field of an identity.
 
         Raises:
-            Refused: If there is none, or more than one.
+            Refused: If there is none or more than one, or if the identity gives at most a domain.
         """
         given = {key: value for key, value in identity.items() if value is not None}
         if not given.keys() - {"domain"}:
@@ -279,12 +285,10 @@ class Cluster:
         return found[0]
 
     def list_tokens(self, caller: Account, user: Account | None, *, cursor: str, limit: int) -> list[Token]:
-        """At most `limit` tokens of one user or of all, as far as the caller may see them.
-
-        They come in the order of their ids, and from those that sort after `cursor`.
+        """Return the first `limit` tokens whose ids sort after `cursor`, of one user or, for None, of all.
 
         Raises:
-            Refused: If the caller may not.
+            Refused: If the caller may not see them.
         """
         if user is None and self.behaviour.unprivileged_list_is_own and READ_PRIVILEGE not in caller.privileges:
             user = caller
@@ -292,18 +296,18 @@ class Cluster:
         return self.tokens.page_after(cursor, user=None if user is None else user.auth_id, limit=limit)
 
     def get_token(self, caller: Account, token_id: str) -> Token:
-        """One token.
+        """Return one token.
 
         Raises:
-            Refused: If there is none, or the caller may not see it.
+            Refused: If it does not exist, or the caller may not see it.
         """
         return self._get_permitted_token(READ_PRIVILEGE, caller, token_id)
 
     def create_token(self, caller: Account, user: Account, expiration_time: datetime | None) -> Token:
-        """A new token by the rules.
+        """Create a token.
 
         Raises:
-            Refused: If one of them forbids it.
+            Refused: If a rule forbids it.
         """
         self._check_privilege(WRITE_PRIVILEGE, caller, owner=user.auth_id)
         if user.is_group or user.domain in {"POSIX_GROUP", "WORLD"}:
@@ -318,16 +322,16 @@ class Cluster:
         """Enable or disable a token, or move its expiry.
 
         Raises:
-            Refused: If there is none, or the caller may not.
+            Refused: If it does not exist, or the caller may not.
         """
         self.tokens[token_id] = token = replace(self._get_permitted_token(WRITE_PRIVILEGE, caller, token_id), **changes)
         return token
 
     def delete_token(self, caller: Account, token_id: str) -> None:
-        """Remove a token.
+        """Delete a token.
 
         Raises:
-            Refused: If there is none, or the caller may not.
+            Refused: If it does not exist, or the caller may not.
         """
         del self.tokens[self._get_permitted_token(WRITE_PRIVILEGE, caller, token_id).id]
 
@@ -352,15 +356,15 @@ class Cluster:
         return token.enabled and (token.expiration_time is None or token.expiration_time > self.clock())
 
 
-def _is_same_value(mine: object, given: object) -> bool:
-    """Text is compared without case, and a name in Active Directory also without its domain or as `name@domain`."""
-    if isinstance(mine, str) and isinstance(given, str):
-        mine, given = mine.casefold(), given.casefold()
-        return not {given, _format_down_level_name(given)}.isdisjoint({mine, mine.rpartition("\\")[2]})
-    return mine == given
+def _is_same_value(own: object, given: object) -> bool:
+    r"""Compare two fields; `jane` and `jane@corp.example.com` also agree with the account `CORP\jane`."""
+    if isinstance(own, str) and isinstance(given, str):
+        own, given = own.casefold(), given.casefold()
+        return not {given, _format_down_level_name(given)}.isdisjoint({own, own.rpartition("\\")[2]})
+    return own == given
 
 
 def _format_down_level_name(name: str) -> str:
-    r"""`corp\jane` for `jane@corp.example.com`: by convention the short name of a domain is its first label."""
+    r"""Return `corp\jane` for `jane@corp.example.com`: the short name of a domain is usually its first label."""
     user, at, realm = name.rpartition("@")
     return f"{realm.partition('.')[0]}\\{user}" if at else name

@@ -1,4 +1,4 @@
-"""A believable cluster: some twenty tokens of every kind that an administrator meets. All of it is invented."""
+"""A believable cluster with twenty tokens, of every kind that an administrator meets. Everything in it is invented."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -65,7 +65,7 @@ _ACCOUNTS: Final = (
     Account("4294967297", "API_INTERNAL_DOMAIN", "replication"),
 )
 
-# User, days since it was made, days until it expires (None for never), and what is special.
+# The user, days since the creation, days until the expiration (None for never), and what is special.
 _TOKEN_SPECS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]], ...]] = (
     ("500", 812, None, {}),
     ("1001", 30, 60, {"creator": "1001"}),
@@ -91,7 +91,7 @@ _TOKEN_SPECS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]],
 
 @dataclass(frozen=True)
 class DemoCluster:
-    """The cluster, the secret of the service account that may manage tokens on it, and one of its administrator's."""
+    """The cluster, and two bearer tokens for it: a service account's that may administer tokens, and the admin's."""
 
     cluster: Cluster
     bearer_token: str = field(repr=False)
@@ -99,23 +99,24 @@ class DemoCluster:
 
 
 def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> DemoCluster:
-    """The same accounts and tokens each time, with the same ids; secrets are new, and times count from now.
+    """Return a cluster with the same accounts, tokens and ids each time; secrets are new, and times count from now.
 
-    A client that starts a process for each call finds in the second what it saw in the first.
+    The ids are the same so that a client that starts a process for each call finds in the second what it saw in the
+    first.
     """
     cluster = Cluster(clock=clock, behaviour=behaviour)
     for account in _ACCOUNTS:
         cluster.add_account(account)
     now = clock().replace(microsecond=0)
-    for number, (user, age, rest, special) in enumerate(_TOKEN_SPECS):
+    for number, (user, age_days, days_left, special) in enumerate(_TOKEN_SPECS):
         token = cluster.add_token(
             user,
             creator=str(special.get("creator", ADMIN_ID)),
-            creation_time=now - timedelta(days=age, minutes=7 * age % 600, microseconds=-age * 1_031),
-            expiration_time=None if rest is None else now + timedelta(days=rest),
+            creation_time=now - timedelta(days=age_days, minutes=7 * age_days % 600, microseconds=-age_days * 1_031),
+            expiration_time=None if days_left is None else now + timedelta(days=days_left),
             enabled=bool(special.get("enabled", True)),
         )
-        _assign_stable_id(cluster, replace(token, creation_nanoseconds=37 * age % 1000), number)
+        _assign_stable_id(cluster, replace(token, creation_nanoseconds=37 * age_days % 1000), number)
     own = cluster.add_token(
         SERVICE_ID,
         creator=ADMIN_ID,
@@ -129,7 +130,7 @@ def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Dem
 
 
 def _assign_stable_id(cluster: Cluster, token: Token, number: int) -> None:
-    """Put a token back under an id that looks like any other, and is the same each time."""
+    """Replace the random id of a token by one that depends on nothing but its user and `number`."""
     del cluster.tokens[token.id]
     key = int.from_bytes(hashlib.sha256(f"demo {number}".encode()).digest()[:8])
     token_id = str((int(token.user) << 64) | key)

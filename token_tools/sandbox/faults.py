@@ -1,9 +1,10 @@
-"""The ways in which a cluster, or the way to it, fails, for each of its endpoints.
+"""The ways in which each endpoint of a cluster can fail, or the network or a gateway in front of it.
 
-What something in front of a cluster may say instead of it can be said before the request was carried out, or after.
+A fault whose name ends in `-after` comes when the cluster has carried out the request; the same answer without it, when
+the cluster never saw the request.
 
-In process a cut is the client library's own error; over HTTPS the server drops the connection where an answer would
-begin, also for `refuse`: to refuse a connection it would have to know beforehand what is going to be asked over it.
+In one process with the client, a cut connection is the error that httpx raises. Over HTTPS, the server drops the
+connection instead of sending an answer, for `refuse` as well: it only knows what is asked once a connection is there.
 """
 
 import gzip
@@ -84,7 +85,7 @@ _TOKENS_PATH: Final = "/v1/auth/access-tokens/"
 _ENDPOINTS: Final[Mapping[Endpoint, tuple[str, re.Pattern[str]]]] = {
     "who-am-i": ("GET", re.compile("/v1/session/who-am-i")),
     "find": ("POST", re.compile("/v1(/auth)?/identity/find")),
-    # From its second time on: what is looked at after a create, and not what was before.
+    # Only from the second list on: the look after a create, and not the one before it.
     "list-again": ("GET", re.compile(_TOKENS_PATH)),
     "list": ("GET", re.compile(_TOKENS_PATH)),
     "create": ("POST", re.compile(_TOKENS_PATH)),
@@ -97,14 +98,14 @@ _ENDPOINTS: Final[Mapping[Endpoint, tuple[str, re.Pattern[str]]]] = {
 
 @dataclass
 class Faults:
-    """An ASGI application that fails at some endpoints of another, as `plan` says, and at the rest is that other."""
+    """An ASGI application that hands requests on to `app`, except for the endpoints that fail by `plan`."""
 
     app: ASGIApp
     plan: dict[Endpoint, Fault]
     list_requests: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or fail."""
+        """Serve a request, or fail."""
         fault = self._find_fault(scope) if scope["type"] == "http" else None
         if fault is None:
             await self.app(scope, receive, send)
@@ -117,33 +118,32 @@ class Faults:
             await _FAULTS_AFTERWARDS[fault](body, scope, receive, send)
 
     def _find_fault(self, scope: Scope) -> Fault | None:
-        there = [
+        endpoints = [
             endpoint
             for endpoint, (method, path) in _ENDPOINTS.items()
             if scope["method"] == method and path.fullmatch(scope["path"])
         ]
-        self.list_requests += "list" in there
-        return next(
-            (self.plan[one] for one in there if one in self.plan and (one != "list-again" or self.list_requests > 1)),
-            None,
-        )
+        self.list_requests += "list" in endpoints
+        if self.list_requests == 1 and "list-again" in endpoints:
+            endpoints.remove("list-again")
+        return next((self.plan[endpoint] for endpoint in endpoints if endpoint in self.plan), None)
 
     async def _serve_unanswered(self, scope: Scope, receive: Receive) -> bytes:
-        """Let the cluster do what was asked, and keep its answer to ourselves."""
-        said: list[bytes] = []
+        """Let the cluster carry out the request, and return the body of its answer without sending it."""
+        chunks: list[bytes] = []
 
-        async def overhear(message: Message) -> None:
-            said.append(message.get("body", b""))
+        async def collect(message: Message) -> None:
+            chunks.append(message.get("body", b""))
 
-        await self.app(scope, receive, overhear)
-        return b"".join(said)
+        await self.app(scope, receive, collect)
+        return b"".join(chunks)
 
 
 def parse_faults(words: Iterable[str]) -> dict[Endpoint, Fault]:
-    """A plan written as `create=cut-after`, one word a fault.
+    """Return the plan of faults that are each written as one word, such as `create=cut-after`.
 
     Raises:
-        SettingsError: For a word that is no such thing; the text names all that there are.
+        SettingsError: If a word is no fault; the message names all endpoints and faults.
     """
     try:
         return TypeAdapter(dict[Endpoint, Fault]).validate_python(dict(word.split("=", 1) for word in words))
@@ -164,7 +164,7 @@ async def _hang(_body: bytes, _scope: Scope, receive: Receive, _send: Send) -> N
 
 
 async def _trickle(body: bytes, _scope: Scope, _receive: Receive, send: Send) -> None:
-    """A byte now and then, until nobody waits any more."""
+    """Send a byte now and then, until the client gives up."""
     length = str(len(body) + 1_000_000).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
     while True:
@@ -182,41 +182,41 @@ def _rewrite_answer(rewrite: Callable[[bytes], Response]) -> Callable[[bytes, Sc
 def _replace_answer(
     create_response: Callable[[Request], Response],
 ) -> Callable[[bytes, Scope, Receive, Send], Awaitable[None]]:
-    async def say(_body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(_body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         await create_response(Request(scope, receive))(scope, receive, send)
 
-    return say
+    return answer
 
 
 def _link_next_page(prefix: str) -> Callable[[bytes], Response]:
-    """A page without tokens that leads to another."""
+    """Return an answer that is a page without tokens and links to a next page, each time with another cursor."""
 
-    def make(body: bytes) -> Response:
-        after = f"{prefix}/v1/auth/access-tokens/?after=k{hash(body) & 0xFFFF}{id(object()) & 0xFFFF}"
-        return JSONResponse({"entries": [], "paging": {"next": after}})
+    def create_response(body: bytes) -> Response:
+        link = f"{prefix}/v1/auth/access-tokens/?after=k{hash(body) & 0xFFFF}{id(object()) & 0xFFFF}"
+        return JSONResponse({"entries": [], "paging": {"next": link}})
 
-    return make
+    return create_response
 
 
 def _refuse(status: int) -> Callable[[Request], Response]:
-    """The vendor's envelope, which repeats what should not be repeated."""
+    """Return an answer in the vendor's envelope that repeats the credential."""
 
-    def make(request: Request) -> Response:
+    def create_response(request: Request) -> Response:
         description = f"cannot do this for {request.headers.get('authorization')}"
         envelope = {"module": "sandbox", "error_class": "fault_error", "description": description}
         return JSONResponse(envelope, status_code=status)
 
-    return make
+    return create_response
 
 
 def _echo_credential(status: int) -> Callable[[Request], Response]:
-    """A page, as gateways and firewalls give it, that repeats what should not be repeated."""
+    """Return an HTML page, such as gateways and firewalls send, that repeats the credential."""
 
-    def make(request: Request) -> Response:
-        told = request.headers.get("authorization")
-        return HTMLResponse(f"<html><h1>Sorry</h1><pre>{told}</pre></html>", status_code=status)
+    def create_response(request: Request) -> Response:
+        credential = request.headers.get("authorization")
+        return HTMLResponse(f"<html><h1>Sorry</h1><pre>{credential}</pre></html>", status_code=status)
 
-    return make
+    return create_response
 
 
 def _answer_empty(status: int) -> Callable[[Request], Response]:
@@ -232,16 +232,16 @@ def _redirect(_: Request) -> Response:
 
 
 def _compress(_: Request) -> Response:
-    """An encoding that nobody asked for."""
+    """Answer in an encoding that the client did not ask for, and that grows to a megabyte when it is decoded."""
     body = gzip.compress(gzip.compress(b"{}" + b" " * 1_000_000))
     return Response(body, media_type="application/json", headers={"Content-Encoding": "gzip, gzip"})
 
 
 def _answer_about_another(body: bytes) -> Response:
-    """The answer to what somebody else asked."""
-    told = json.loads(body or b"{}")
+    """Change the answer so that it seems to be about another token or user."""
+    fields = json.loads(body or b"{}")
     others = {"id": "9007199254740993", "auth_id": "501", "name": "guest"}
-    return JSONResponse(told | {key: value for key, value in others.items() if key in told})
+    return JSONResponse(fields | {key: value for key, value in others.items() if key in fields})
 
 
 _INTERMEDIARY_ANSWERS: Final[Mapping[str, Callable[[Request], Response]]] = {
@@ -256,7 +256,7 @@ _INTERMEDIARY_ANSWERS: Final[Mapping[str, Callable[[Request], Response]]] = {
     "busy": _answer_too_many_requests,
     "redirect": _redirect,
 }
-"""What is said instead of the cluster's answer; with `-after`, once the request was carried out."""
+"""What a gateway answers instead of the cluster: before the request reaches the cluster, or with `-after`, later."""
 
 _FAULTS_INSTEAD: Final[Mapping[str, Callable[[Request], Response]]] = {
     **_INTERMEDIARY_ANSWERS,
@@ -265,7 +265,7 @@ _FAULTS_INSTEAD: Final[Mapping[str, Callable[[Request], Response]]] = {
     "html": _echo_credential(502),
 }
 _FAULTS_AFTERWARDS: Final[Mapping[str, Callable[[bytes, Scope, Receive, Send], Awaitable[None]]]] = {
-    **{f"{fault}-after": _replace_answer(make) for fault, make in _INTERMEDIARY_ANSWERS.items()},
+    **{f"{fault}-after": _replace_answer(answer) for fault, answer in _INTERMEDIARY_ANSWERS.items()},
     "cut-after": _cut,
     "hang-after": _hang,
     "slow": _trickle,

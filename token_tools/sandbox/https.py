@@ -1,4 +1,4 @@
-"""An application over HTTPS on a loopback port, with a certificate of its own."""
+"""Serves an application over HTTPS on a loopback port, with a certificate of its own."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import httpx
 import trustme
@@ -31,18 +31,19 @@ class Address:
 
 
 class AbortableH11Protocol(H11Protocol):
-    """HTTP whose connection is cut, without another byte, where the application raises the error that says so."""
+    """HTTP that cuts its connection, without another byte, when the application raises `httpx.TransportError`."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Serve through the connection, or end it; uvicorn narrows the argument in the same way."""
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wrap the application of a new connection."""
+        super().connection_made(cast(asyncio.Transport, transport))
         app = self.app
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 await app(scope, receive, send)
             except httpx.TransportError:
-                transport.abort()
+                self.transport.abort()
+                # uvicorn would log an application that returns without an answer while the client is still there.
                 while (await receive())["type"] != "http.disconnect":
                     pass
 
@@ -52,10 +53,10 @@ class AbortableH11Protocol(H11Protocol):
 def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[Address], None]) -> None:
     """Serve until SIGINT or SIGTERM; `port` 0 takes any free one.
 
-    `on_started` is called once the port accepts connections. The CA's certificate is written into the folder.
+    The certificate of the CA is written into `folder`. `on_started` is called when the port accepts connections.
 
     Raises:
-        SettingsError: If the port is taken, or not ours to take.
+        SettingsError: If the port is taken, or this user may not use it.
     """
     ca_file, key_file = folder / "ca.pem", folder / "server.pem"
     authority = trustme.CA()
@@ -65,19 +66,20 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[
         listener = socket.create_server((LOOPBACK, port))
     except OSError as failure:
         raise SettingsError(f"--port {port} cannot be served: {os.strerror(failure.errno or 0)}.") from None
-    # asyncio does this only for sockets that it makes itself; without, an answer may wait 40 ms for a delayed ACK.
+    # asyncio sets this only on sockets that it creates itself. Without it, an answer may wait 40 ms for a delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # uvicorn's own handling of signals, which ends the process by the signal, is only for the main thread.
+    # uvicorn runs in a thread, because in the main thread it handles signals itself and then kills the process by them.
     server = uvicorn.Server(
         uvicorn.Config(app, http=AbortableH11Protocol, ssl_certfile=key_file, log_level="warning", access_log=False)
     )
-    ending = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    end_signals = {signal.SIGINT, signal.SIGTERM}
+    # Blocked before the thread starts, which inherits it: so only `sigwait` gets them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, end_signals)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         on_started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
-        signal.sigwait(ending)
+        signal.sigwait(end_signals)
     finally:
         server.should_exit = True
         thread.join()

@@ -1,7 +1,7 @@
-"""Lines of input, and what is wrong with those that are no message.
+"""Lines of input: which of them are messages, and the answer to those that are not.
 
-The SDK drops what it cannot parse without a word, and whoever asked waits for ever. So each line is looked at here
-first, and what would be dropped is answered: a request with an error, under its id where that can be read.
+The SDK silently drops what it cannot parse, and the client that sent it waits for ever. So each line is checked here
+first. A request that would be dropped is answered with an error, under its id if that can be read.
 """
 
 import json
@@ -13,17 +13,17 @@ from mcp.types import INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, JSONRPC
 from pydantic import ValidationError
 
 MAX_LINE_BYTES: Final = 4 << 20
-"""Bytes of a line; the SDK takes as many over HTTP."""
+"""Bytes of a line; the SDK has the same limit over HTTP."""
 
 _KEPT_END_BYTES: Final = 1 << 10
-"""Bytes that are kept of the end of a longer line: some clients write the id last."""
+"""Bytes that are kept of the end of a longer line, since some clients write the id last."""
 
 MAX_BATCH_MESSAGES: Final = 100
-"""Messages of a batch that are answered each; with more, one answer is for all."""
+"""Messages of a batch that are answered one by one; a larger batch gets one answer for all."""
 
 _JSON_TOKEN: Final = re.compile(
     rb"""
-    (?P<name>"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))           # unterminated, it takes the rest
+    (?P<name>"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))           # an unterminated one takes the rest
     (?:\s*:\s*(?P<value>"(?:[^"\\]++|\\.)*+"|-?\d++(?=[\s,}])|))?
     |(?P<opening>[\[{])
     |(?P<closing>[\]}])
@@ -37,13 +37,13 @@ _NOT_JSONRPC: Final = (
 )
 
 Members = dict[bytes, bytes | None]
-"""The names in an object, quoted as they stand there, with their values; None if that is neither text nor a number."""
+"""The names in an object, with their quotes, and the JSON of their values; None if it is neither text nor a number."""
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines without their ends.
+    """Yield the lines without their line ends.
 
-    Of one that is longer than `MAX_LINE_BYTES` its beginning and its end, still longer.
+    A line that is longer than `MAX_LINE_BYTES` loses its middle; what is left is still longer than that.
     """
     line = bytearray()
     for chunk in chunks:
@@ -57,22 +57,24 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def sort_line(line: bytes) -> tuple[bytes, bytes]:
-    """What the SDK is to be given for a line, and what the client is to be told at once."""
+    """Return what the SDK gets for a line, and what the client gets at once; each may be empty."""
     if not line.strip():
         return b"", b""
     flaw = _find_flaw(line)
     if flaw is None:
-        # In JSON it is a blank, for the SDK it would end the line.
+        # A carriage return is white space in JSON, but for the SDK it would end the line.
         return line.replace(b"\r", b" ") + b"\n", b""
+    code, reason = flaw
     messages = _scan_members(line) or [{}]
-    # To an answer of the client an error is no answer: whoever waits for it is told.
-    answers = [_format_refusal(message, *flaw) for message in messages if _is_response(message)]
-    requests = [_format_refusal(message, *flaw) for message in messages if not _is_response(message)]
-    return b"".join(answers), b"".join(requests)
+    refusals = [(_is_response(message), format_error(_parse_id(message), code, reason)) for message in messages]
+    # A response answers a request of the SDK's, so the SDK has to learn that it failed, and not the client.
+    for_sdk = b"".join(refusal for is_response, refusal in refusals if is_response)
+    for_client = b"".join(refusal for is_response, refusal in refusals if not is_response)
+    return for_sdk, for_client
 
 
 def find_request_ids(line: bytes) -> list[int | str | None]:
-    """The ids of the requests in a line, also where it is no message; None is one that no request can have."""
+    """Return the ids of the requests in a line, even if it is no message; None stands for an id that is not valid."""
     if _find_flaw(line) is None:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         return [message.id] if isinstance(message, JSONRPCRequest) else []
@@ -80,7 +82,7 @@ def find_request_ids(line: bytes) -> list[int | str | None]:
 
 
 def _find_flaw(line: bytes) -> tuple[int, str] | None:
-    """Why a line would never be answered, as a code and a text; None if it is a message."""
+    """Return why a line would never be answered, as an error's code and text; None if it is a message."""
     if len(line) > MAX_LINE_BYTES:
         return INVALID_REQUEST, f"This line is longer than {MAX_LINE_BYTES >> 20} MiB. Nothing was done."
     try:
@@ -91,16 +93,17 @@ def _find_flaw(line: bytes) -> tuple[int, str] | None:
                 return PARSE_ERROR, f"{_NOT_JSON}: {reason}. Nothing was done."
             case _:
                 return INVALID_REQUEST, _NOT_JSONRPC
-    # With an id of the wrong kind it passes for a notification.
+    # The SDK takes a request whose id is of the wrong type for a notification, and does not answer it.
     is_request = isinstance(message, JSONRPCNotification) and not message.method.startswith("notifications/")
     return (INVALID_REQUEST, _NOT_JSONRPC) if is_request and b'"id"' in _scan_members(line)[0] else None
 
 
 def _scan_members(line: bytes) -> list[Members]:
-    """The members of the message, or of each in a batch, as far as they can be told in what may be no JSON.
+    """Return the members of the message, or of each message in a batch; the line need not be JSON.
 
-    Of a batch of very many there are none.
+    A batch of more than `MAX_BATCH_MESSAGES` has none.
     """
+    # A parser would give up at the first mistake, and the id may come after it. So this only counts brackets.
     level = 2 if line.lstrip().startswith(b"[") else 1
     depth, messages = 0, list[Members]()
     for token in _JSON_TOKEN.finditer(line):
@@ -121,10 +124,6 @@ def _is_response(message: Members) -> bool:
     return b'"method"' not in message and (b'"result"' in message or b'"error"' in message)
 
 
-def _format_refusal(message: Members, code: int, told: str) -> bytes:
-    return format_error(_parse_id(message), code, told)
-
-
 def _parse_id(message: Members) -> int | str | None:
     try:
         number: int | str | None = json.loads(message.get(b'"id"') or b"null")
@@ -133,7 +132,7 @@ def _parse_id(message: Members) -> int | str | None:
     return number
 
 
-def format_error(request_id: int | str | None, code: int, told: str) -> bytes:
-    """The line that answers the request of that id with an error."""
-    error = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": told}}
+def format_error(request_id: int | str | None, code: int, text: str) -> bytes:
+    """Return the line that answers the request of this id with an error."""
+    error = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
     return json.dumps(error).encode() + b"\n"

@@ -1,9 +1,14 @@
-"""Serving over stdin and stdout, with an end that is the same however it comes.
+"""Serves over stdin and stdout, and ends in the same orderly way whatever ends it.
 
-The SDK reads stdin and writes stdout in threads that nothing can interrupt: a signal kills them where they stand, or
-leaves them waiting for input that never comes, or for a client that reads no more. So it is given a pipe instead of the
-one, which ends when stdin does or when a signal asks for the end, and a socket instead of the other, which takes
-everything from then on. Either way it unwinds as it does at the end of its input.
+The SDK reads stdin and writes stdout in threads that nothing can interrupt: they wait for input that never comes, or
+for a client that no longer reads, and a signal would kill them in the middle of a change. So the SDK never sees the
+client's own descriptors, but a pipe instead of stdin and a socket instead of stdout:
+
+    client's stdin  ─► _InputRelay  ─► pipe   ─► SDK
+    client's stdout ◄─ _OutputRelay ◄─ socket ◄─ SDK
+
+Whatever ends the session (the end of stdin, a signal, a client that is gone), the pipe ends, which the SDK takes for
+the usual end of its input, and the socket accepts everything until the SDK has finished.
 """
 
 import logging
@@ -26,13 +31,13 @@ from token_tools.server.input_lines import sort_line, split_lines
 from token_tools.shutdown import Shutdown
 
 OUTPUT_TIMEOUT_MS: Final = 500
-"""Milliseconds that a client may take no output after the end was asked for; what it has not taken then is dropped."""
+"""Milliseconds that a client may take no output once the shutdown has begun; then the rest of the output is dropped."""
 
-_CHUNK_BYTES: Final = select.PIPE_BUF
-"""Bytes that can be written without waiting where there is said to be room."""
+_WRITE_BYTES: Final = select.PIPE_BUF
+"""Bytes that are written at a time: no write of so few waits after a poll has found room."""
 
 _READ_BYTES: Final = 1 << 16
-"""Bytes that are read at a time: all that a pipe has."""
+"""Bytes that are read at a time: all that a pipe holds."""
 
 _NON_ENDING_SIGNALS: Final = {
     # Reports of a fault in the program itself, after which it cannot go on.
@@ -42,17 +47,17 @@ _NON_ENDING_SIGNALS: Final = {
     # Nobody can catch them.
     *("SIGKILL", "SIGSTOP"),
 }
-"""The signals that do not ask for the end; all others do, the real-time ones included."""
+"""The signals that begin no shutdown; all others do, the real-time ones included."""
 
 _LOG: Final = logging.getLogger(__name__)
 
 
-async def serve(server: MCPServer[Services], ending: Shutdown) -> None:
+async def serve(server: MCPServer[Services], shutdown: Shutdown) -> None:
     """Serve until stdin ends, nobody reads stdout any more, or a signal comes that would end the process.
 
-    What a tool has begun and must finish is finished first, within what `ending` allows.
+    A change that a tool has begun is finished first, within the time that `shutdown` allows.
     """
-    with _relaying_stdio(ending):
+    with _relaying_stdio(shutdown):
         try:
             await server.run_stdio_async()
         except* BrokenPipeError:
@@ -60,75 +65,81 @@ async def serve(server: MCPServer[Services], ending: Shutdown) -> None:
 
 
 @contextmanager
-def _relaying_stdio(ending: Shutdown) -> Generator[None]:
-    woken, waker = os.pipe()
-    os.set_blocking(waker, False)
+def _relaying_stdio(shutdown: Shutdown) -> Generator[None]:
+    """Put a pipe and a socket in the place of stdin and stdout, and relay between them and the client."""
+    # Both relays poll the reading end beside what they wait for. Nobody ever reads the byte, so it wakes both.
+    wakeup_fd, waker_fd = os.pipe()
+    os.set_blocking(waker_fd, False)
 
-    def end() -> None:
-        ending.request()
-        with suppress(BlockingIOError):  # then it was woken often enough
-            os.write(waker, b"\0")
+    def begin_shutdown() -> None:
+        shutdown.begin()
+        # A pipe that is full has woken them already.
+        with suppress(BlockingIOError):
+            os.write(waker_fd, b"\0")
 
-    with _signals_caught(waker):
-        source, wire = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
-        piped, sink = os.pipe()
-        os.dup2(piped, sys.stdin.fileno())
-        os.close(piped)
-        # The SDK never closes its own descriptor of stdout, and the other end of a socket can be told all the same.
-        written, writing = socket.socketpair()
-        os.dup2(writing.fileno(), sys.stdout.fileno())
-        refused, refusing = socket.socketpair()
-        input_relay = _InputRelay(source, sink, refusing, wire, woken, end)
-        output_relay = _OutputRelay(written, refused, wire, woken, end)
-        relays = [threading.Thread(target=relay.run) for relay in (input_relay, output_relay)]
-        for relay in relays:
-            relay.start()
+    with _waking_by_signals(waker_fd):
+        client_stdin_fd, client_stdout_fd = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
+        sdk_stdin_fd, sdk_input_fd = os.pipe()
+        os.dup2(sdk_stdin_fd, sys.stdin.fileno())
+        os.close(sdk_stdin_fd)
+        # A socket, because the SDK never closes its own descriptor of stdout: `shutdown` ends a socket all the same,
+        # and a pipe only ends when all its descriptors are closed.
+        sdk_output, sdk_stdout = socket.socketpair()
+        os.dup2(sdk_stdout.fileno(), sys.stdout.fileno())
+        refusal_receiver, refusal_sender = socket.socketpair()
+        input_relay = _InputRelay(
+            client_stdin_fd, sdk_input_fd, refusal_sender, client_stdout_fd, wakeup_fd, begin_shutdown
+        )
+        output_relay = _OutputRelay(sdk_output, refusal_receiver, client_stdout_fd, wakeup_fd, begin_shutdown)
+        threads = [threading.Thread(target=relay.run) for relay in (input_relay, output_relay)]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
-            end()
-            os.dup2(wire, sys.stdout.fileno())
-            with refusing, writing:
-                writing.shutdown(socket.SHUT_WR)
-                for relay in relays:
-                    relay.join()
+            begin_shutdown()
+            os.dup2(client_stdout_fd, sys.stdout.fileno())
+            with refusal_sender, sdk_stdout:
+                sdk_stdout.shutdown(socket.SHUT_WR)
+                for thread in threads:
+                    thread.join()
 
 
 @contextmanager
-def _signals_caught(waker_fd: int) -> Generator[None]:
-    """Each signal that would end the process writes to `waker_fd` instead; after the block none has an effect.
+def _waking_by_signals(waker_fd: int) -> Generator[None]:
+    """Let each signal that would end the process write to `waker_fd` instead; after the block none has an effect.
 
-    One that whoever started the process wanted to be ignored, as `nohup` does, still is.
+    A signal stays ignored if the parent process ignored it for this one, as `nohup` does.
     """
-    ending = [
+    caught = [
         signum
         for signum in signal.valid_signals()
         if getattr(signum, "name", "") not in _NON_ENDING_SIGNALS and signal.getsignal(signum) is not signal.SIG_IGN
     ]
-    # A handler runs when the loop comes to it, and a loop that is just about to wait does not: this does not need one.
-    before = signal.set_wakeup_fd(waker_fd, warn_on_full_buffer=False)
-    for signum in ending:
+    # Python runs a handler between two bytecodes of the main thread, so a loop that is about to block could miss the
+    # signal. The wake-up descriptor closes that gap: C code writes to it at once.
+    previous_fd = signal.set_wakeup_fd(waker_fd, warn_on_full_buffer=False)
+    for signum in caught:
         signal.signal(signum, _ignore_signal)
     try:
         yield
     finally:
-        for signum in ending:
+        # What is left is only the exit, and a second signal must not turn its status into that of a killed process.
+        for signum in caught:
             signal.signal(signum, signal.SIG_IGN)
-        signal.set_wakeup_fd(before)
+        signal.set_wakeup_fd(previous_fd)
 
 
 def _ignore_signal(_signum: int, _frame: FrameType | None) -> None:
-    """What a signal does is to write to the waker."""
+    """Do nothing: Python only writes to the wake-up descriptor for signals that have a handler."""
 
 
 @dataclass(frozen=True)
 class _InputRelay:
-    """From the client's `stdin_fd` to the SDK's `sink`, line by line.
+    """Relays lines from the client's stdin to the SDK, and sends an answer to each line that is no message.
 
-    What is no message is answered over `refusal_sender`.
-
-    It ends when `stdin_fd` does, when `wakeup_fd` has something to read, or when `stdout_fd` has nobody left who reads
-    it, and calls `end` then.
+    It ends when `stdin_fd` does, when `wakeup_fd` has something to read, or when nobody reads `stdout_fd` any more. It
+    calls `begin_shutdown` then.
     """
 
     stdin_fd: int
@@ -136,85 +147,90 @@ class _InputRelay:
     refusal_sender: socket.socket
     stdout_fd: int
     wakeup_fd: int
-    end: Callable[[], None]
+    begin_shutdown: Callable[[], None]
 
     def run(self) -> None:
-        """Work until the end."""
-        # A terminal that was closed, or a connection that broke: an end like any other.
+        """Relay until the end."""
+        # An error of a terminal that was closed, or of a connection that broke, is an end like any other.
         with suppress(OSError):
-            for line in split_lines(self._read()):
+            for line in split_lines(self._read_chunks()):
                 message, refusal = sort_line(line)
                 if not (self._write(self.sdk_input_fd, message) and self._write(self.refusal_sender.fileno(), refusal)):
                     break
-        self.end()
+        self.begin_shutdown()
         os.close(self.sdk_input_fd)
 
-    def _read(self) -> Iterator[bytes]:
-        # That the reader of `stdout_fd` is gone is told unasked.
-        news = _make_poll({self.stdin_fd: select.POLLIN, self.wakeup_fd: select.POLLIN, self.stdout_fd: 0})
-        while _ready_fds(news) == [self.stdin_fd] and (chunk := os.read(self.stdin_fd, _READ_BYTES)):
+    def _read_chunks(self) -> Iterator[bytes]:
+        # A descriptor whose reader is gone is reported even with an empty event mask.
+        poll = _create_poll({self.stdin_fd: select.POLLIN, self.wakeup_fd: select.POLLIN, self.stdout_fd: 0})
+        while _ready_fds(poll) == [self.stdin_fd] and (chunk := os.read(self.stdin_fd, _READ_BYTES)):
             yield chunk
 
-    def _write(self, sink_fd: int, content: bytes) -> bool:
-        """Whether it could be written before the end was asked for."""
-        room = _make_poll({sink_fd: select.POLLOUT, self.wakeup_fd: select.POLLIN})
-        for start in range(0, len(content), _CHUNK_BYTES):
-            if _ready_fds(room) != [sink_fd]:
+    def _write(self, fd: int, content: bytes) -> bool:
+        """Write all of `content`, and return whether that was possible before the shutdown began."""
+        poll = _create_poll({fd: select.POLLOUT, self.wakeup_fd: select.POLLIN})
+        for start in range(0, len(content), _WRITE_BYTES):
+            if _ready_fds(poll) != [fd]:
                 return False
-            os.write(sink_fd, content[start : start + _CHUNK_BYTES])
+            os.write(fd, content[start : start + _WRITE_BYTES])
         return True
 
 
 @dataclass(frozen=True)
 class _OutputRelay:
-    """From the SDK's `sdk_output`, and from `refusal_receiver`, to the client's `stdout_fd`.
+    """Relays what the SDK writes, and the answers of the input relay, to the client's stdout.
 
-    Once `wakeup_fd` has something to read, all of it is dropped when `stdout_fd` takes none for a while. It calls `end`
-    when `stdout_fd` is broken, or `sdk_output` has ended.
+    Once `wakeup_fd` has something to read, it drops everything as soon as `stdout_fd` takes nothing for a while. It
+    calls `begin_shutdown` when `stdout_fd` is broken, or when `sdk_output` has ended.
     """
 
     sdk_output: socket.socket
     refusal_receiver: socket.socket
     stdout_fd: int
     wakeup_fd: int
-    end: Callable[[], None]
+    begin_shutdown: Callable[[], None]
 
     def run(self) -> None:
-        """Work until the end."""
-        news = _make_poll({self.stdout_fd: select.POLLOUT, self.wakeup_fd: select.POLLIN})
-        room = _make_poll({self.stdout_fd: select.POLLOUT})
-        # The end of `sdk_output` tells the writer that nobody reads any more.
+        """Relay until the end."""
+        poll_until_shutdown = _create_poll({self.stdout_fd: select.POLLOUT, self.wakeup_fd: select.POLLIN})
+        poll_stdout = _create_poll({self.stdout_fd: select.POLLOUT})
+        # Closing `sdk_output` tells the SDK, which may be in the middle of a write, that nobody reads any more.
         with self.sdk_output, self.refusal_receiver, suppress(OSError):
-            for chunk in self._receive():
-                # A terminal, or a socket that does not block, may take a part of it.
-                left = memoryview(chunk)
-                # After the end was asked for, the first of them no longer waits.
-                while left and (self.stdout_fd in _ready_fds(news) or room.poll(OUTPUT_TIMEOUT_MS)):
-                    left = left[os.write(self.stdout_fd, left) :]
-                if left:
+            for chunk in self._receive_chunks():
+                rest = memoryview(chunk)
+                # A terminal or a non-blocking socket may take only a part. The first poll waits without a bound, but
+                # returns at once after the shutdown has begun; then the second one bounds the wait.
+                while rest and (
+                    self.stdout_fd in _ready_fds(poll_until_shutdown) or poll_stdout.poll(OUTPUT_TIMEOUT_MS)
+                ):
+                    rest = rest[os.write(self.stdout_fd, rest) :]
+                if rest:
                     break
-            while self.sdk_output.recv(_CHUNK_BYTES):
+            # Take what comes and drop it, so that the SDK can finish.
+            while self.sdk_output.recv(_WRITE_BYTES):
                 pass
-        self.end()
+        self.begin_shutdown()
 
-    def _receive(self) -> Iterator[bytes]:
-        """What comes from both, in pieces, but never one within a message of the other, until `sdk_output` ends."""
-        either = _make_poll({self.sdk_output.fileno(): select.POLLIN, self.refusal_receiver.fileno(): select.POLLIN})
+    def _receive_chunks(self) -> Iterator[bytes]:
+        """Yield what both sockets send until `sdk_output` ends; no message is interrupted by one of the other."""
+        poll = _create_poll({self.sdk_output.fileno(): select.POLLIN, self.refusal_receiver.fileno(): select.POLLIN})
         while True:
-            source = self.refusal_receiver if self.refusal_receiver.fileno() in _ready_fds(either) else self.sdk_output
+            receiver = self.refusal_receiver if self.refusal_receiver.fileno() in _ready_fds(poll) else self.sdk_output
             chunk = b""
+            # Stay with one socket to the end of its line: a line is a message.
             while not chunk.endswith(b"\n"):
-                if not (chunk := source.recv(_CHUNK_BYTES)):
+                if not (chunk := receiver.recv(_WRITE_BYTES)):
                     return
                 yield chunk
 
 
-def _make_poll(events: Mapping[int, int]) -> select.poll:
-    watch = select.poll()
-    for descriptor, mask in events.items():
-        watch.register(descriptor, mask)
-    return watch
+def _create_poll(events: Mapping[int, int]) -> select.poll:
+    poll = select.poll()
+    for fd, mask in events.items():
+        poll.register(fd, mask)
+    return poll
 
 
-def _ready_fds(watch: select.poll) -> list[int]:
-    return [descriptor for descriptor, _ in watch.poll()]
+def _ready_fds(poll: select.poll) -> list[int]:
+    """Wait until at least one descriptor is ready, broken or at its end, and return all that are."""
+    return [fd for fd, _ in poll.poll()]

@@ -1,0 +1,139 @@
+"""Whether what a page names exists: in the code, on the disk, in the environment that runs the tests."""
+
+import ast
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import token_tools
+from token_tools.settings import ENV_PREFIX, Settings, variable_name
+
+REPOSITORY: Final = Path(__file__).parents[2]
+PACKAGE: Final = Path(token_tools.__file__).parent
+TESTS: Final = REPOSITORY / "tests"
+_ASSIGNMENT: Final = re.compile(r"([A-Z][A-Z_]*)(?:=.*)?")
+_PATH: Final = re.compile(r"(?=.*[./])[\w.][\w./*-]*")
+_SHELL_OPERATORS: Final = {"&&", "|"}
+
+
+def split_commands(words: Sequence[str]) -> Iterator[list[str]]:
+    """The commands of one line of a shell, each as its words."""
+    command: list[str] = []
+    for word in [*words, "&&"]:
+        if word in _SHELL_OPERATORS:
+            yield command
+            command = []
+        else:
+            command.append(word)
+
+
+def is_command(words: Sequence[str]) -> bool:
+    """Whether a command exists, and so do the module that it runs, and the paths, marks and variables that it names."""
+    match words:
+        case [first, *rest] if _ASSIGNMENT.fullmatch(first):
+            return is_variable(first) and is_command(rest)
+        case [".venv/bin/python", "-m", "pytest", *rest] | ["pytest", *rest]:
+            return all(_is_pytest_argument(before, word) for before, word in zip(["", *rest], rest, strict=False))
+        case [".venv/bin/python" | "python3" | "python", "-m", module, *_]:
+            return find_spec(module) is not None
+        case [first, *_]:
+            return (REPOSITORY / first).is_file() or _is_installed(first.removeprefix(".venv/bin/"))
+        case _:
+            return False
+
+
+def _is_pytest_argument(before: str, word: str) -> bool:
+    if before == "-m":
+        return {*re.findall(r"\w+", word)} - {"not", "and", "or"} <= list_marks()
+    return find_path(word) is not None if "/" in word else True
+
+
+def _is_installed(command: str) -> bool:
+    # An environment that uv makes is without pip until somebody asks for it.
+    return command == "pip" or shutil.which(command, path=Path(sys.executable).parent) is not None
+
+
+@cache
+def list_marks() -> frozenset[str]:
+    """The marks of tests that are registered."""
+    pyproject: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    return frozenset(line.partition(":")[0] for line in pyproject["tool"]["pytest"].get("markers", []))
+
+
+def is_variable(text: str) -> bool:
+    """Whether this is a setting, or a variable that the tests read; a value may follow it."""
+    written = _ASSIGNMENT.fullmatch(text)
+    if written is None:
+        return False
+    if written[1].startswith(ENV_PREFIX):
+        return written[1] in {variable_name(name) for name in Settings.model_fields}
+    return any(f'environ.get("{written[1]}")' in file.read_text() for file in TESTS.rglob("*.py"))
+
+
+def is_option(text: str) -> bool:
+    """Whether the command line, or pytest with these tests, has such an option."""
+    name = text.partition("=")[0]
+    setting = name.removeprefix("--").replace("-", "_")
+    sources = [*PACKAGE.rglob("*.py"), TESTS / "conftest.py"]
+    return name.startswith("--") and (
+        setting in Settings.model_fields or any(f'"{name}"' in file.read_text() for file in sources)
+    )
+
+
+def find_path(text: str, page: Path = REPOSITORY / "README.md") -> Path | None:
+    """What a path leads to from the top, from the page's folder or from the package; None if there is nothing."""
+    if not _PATH.fullmatch(text):
+        return None
+    bases = [REPOSITORY, page.parent, PACKAGE, PACKAGE.parent]
+    return next((found for base in bases for found in base.glob(text)), None)
+
+
+@cache
+def list_names() -> frozenset[str]:
+    """Everything that the package and the tests define: `name`, `Class.name`, `module.Class.name`."""
+    return frozenset(
+        ".".join(parts[start:])
+        for file in [*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")]
+        for parts in _iterate_definitions(ast.parse(file.read_text()), (file.stem,))
+        for start in range(len(parts))
+    )
+
+
+def _iterate_definitions(node: ast.Module | ast.ClassDef, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield path
+    for statement in node.body:
+        match statement:
+            case ast.ClassDef(name=name):
+                yield from _iterate_definitions(statement, (*path, name))
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.AnnAssign(target=ast.Name(id=name))
+                | ast.Assign(targets=[ast.Name(id=name)])
+            ):
+                yield (*path, name)
+            case _:
+                pass
+
+
+@cache
+def list_literals() -> frozenset[str]:
+    """The words of all `Literal` types of the package, such as outcomes."""
+    nodes = (node for file in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(file.read_text())))
+    literals = (
+        node.slice
+        for node in nodes
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
+    )
+    return frozenset(
+        word.value
+        for literal in literals
+        for word in ast.walk(literal)
+        if isinstance(word, ast.Constant) and isinstance(word.value, str)
+    )

@@ -1,0 +1,157 @@
+"""What the words of a command line mean, and what is wrong with them.
+
+Every setting that is not a secret is also an option. A mistake is told in one line that repeats no secret.
+"""
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NoReturn
+
+from token_tools import __version__
+from token_tools.errors import SettingsError
+from token_tools.operator_input import MAX_SHOWN_CHARS, find_secret_reason
+from token_tools.quoting import is_visible, quote_untrusted
+from token_tools.server.app import SERVER_NAME
+from token_tools.settings import MAX_PORT, SECRET_SETTINGS, Settings, variable_name
+
+Command = Literal["serve", "demo", "sandbox"]
+"""What the program does; it serves unless a word says otherwise."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line, parsed: `settings` are the options that `Settings` knows, and only those that were given."""
+
+    command: Command
+    settings: Mapping[str, Any]
+    is_demo: bool
+    sandbox_port: int
+    faults: Sequence[str]
+
+
+def parse_arguments(words: Sequence[str]) -> Arguments:
+    """Return what the words ask for; `--help` and `--version` print their answer and end the process.
+
+    Raises:
+        SettingsError: If a word is a secret, an unknown option, an unknown command or an impossible value.
+    """
+    _check_no_secrets(words)
+    try:
+        options = vars(_create_parser().parse_args(words))
+    except argparse.ArgumentError as mistake:
+        message = _explain_unknown_option(words) or str(mistake)
+        raise SettingsError(
+            message if is_visible(message) else quote_untrusted(message, max_chars=MAX_SHOWN_CHARS)
+        ) from None
+    return Arguments(
+        command=options["command"],
+        settings={name: value for name, value in options.items() if name in Settings.model_fields},
+        is_demo=options["demo"],
+        sandbox_port=options["sandbox_port"],
+        faults=options["faults"],
+    )
+
+
+def _check_no_secrets(words: Sequence[str]) -> None:
+    reason = next(filter(None, map(find_secret_reason, words)), None)
+    if reason is not None:
+        raise SettingsError(
+            f"an argument is wrong: {reason}. Every user of this machine can read arguments; a secret is only an "
+            "environment variable, QUMULO_BEARER_TOKEN."
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises its mistakes, and remembers which options there are."""
+
+    known_options: ClassVar[set[str]] = set()
+    """All options, those of the commands included: each command has a parser of its own."""
+
+    def add_argument(self, *names: Any, **details: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own signature
+        """Add an argument and remember its options."""
+        action = super().add_argument(*names, **details)
+        self.known_options.update(action.option_strings)
+        return action
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - argparse's own signature
+        # argparse would repeat the word, which may be anything: a secret, for one.
+        if action.choices is not None and value not in action.choices:
+            self.error(f"there is no such command; there are {' and '.join(action.choices)}.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the mistake; argparse itself would print its usage and exit.
+
+        Raises:
+            argparse.ArgumentError: Always.
+        """
+        raise argparse.ArgumentError(None, message)
+
+
+def _explain_unknown_option(words: Sequence[str]) -> str | None:
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    unknown = next((option for option in options if option not in _Parser.known_options), None)
+    if unknown is None:
+        return None
+    name = unknown.removeprefix("--").replace("-", "_")
+    if name in SECRET_SETTINGS:
+        return (
+            f"{unknown} is no option, since every user of the machine could read it: a secret is only an "
+            f"environment variable, {variable_name(name)}."
+        )
+    nearest = difflib.get_close_matches(unknown, _Parser.known_options, n=1)
+    hint = f"nearest is {nearest[0]}" if nearest else "--help tells those that there are"
+    return f"there is no option {unknown}; {hint}."
+
+
+def _create_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=SERVER_NAME,
+        description="MCP server for the access tokens of a Qumulo Core cluster; serves over stdio.",
+        epilog="Each option is also an environment variable: --ca-file is QUMULO_CA_FILE. Secrets are only that.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command="serve", sandbox_port=0, faults=())
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--demo", action="store_true", help="Serve an embedded cluster instead of a real one")
+    _add_setting_options(parser)
+    commands = parser.add_subparsers(title="commands", metavar="demo | sandbox")
+    demo = commands.add_parser("demo", help="Play a short conversation with the server on an embedded cluster")
+    demo.set_defaults(command="demo")
+    sandbox = commands.add_parser("sandbox", help="Serve an embedded cluster over HTTPS, for other clients")
+    sandbox.set_defaults(command="sandbox")
+    sandbox.add_argument(
+        "--port", dest="sandbox_port", type=_parse_port, default=0, help="Loopback port (default: any free one)"
+    )
+    sandbox.add_argument(
+        "--fault",
+        dest="faults",
+        action="append",
+        default=[],
+        metavar="ENDPOINT=FAULT",
+        help="Fail there in that way, such as create=cut-after or list=html; may be repeated",
+    )
+    return parser
+
+
+def _add_setting_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each setting but the secrets; without the option, the environment decides."""
+    for name, field in Settings.model_fields.items():
+        if name in SECRET_SETTINGS:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        help_text = f"{field.description} [{variable_name(name)}]"
+        if field.annotation is bool:
+            parser.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text
+            )
+        else:
+            parser.add_argument(option, metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
+
+
+def _parse_port(text: str) -> int:
+    port = int(text) if text.isdecimal() else -1
+    if not 0 <= port <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {MAX_PORT}")
+    return port

@@ -1,0 +1,39 @@
+"""Serves MCP over stdio for the embedded cluster, which is what `--demo` does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import httpx
+from pydantic import SecretStr
+
+from token_tools.cli.serve import serve_cluster
+from token_tools.sandbox.app import create_app
+from token_tools.sandbox.demo import create_demo_cluster
+from token_tools.server.app import SERVER_NAME
+from token_tools.settings import load_settings
+from token_tools.times import utc_now
+
+DEMO_HOST: Final = "demo-cluster"
+
+
+def serve_demo_cluster(options: Mapping[str, Any]) -> None:
+    """Serve an embedded cluster in this process; of the settings in `options`, those that name a cluster are ignored.
+
+    The journal and the tokens are deleted at the end, so that a trial leaves no trace among what is real.
+    """
+    demo = create_demo_cluster(utc_now)
+    with TemporaryDirectory(prefix=f"{SERVER_NAME}-demo-") as folder:
+        replaceable = {"delivery_dir": Path(folder, "tokens")}
+        fixed = {
+            "state_dir": Path(folder),
+            "host": DEMO_HOST,
+            "port": 8000,
+            "bearer_token": SecretStr(demo.bearer_token),
+            "credentials_file": None,
+            "ca_file": None,
+            "verify_tls": True,
+        }
+        settings = load_settings({**replaceable, **options, **fixed})
+        serve_cluster(settings, httpx.ASGITransport(create_app(demo.cluster)))
