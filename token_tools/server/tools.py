@@ -25,21 +25,10 @@ from token_tools.server.elicitation import AskingTool, ConsentAnswer, consent_re
 from token_tools.server.strict_tool import StrictTool
 from token_tools.times import parse_duration
 from token_tools.views.audit import AuditReport, render_audit_result
-from token_tools.views.tokens import (
-    ChangedToken,
-    DeletedToken,
-    NewToken,
-    RenderedResult,
-    RotatedToken,
-    TokenDetails,
-    TokenList,
-    render_create_result,
-    render_delete_result,
-    render_listing,
-    render_rotate_result,
-    render_token_view,
-    render_update_result,
-)
+from token_tools.views.changes import ChangedToken, DeletedToken, render_delete_result, render_update_result
+from token_tools.views.new_tokens import NewToken, RotatedToken, render_create_result, render_rotate_result
+from token_tools.views.rendered_result import RenderedResult
+from token_tools.views.tokens import TokenDetails, TokenList, render_listing, render_token_view
 
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
