@@ -327,7 +327,8 @@ def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
     if (location := unfinished.locations.get(token.id)) is not None:
         return (
             f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
-            f'and was not proved to work. rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
+            "and was not proved to work. "
+            f'rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
         )
     lookup_error = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION
