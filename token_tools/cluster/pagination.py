@@ -121,7 +121,7 @@ async def fetch_filtered_page(
         page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
     _check_user_matches(page.entries, user)
     entries = [*{token.id: token for token in page.entries}.values()]
-    # Where the last token that was shown is deleted, the page begins anew: a token told twice is better than one lost.
+    # If the last token that was shown is gone, the page begins anew: to show a token twice is better than to lose one.
     start = next((place for place, token in enumerate(entries, 1) if token.id == last_id), 0)
     # A key that repeats, or that comes with nothing at all, leads nowhere.
     next_key = None if page.cursor in seen or not page.entries else page.cursor

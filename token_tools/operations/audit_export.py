@@ -30,7 +30,6 @@ from token_tools.storage.private_files import (
     create_private_file,
     ensure_private_folder,
     flush,
-    format_path,
     remove_if_exists,
     rename,
     try_or_log,
@@ -176,6 +175,6 @@ def _explaining_failures(folder: Path) -> Generator[None]:
     except OSError as failure:
         reason = failure.strerror or os.strerror(failure.errno or errno.EIO)
         raise DeliveryError(
-            f"The report cannot be written to {format_path(folder)}: {reason}. {HOW_TO_SET_FOLDER}; "
+            f"The report cannot be written to {folder}: {reason}. {HOW_TO_SET_FOLDER}; "
             "without `report`, the audit needs none."
         ) from failure

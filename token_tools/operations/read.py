@@ -21,10 +21,10 @@ ALL_USERS_HINT: Final = " Without `user`, everybody's tokens are listed."
 
 @dataclass(frozen=True)
 class TokenListing:
-    """A page of tokens as they stood at `time`.
+    """A page of tokens as they stood at `time`, by the cluster's clock.
 
-    `user` is whose they are, None for everybody's. `time` is by the cluster's clock, which is known to be `clock_ahead`
-    of ours. `caveats` say what is missing or unfinished.
+    `user` is whose tokens they are, None for everybody's. The cluster's clock is known to be `clock_ahead` of ours.
+    `caveats` say what is missing or unfinished.
     """
 
     page: FilteredPage

@@ -22,6 +22,7 @@ from token_tools.errors import ClusterError, DeliveryError
 from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
+from token_tools.storage.delivery import Location
 from token_tools.storage.journal import Attempt, JournalEntry
 from token_tools.times import format_time
 
@@ -38,35 +39,33 @@ _NO_LOCATION: Final = "Its bearer token is nowhere that QUMULO_DELIVERY puts the
 class Unfinished:
     """An attempt without a known end, and the tokens that it may be about.
 
-    `places` tells where the bearer tokens of these were found, and `lookup_errors` why it is not known of the others
-    that they are nowhere. `is_unproved` is set where a rotate did not come to prove them, and what they are to replace
-    is there.
+    By the id of the token, `locations` says where its bearer token was found, and `lookup_errors` why it is not known
+    whether there is one. `is_unproved` says that the attempt is a rotate that did not prove the new token, and that the
+    old one is still there.
     """
 
     attempt: Attempt
     suspects: Sequence[AccessToken]
-    locations: Mapping[str, str] = field(default_factory=dict[str, str])
+    locations: Mapping[str, Location] = field(default_factory=dict[str, Location])
     lookup_errors: Mapping[str, str] = field(default_factory=dict[str, str])
     is_unproved: bool = False
 
     @property
     def last_entry(self) -> JournalEntry:
-        """What is known of it last."""
+        """The last entry of the attempt in the journal."""
         return self.attempt.last
 
     @property
     def is_settled(self) -> bool:
-        """Whether somebody has the bearer token of what it made, and it does not have to be proved to work."""
-        return self.attempt.outcome != "stranded" and bool(self.locations) and not self.is_unproved
+        """Whether a bearer token of it was found where it was delivered, and needs no proof that it works."""
+        return self.attempt.outcome != "undeletable" and bool(self.locations) and not self.is_unproved
 
     @property
     def lost_tokens(self) -> Sequence[AccessToken]:
-        """Those whose bearer token nobody is known to have."""
-        is_making = self.attempt.is_creating and not self.attempt.is_in_flight
-        is_lost = is_making and not self.is_settled
-        return [
-            token for token in self.suspects if is_lost and (self.attempt.outcome == "stranded" or not self.locations)
-        ]
+        """The suspects whose bearer token nobody is known to have."""
+        has_ended = self.attempt.is_creating and not self.attempt.is_in_flight
+        is_lost = self.attempt.outcome == "undeletable" or not self.locations
+        return self.suspects if has_ended and is_lost and not self.is_settled else ()
 
 
 def find_unfinished(
@@ -76,10 +75,10 @@ def find_unfinished(
     me: Caller | None = None,
     clock_ahead: timedelta,
 ) -> Sequence[Unfinished]:
-    """What is open about these tokens, the latest first, by a cluster's clock that is so much ahead of ours.
+    """Return the open attempts that may be about these tokens, the latest first.
 
-    What `me` made, this server, is suspected before what others did. The token that it runs on is in use, so it is not
-    what nobody has. Of what is about none of a user's tokens nothing is left.
+    The cluster's clock is `clock_ahead` of ours. `me` is this server: tokens that it created are suspected before those
+    of others. The token that it runs on is in use, so an attempt that can only be about that one is left out.
     """
     if not journal_history.open_attempts:
         return []
@@ -110,7 +109,7 @@ def _find_suspects(
 
 
 class _TokensByUser:
-    """Some tokens by what tells their users, since both the tokens and what is open can be thousands."""
+    """Finds the tokens of a user without a look at each: there can be thousands of tokens and of open attempts."""
 
     def __init__(self, tokens: Iterable[AccessToken]) -> None:
         self._tokens: defaultdict[tuple[str, object], dict[str, AccessToken]] = defaultdict(dict)
@@ -119,7 +118,7 @@ class _TokensByUser:
                 self._tokens[key][token.id] = token
 
     def find(self, spelling: str) -> Sequence[AccessToken]:
-        """Those of whom the journal spells so."""
+        """Return the tokens of those users whom the journal may spell so."""
         spelled = _parse_user(spelling)
         known = dict(self._tokens.get(("spelling", spelling), {}))
         for key in _list_identity_keys(spelled) if spelled is not None else ():
@@ -128,26 +127,26 @@ class _TokensByUser:
 
 
 def _list_identity_keys(user: Identity) -> Iterator[tuple[str, object]]:
-    """What two identities have to share one of, so that one can denote the other."""
+    """Yield what identifies a user; two identities that share none of these cannot denote the same user."""
     for key, value in user.known_fields().items():
         if key != "domain":
             yield key, bare_name(value) if key == "name" and isinstance(value, str) else value
 
 
 def _has_ended(journal_history: JournalHistory, attempt: Attempt, token: AccessToken) -> bool:
-    """Whether a change or a deletion has come to an end by what the token is like, or by what was done since."""
+    """Whether an update or a deletion needs no mention: the token is as wanted, or was changed again since."""
     state = format_change(token.state)
-    done = attempt.intent.change is not None and {*attempt.intent.change.split(", ")} <= {*state.split(", ")}
+    is_done = attempt.intent.change is not None and {*attempt.intent.change.split(", ")} <= {*state.split(", ")}
     return (
         attempt.is_in_flight
-        or done
+        or is_done
         or journal_history.attempt_positions[attempt.intent.attempt]
         < journal_history.settled_positions.get(token.id, -1)
     )
 
 
 def may_denote(spelling: str, user: Identity) -> bool:
-    """Whether a user can be whom the journal spells so."""
+    """Whether the journal may spell this user so."""
     if spelling == str(user):
         return True
     spelled = _parse_user(spelling)
@@ -184,7 +183,7 @@ class UserHistory:
     settled_intents: Sequence[JournalEntry]
 
 
-async def get_user_history(
+async def read_user_history(
     services: Services, user: Identity, current_tokens: Sequence[AccessToken] | None
 ) -> UserHistory:
     """Return what the journal knows of a user who has these tokens now; None says that these are not known.
@@ -238,7 +237,7 @@ async def locate_unfinished(
     The delivery has `timeout_seconds` for each of these bearer tokens.
     """
     found = find_unfinished(journal_history, tokens, me=me, clock_ahead=services.clock.ahead)
-    results: dict[str, tuple[str | None, str | None]] = {}
+    results: dict[str, tuple[Location | None, str | None]] = {}
     located: list[Unfinished] = []
     for each in found:
         for token in each.suspects if each.attempt.is_creating else ():
@@ -254,11 +253,11 @@ async def locate_unfinished(
 
 async def _locate_bearer_token(
     services: Services, token: AccessToken, entry: JournalEntry, timeout_seconds: float
-) -> tuple[str | None, str | None]:
+) -> tuple[Location | None, str | None]:
     """Return where the bearer token of a token is, and why that is not known; both are None if it is nowhere."""
     with anyio.move_on_after(timeout_seconds):
         try:
-            location = await services.delivery.locate(token.id, entry.place, {entry.user, str(token.user)})
+            location = await services.delivery.locate(token.id, entry.location, {entry.user, str(token.user)})
             if location is not None or not (unidentified := await services.delivery.list_unidentified_files()):
                 return location, None
         except DeliveryError as failure:
@@ -271,7 +270,7 @@ async def _locate_bearer_token(
 def render_unfinished(
     unfinished: Sequence[Unfinished], clock: ClusterClock, *, max_sentences: int = MAX_ITEMS_SHOWN
 ) -> Sequence[str]:
-    """What is open, a sentence for what is about the same, and how much there is besides."""
+    """Render open attempts: one sentence for those about the same tokens, then how many there are besides."""
     groups: dict[tuple[str, ...], list[Unfinished]] = {}
     for each in unfinished:
         key = (
@@ -281,9 +280,9 @@ def render_unfinished(
             *(token.id for token in each.suspects),
         )
         groups.setdefault(key, []).append(each)
-    told = [_render_group(group, clock) for group in [*groups.values()][:max_sentences]]
-    besides = sum(len(group) for group in [*groups.values()][max_sentences:])
-    return [*told, f"{besides:,} more in the journal have no known end."] if besides else told
+    sentences = [_render_group(group, clock) for group in [*groups.values()][:max_sentences]]
+    others = sum(len(group) for group in [*groups.values()][max_sentences:])
+    return [*sentences, f"{others:,} more in the journal have no known end."] if others else sentences
 
 
 def _render_group(group: Sequence[Unfinished], clock: ClusterClock) -> str:
@@ -315,24 +314,25 @@ def _render_open_change(unfinished: Unfinished, begun: str) -> str:
 
 def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
     suspects = unfinished.suspects
-    told = render_first_items([f"{token.id} (made {format_time(token.created)})" for token in suspects])
+    tokens = render_first_items([f"{token.id} (made {format_time(token.created)})" for token in suspects])
     if len(suspects) > 1:
         return (
-            f" has no known end. One of {told} may be what it made, and nobody may have the bearer token of that: a "
+            f" has no known end. One of {tokens} may be what it made, and nobody may have the bearer token of that: a "
             "person finds out which is in use."
         )
     [token] = suspects
-    if unfinished.attempt.outcome == "stranded":
-        flaw = "its bearer token is lost" if unfinished.last_entry.place is None else "it did not prove to work"
-        return f" made {told}, which could not be deleted again: {flaw}. {_render_retirement(token, clock)}"
-    if (place := unfinished.locations.get(token.id)) is not None:
+    if unfinished.attempt.outcome == "undeletable":
+        flaw = "its bearer token is lost" if unfinished.last_entry.location is None else "it did not prove to work"
+        return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token, clock)}"
+    if (location := unfinished.locations.get(token.id)) is not None:
         return (
-            f" has no known end. Token {told} seems to be what it made: its bearer token is in {place}, and was not "
-            f'proved to work. rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
+            f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
+            "and was not proved to work. "
+            f'rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
         )
-    doubt = unfinished.lookup_errors.get(token.id)
-    where = f"Where its bearer token is, is not known: {doubt}" if doubt else _NO_LOCATION
-    return f" has no known end. Token {told} may be what it made. {where}. {_render_retirement(token, clock)}"
+    lookup_error = unfinished.lookup_errors.get(token.id)
+    where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION
+    return f" has no known end. Token {tokens} may be what it made. {where}. {_render_retirement(token, clock)}"
 
 
 def _render_retirement(token: AccessToken, clock: ClusterClock) -> str:
@@ -343,5 +343,5 @@ def _render_retirement(token: AccessToken, clock: ClusterClock) -> str:
 
 
 def list_lost_ids(unfinished: Iterable[Unfinished]) -> Iterator[str]:
-    """The ids of the tokens whose bearer token nobody is known to have."""
+    """Return the ids of the tokens whose bearer token nobody is known to have."""
     return (token.id for each in unfinished for token in each.lost_tokens)

@@ -1,4 +1,4 @@
-"""How a tool is published and called: its schema as clients can read it, its arguments checked, its failures told.
+"""How a tool is published and called: a schema that clients can read, strict arguments, and errors in our own words.
 
 The SDK drops unknown arguments in silence, quotes what was given in its errors, parses strings that look like JSON, and
 publishes schemas with `$ref` and `anyOf`, on which several hosts fail. A `StrictTool` does none of that.
@@ -27,10 +27,10 @@ from token_tools.views.hints import has_action_word, render_unknown_argument
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_ARGUMENTS: Final = 1_000
-"""Arguments of one call that are looked at."""
+"""Arguments of one call; a call with more is refused."""
 
 MAX_MISTAKES: Final = 8
-"""Mistakes in the arguments of one call that are told."""
+"""Mistakes in the arguments of one call that the error names."""
 
 _DROPPED_KEYWORDS: Final = {"title", "$defs", "$ref", "anyOf"}
 _ADDED_BY_HOSTS: Final = {
@@ -48,7 +48,7 @@ _ADDED_BY_HOSTS: Final = {
     "_meta",
     "tool_call_description",
 }
-"""Arguments that no model wrote and no model can leave out."""
+"""Arguments that hosts add to calls. They are ignored, since no model can leave them out."""
 
 _INTERNAL_ERROR: Final = "This server stumbled over a fault of its own, of which its log (stderr) tells the operator."
 _OUTCOME_UNKNOWN: Final = (
@@ -57,17 +57,17 @@ _OUTCOME_UNKNOWN: Final = (
 
 
 class StrictMetadata(FuncMetadata):
-    """Arguments as they came: a user named `null` or `[1]` stays the text that it is."""
+    """Takes arguments as they came, where the SDK parses JSON in them: a user named `[1]` stays that text."""
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that say something.
+        """Return the arguments that say something.
 
         Models that have to write every argument write null or "" for those that they do not mean, and hosts add some of
         their own.
         """
         added = _ADDED_BY_HOSTS.difference(self.arg_model.model_fields).intersection(data)
         if has_action_word(data.get("action")):
-            # A model that wrote that to delete_access_token wants something else than its host.
+            # Such a word is the model's, which wants that action: it must not be ignored as one of the host's.
             added -= {"action"}
         for name in sorted(added):
             _log_host_argument(name)
@@ -76,17 +76,17 @@ class StrictMetadata(FuncMetadata):
 
 @cache
 def _log_host_argument(name: str) -> None:
-    """Tell the operator, once."""
+    """Log it for the operator, once for each name."""
     _LOG.warning("The host adds an argument %s to the calls of tools; it is ignored", name)
 
 
 def is_empty(value: object) -> bool:
-    """Whether an argument is there and says nothing."""
+    """Whether the value of an argument says nothing: null, or text without a character."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 class StrictArguments(ArgModelBase):
-    """Nothing but what is named, and no `true` where a number belongs: to Python it is 1."""
+    """Refuses arguments that are not named, texts that are too long, and `true` as a number, which is 1 to Python."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -105,14 +105,14 @@ class StrictTool(Tool):
 
     @classmethod
     def publish(cls, fn: Callable[..., Any], *, title: str, description: str, annotations: ToolAnnotations) -> Self:
-        """The tool that a function is: its name, parameters and result, as a client should see them.
+        """Return the tool that calls this function, with schemas of its parameters and its result for clients.
 
-        The description is no docstring, which Python can be told to leave out.
+        The description is an argument, because Python can be told to leave docstrings out.
         """
         tool = cls.from_function(fn, title=title, annotations=annotations, description=description)
         loose = tool.fn_metadata
         arguments = create_model(loose.arg_model.__name__, __base__=(loose.arg_model, StrictArguments))
-        # The schema is the same but for one word; to make it anew for each tool is a hundredth of a server's start.
+        # StrictArguments adds one word to the schema. To have it generated again would take a hundredth of the start.
         tool.parameters = flatten_schema(tool.parameters) | {"additionalProperties": False}
         tool.fn_metadata = StrictMetadata(
             arg_model=arguments,
@@ -190,10 +190,10 @@ class StrictTool(Tool):
 
 
 async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """The middleware that refuses what is named by a secret, since the SDK repeats the name of what it does not know.
+    """Refuse a request whose method, name or URI looks like a secret: the SDK repeats names that it does not know.
 
     Raises:
-        MCPError: With a text that repeats nothing.
+        MCPError: If it does. The text does not repeat it.
     """
     params = ctx.params or {}
     named = [name for name in (ctx.method, params.get("name"), params.get("uri")) if isinstance(name, str)]
@@ -206,12 +206,12 @@ async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: Ca
 
 
 def flatten_schema(schema: JsonSchema) -> JsonSchema:
-    """The same JSON schema without `$ref`, without `anyOf` for what may be absent, and without `title` noise."""
+    """Return a JSON schema without `$ref`, without `anyOf` for what may be absent, and without titles."""
     return _flatten_part(schema, schema.get("$defs", {}))
 
 
 def _flatten_output_schema(schema: JsonSchema) -> JsonSchema:
-    """The same for a result, whose objects need no words besides those of the tool."""
+    """Return a flat schema of a result, whose objects need no description besides that of the tool."""
     definitions = {name: part | {"description": None} for name, part in schema.get("$defs", {}).items()}
     return _flatten_part(schema | {"description": None}, definitions)
 

@@ -1,7 +1,7 @@
-"""The tools, in a model's words: what is described here has one reader, the model that decides whether to call one.
+"""The tools, described for the model that decides whether to call one.
 
-A description has a line for each sentence, and says what is returned and what changes. That of an argument says in
-words what its schema says besides, since some hosts hand on no defaults and no bounds.
+A description has a line for each sentence. It says what the tool returns and what it changes. The description of an
+argument repeats in words what its schema says, since some hosts pass on neither defaults nor bounds.
 """
 
 from typing import Annotated, Final
@@ -19,8 +19,8 @@ from token_tools.operations.read import get_token, list_tokens
 from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
 from token_tools.operations.services import Services
 from token_tools.operations.update import UpdatePlan, plan_update, update_token
-from token_tools.operations.users import User as MeantBy
-from token_tools.server.arguments import Duration, ReportChoice, TokenId, User
+from token_tools.operations.users import User
+from token_tools.server.arguments import DurationArgument, IdArgument, ReportArgument, UserArgument
 from token_tools.server.elicitation import AskingTool, ConsentAnswer, consent_resolver, require_consent
 from token_tools.server.strict_tool import StrictTool
 from token_tools.times import parse_duration
@@ -38,7 +38,7 @@ DEFAULT_EXPIRING_WITHIN: Final = "30d"
 async def list_access_tokens(
     ctx: Context[Services],
     user: Annotated[
-        User | None,
+        UserArgument | None,
         Field(
             description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
             "sid:S-1-… or NAME. All users if absent."
@@ -56,14 +56,14 @@ async def list_access_tokens(
         ),
     ] = DEFAULT_PAGE_SIZE,
 ) -> Annotated[CallToolResult, TokenList]:
-    """A page of tokens, or fewer where they would be too much to read."""
+    """Return a page of tokens, or fewer where they would be too much to read."""
     services = ctx.request_context.lifespan_context
     listing = await list_tokens(services, user, cursor=after or None, limit=limit)
     return _to_call_result(render_listing(listing, address=services.address))
 
 
-async def get_access_token(ctx: Context[Services], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
-    """One token and what is beside it."""
+async def get_access_token(ctx: Context[Services], id: IdArgument) -> Annotated[CallToolResult, TokenDetails]:
+    """Return one token, and what is beside it."""
     services = ctx.request_context.lifespan_context
     return _to_call_result(render_token_view(await get_token(services, id), address=services.address))
 
@@ -71,7 +71,7 @@ async def get_access_token(ctx: Context[Services], id: TokenId) -> Annotated[Cal
 async def audit_access_tokens(
     ctx: Context[Services],
     expiring_within: Annotated[
-        Duration,
+        DurationArgument,
         Field(
             description=(
                 f"How soon is soon to expire: a duration such as {DEFAULT_EXPIRING_WITHIN} or 2w; "
@@ -80,24 +80,24 @@ async def audit_access_tokens(
         ),
     ] = DEFAULT_EXPIRING_WITHIN,
     report: Annotated[
-        ReportChoice,
+        ReportArgument,
         Field(description="csv or json also writes a file of all tokens with their findings; none if absent."),
     ] = "none",
 ) -> Annotated[CallToolResult, AuditReport]:
-    """What is a risk about all tokens; it tells its progress to a client that wants to know."""
+    """Return what is a risk about all tokens, and report the progress to a client that asks for it."""
     services = ctx.request_context.lifespan_context
 
-    async def tell_progress(seen: int) -> None:
+    async def report_progress(seen: int) -> None:
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
 
-    chosen = None if report == "none" else report
-    review = await audit_tokens(
-        services, parse_duration(expiring_within), report_format=chosen, on_progress=tell_progress
+    report_format = None if report == "none" else report
+    audit = await audit_tokens(
+        services, parse_duration(expiring_within), report_format=report_format, on_progress=report_progress
     )
-    return _to_call_result(render_audit_result(review, address=services.address))
+    return _to_call_result(render_audit_result(audit, address=services.address))
 
 
-async def _plan_create(ctx: Context[Services], user: MeantBy, expiration_time: str | None) -> CreatePlan:
+async def _plan_create(ctx: Context[Services], user: User, expiration_time: str | None) -> CreatePlan:
     return await plan_create(ctx.request_context.lifespan_context, user, expiration_time)
 
 
@@ -121,7 +121,7 @@ async def create_access_token(
     plan: Annotated[CreatePlan, Resolve(_plan_create)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_create)],
     user: Annotated[
-        User,
+        UserArgument,
         Field(
             description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
             "auth_id:N, sid:S-1-… or NAME."
@@ -135,7 +135,7 @@ async def create_access_token(
         ),
     ] = None,
 ) -> Annotated[CallToolResult, NewToken]:
-    """A new token as planned, once it is agreed to."""
+    """Create a token as planned, once it is agreed to."""
     services = require_consent(ctx, consent, plan)
     return _to_call_result(render_create_result(await create_token(services, plan), address=services.address))
 
@@ -144,7 +144,7 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     ctx: Context[Services],
     plan: Annotated[UpdatePlan, Resolve(_plan_update)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_update)],
-    id: TokenId,
+    id: IdArgument,
     enabled: Annotated[
         bool | None,
         Field(description="true to enable it, false to disable it, which can be undone. Unchanged if absent."),
@@ -156,7 +156,7 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
         ),
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
-    """The token as planned, once it is agreed to."""
+    """Update a token as planned, once it is agreed to."""
     services = require_consent(ctx, consent, plan)
     update = await update_token(services, plan)
     return _to_call_result(render_update_result(update, address=services.address, now=plan.time))
@@ -166,9 +166,9 @@ async def delete_access_token(
     ctx: Context[Services],
     plan: Annotated[DeletePlan, Resolve(_plan_delete)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_delete)],
-    id: TokenId,
+    id: IdArgument,
 ) -> Annotated[CallToolResult, DeletedToken]:
-    """Nothing of the token, once that is agreed to."""
+    """Delete a token as planned, once it is agreed to."""
     services = require_consent(ctx, consent, plan)
     return _to_call_result(render_delete_result(await delete_token(services, plan), address=services.address))
 
@@ -177,12 +177,12 @@ async def rotate_access_token(
     ctx: Context[Services],
     plan: Annotated[RotatePlan, Resolve(_plan_rotate)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_rotate)],
-    id: TokenId,
+    id: IdArgument,
     expiration_time: Annotated[
         str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
     ] = None,
 ) -> Annotated[CallToolResult, RotatedToken]:
-    """A second token beside the old one, once it is agreed to."""
+    """Create a second token beside the old one, once it is agreed to."""
     services = require_consent(ctx, consent, plan)
     rotation = await rotate_token(services, plan)
     return _to_call_result(
@@ -198,12 +198,12 @@ def _to_call_result(rendered: RenderedResult) -> CallToolResult:
 _READS: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
-# A report is a new file at each call.
+# Each call with `report` writes another file.
 _REPORTS: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
 )
-# Some hosts ask a person by this hint alone, and a new credential is no less than a change. What `90d` from now is
-# differs at each call.
+# Some hosts ask a person only where this hint says that a tool destroys, and a new credential deserves a question too.
+# No call is idempotent: 90 days from now is another time at each.
 _CHANGES: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
 )

@@ -39,7 +39,7 @@ def render_create_result(result: CreateResult, *, address: str) -> RenderedResul
     plan, created = result.plan, result.created
     headline = (
         f"Created access token {created.delivered.id} for {plan.create_request.user} on {address}; "
-        f"it {_render_created_expiry(plan, created)}. Its bearer token is in {created.delivered.location}."
+        f"it {_render_created_expiry(plan, created)}. Its bearer token is in {created.delivered.location.render()}."
     )
     fields = NewToken.model_validate(
         {**_to_new_token_fields(plan, created), "summary": headline, "next_step": created.delivered.how_to_use}
@@ -57,9 +57,10 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
     headline = (
         f"Rotated: new access token {delivered.id} for {plan.create_request.user} on {address}; it "
         f"{_render_created_expiry(plan, created)}, "
-        f"and it works. Its bearer token is in {delivered.location}. The old one, {old.id}, is as it was."
+        f"and it works. Its bearer token is in {delivered.location.render()}. The old one, {old.id}, is as it was."
     )
-    hand_over = render_hand_over(credential_location, names_file=delivered.is_store) if plan.is_own else HAND_OVER_STEP
+    names_file = delivered.location.is_credentials_store
+    hand_over = render_hand_over(credential_location, names_file=names_file) if plan.is_own else HAND_OVER_STEP
     steps = f"{render_steps(old, plan.time, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
         {**_to_new_token_fields(plan, created), "summary": headline, "next_step": steps, "replaces": old.id}
@@ -125,7 +126,7 @@ def _to_new_token_fields(plan: CreatePlan, created: CreatedToken) -> dict[str, o
         "id": delivered.id,
         "user": str(plan.create_request.user),
         "expiration_time": None if expires is None else format_rfc3339(expires),
-        "bearer_token_in": delivered.location,
+        "bearer_token_in": delivered.location.render(),
         "fingerprint": delivered.fingerprint,
         "bearer_token": None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value(),
         "warning": join_warnings(*_render_warnings(plan, created)),
