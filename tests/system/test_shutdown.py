@@ -96,7 +96,7 @@ def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over
         assert life.wait_for_exit() == (0, "")
         [token] = stage.cluster.tokens.of_user(JANE.auth_id)
         assert stage.read_delivered() == {token.id: token.bearer_token}
-        assert stage.read_outcomes() == ["intended", "made"]
+        assert stage.read_outcomes() == ["intended", "created"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
@@ -184,7 +184,7 @@ os.{name} = hang
 """
 
 
-@pytest.mark.parametrize(("timeout", "outcome"), [("8s", "deleted again"), ("1s", "stranded")])
+@pytest.mark.parametrize(("timeout", "outcome"), [("8s", "rolled back"), ("1s", "undeletable")])
 def test_a_token_that_cannot_be_delivered_before_the_end_is_deleted_again_or_told(
     timeout: str, outcome: str, tmp_path: Path
 ) -> None:
@@ -220,7 +220,7 @@ delete_password = lambda service, name: kept.pop(name)
 
         assert life.wait_for_exit() == (0, "")
         assert stage.read_outcomes() == ["intended", outcome]
-        assert len(stage.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "stranded")
+        assert len(stage.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "undeletable")
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_path: Path) -> None:
