@@ -20,11 +20,17 @@ SURVIVORS_FILE: Final = BENCHMARKS_FOLDER / "survivors.txt"
 MUTATED_MODULES: Final = (
     "cluster.identity",
     "cluster.responses",
+    "operations.consent",
+    "operations.create",
+    "operations.delete",
     "operations.policy",
+    "operations.read",
+    "operations.rotate",
+    "operations.update",
     "storage.delivery",
     "storage.journal",
-    "operations.services",
 )
+"""Modules, and packages with all their modules, by their names below `token_tools`."""
 MIN_KILLED_SHARE: Final = 0.9
 TEST_ROOMS: Final = ("cluster", "ground", "operations", "server", "storage", "tools", "views")
 """The rooms of tests that are run. The others start processes, and a mutant only exists in the process of the tests."""
@@ -52,9 +58,9 @@ def main() -> int:
     survived = Counter(results[name][0] for name in survivors)
     for module in modules:
         killed = total[module] - survived[module]
-        sys.stdout.write(f"{module:20} {killed:5,} of {total[module]:5,} killed ({killed / total[module]:.1%})\n")
+        sys.stdout.write(f"{module:22} {killed:5,} of {total[module]:5,} killed ({killed / total[module]:.1%})\n")
     killed = len(results) - len(survivors)
-    sys.stdout.write(f"{'all':20} {killed:5,} of {len(results):5,} killed ({killed / len(results):.1%})\n")
+    sys.stdout.write(f"{'all':22} {killed:5,} of {len(results):5,} killed ({killed / len(results):.1%})\n")
     for name in survivors:
         sys.stdout.write(f"  {name}: {reasons.get(name, 'no reason given')}\n")
     for name in sorted(name for name in reasons.keys() - {*survivors} if ".".join(name.split(".")[1:3]) in modules):
@@ -68,12 +74,8 @@ def _copy_checkout(folder: Path, modules: Sequence[str]) -> None:
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "server.json"):
         shutil.copy(root / name, folder)
-    mutated = [f"token_tools/{module.replace('.', '/')}.py" for module in modules]
+    mutated = [_find_source(folder, module) for module in modules]
     tests = [f"tests/{room}" for room in TEST_ROOMS]
-    for path in [*mutated, *tests]:
-        # mutmut says nothing about a path that does not exist.
-        if not (folder / path).exists():
-            raise FileNotFoundError(path)
     configuration = f"""
 [tool.mutmut]
 source_paths = ["token_tools"]
@@ -83,6 +85,19 @@ pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args = ["-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider"]
 """
     (folder / "pyproject.toml").write_text((root / "pyproject.toml").read_text() + configuration)
+
+
+def _find_source(folder: Path, module: str) -> str:
+    """Return the pattern of a module's file, or of all files of a package.
+
+    Raises:
+        FileNotFoundError: If there is neither; mutmut itself says nothing about a pattern that matches no file.
+    """
+    path = f"token_tools/{module.replace('.', '/')}"
+    pattern = f"{path}/*.py" if (folder / path).is_dir() else f"{path}.py"
+    if not any(folder.glob(pattern)):
+        raise FileNotFoundError(pattern)
+    return pattern
 
 
 def _read_survivor_reasons() -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""What tests get: an event loop, an environment without this machine's settings, a bench for each protocol era."""
+"""What every test gets: an event loop, an environment without this machine's settings, a harness for each era."""
 
 import os
 from collections.abc import Generator
@@ -18,19 +18,19 @@ settings.register_profile("long", max_examples=3_400)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How often a server is ended at random: `--storms=300`."""
+    """Add `--storms=300`: how many times a server is ended at random."""
     parser.addoption("--storms", type=int, default=30)
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The loop that the SDK serves on."""
+    """Choose the event loop that the SDK serves on."""
     return "asyncio"
 
 
 @pytest.fixture(autouse=True)
 def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads the settings, the logins or the state of whoever runs it."""
+    """Hide the settings, the logins and the state of the user who runs the tests."""
     home = str(tmp_path_factory.mktemp("home"))
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         monkeypatch.delenv(name)
@@ -40,20 +40,20 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyte
 
 @pytest.fixture(params=["auto", "legacy"], ids=["2026-07-28", "2025-11-25"])
 def mode(request: pytest.FixtureRequest) -> Mode:
-    """Both eras of the protocol, one after the other."""
+    """Run a test in both eras of the protocol."""
     mode: Mode = request.param
     return mode
 
 
 @pytest.fixture
 def harness(mode: Mode, tmp_path: Path) -> Harness:
-    """A cluster and the means to call tools on it."""
+    """Create a harness for one test."""
     return create_harness(mode, tmp_path)
 
 
 @pytest.fixture
 def fake_keyring() -> Generator[FakeKeyring]:
-    """The keyring of this process for one test."""
+    """Replace the keyring of this process for one test."""
     before, chosen = keyring.get_keyring(), FakeKeyring()
     keyring.set_keyring(chosen)
     yield chosen
@@ -68,6 +68,6 @@ def no_consent(harness: Harness) -> None:
 
 @pytest.fixture
 def no_retry_backoff() -> Generator[None]:
-    """The library's own mode for tests: as many attempts as in earnest, no pauses."""
+    """Retry as often as in production, but without pauses."""
     with stamina.set_testing(testing=True, attempts=4):
         yield

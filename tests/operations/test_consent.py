@@ -29,8 +29,8 @@ from tests.support.harness import (
 )
 from tests.support.questions import call_until_question, call_with_answers
 from token_tools.errors import Refusal
-from token_tools.operations.consent import MAX_COUNTED_REQUESTS, PLAN_TIMEOUT, PendingPlans, Plan
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.consent import IRREVERSIBLE, MAX_COUNTED_REQUESTS, PLAN_TIMEOUT, PendingPlans, Plan
+from token_tools.operations.next_steps import PERSON_DECIDES
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +117,10 @@ async def test_nobody_is_asked_where_the_operator_wants_it_so(
 
 def test_only_the_latest_requests_that_were_asked_in_vain_are_counted() -> None:
     questions = PendingPlans()
-    plans = [Plan(request_key=number, time=NOW, reasons=["it is a risk"]) for number in range(MAX_COUNTED_REQUESTS + 1)]
+    plans = [
+        Plan(request_key=number, time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+        for number in range(MAX_COUNTED_REQUESTS + 1)
+    ]
 
     assert {questions.count_no_consent(plan) for plan in plans} == {1}
     assert [questions.count_no_consent(plan) for plan in (plans[-1], plans[0])] == [2, 1]
@@ -189,7 +192,7 @@ async def test_an_expiry_that_passes_while_the_human_thinks_is_no_expiry(harness
 
 def test_a_question_stays_open_for_a_while_and_is_closed_once() -> None:
     questions = PendingPlans()
-    plan = Plan(request_key="request", time=NOW, reasons=["it is a risk"])
+    plan = Plan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
     questions.add(plan)
 
     assert questions.get(Plan, "other request", now=NOW) is None
@@ -204,8 +207,8 @@ def test_a_question_stays_open_for_a_while_and_is_closed_once() -> None:
 
 def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
     questions = PendingPlans()
-    old = Plan(request_key="request", time=NOW, reasons=["it is a risk"])
-    new = Plan(request_key="request", time=NOW + PLAN_TIMEOUT, reasons=["it is a risk"])
+    old = Plan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+    new = Plan(request_key="request", time=NOW + PLAN_TIMEOUT, confirm="risky", risks=[IRREVERSIBLE])
     assert questions.add(old) is old
     assert questions.add(new) is new
 
@@ -216,7 +219,7 @@ def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
 
 def test_plans_without_need_of_consent_are_not_stored() -> None:
     questions = PendingPlans()
-    plan = Plan(request_key="request", time=NOW, reasons=[])
+    plan = Plan(request_key="request", time=NOW, confirm="risky", risks=[])
 
     questions.add(plan)
     questions.consume(plan)

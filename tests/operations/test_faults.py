@@ -33,12 +33,13 @@ from tests.support.harness import (
 from tests.support.journal_file import journal_file, read_journal, read_outcomes, write_journal
 from tests.support.sandbox_process import running_sandbox
 from tests.support.secret_scan import find_secrets
+from tests.support.services import create_services
 from token_tools.cluster.client import connect
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
-from token_tools.cluster.qq import Qq
 from token_tools.errors import DeliveryError
-from token_tools.operations.create import CreateRequest, TokenCreator
+from token_tools.operations.create_request import CreateRequest
+from token_tools.operations.new_token import create_new_token
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 from token_tools.storage.delivery import DeliveredToken, InlineDelivery
@@ -685,10 +686,10 @@ async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
 ) -> None:
     async with connect(harness.settings, transport=harness.recorder) as cluster:
         journal = Journal(harness.settings.state_dir, cluster="c:8000", clock=lambda: NOW)
-        mint = TokenCreator(cluster, CrashingDelivery(), journal, Qq("c", 8000))
+        services = create_services(cluster, CrashingDelivery(), journal)
 
         with pytest.raises(DeliveryError, match=r"this server stumbled\. The new token [0-9]+ was deleted again"):
-            await mint.create(CreateRequest(Identity(auth_id=JANE.auth_id), None, []))
+            await create_new_token(services, CreateRequest(Identity(auth_id=JANE.auth_id), None, []))
 
     assert harness.tokens_of(JANE) == []
     assert "stumbled over a RuntimeError" in caplog.text

@@ -37,10 +37,12 @@ from tests.support.json_rpc import create_call
 from tests.support.misbehaving_cluster import replace_answer
 from tests.support.remedies import parse_calls
 from tests.support.server_process import CREATE_REQUEST, running_server, served_cluster
-from token_tools.cluster.clock import ClusterClock
+from tests.support.services import create_services
+from token_tools.cluster.client import connect
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, Timestamp
-from token_tools.operations.unfinished import JournalHistory, UnfinishedFinder, find_unfinished, may_denote
+from token_tools.operations.journal_history import JournalHistory, read_history
+from token_tools.operations.unfinished import find_unfinished, locate_unfinished, may_denote
 from token_tools.sandbox.cluster import Token
 from token_tools.storage.delivery import KeyringDelivery
 from token_tools.storage.journal import Attempt, Journal, JournalEntry, Operation
@@ -401,17 +403,20 @@ async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(
     journal = Journal(
         harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW, timeout_seconds=0.05
     )
-    inquirer = UnfinishedFinder(KeyringDelivery("c"), journal, ClusterClock(lambda: NOW), timeout_seconds=0.05)
     jane = {"domain": "LOCAL", "name": "jane"}
     token = AccessToken.model_validate({"id": orphan.id, "user": jane, "creation_time": NOW.isoformat()})
     threads = anyio.to_thread.current_default_thread_limiter()
     with anyio.fail_after(TIMEOUT_SECONDS):
-        [unfinished] = await inquirer.locate_unfinished(await inquirer.get_history(), [token])
-        fake_keyring.hang_released.set()
-        threads.total_tokens = 1
-        await threads.acquire_on_behalf_of(inquirer)
-        memory = await inquirer.get_history()
-        threads.release_on_behalf_of(inquirer)
+        async with connect(harness.settings, transport=harness.recorder) as cluster:
+            services = create_services(cluster, KeyringDelivery("c"), journal)
+            [unfinished] = await locate_unfinished(
+                services, await read_history(services), [token], timeout_seconds=0.05
+            )
+            fake_keyring.hang_released.set()
+            threads.total_tokens = 1
+            await threads.acquire_on_behalf_of(journal)
+            memory = await read_history(services)
+            threads.release_on_behalf_of(journal)
 
     assert [*unfinished.lookup_errors.values()] == ["the place of bearer tokens does not answer"]
     assert "its disk does not answer" in str(memory.journal_error)

@@ -320,7 +320,7 @@ async def test_a_body_that_is_not_as_published_is_a_decode_error(
 
 
 @pytest.mark.parametrize(
-    ("user", "complaint"),
+    ("user", "reason"),
     [
         pytest.param({"auth_id": BACKUP_ID}, "limit", id="third-token"),
         pytest.param({"name": "Users"}, "group", id="group"),
@@ -330,26 +330,26 @@ async def test_a_body_that_is_not_as_published_is_a_decode_error(
     ],
 )
 async def test_a_create_against_the_rules_is_refused(
-    admin: httpx.AsyncClient, user: dict[str, str], complaint: RefusalReason
+    admin: httpx.AsyncClient, user: dict[str, str], reason: RefusalReason
 ) -> None:
     answer = await admin.post(TOKENS_PATH, json={"user": user})
 
-    status, error_class = Behaviour().refusals[complaint]
+    status, error_class = Behaviour().refusals[reason]
     assert (answer.status_code, answer.json()["error_class"]) == (status, error_class)
 
 
 @pytest.mark.parametrize(
-    ("expiry", "complaint"),
+    ("expiry", "reason"),
     [
         pytest.param("soon", "bad-time", id="malformed"),
         pytest.param("2020-01-01T00:00:00Z", "past-time", id="past"),
     ],
 )
-async def test_a_time_that_is_refused_has_a_complaint_of_its_own(
-    cluster: Cluster, admin: httpx.AsyncClient, expiry: str, complaint: RefusalReason
+async def test_a_time_that_is_refused_has_a_reason_of_its_own(
+    cluster: Cluster, admin: httpx.AsyncClient, expiry: str, reason: RefusalReason
 ) -> None:
-    complaints = {**cluster.behaviour.refusals, complaint: (422, "some_time_error")}
-    set_behaviour(cluster, allows_past_expiry=False, refusals=complaints)
+    refusals = {**cluster.behaviour.refusals, reason: (422, "some_time_error")}
+    set_behaviour(cluster, allows_past_expiry=False, refusals=refusals)
 
     answer = await admin.post(TOKENS_PATH, json={"user": {"auth_id": METRICS_ID}, "expiration_time": expiry})
 

@@ -9,6 +9,7 @@ REQUIRED_ENVIRONMENT = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    """Set environment variables for one test."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 

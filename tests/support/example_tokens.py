@@ -1,4 +1,4 @@
-"""Tokens that tests put on the embedded cluster, and what is said of them."""
+"""Tokens that tests add to the embedded cluster, and tokens that they look for there."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +14,7 @@ def add_token_without_findings(harness: Harness, account: Account = JANE, **spec
 
 
 def remove_findings_of_own_token(harness: Harness) -> None:
-    """Nothing to say about the server's own token either."""
+    """Replace the server's own token by one of which an audit finds nothing."""
     [own] = harness.tokens_of(ADMIN)
     del harness.cluster.tokens[own.id]
     harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))
@@ -23,7 +23,7 @@ def remove_findings_of_own_token(harness: Harness) -> None:
 
 
 def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `add_token` takes them
-    """A token made 40 days ago that expires in 50, unless it is special."""
+    """Add a token that was created 40 days ago and expires in 50, unless `special` has other fields."""
     usual: dict[str, Any] = {
         "creator": ADMIN.auth_id,
         "creation_time": NOW - timedelta(days=40),
@@ -33,7 +33,7 @@ def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Toke
 
 
 def lockout_refusal(own: Token, action: str) -> str:
-    """The refusal to do that to the server's own token."""
+    """Return the refusal of an action on the token that the server runs on."""
     return (
         f"This server itself runs on token {own.id}, so it will not {action}: it would lock itself out. "
         "To replace it, call rotate_access_token and let the server run on the new one."
@@ -41,20 +41,13 @@ def lockout_refusal(own: Token, action: str) -> str:
 
 
 def own_token(harness: Harness) -> Token:
-    """The token that the server runs on."""
+    """Return the token that the server runs on."""
     assert harness.settings.bearer_token is not None
     bearer_token = harness.settings.bearer_token.get_secret_value()
     return next(token for token in harness.cluster.tokens.values() if token.bearer_token == bearer_token)
 
 
 def find_new_token(harness: Harness, old: Token) -> Token:
-    """The one token of jane besides the old one."""
+    """Return the one token of jane besides `old`."""
     [new] = [token for token in harness.tokens_of(JANE) if token.id != old.id]
     return new
-
-
-MONTH = timedelta(days=30)
-
-
-def add_token_of_jane(harness: Harness) -> Token:
-    return harness.cluster.add_token("1001", creator="500", creation_time=NOW - MONTH, expiration_time=NOW + MONTH)

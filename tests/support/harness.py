@@ -1,4 +1,4 @@
-"""The bench that the tests of tools work on: an embedded cluster, what it was sent, a server and a client on top."""
+"""The harness of the tests of tools: an embedded cluster, the requests that it got, and a server with a client."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -46,7 +46,7 @@ Mode = Literal["auto", "legacy"]
 
 @dataclass(frozen=True)
 class ToolAnswer:
-    """What the model gets."""
+    """The answer to a call as the model gets it: the text and the fields."""
 
     text: str
     fields: Any
@@ -54,7 +54,7 @@ class ToolAnswer:
 
     @classmethod
     def from_result(cls, result: CallToolResult) -> "ToolAnswer":
-        """The one text block and the fields of a result."""
+        """Take the one text block and the fields of a result."""
         [block] = result.content
         assert isinstance(block, TextContent)
         return cls(block.text, result.structured_content, result.is_error)
@@ -62,19 +62,19 @@ class ToolAnswer:
 
 @dataclass
 class ScriptedPerson:
-    """Answers questions one after the other, as scripted, and remembers them; the last answer holds for the rest."""
+    """A person who gives these answers one after the other, and the last of them to all later questions."""
 
     answers: Sequence[ElicitResult]
     questions: list[str] = field(default_factory=list[str])
 
     async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        """The next answer."""
+        """Record the question and return the next answer."""
         self.questions.append(params.message)
         return self.answers[min(len(self.questions), len(self.answers)) - 1]
 
 
 def refusal_response(status: int, error_class: str = "some_error", description: str | None = None) -> httpx.Response:
-    """A refusal in the vendor's envelope, without which it would not be the cluster's."""
+    """Build a refusal in the vendor's envelope. Without the envelope it would not count as the cluster's."""
     return httpx.Response(status, json={"error_class": error_class, "description": description})
 
 
@@ -84,9 +84,9 @@ DECLINES = ElicitResult(action="decline")
 
 @dataclass
 class Harness:
-    """A cluster, what it was sent, and the means to put a server and a client on top.
+    """A cluster with a record of its requests, on which each call starts a server and a client.
 
-    `timeout_seconds` seconds for each.
+    A call ends after `timeout_seconds`.
     """
 
     cluster: Cluster
@@ -101,7 +101,7 @@ class Harness:
     async def connected(
         self, *, person: ElicitationFnT | None = None, **settings_changes: object
     ) -> AsyncGenerator[Client]:
-        """A client, with a human behind it or not, of a server whose settings differ by these."""
+        """Connect a client to a new server with these settings changed; `person` answers its questions."""
         assert settings_changes.keys() <= Settings.model_fields.keys()
         settings = self.settings.model_copy(update=settings_changes)
         server = create_server(
@@ -119,7 +119,7 @@ class Harness:
         person: ElicitationFnT | None = None,
         **settings_changes: object,
     ) -> ToolAnswer:
-        """One call to a server of its own."""
+        """Call a tool of a new server."""
         async with self.connected(person=person, **settings_changes) as client:
             return ToolAnswer.from_result(await client.call_tool(tool, arguments or {}))
 
@@ -131,7 +131,7 @@ class Harness:
         person: ElicitationFnT | None = None,
         **settings_changes: object,
     ) -> str:
-        """What one call is told that should not succeed."""
+        """Call a tool of a new server, check that it refuses, and return what it says."""
         told = await self.call(tool, arguments, person=person, **settings_changes)
         assert told.is_error
         assert told.fields is None
@@ -145,22 +145,22 @@ class Harness:
         person: ElicitationFnT | None = None,
         **settings_changes: object,
     ) -> str:
-        """The same of a call that changed nothing, without the words that say so where it could have."""
+        """Do what `call_refused` does; check that a writing tool says that nothing was done, and return the rest."""
         told = await self.call_refused(tool, arguments, person=person, **settings_changes)
         assert told.startswith(NOTHING_DONE) is (tool in WRITE_TOOLS)
         return told.removeprefix(NOTHING_DONE)
 
     def with_folder(self, setting: str, folder: Path) -> "Harness":
-        """The same with another folder for what this setting is about."""
+        """Return a copy of this harness in which a setting names another folder."""
         return replace(self, settings=self.settings.model_copy(update={setting: folder}))
 
     def tokens_of(self, account: Account) -> list[Token]:
-        """The tokens that the cluster has for an account."""
+        """Return the tokens of an account."""
         return [token for token in self.cluster.tokens.values() if token.user == account.auth_id]
 
 
 def create_harness(mode: Mode, folder: Path) -> Harness:
-    """A cluster with an administrator, two janes, a bob and a group, and one token: the server's own."""
+    """Create a cluster with an administrator, two janes, a bob, a group, and one token: the server's own."""
     cluster = Cluster(clock=lambda: NOW)
     for account in (ADMIN, JANE, AD_JANE, LDAP_BOB, USERS_GROUP):
         cluster.add_account(account)

@@ -1,4 +1,4 @@
-"""Clusters, and things in front of them, that answer what they should not."""
+"""Clusters that answer what they should not, and proxies in front of a cluster that do."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +14,7 @@ from token_tools.sandbox.faults import Endpoint, Fault, Faults
 
 
 def deny_lists(harness: Harness) -> None:
-    """A cluster that lets a user's tokens be read one by one only."""
+    """Let the cluster refuse to list the tokens of a user. Each token can still be read by its id."""
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         return refusal_response(403) if "user" in request.url.params else served
@@ -23,7 +23,7 @@ def deny_lists(harness: Harness) -> None:
 
 
 def hide_token_ids(harness: Harness, *, numeric: bool = False) -> None:
-    """A cluster whose who-am-i does not tell a token's id, or tells it as a number."""
+    """Let who-am-i leave out the id of the token, or with `numeric` give it as a number."""
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
         if request.url.path != WHO_AM_I_PATH:
@@ -49,18 +49,19 @@ def replace_answer(method: str, answer: httpx.Response, *, path: str | None = No
 
 
 class BlockingTransport(httpx.AsyncBaseTransport):
-    """Something in front of the cluster answers requests of one kind, and passes none of them on."""
+    """A proxy that answers requests of one method about tokens itself, and passes on all others."""
 
     def __init__(self, cluster: httpx.AsyncBaseTransport, method: str, answer: httpx.Response) -> None:
         self.cluster, self.method, self.answer = cluster, method, answer
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """That answer, or the cluster's."""
+        """Return the proxy's answer or the cluster's."""
         is_it = request.method == self.method and request.url.path.startswith(TOKENS_PATH)
         return self.answer if is_it else await self.cluster.handle_async_request(request)
 
 
 def block_requests(harness: Harness, method: str, answer: httpx.Response) -> None:
+    """Put a proxy in front of the cluster that blocks requests of this method about tokens."""
     harness.recorder.cluster = BlockingTransport(harness.recorder.cluster, method, answer)
 
 
@@ -82,7 +83,7 @@ REFUSAL_STATUSES = [400, 401, 403, 404, 405, 407, 409, 413, 421, 451]
 
 
 def answer_about_another(other: Token) -> OnServed:
-    """A cache or a mixed-up proxy gives the answer to another request."""
+    """Give the id of `other` in each answer about one token, as a cache does that mixes requests up."""
 
     async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.url.path.startswith(TOKENS_PATH) and request.url.path != TOKENS_PATH and response.content:
@@ -96,7 +97,7 @@ def answer_about_another(other: Token) -> OnServed:
 def rewrite_answers(
     harness: Harness, method: str, path: str, rewrite: Callable[[dict[str, Any]], dict[str, Any]], *, first: int = 1
 ) -> None:
-    """From the so-manieth answer of a kind on, its JSON is another."""
+    """Rewrite the JSON of answers to this method and path, from the one with the number `first` on."""
     before: Callable[[httpx.Request, httpx.Response], Awaitable[httpx.Response]] = harness.recorder.on_served
     seen = 0
 
@@ -111,10 +112,12 @@ def rewrite_answers(
 
 
 def inject_faults(harness: Harness, plan: dict[Endpoint, Fault]) -> None:
+    """Let these endpoints of the cluster fail."""
     harness.recorder.cluster = httpx.ASGITransport(Faults(create_app(harness.cluster), plan))
 
 
 def lose_delivery_folder(harness: Harness) -> None:
+    """Remove the reserved file while the cluster serves a create, so that the bearer token cannot be stored."""
     before = harness.recorder.on_served
 
     async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -127,7 +130,7 @@ def lose_delivery_folder(harness: Harness) -> None:
 
 
 def hide_tokens_in_first_list(harness: Harness) -> None:
-    """A cluster whose first list has no tokens, and the next has them."""
+    """Let the first list of tokens be empty, and the later ones complete."""
     seen = 0
 
     async def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Calls that a client carries on by hand, from the question to the answer."""
+"""The two rounds of a call that needs consent, as a client of the newer era makes them by hand."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from tests.support.harness import AGREES, NEVER_EXPIRING_REQUEST
 
 
 async def call_until_question(client: Client) -> tuple[Mapping[str, ElicitResult], str | None]:
-    """The answers to the questions of a first call, and the state that goes with them; only in the newer era."""
+    """Make the first call. Return an agreeing answer to each of its questions, and the state to send with them."""
     asked = await client.session.call_tool("create_access_token", NEVER_EXPIRING_REQUEST, allow_input_required=True)
     assert isinstance(asked, InputRequiredResult)
     assert asked.input_requests is not None
@@ -19,7 +19,7 @@ async def call_until_question(client: Client) -> tuple[Mapping[str, ElicitResult
 async def call_with_answers(
     client: Client, answers: Mapping[str, ElicitResult], state: str | None
 ) -> CallToolResult | InputRequiredResult:
-    """The same call again, with the answers."""
+    """Repeat the call with answers and state."""
     return await client.session.call_tool(
         "create_access_token",
         NEVER_EXPIRING_REQUEST,

@@ -1,4 +1,4 @@
-"""The calls that an answer advises."""
+"""The calls of tools that an answer advises."""
 
 import json
 import re
@@ -13,7 +13,7 @@ ARGUMENT_PATTERN = re.compile(r'(\w+)=("[^"]*"|\w+)')
 
 
 def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """The calls that a text tells, as whoever follows it makes them."""
+    """Return the calls that stand in a text, each as a tool and its arguments."""
     return [
         (tool, {name: json.loads(value) for name, value in ARGUMENT_PATTERN.findall(arguments)})
         for tool, arguments in CALL_PATTERN.findall(text)
@@ -21,6 +21,7 @@ def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 async def find_remedies(client: Client) -> list[tuple[str, dict[str, Any]]]:
+    """Audit the cluster, and return the calls that mend its findings, each once."""
     told = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}))
     remedies = [remedy for finding in told.fields["findings"] for remedy in parse_calls(finding["mend"])]
     return [remedy for number, remedy in enumerate(remedies) if remedy not in remedies[:number]]

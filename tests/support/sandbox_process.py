@@ -32,13 +32,13 @@ print(json.dumps(told))
 
 @dataclass(frozen=True)
 class SandboxProcess:
-    """A running sandbox: `settings` are what it prints for a shell."""
+    """A running sandbox; `settings` are the variables that it prints for a shell."""
 
     settings: dict[str, str]
     process: subprocess.Popen[str]
 
     def run_sdk(self, expression: str, *, bearer_token: str | None = None) -> Any:  # noqa: ANN401 - any JSON, as `json.loads` gives it
-        """What an expression in `client` and `tokens` of the vendor's Python SDK gives, as JSON.
+        """Evaluate an expression in `client` and `tokens` of the vendor's Python SDK, and return its value as JSON.
 
         An error that the SDK understands comes back as its status, class and description.
         """
@@ -47,20 +47,20 @@ class SandboxProcess:
         return json.loads(run_process(sys.executable, "-c", _SDK_SCRIPT, host, port, bearer_token, expression).stdout)
 
     def run_qq(self, *arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """One command of the vendor's `run_qq`."""
+        """Run a command of the vendor's `qq`."""
         host, port = self.settings["QUMULO_HOST"], self.settings["QUMULO_PORT"]
         where = ["--host", host, "--port", port, "--credentials-store", str(store or self.settings["store"])]
         return run_process(str(BIN_FOLDER / "qq"), *where, *arguments)
 
 
 def run_process(*command: str) -> subprocess.CompletedProcess[str]:
-    """A child process that ends in good time, whatever its status."""
+    """Run a child process to its end, whatever its status; a test fails after `TIMEOUT_SECONDS`."""
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
 
 
 @contextmanager
 def running_sandbox(*options: str) -> Generator[SandboxProcess]:
-    """The sandbox from its announcement to its end."""
+    """Start a sandbox, wait until it prints how to reach it, and end it afterwards."""
     command = [str(BIN_FOLDER / "qumulo-token-tools"), "sandbox", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

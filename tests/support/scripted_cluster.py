@@ -1,4 +1,4 @@
-"""A cluster whose answers a test writes by hand."""
+"""Answers of a cluster that a test writes by hand."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,10 +16,12 @@ from token_tools.settings import Settings
 
 
 def page_response(entries: Sequence[dict[str, Any]], cursor: str | None) -> httpx.Response:
+    """Build a page of tokens; `cursor` leads to the next one."""
     return httpx.Response(200, json={"entries": entries, "paging": {"next": cursor and f"/x?after={cursor}"}})
 
 
 def render_entry(token: Token) -> dict[str, Any]:
+    """Return a token as the cluster lists it, with times of which an audit finds nothing."""
     return {
         "id": token.id,
         "user": {"auth_id": token.user, "name": "x", "domain": "LOCAL"},
@@ -42,7 +44,7 @@ TOKEN_ENTRY: dict[str, Any] = {
 
 @asynccontextmanager
 async def client_with_answer(mode: Mode, answer: Callable[[httpx.Request], httpx.Response]) -> AsyncGenerator[Client]:
-    """A client whose server's cluster answers like this."""
+    """Connect a client to a server whose cluster gives this answer to everything."""
     settings = Settings(host="c.example.com", bearer_token=SecretStr("access-v1:own"))
     server = create_server(settings, cluster_transport=httpx.MockTransport(answer), clock=lambda: NOW)
     with anyio.fail_after(TIMEOUT_SECONDS):

@@ -10,6 +10,7 @@ FULL_WIDTH_MAP = {code: code + 0xFEE0 for code in range(33, 127)}
 
 
 def secret_body(secret: str) -> str:
+    """Return a bearer token without its prefix."""
     return secret.partition(":")[2]
 
 

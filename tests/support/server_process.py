@@ -1,4 +1,4 @@
-"""One life of the installed command, on a cluster of this process whose answers can be held back."""
+"""The installed command as a child process, on a cluster of this process that can delay its answers."""
 
 import json
 import os
@@ -41,12 +41,12 @@ Streams = Literal["pipes", "terminal", "terminal-and-pipe"]
 
 
 async def _serve_at_once(_request: str) -> None:
-    """Without a delay."""
+    """Serve without a delay."""
 
 
 @dataclass
 class ServedCluster:
-    """A cluster, served over HTTPS; each request goes to `requests`, and is served once `before_serving` it is over."""
+    """A cluster that is served over HTTPS. It adds each request to `requests`, and serves it after `before_serving`."""
 
     cluster: Cluster
     faults: Faults
@@ -58,29 +58,29 @@ class ServedCluster:
     before_serving: BeforeServing = _serve_at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Record a request, wait for `before_serving`, and serve it."""
         request = f"{scope['method']} {scope['path']}"
         self.requests.put(request)
         await self.before_serving(request)
         await self.faults(scope, receive, send)
 
     async def hold_creates(self, request: str) -> None:
-        """Wait with each create until it is let go."""
+        """Wait with each create until `creates_released` is set."""
         if request == CREATE_REQUEST:
             await anyio.to_thread.run_sync(self.creates_released.wait, TIMEOUT_SECONDS)
 
     def wait_for(self, request: str) -> None:
-        """Return when it has come."""
+        """Wait until the cluster gets this request."""
         while self.requests.get(timeout=TIMEOUT_SECONDS) != request:
             pass
 
     @property
     def state_folder(self) -> Path:
-        """Where the command keeps what it keeps."""
+        """Return the folder of the command's state."""
         return self.folder / "qumulo-token-tools"
 
     def create_environment(self, **settings: str) -> dict[str, str]:
-        """What the command needs to know."""
+        """Return the environment of the command, with these variables added."""
         assert all(name.isupper() for name in settings)
         return os.environ | {
             "XDG_STATE_HOME": str(self.folder),
@@ -94,22 +94,22 @@ class ServedCluster:
         }
 
     def read_journal(self) -> list[dict[str, Any]]:
-        """The lines of the journal; each is whole."""
+        """Read the entries of the journal."""
         return read_journal(self.state_folder)
 
     def read_outcomes(self) -> list[str]:
-        """What the journal has, in order."""
+        """Read the outcomes in the journal, in order."""
         return read_outcomes(self.state_folder)
 
     def read_delivered(self) -> dict[str, str]:
-        """The bearer tokens in files, by the ids of their tokens."""
+        """Read the bearer tokens from the files, by the ids of their tokens."""
         files = (self.state_folder / "tokens").glob("*.json")
         return {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
 
 
 @contextmanager
 def served_cluster(folder: Path, planned_faults: Mapping[Endpoint, Fault] | None = None) -> Generator[ServedCluster]:
-    """A stage with an administrator, two janes and a bob, which fails as planned."""
+    """Serve a cluster with an administrator, two janes and a bob, whose endpoints fail as planned."""
     cluster = Cluster(clock=utc_now)
     for account in (ADMIN, JANE, AD_JANE, LDAP_BOB):
         cluster.add_account(account)
@@ -125,18 +125,18 @@ def served_cluster(folder: Path, planned_faults: Mapping[Endpoint, Fault] | None
 
 @dataclass
 class ServerProcess:
-    """A process, and the client's ends of its stdin and stdout; they are the same where it is a terminal."""
+    """A process, and the client's ends of its stdin and stdout, which are one descriptor if it is a terminal."""
 
     process: subprocess.Popen[bytes]
     stdin_fd: int
     stdout_fd: int
 
     def send(self, *messages: Message) -> None:
-        """Write to its stdin."""
+        """Write messages to stdin, one a line."""
         os.write(self.stdin_fd, b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
     def read_line(self) -> bytes:
-        """The next line of its stdout, or what there is of it at its end."""
+        """Read the next line of stdout, or what there is of it if the stream ends or times out."""
         line = b""
         while not line.endswith(b"\n") and select.select([self.stdout_fd], [], [], TIMEOUT_SECONDS)[0]:
             with suppress(OSError):  # a terminal whose other end is closed
@@ -147,13 +147,13 @@ class ServerProcess:
         return line
 
     def close(self, *fds: int) -> None:
-        """Close these of the client's ends, as its death does; those that are closed already are not there."""
+        """Close these of the client's ends, as the death of the client does, unless they are closed already."""
         for descriptor in {*fds} & {self.stdin_fd, self.stdout_fd} - {-1}:
             os.close(descriptor)
         self.stdin_fd, self.stdout_fd = (-1 if one in fds else one for one in (self.stdin_fd, self.stdout_fd))
 
     def is_running_after(self, seconds: float) -> bool:
-        """Whether it is still there after that time."""
+        """Tell whether the process still runs after this time."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -161,14 +161,14 @@ class ServerProcess:
         return False
 
     def read_stderr(self, *, until: str) -> None:
-        """Read its stderr up to this line."""
+        """Read stderr up to this line."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if line.decode() == f"{until}\n":
                 return
 
     def wait_for_exit(self) -> tuple[int, str]:
-        """Its status and what it said on stderr, but for the warning that each of these lives begins with."""
+        """Wait for the end. Return the status, and stderr without the warning about TLS that it begins with."""
         status = self.process.wait(TIMEOUT_SECONDS)
         assert self.process.stderr is not None
         told = self.process.stderr.read().decode()
@@ -179,7 +179,7 @@ class ServerProcess:
 def running_server(
     cluster: ServedCluster, *, streams: Streams = "pipes", wrapper: str = "", **settings: str
 ) -> Generator[ServerProcess]:
-    """The command from its first answer on; `wrapper` starts it."""
+    """Start the command, through `wrapper` if there is one, and wait until it has answered the handshake."""
     ours, theirs = _open_streams(streams)
     command = [
         *wrapper.split(),
@@ -209,12 +209,12 @@ def running_server(
 
 
 def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The client's ends, and the process's."""
+    """Open stdin and stdout. Return the client's ends and the process's, each as stdin and stdout."""
     if streams == "pipes":
         source, to = os.pipe()
     else:
         to, source = os.openpty()
-        # As it is, without echo.
+        # Without this, the terminal would echo what is written, and translate line ends.
         tty.setraw(source)
     if streams == "terminal":
         return (to, to), (source, source)

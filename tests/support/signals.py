@@ -9,4 +9,5 @@ KILL_SIGNALS = FAULT_SIGNALS | {"SIGKILL"}
 
 
 def format_signal(signum: int) -> str:
+    """Return the name of a signal, also of one that Python has no name for."""
     return signal.Signals(signum).name if signum in {*signal.Signals} else f"SIG{signum}"

@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 30
 
 @asynccontextmanager
 async def running_server(*options: str) -> AsyncGenerator[Process]:
-    """The command as a child process that has answered its first request."""
+    """Start the command as a child process, and wait until it has answered the handshake."""
     async with await anyio.open_process([COMMAND, *options]) as process:
         with anyio.fail_after(TIMEOUT_SECONDS):
             await send(process, INITIALIZE, INITIALIZED)
@@ -28,13 +28,14 @@ async def running_server(*options: str) -> AsyncGenerator[Process]:
 
 
 async def send(process: Process, *messages: Message) -> None:
+    """Write messages to the stdin of a process, one a line."""
     assert process.stdin is not None
     for message in messages:
         await process.stdin.send(json.dumps(message).encode() + b"\n")
 
 
 async def receive(stdout: ByteReceiveStream, count: int) -> list[dict[str, Any]]:
-    """The next messages; each line must be one, or this fails."""
+    """Read this many messages from stdout. Fail if a line is not a message."""
     received = b""
     while received.count(b"\n") < count:
         received += await stdout.receive()
@@ -43,11 +44,13 @@ async def receive(stdout: ByteReceiveStream, count: int) -> list[dict[str, Any]]
 
 
 async def read_to_end(stream: ByteReceiveStream | None) -> bytes:
+    """Read a stream until it ends."""
     assert stream is not None
     return b"".join([chunk async for chunk in stream])
 
 
 def run_to_end(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command without input, with these variables added to the environment."""
     return subprocess.run(
         [COMMAND, *options],
         capture_output=True,

@@ -20,7 +20,7 @@ import pytest
 from tests.support.harness import Harness
 from tests.support.journal_file import JOURNAL_NAME, LOCK_NAME, journal_file, read_outcomes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 TIMEOUT_SECONDS = 60
 CREATE_TOOL = "create_access_token"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from mcp.types import Tool as PublishedTool
 
 from tests.support.harness import MAX_ANSWER_CHARACTERS
 from tests.support.sandbox_process import BIN_FOLDER
+
+pytestmark = pytest.mark.slow
 
 TIMEOUT_SECONDS = 60
 MAX_GROWTH_BYTES = 15 << 20

@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.journal_file import read_journal
 from tests.support.sandbox_process import SandboxProcess
+
+pytestmark = pytest.mark.slow
 
 TIMEOUT_SECONDS = 60
 USER = "local:snapshot-mover"

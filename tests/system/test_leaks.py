@@ -17,6 +17,8 @@ from tests.support.json_rpc import REQUEST_META
 from tests.support.secret_scan import find_secrets
 from token_tools.sandbox.faults import Endpoint, Fault
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 120
 CHILD_SCRIPT = """
 import json, logging, os, sys, pathlib, anyio, httpx, keyring, stamina

@@ -14,6 +14,8 @@ from tests.support.server_process import ServerProcess, Streams, assert_no_token
 from tests.support.signals import KILL_SIGNALS, STOP_SIGNALS, format_signal
 from token_tools.sandbox.faults import Endpoint, Fault
 
+pytestmark = pytest.mark.slow
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """As many storms as were asked for."""

@@ -24,6 +24,8 @@ from tests.support.signals import HARMLESS_SIGNALS, KILL_SIGNALS, STOP_SIGNALS, 
 from token_tools.sandbox.faults import Endpoint, Fault
 from token_tools.shutdown import CLEANUP_TIMEOUT
 
+pytestmark = pytest.mark.slow
+
 EndAction = Callable[[ServerProcess], None]
 
 SLACK_SECONDS = 2

@@ -18,6 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.twin_clusters import ACCOUNTS, Entry, FakeClock, SdkSide, ServerSide, UserSpelling, list_spellings
 from token_tools.cluster.identity import Identity
 
+pytestmark = pytest.mark.slow
+
 MIN_STEPS: Final = 1_000
 STEPS_PER_RUN: Final = 30
 RUNS: Final = 40

@@ -23,6 +23,8 @@ from token_tools.server.app import create_server
 from token_tools.settings import Settings
 from token_tools.times import parse_rfc3339, utc_now
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 60
 README_PATH = Path(__file__).parents[2] / "README.md"
 

@@ -11,7 +11,6 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.example_tokens import (
-    MONTH,
     add_token,
     add_token_without_findings,
     find_new_token,
@@ -656,7 +655,7 @@ async def test_an_audit_of_nothing_by_who_knows_not_on_what_it_runs_does_not_fin
 @pytest.mark.usefixtures("no_consent")
 async def test_an_audit_believes_no_look_up_that_is_about_somebody_else(harness: Harness) -> None:
     for key in ("2001", "2002"):
-        harness.cluster.add_token(key, creator="500", expiration_time=NOW + MONTH)
+        harness.cluster.add_token(key, creator="500", expiration_time=NOW + timedelta(days=30))
 
     async def serve(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         return httpx.Response(200, json=JANE.identity()) if request.url.path == FIND_PATH else response

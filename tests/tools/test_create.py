@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.support.example_tokens import MONTH, add_token, add_token_of_jane
+from tests.support.example_tokens import add_token
 from tests.support.harness import ADMIN, JANE, LDAP_BOB, NOW, TOKENS_PATH, WHO_AM_I_PATH, Harness, refusal_response
 from tests.support.journal_file import JOURNAL_NAME, read_outcomes
 from tests.support.misbehaving_cluster import (
@@ -30,7 +30,7 @@ from tests.support.misbehaving_cluster import (
     rewrite_answers,
 )
 from tests.support.remedies import parse_calls
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import Account, Token
 
 pytestmark = pytest.mark.anyio
@@ -543,8 +543,8 @@ async def test_a_create_that_is_answered_with_a_token_of_nobody_s_names_the_one_
 async def test_a_create_that_is_answered_with_somebody_else_s_token_touches_that_one_never(
     harness: Harness, case: str, is_own: bool
 ) -> None:
-    jane = add_token_of_jane(harness)
-    bob = harness.cluster.add_token(LDAP_BOB.auth_id, creator="500", creation_time=NOW - MONTH)
+    jane = add_token(harness)
+    bob = harness.cluster.add_token(LDAP_BOB.auth_id, creator="500", creation_time=NOW - timedelta(days=30))
     [own] = harness.tokens_of(ADMIN)
     other = own if is_own else bob
     before = dict(harness.cluster.tokens)
@@ -607,7 +607,7 @@ async def test_the_server_s_own_credential_is_no_new_bearer_token(harness: Harne
 
 @pytest.mark.usefixtures("no_consent")
 async def test_of_a_token_that_is_older_than_the_request_it_is_said_that_it_may_be_in_use(harness: Harness) -> None:
-    jane = add_token_of_jane(harness)
+    jane = add_token(harness)
     inject_faults(harness, {"create": "cut-before"})
     hide_tokens_in_first_list(harness)
 
@@ -642,7 +642,7 @@ async def test_a_flawed_token_that_is_gone_when_it_is_to_be_taken_back_is_not_sa
 
     harness.recorder.on_served = serve
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=MONTH)
+    told = await harness.call_refused("create_access_token", {"user": "local:jane"}, max_lifetime=timedelta(days=30))
 
     assert "which the cluster does not know" in told
     assert "deleted again" not in told
@@ -674,7 +674,7 @@ async def test_a_fresh_token_of_somebody_else_is_not_taken_back_either(harness: 
 async def test_a_new_token_that_cannot_be_read_is_only_taken_back_if_the_list_has_it(
     harness: Harness, is_listed: bool
 ) -> None:
-    old = add_token_of_jane(harness)
+    old = add_token(harness)
     lose_delivery_folder(harness)
     before = harness.recorder.on_served
     is_over = False

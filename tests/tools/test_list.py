@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.example_tokens import add_token_of_jane
+from tests.support.example_tokens import add_token
 from tests.support.harness import (
     AD_JANE,
     ADMIN,
@@ -430,7 +430,7 @@ async def test_an_empty_list_of_whom_is_not_known_to_run_on_a_token_is_told_as_i
 @pytest.mark.parametrize("tool", ["list_access_tokens", "create_access_token"])
 @pytest.mark.usefixtures("no_consent")
 async def test_a_list_of_somebody_else_s_tokens_is_not_taken_for_an_empty_one(harness: Harness, tool: str) -> None:
-    add_token_of_jane(harness)
+    add_token(harness)
     others = {"id": "77", "user": {"auth_id": "500"}, "creation_time": "2026-01-01T00:00:00Z"}
     rewrite_answers(harness, "GET", TOKENS_PATH, lambda _: {"entries": [others]})
 

@@ -14,7 +14,7 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.support.example_tokens import add_token, add_token_of_jane, find_new_token, own_token
+from tests.support.example_tokens import add_token, find_new_token, own_token
 from tests.support.fake_keyring import FakeKeyring
 from tests.support.harness import (
     ADMIN,
@@ -39,7 +39,7 @@ from tests.support.misbehaving_cluster import (
 )
 from tests.support.recording_transport import OnServed
 from tests.support.remedies import find_remedies, parse_calls
-from token_tools.operations.rotate import PERSON_DECIDES
+from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE, Token
 
 pytestmark = pytest.mark.anyio
@@ -738,7 +738,7 @@ async def test_an_old_token_that_has_expired_is_not_told_to_be_disabled(harness:
 
 @pytest.mark.usefixtures("no_consent")
 async def test_a_token_that_a_list_lacked_is_not_blamed_for_being_new(harness: Harness) -> None:
-    jane = add_token_of_jane(harness)
+    jane = add_token(harness)
     inject_faults(harness, {"create": "cut-before"})
     hide_tokens_in_first_list(harness)
 

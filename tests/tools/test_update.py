@@ -11,7 +11,7 @@ import pytest
 from mcp.client import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.support.example_tokens import add_token, add_token_of_jane, lockout_refusal, own_token
+from tests.support.example_tokens import add_token, lockout_refusal, own_token
 from tests.support.harness import (
     AD_JANE,
     ADMIN,
@@ -425,7 +425,7 @@ async def test_a_change_that_is_answered_with_another_token_is_told_by_a_look(ha
 async def test_a_change_that_is_answered_with_what_was_before_is_looked_at(
     harness: Harness, arguments: dict[str, Any]
 ) -> None:
-    jane = add_token_of_jane(harness)
+    jane = add_token(harness)
     old: httpx.Response | None = None
 
     async def repeat(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -447,7 +447,7 @@ async def test_a_change_that_is_answered_with_what_was_before_is_looked_at(
 async def test_a_change_of_which_nothing_can_be_seen_afterwards_is_told_as_not_known(
     harness: Harness, status: int
 ) -> None:
-    jane = add_token_of_jane(harness)
+    jane = add_token(harness)
     told_before: list[httpx.Response] = []
 
     async def repeat(request: httpx.Request, response: httpx.Response) -> httpx.Response:

@@ -29,5 +29,5 @@ def serve_cluster(settings: Settings, cluster_transport: httpx.AsyncBaseTranspor
             settings.address,
         )
     shutdown = Shutdown(settings.timeout)
-    server = create_server(settings, cluster_transport=cluster_transport, ending=shutdown)
+    server = create_server(settings, cluster_transport=cluster_transport, shutdown=shutdown)
     anyio.run(serve, server, shutdown, backend_options={"loop_factory": new_event_loop})

@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 from token_tools.cluster.identity import AuthId, Identity, OptionalText, PosixId, bare_name
 from token_tools.credentials import BearerToken
 from token_tools.redaction import has_known_secret
-from token_tools.times import format_rfc3339, parse_rfc3339
+from token_tools.times import format_relative_time, format_rfc3339, format_time, parse_rfc3339
 
 
 class Timestamp(str):
@@ -76,6 +76,14 @@ class TokenState:
             changes["enabled"] = wanted.enabled
         return changes
 
+    def render(self, *, now: datetime) -> str:
+        """Render the state: `enabled, expires 2027-01-31 17:00 UTC (in 60 days)`."""
+        enabled = "enabled" if self.enabled else "disabled"
+        if self.expires is None:
+            return f"{enabled}, never expires"
+        verb = "expires" if self.expires > now else "expired"
+        return f"{enabled}, {verb} {format_time(self.expires)} ({format_relative_time(self.expires, now=now)})"
+
 
 class AccessToken(BaseModel):
     """A token as the endpoint lists it, without its secret.
@@ -120,6 +128,11 @@ class AccessToken(BaseModel):
     def is_live(self, *, now: datetime) -> bool:
         """Tell whether it authenticates its user: it is enabled and has not expired."""
         return not self.is_disabled and not self.is_expired(now=now)
+
+    def render_lifetime(self, *, now: datetime) -> str:
+        """Render the state and the creation: `enabled, never expires; made 30 days ago by local:admin`."""
+        creator = f" by {self.creator}" if self.creator else ""
+        return f"{self.state.render(now=now)}; made {format_relative_time(self.created, now=now)}{creator}"
 
 
 class NewAccessToken(BaseModel):

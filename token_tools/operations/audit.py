@@ -19,14 +19,14 @@ from token_tools.cluster.pagination import fetch_all_tokens, fetch_user_tokens, 
 from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
 from token_tools.operations.audit_export import ReportFormat, open_report
 from token_tools.operations.findings import FINDINGS, AuditScope, Finding, TokenStatus
+from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
 from token_tools.operations.policy import Policy
 from token_tools.operations.services import Services
 from token_tools.operations.unfinished import (
-    JournalHistory,
     Unfinished,
-    UnfinishedFinder,
     list_lost_ids,
+    locate_unfinished,
     read_caller,
     render_unfinished,
 )
@@ -164,7 +164,7 @@ async def audit_tokens(
         DeliveryError: If the report cannot be written.
     """
     own = await read_own_token(services)
-    history = await _finder(services).get_history()
+    history = await read_history(services)
     scope = AuditScope(services.clock(), expiring_within, history.disabled_since, history.successor_entries.keys())
     audit = Audit(scope, own.token_id)
     suspect_filter = history.build_suspect_filter(clock_ahead=services.clock.ahead)
@@ -220,7 +220,7 @@ async def _locate_unfinished(
     for token in [token for token in suspects if not token.user.name][:MAX_UNFINISHED_LOOKUPS]:
         with suppress(ClusterError, Refusal):
             named.append(merge_user(token, await services.cluster.resolve_identity(token.user.as_minimal_identity())))
-    return await _finder(services).locate_unfinished(history, named, me=await read_caller(services.cluster, history))
+    return await locate_unfinished(services, history, named, me=await read_caller(services.cluster, history))
 
 
 async def _resolve_examples(services: Services, audit: Audit) -> None:
@@ -275,10 +275,6 @@ async def _read_examples_at_limit(
         tokens.sort(key=lambda token: (token.id not in lost_ids, token.is_live(now=now), token.created))
         examples += [Example(token, token.created) for token in tokens[:1] if user_key_of(token.user) == user]
     return examples
-
-
-def _finder(services: Services) -> UnfinishedFinder:
-    return UnfinishedFinder(services.delivery, services.journal, services.clock)
 
 
 def _may_be_complete(own: OwnToken, audit: Audit) -> bool:

@@ -1,4 +1,4 @@
-"""What all operations work with: one cluster, one journal, one place for secrets, one set of rules."""
+"""What all operations of one server work with: its cluster, its journal, its delivery, its rules and its clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,22 +14,25 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
 from token_tools.operations.consent import PendingPlans
 from token_tools.operations.policy import Policy
+from token_tools.settings import Confirm
 from token_tools.storage.delivery import Delivery
 from token_tools.storage.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Everything that the operations of one server share.
+    """Everything that the operations of one server share. It does nothing itself.
 
-    `address` is the cluster's, for telling; `credential_location` tells where the server has its own bearer token from,
-    and `read_bearer` gives it as it is there now. `consent_timeout` is how long a person has for an answer while a call
-    waits for it. Reports go to `report_folder`. `rotation_locks` has a lock for each token that is being rotated.
+    `address` is the cluster's, as texts name it. `confirm` says which changes a person has to agree to, and
+    `consent_timeout` how long a call waits for their answer. `credential_location` says where the operator keeps the
+    server's own bearer token, and `read_bearer` reads it as it is there now. Reports of audits go to `report_folder`.
+    `rotation_locks` has a lock for each token that is being rotated, by its id.
     """
 
     address: str
     cluster: ClusterClient
     policy: Policy
+    confirm: Confirm
     delivery: Delivery
     journal: Journal
     qq: Qq

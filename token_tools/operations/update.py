@@ -1,228 +1,215 @@
-"""Changing and deleting one token, from the written intent to the written outcome.
+"""Updating one token: whether it is enabled, and when it expires.
 
-The request is sent once. If no clear answer comes, the token is read again, which tells in most cases what happened;
-after a deletion it is looked for whatever the answer was.
+The request is sent once. If no clear answer comes, the token is read again, which tells in most cases what happened.
 """
 
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-import anyio
-
-from token_tools.cluster.client import ClusterClient
-from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, TokenState
-from token_tools.cluster.pagination import fetch_user_tokens
 from token_tools.errors import (
     BadAnswer,
     ClusterError,
-    Forbidden,
     NotFound,
+    PastExpiry,
     Refusal,
     Rejected,
-    StillThere,
     Unavailable,
     UnknownOutcome,
     Unreachable,
     Unsent,
 )
-from token_tools.storage.journal import Journal, JournalEntry, Operation, Outcome
-from token_tools.times import format_rfc3339, format_time
+from token_tools.operations.consent import find_update_risks
+from token_tools.operations.journal_history import format_change
+from token_tools.operations.own_token import check_no_lockout
+from token_tools.operations.read import explain_missing_token, read_token
+from token_tools.operations.services import Services
+from token_tools.operations.token_change import AppliedChange, TokenChangePlan, check_unchanged, record_change
+from token_tools.storage.journal import JournalEntry, Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatePlan(TokenChangePlan):
+    """What an update would do to a token: give it the state `wanted`."""
+
+    wanted: TokenState
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether the token is not as wanted yet."""
+        return self.wanted != self.token.state
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the token would be disabled or expire sooner."""
+        wanted, current = self.wanted, self.token.state
+        expires_sooner = wanted.expires is not None and (current.expires is None or wanted.expires < current.expires)
+        return expires_sooner or (current.enabled and not wanted.enabled)
 
 
 @dataclass(frozen=True)
-class AppliedChange:
-    """A token changed or deleted: `token_after` is what the cluster tells of it since, None if it is gone.
+class UpdateResult:
+    """An update, carried out; `applied` is None where there was nothing to change.
 
-    `warnings` say what went otherwise than it should, such as why the journal does not know the outcome.
+    `max_lifetime` is the longest lifetime that the operator allows, None if any is allowed.
     """
 
-    token_after: AccessToken | None
-    warnings: Sequence[str] = ()
+    plan: UpdatePlan
+    applied: AppliedChange | None
+    max_lifetime: timedelta | None
 
 
-@dataclass(frozen=True)
-class TokenUpdater:
-    """Where tokens are changed and deleted, and where it is written down."""
+async def plan_update(
+    services: Services, token_id: str, *, enabled: bool | None, expiration_time: str | None
+) -> UpdatePlan:
+    """Return what an update would do; None leaves a part of the state as it is. Nothing is changed by finding out.
 
-    cluster: ClusterClient
-    journal: Journal
-
-    async def update(self, token: AccessToken, wanted: TokenState) -> AppliedChange:
-        """The token with another state. Cancellation waits until this is over.
-
-        Raises:
-            JournalError: If the intent could not be written; nothing was asked.
-            ClusterError: If the cluster declined, or could not be asked; the token is as it was.
-            UnknownOutcome: If the token may or may not have been changed.
-        """
-        changes = token.state.changes_to(wanted)
-        change = format_change(wanted, token.state)
-        async with self._intended("update", token, change) as intent:
-            try:
-                after = await self.cluster.update_token(token.id, changes)
-            except (BadAnswer, Unavailable, Unreachable) as failure:
-                after = await self._resolve_unclear_update(token, wanted, intent, failure)
-            except Rejected as failure:
-                await self.journal.record_outcome(intent, "not done")
-                raise _explain_rejected_update(failure, changes) from failure
-            except NotFound as failure:
-                await self.journal.record_outcome(intent, "not done")
-                raise explain_missing_token(token.id, failure) from failure
-            except ClusterError:
-                await self.journal.record_outcome(intent, "not done")
-                raise
-            if after.state != wanted:
-                # An answer may be one from before.
-                after = await self._read_after_update(
-                    token, intent, "The cluster's answer tells another state than was asked for."
-                )
-            outcome: Outcome = "not done" if after.state == token.state else "done"
-            return AppliedChange(after, _without_none([await self.journal.record_outcome(intent, outcome)]))
-
-    async def delete(self, token: AccessToken) -> AppliedChange:
-        """Nothing is left of the token: it was looked for. Cancellation waits until this is over.
-
-        Raises:
-            JournalError: If the intent could not be written; nothing was asked.
-            ClusterError: If the cluster declined, or could not be asked; the token is still there.
-            UnknownOutcome: If the token may or may not be there.
-        """
-        async with self._intended("delete", token) as intent:
-            try:
-                doubt = await delete_and_verify(self.cluster, token.id, token.user)
-            except UnknownOutcome:
-                await self.journal.record_outcome(intent, "unknown")
-                raise
-            except ClusterError:
-                await self.journal.record_outcome(intent, "not done")
-                raise
-            return AppliedChange(None, _without_none([doubt, await self.journal.record_outcome(intent, "done")]))
-
-    @asynccontextmanager
-    async def _intended(
-        self, operation: Operation, token: AccessToken, change: str | None = None
-    ) -> AsyncGenerator[JournalEntry]:
-        with shielded():
-            async with self.journal.record_intent(
-                str(token.user), operation, token_id=token.id, change=change
-            ) as intent:
-                yield intent
-
-    async def _resolve_unclear_update(
-        self, token: AccessToken, wanted: TokenState, intent: JournalEntry, failure: ClusterError
-    ) -> AccessToken:
-        """The token as it is after a change without a clear answer, if it is as wanted."""
-        if isinstance(failure, Unsent):
-            await self.journal.record_outcome(intent, "not done")
-            raise failure
-        after = await self._read_after_update(token, intent, str(failure))
-        if after.state != wanted:
-            await self.journal.record_outcome(intent, "unknown")
-            raise UnknownOutcome(
-                f"{failure} So far, token {token.id} is not changed as asked. "
-                "Look at it with get_access_token before you try again."
-            ) from failure
-        return after
-
-    async def _read_after_update(self, token: AccessToken, intent: JournalEntry, cluster_answer: str) -> AccessToken:
-        """The token as it is after a change; `cluster_answer` is what the cluster said to that."""
-        try:
-            return await self.cluster.get_token(token.id)
-        except ClusterError as failure:
-            await self.journal.record_outcome(intent, "unknown")
-            raise UnknownOutcome(
-                f"{cluster_answer} It could not be found out whether token {token.id} was changed: {failure} "
-                "Look at it with get_access_token before you try again."
-            ) from failure
-
-
-@contextmanager
-def shielded() -> Generator[None]:
-    """Half of what is done within would be worse than none or all of it, so a cancelled call still comes to its end."""
-    with anyio.CancelScope(shield=True):
-        yield
-
-
-async def delete_and_verify(cluster: ClusterClient, token_id: str, user: Identity) -> str | None:
-    """Delete a token of that user with one request, and look whether it is gone.
-
-    Gives what is to be said besides: that somebody else may have deleted it, None if nothing is.
+    While a person is asked about it, an equal request gets the same plan.
 
     Raises:
-        ClusterError: If the cluster declined, or could not be asked; the token is still there.
-        StillThere: If the token is there although the cluster did not decline.
-        UnknownOutcome: If it is not known whether the token is there.
+        Refusal: If nothing is asked for, if a rule forbids it, or if it would lock the server out.
+        ClusterError: If the cluster cannot be asked.
+    """
+    if enabled is None and expiration_time is None:
+        raise Refusal("Nothing to do: give `enabled`, `expiration_time`, or both.")
+    request_key = ("update", token_id, enabled, expiration_time)
+    if waiting := services.pending_plans.get(UpdatePlan, request_key, now=services.clock()):
+        return waiting
+    # A forbidden expiry is refused before the cluster is asked, and chosen once the cluster's clock is known.
+    _choose_expiry(services, expiration_time)
+    token = await read_token(services, token_id)
+    now = services.clock()
+    wanted = TokenState(
+        enabled=token.state.enabled if enabled is None else enabled,
+        expires=token.expires
+        if expiration_time is None
+        else _keep_fractions(token, _choose_expiry(services, expiration_time)),
+    )
+    plan = UpdatePlan(
+        request_key=request_key,
+        time=now,
+        clock_ahead=services.clock.ahead,
+        confirm=services.confirm,
+        risks=find_update_risks(token, wanted, now=now),
+        token=token,
+        wanted=wanted,
+    )
+    await _check_no_lockout(services, plan)
+    return services.pending_plans.add(plan)
+
+
+def _choose_expiry(services: Services, expiration_time: str | None) -> datetime | None:
+    """Return the expiry that an update is to set; None if that is never, or not to be changed.
+
+    Raises:
+        Refusal: If it is not a time in the future, or later than the operator allows.
     """
     try:
-        await cluster.delete_token(token_id)
+        return None if expiration_time is None else services.policy.choose_expiry(expiration_time, now=services.clock())
+    except PastExpiry as past:
+        raise Refusal(f"{past} To stop a token at once, give enabled=false and no `expiration_time`.") from None
+
+
+def _keep_fractions(token: AccessToken, expires: datetime | None) -> datetime | None:
+    """Return the expiry that a token has, if it is the same second: we write seconds, and a cluster nanoseconds."""
+    if expires is not None and token.expires is not None and expires == token.expires.replace(microsecond=0):
+        return token.expires
+    return expires
+
+
+async def _check_no_lockout(services: Services, plan: UpdatePlan) -> None:
+    if plan.reduces:
+        await check_no_lockout(services, plan.token, "disable it or shorten its life")
+
+
+async def update_token(services: Services, plan: UpdatePlan) -> UpdateResult:
+    """Update a token as planned; nothing is sent if it is as wanted already. Cancellation waits until this is over.
+
+    Raises:
+        Refusal: If the plan was carried out before, or the token was changed meanwhile.
+        JournalError: If the intent could not be written; nothing was asked of the cluster.
+        ClusterError: If the cluster declined, or could not be asked; the token is as it was.
+        UnknownOutcome: If the token may or may not have been changed.
+    """
+    services.pending_plans.consume(plan)
+    if not plan.changes_something:
+        return UpdateResult(plan, None, services.policy.max_lifetime)
+    await check_unchanged(services, plan)
+    if plan.needs_consent:
+        await _check_no_lockout(services, plan)
+    return UpdateResult(plan, await _apply(services, plan.token, plan.wanted), services.policy.max_lifetime)
+
+
+async def _apply(services: Services, token: AccessToken, wanted: TokenState) -> AppliedChange:
+    async with record_change(services, "update", token, format_change(wanted, token.state)) as intent:
+        after = await _send(services, token, wanted, intent)
+        if after.state != wanted:
+            # The answer may tell the state from before.
+            after = await _read_after_update(
+                services, token, intent, "The cluster's answer tells another state than was asked for."
+            )
+        outcome: Outcome = "not done" if after.state == token.state else "done"
+        return AppliedChange.with_warnings(after, [await services.journal.record_outcome(intent, outcome)])
+
+
+async def _send(services: Services, token: AccessToken, wanted: TokenState, intent: JournalEntry) -> AccessToken:
+    """Send the request once; return the token as it is then."""
+    changes = token.state.changes_to(wanted)
+    try:
+        return await services.cluster.update_token(token.id, changes)
     except Unsent:
+        await services.journal.record_outcome(intent, "not done")
         raise
-    except NotFound as absent:
-        await _check_deleted(cluster, token_id, user, str(absent))
-        return "The cluster did not know it any more when it was to be deleted: somebody else may have done it."
     except (BadAnswer, Unavailable, Unreachable) as unclear:
-        await _check_deleted(cluster, token_id, user, str(unclear))
-    else:
-        await _check_deleted(cluster, token_id, user, "The cluster took the deletion.")
-    return None
+        return await _resolve_unclear_answer(services, token, wanted, intent, unclear)
+    except ClusterError as failure:
+        await services.journal.record_outcome(intent, "not done")
+        raise _explain_failed_update(token.id, changes, failure) from failure
 
 
-async def _check_deleted(cluster: ClusterClient, token_id: str, user: Identity, cluster_answer: str) -> None:
-    """Nothing if a token is gone; `cluster_answer` is what the cluster said to its deletion."""
-    try:
-        is_gone = await _is_deleted(cluster, token_id, user)
-    except (ClusterError, Refusal) as failure:
+async def _resolve_unclear_answer(
+    services: Services, token: AccessToken, wanted: TokenState, intent: JournalEntry, unclear: ClusterError
+) -> AccessToken:
+    """Return the token after an update without a clear answer, if it is as wanted.
+
+    Raises:
+        UnknownOutcome: If it is not, or if it cannot be read.
+    """
+    after = await _read_after_update(services, token, intent, str(unclear))
+    if after.state != wanted:
+        await services.journal.record_outcome(intent, "unknown")
         raise UnknownOutcome(
-            f"{cluster_answer} It could not be found out whether token {token_id} was deleted: {failure} "
-            "Look for it with get_access_token before you try again."
-        ) from failure
-    if not is_gone:
-        raise StillThere(
-            f"{cluster_answer} So far, token {token_id} is still there. Look at it with get_access_token "
-            "before you try again."
-        )
+            f"{unclear} So far, token {token.id} is not changed as asked. "
+            "Look at it with get_access_token before you try again."
+        ) from unclear
+    return after
 
 
-async def _is_deleted(cluster: ClusterClient, token_id: str, user: Identity) -> bool:
+async def _read_after_update(
+    services: Services, token: AccessToken, intent: JournalEntry, cluster_answer: str
+) -> AccessToken:
+    """Return the token as it is after an update, which the cluster answered with `cluster_answer`.
+
+    Raises:
+        UnknownOutcome: If it cannot be read.
+    """
     try:
-        await cluster.get_token(token_id)
-    except NotFound:
-        return True
-    except Forbidden:
-        # Whoever may only see their own tokens may be refused one that is nobody's.
-        return token_id not in {token.id for token in await fetch_user_tokens(cluster, user)}
-    return False
+        return await services.cluster.get_token(token.id)
+    except ClusterError as failure:
+        await services.journal.record_outcome(intent, "unknown")
+        raise UnknownOutcome(
+            f"{cluster_answer} It could not be found out whether token {token.id} was changed: {failure} "
+            "Look at it with get_access_token before you try again."
+        ) from failure
 
 
-def render_undeleted(token: str, failure: ClusterError) -> str:
-    """What a failed deletion means for a token that was just made; `token` is how to call it."""
-    if isinstance(failure, UnknownOutcome) and not isinstance(failure, StillThere):
-        return f"Whether {token} was deleted again is not known: {failure}"
-    return f"{token[:1].upper()}{token[1:]} could not be deleted again: {failure}"
-
-
-def explain_missing_token(token_id: str, failure: NotFound, deleted_at: datetime | None = None) -> NotFound:
-    """What a cluster means that does not know a token, and where to look; `deleted_at` is when this server did that."""
-    why = f"This server deleted it at {format_time(deleted_at)};" if deleted_at else "If the id is mistyped:"
-    return NotFound(f"There is no access token {token_id}. {failure} {why} list_access_tokens tells the ids.")
-
-
-def _explain_rejected_update(failure: Rejected, changes: Mapping[str, bool | str | None]) -> Rejected:
-    if changes.get("expiration_time", "") is not None:
-        return failure
-    return Rejected(f"{failure} This cluster may not let an expiry be cleared: give a late time instead.")
-
-
-def _without_none(warnings: Iterable[str | None]) -> Sequence[str]:
-    return [warning for warning in warnings if warning]
-
-
-def format_change(wanted: TokenState, before: TokenState | None = None) -> str:
-    """`enabled: false, expires: never`: what is wanted, as far as it is not so before."""
-    changes = {"enabled", "expiration_time"} if before is None else before.changes_to(wanted).keys()
-    enabled = f"enabled: {str(wanted.enabled).lower()}" if "enabled" in changes else ""
-    expires = "never" if wanted.expires is None else format_rfc3339(wanted.expires)
-    return ", ".join(filter(None, [enabled, f"expires: {expires}" if "expiration_time" in changes else ""]))
+def _explain_failed_update(
+    token_id: str, changes: Mapping[str, bool | str | None], failure: ClusterError
+) -> ClusterError:
+    if isinstance(failure, NotFound):
+        return explain_missing_token(token_id, failure)
+    clears_expiry = changes.get("expiration_time", "") is None
+    if isinstance(failure, Rejected) and clears_expiry:
+        return Rejected(f"{failure} This cluster may not let an expiry be cleared: give a late time instead.")
+    return failure

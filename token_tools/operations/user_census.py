@@ -14,7 +14,7 @@ from typing import Final
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
-from token_tools.operations.create import MAX_TOKENS_PER_USER
+from token_tools.operations.token_limit import MAX_TOKENS_PER_USER
 
 EXAMPLES_PER_FINDING: Final = 3
 """Tokens that are told of each finding."""

@@ -1,4 +1,4 @@
-"""Which tools a server has, what they work with, and how long that lives."""
+"""The server: which tools and prompts it has, and what they work with while it lives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.policy import choose_policy
-from token_tools.operations.workflows import Workflows
+from token_tools.operations.services import Services
 from token_tools.server import prompts
 from token_tools.server.catalogue import Catalogue
 from token_tools.server.strict_tool import refuse_secret_names
@@ -37,7 +37,7 @@ _LOG: Final = logging.getLogger(__name__)
 SERVER_NAME: Final = "qumulo-token-tools"
 SERVER_TITLE: Final = "Qumulo access tokens"
 _CACHE_TTL_MS: Final = 3_600_000
-"""In milliseconds."""
+"""How long a client may keep an answer, in milliseconds: an hour."""
 _CACHEABLE_METHODS: Final[Sequence[CacheableMethod]] = (
     "server/discover",
     "tools/list",
@@ -45,7 +45,7 @@ _CACHEABLE_METHODS: Final[Sequence[CacheableMethod]] = (
     "resources/list",
     "resources/templates/list",
 )
-"""What a server answers in the same way as long as it lives; another server has other settings."""
+"""The methods whose answers are the same as long as a server lives; another server has other settings."""
 
 
 def create_server(
@@ -54,48 +54,16 @@ def create_server(
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
     consent_timeout: timedelta = timedelta(minutes=5),
-    ending: Shutdown | None = None,
-) -> MCPServer[Workflows]:
-    """An MCP server for the cluster that the settings name.
+    shutdown: Shutdown | None = None,
+) -> MCPServer[Services]:
+    """Return an MCP server for the cluster that the settings name.
 
     It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. A call that
-    waits for a human's answer gives up after `consent_timeout`. What was begun is finished within what `ending` allows.
+    waits for a person's answer gives up after `consent_timeout`. `shutdown` says how long what was begun may take once
+    the process is to end.
     """
-    ending = ending or Shutdown(settings.timeout)
-
-    @asynccontextmanager
-    async def lifespan(_: MCPServer[Workflows]) -> AsyncGenerator[Workflows]:
-        journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
-        qq = Qq(settings.host, settings.port)
-        delivery = choose_delivery(settings, qq, timeout_context=ending.delivery_timeout)
-        if not settings.read_only:
-            await _log_open_intents(journal, delivery)
-            await _log_recovered(delivery)
-        cluster_clock = ClusterClock(clock)
-        on_date = cluster_clock.observe_date
-        async with connect(settings, transport=cluster_transport, shutdown=ending, on_date=on_date) as cluster:
-            yield Workflows(
-                address=settings.address,
-                cluster=cluster,
-                policy=choose_policy(settings),
-                credential_location=_render_credential_location(settings),
-                delivery=delivery,
-                journal=journal,
-                qq=qq,
-                report_folder=settings.delivery_dir,
-                clock=cluster_clock,
-                read_bearer=settings.read_bearer,
-                read_only=settings.read_only,
-                consent_timeout=consent_timeout,
-            )
-
-    catalogue = (
-        Catalogue(
-            READ_TOOLS, prompts.READ_PROMPTS, withheld=[named.name for named in (*WRITE_TOOLS, *prompts.WRITE_PROMPTS)]
-        )
-        if settings.read_only
-        else Catalogue((*READ_TOOLS, *WRITE_TOOLS), (*prompts.READ_PROMPTS, *prompts.WRITE_PROMPTS))
-    )
+    shutdown = shutdown or Shutdown(settings.timeout)
+    catalogue = _choose_catalogue(settings)
     server = MCPServer(
         SERVER_NAME,
         title=SERVER_TITLE,
@@ -106,7 +74,7 @@ def create_server(
             f"{_render_secrecy(settings)}"
         ),
         tools=[*catalogue.tools],
-        lifespan=lifespan,
+        lifespan=lambda _: _open_services(settings, cluster_transport, clock, consent_timeout, shutdown),
         log_level="WARNING",
         subscriptions=False,
         cache_hints=dict.fromkeys(_CACHEABLE_METHODS, CacheHint(ttl_ms=_CACHE_TTL_MS, scope="private")),
@@ -117,8 +85,50 @@ def create_server(
     return server
 
 
+def _choose_catalogue(settings: Settings) -> Catalogue:
+    if settings.read_only:
+        withheld = [each.name for each in (*WRITE_TOOLS, *prompts.WRITE_PROMPTS)]
+        return Catalogue(READ_TOOLS, prompts.READ_PROMPTS, withheld)
+    return Catalogue((*READ_TOOLS, *WRITE_TOOLS), (*prompts.READ_PROMPTS, *prompts.WRITE_PROMPTS))
+
+
+@asynccontextmanager
+async def _open_services(
+    settings: Settings,
+    cluster_transport: httpx.AsyncBaseTransport | None,
+    clock: Clock,
+    consent_timeout: timedelta,
+    shutdown: Shutdown,
+) -> AsyncGenerator[Services]:
+    """Log what an earlier server left unfinished, connect to the cluster, and give what the operations work with."""
+    journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
+    qq = Qq(settings.host, settings.port)
+    delivery = choose_delivery(settings, qq, timeout_context=shutdown.delivery_timeout)
+    if not settings.read_only:
+        await _log_open_intents(journal, delivery)
+        await _log_recovered(delivery)
+    cluster_clock = ClusterClock(clock)
+    on_date = cluster_clock.observe_date
+    async with connect(settings, transport=cluster_transport, shutdown=shutdown, on_date=on_date) as cluster:
+        yield Services(
+            address=settings.address,
+            cluster=cluster,
+            policy=choose_policy(settings),
+            confirm=settings.confirm,
+            delivery=delivery,
+            journal=journal,
+            qq=qq,
+            clock=cluster_clock,
+            report_folder=settings.delivery_dir,
+            credential_location=_render_credential_location(settings),
+            read_bearer=settings.read_bearer,
+            read_only=settings.read_only,
+            consent_timeout=consent_timeout,
+        )
+
+
 async def _log_open_intents(journal: Journal, delivery: Delivery) -> None:
-    """Tell the operator, once, of what a server began and did not live to finish."""
+    """Log what a server began and did not live to finish; each attempt is logged once."""
     try:
         if unreadable := await journal.count_unreadable():
             _LOG.warning(
@@ -137,19 +147,19 @@ async def _log_open_intents(journal: Journal, delivery: Delivery) -> None:
                 _render_risk(intent, delivery),
             )
     except JournalError as failure:
-        # Reading works without a journal; what writes will be refused with this reason.
+        # Reading works without a journal. Changes will be refused for this reason.
         _LOG.warning("%s", failure)
 
 
 def _render_risk(intent: JournalEntry, delivery: Delivery) -> str:
     if intent.token_id is not None:
         return f"look at token {intent.token_id}"
-    place = delivery.render_possible_location(intent.user)
-    return f"a token whose bearer token nobody has may be among theirs{f', unless {place}' if place else ''}"
+    location = delivery.render_possible_location(intent.user)
+    return f"a token whose bearer token nobody has may be among theirs{f', unless {location}' if location else ''}"
 
 
 async def _log_recovered(delivery: Delivery) -> None:
-    """Tell the operator of bearer tokens that a killed server had on the disk already, but not in their place."""
+    """Log the bearer tokens that a killed server had written to the disk, but not to their place."""
     try:
         for path in await delivery.recover():
             _LOG.warning("The bearer token of a create that was cut off is in %s", path)
@@ -158,7 +168,7 @@ async def _log_recovered(delivery: Delivery) -> None:
 
 
 def _render_credential_location(settings: Settings) -> str:
-    """Where the operator keeps the credential of the server itself."""
+    """Render where the operator keeps the credential of the server itself."""
     if settings.credentials_file is not None:
         return f"QUMULO_CREDENTIALS_FILE ({settings.credentials_file})"
     return "QUMULO_BEARER_TOKEN"

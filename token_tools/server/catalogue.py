@@ -1,6 +1,6 @@
-"""The tools and prompts of a server by name, and what is said to a call of one that there is not.
+"""The tools and prompts of a server by name, and the answers to calls of names that do not exist.
 
-The SDK answers a tool that it does not know in two words, and a prompt that it cannot render as a fault of the server.
+The SDK answers an unknown tool in two words, and reports a prompt that it cannot render as a fault of the server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from token_tools.views.hints import MAX_NAME_CHARS, render_unknown_tool
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The middleware that answers for tools and prompts that there are not, and for a prompt's arguments.
+    """The middleware that answers calls of unknown tools and prompts, and checks the arguments of prompts.
 
-    `withheld` are the names of those that a server would have if it did not only read.
+    `withheld` are the names of the tools and prompts that this server would have if it did not only read.
     """
 
     tools: Sequence[Tool]
@@ -30,18 +30,18 @@ class Catalogue:
     withheld: Sequence[str] = ()
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """The answer of the server, or an error in words that mend the call.
+        """Return the answer of the server, or an error that says how to mend the call.
 
         Raises:
-            MCPError: If the arguments are none, or it is a prompt's.
+            MCPError: If the arguments are no JSON object, or if a prompt is unknown or does not take its arguments.
         """
         if ctx.request_id is None:
-            # Nobody hears what a notification is answered.
+            # A notification has no answer that could say what is wrong.
             return await call_next(ctx)
         params = dict(ctx.params or {})
         match ctx.method, params:
             case "tools/call", {"name": str(name)} if name not in (offered := [tool.name for tool in self.tools]):
-                # A result, as the SDK does it: many hosts show a model nothing else.
+                # This is a result, as the SDK's own answer is, since many hosts show a model no other errors.
                 text = render_unknown_tool(name, offered, self.withheld)
                 return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
             case "tools/call", {"name": str(name), "arguments": arguments} if not isinstance(arguments, Mapping | None):
@@ -66,7 +66,7 @@ class Catalogue:
 
 
 def _validate_arguments(prompt: Prompt, given: object) -> dict[str, str]:
-    """The arguments that a prompt is rendered with.
+    """Return the arguments of a prompt that say something.
 
     Raises:
         MCPError: If one is missing, is of a wrong type, or does not exist.
@@ -76,14 +76,14 @@ def _validate_arguments(prompt: Prompt, given: object) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise _explain_wrong_arguments(f"{prompt.name} takes {takes}.")
     arguments = cast(Mapping[str, Any], given)
-    said = {name: value for name, value in arguments.items() if not is_empty(value)}
-    unknown = [name for name in said if name not in known][:MAX_MISTAKES]
+    present = {name: value for name, value in arguments.items() if not is_empty(value)}
+    unknown = [name for name in present if name not in known][:MAX_MISTAKES]
     mistakes = [f"{prompt.name} has no argument {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}" for name in unknown]
-    mistakes += [f"`{name}` must be text in quotes" for name in known if not isinstance(said.get(name, ""), str)]
-    mistakes += [f"`{name}` is missing" for name in known if known[name].required and name not in said]
+    mistakes += [f"`{name}` must be text in quotes" for name in known if not isinstance(present.get(name, ""), str)]
+    mistakes += [f"`{name}` is missing" for name in known if known[name].required and name not in present]
     if mistakes:
         raise MCPError(INVALID_PARAMS, f"{'; '.join(mistakes)}. {prompt.name} takes {takes}.")
-    return said
+    return present
 
 
 def _explain_wrong_arguments(takes: str) -> MCPError:

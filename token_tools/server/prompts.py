@@ -9,7 +9,7 @@ from token_tools.quoting import quote_untrusted
 
 DEFAULT_EXPIRING_WITHIN: Final = "30d"
 MAX_PROMPT_ARGUMENT_CHARS: Final = 200
-"""Characters of what a person typed into a prompt."""
+"""Characters of an argument that a person typed into a prompt; the rest is cut."""
 
 
 def review_tokens(
@@ -17,7 +17,7 @@ def review_tokens(
         str, Field(description="How soon is soon to expire, such as 30d")
     ] = DEFAULT_EXPIRING_WITHIN,
 ) -> str:
-    """What a person says who wants to look through all tokens."""
+    """Return what a person says who wants to look through all tokens."""
     soon = quote_untrusted(expiring_within or DEFAULT_EXPIRING_WITHIN, max_chars=MAX_PROMPT_ARGUMENT_CHARS)
     return (
         f"Review the access tokens of the cluster. Call audit_access_tokens with expiring_within {soon}. Tell me first "
@@ -30,7 +30,7 @@ def review_tokens(
 def rotate_token(
     token: Annotated[str, Field(description="Id of the token, or the user whose token it is, such as local:jane")],
 ) -> str:
-    """What a person says who wants to replace a token."""
+    """Return what a person says who wants to replace a token."""
     return (
         f"Rotate an access token: {quote_untrusted(token, max_chars=MAX_PROMPT_ARGUMENT_CHARS)}. If that is "
         "not an id, find the user's "
@@ -42,7 +42,7 @@ def rotate_token(
     )
 
 
-# No docstrings, which Python can be told to leave out.
+# The descriptions are no docstrings, because Python can be told to leave those out.
 READ_PROMPTS: Final = (
     Prompt.from_function(
         review_tokens,

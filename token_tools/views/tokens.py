@@ -18,16 +18,13 @@ from pydantic import BaseModel, Field
 from token_tools.cluster.clock import MIN_CLOCK_DIFFERENCE, render_clock_note, render_present
 from token_tools.cluster.identity import Identity, format_name, format_sid
 from token_tools.cluster.models import AccessToken, TokenState
-from token_tools.operations.create import CreatedToken
-from token_tools.operations.plans import (
-    CreatePlan,
-    CreateResult,
-    DeleteResult,
-    RotateResult,
-    TokenListing,
-    TokenView,
-    UpdateResult,
-)
+from token_tools.operations.create import CreatePlan, CreateResult
+from token_tools.operations.delete import DeleteResult
+from token_tools.operations.new_token import CreatedToken
+from token_tools.operations.next_steps import DISABLE_FIRST_ADVICE, HAND_OVER_STEP, render_hand_over, render_steps
+from token_tools.operations.read import TokenListing, TokenView
+from token_tools.operations.rotate import RotateResult
+from token_tools.operations.update import UpdateResult
 from token_tools.quoting import MAX_ANSWER_CHARS, TRUNCATION_NOTICE, render_first_items, truncate
 from token_tools.times import (
     format_duration,
@@ -36,11 +33,6 @@ from token_tools.times import (
     format_time,
     format_time_without_zone,
 )
-
-DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
-"""What the vendor's guide says about retiring a token."""
-
-HAND_OVER_STEP: Final = "Put it where the old one is used"
 
 MINUTE: Final = timedelta(minutes=1)
 
@@ -201,7 +193,7 @@ def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
     """One token: a line, each field of both identities, its user's other tokens, and whether it is the server's own."""
     token, now = view.token, view.time
     own = {True: ". This server runs on it", False: ". This server does not run on it", None: ""}[view.is_own]
-    life = f"{render_lifetime(token, now)}{own}"
+    life = f"{token.render_lifetime(now=now)}{own}"
     present = render_present(now, view.clock_ahead)
     headline = f"Access token {token.id} of {token.user} on {address}: {life}. {present}."
     others = None if view.other_tokens is None else _render_rows(view.other_tokens, now)
@@ -267,36 +259,19 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
     return RenderedResult(_render_new_token(fields), fields)
 
 
-def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:
-    """What remains to be done when a token has a successor, `hand_over` first."""
-    disabling = [f'update_access_token(id="{old.id}", enabled=false)'] if old.is_live(now=now) else []
-    steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
-    return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
-
-
-def render_hand_over(credential_location: str, *, names_file: bool = False) -> str:
-    """The first step where the old token is the server's own; `names_file` if the setting may name the new one's."""
-    setting = "QUMULO_CREDENTIALS_FILE"
-    named = f" (or let {'it' if credential_location.startswith(setting) else setting} name the new file)"
-    return (
-        f"This server runs on the old one: replace {credential_location}{named if names_file else ''} and "
-        "start it again"
-    )
-
-
 def render_update_result(result: UpdateResult, *, address: str, now: datetime) -> RenderedResult:
     """A token before and after."""
     token, wanted = result.plan.token, result.plan.wanted
     after = wanted if result.applied is None or result.applied.token_after is None else result.applied.token_after.state
     whose = f"access token {token.id} of {token.user} on {address}"
     if result.applied is None:
-        headline = f"Nothing changed: {whose} is as asked already ({render_state(after, now)})."
+        headline = f"Nothing changed: {whose} is as asked already ({after.render(now=now)})."
     elif after == token.state:
         headline = (
-            f"Nothing changed: {whose} is as before ({render_state(after, now)}), though the cluster took the request."
+            f"Nothing changed: {whose} is as before ({after.render(now=now)}), though the cluster took the request."
         )
     else:
-        headline = f"Changed {whose}: it is {render_state(after, now)}. Before: {render_state(token.state, now)}."
+        headline = f"Changed {whose}: it is {after.render(now=now)}. Before: {token.state.render(now=now)}."
     warnings = [*(result.applied.warnings if result.applied else ()), render_clock_note(result.plan.clock_ahead)]
     fields = ChangedToken(
         summary=headline,
@@ -349,7 +324,9 @@ def render_delete_result(result: DeleteResult, *, address: str) -> RenderedResul
     """What is gone, fully enough to make it again."""
     token, now = result.plan.token, result.plan.time
     again = _format_same_expiry(token, now, result.max_lifetime)
-    headline = f"Deleted access token {token.id} of {token.user} on {address} for ever: {render_lifetime(token, now)}."
+    headline = (
+        f"Deleted access token {token.id} of {token.user} on {address} for ever: {token.render_lifetime(now=now)}."
+    )
     advice = f" The deleted one still worked. {DISABLE_FIRST_ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
     fields = DeletedToken.model_validate(
@@ -470,21 +447,6 @@ def _render_expiry_distance(token: AccessToken, now: datetime) -> str:
     return f"expired {distance}" if token.is_expired(now=now) else distance
 
 
-def render_lifetime(token: AccessToken, now: datetime) -> str:
-    """`enabled, made 30 days ago by local:admin, expires 2027-01-31 17:00 UTC (in 60 days)`."""
-    creator = f" by {token.creator}" if token.creator else ""
-    return f"{render_state(token.state, now)}; made {format_relative_time(token.created, now=now)}{creator}"
-
-
-def render_state(state: TokenState, now: datetime) -> str:
-    """`enabled, expires 2027-01-31 17:00 UTC (in 60 days)`."""
-    enabled = "enabled" if state.enabled else "disabled"
-    if state.expires is None:
-        return f"{enabled}, never expires"
-    verb = "expires" if state.expires > now else "expired"
-    return f"{enabled}, {verb} {format_time(state.expires)} ({format_relative_time(state.expires, now=now)})"
-
-
 def _render_rows(tokens: Sequence[AccessToken], now: datetime) -> list[str]:
     rows = [render_row(token, now) for token in tokens[:MAX_OTHER_ROWS]]
     return rows if len(rows) == len(tokens) else [*rows, f"and {len(tokens) - len(rows):,} more"]
@@ -548,7 +510,7 @@ def _render_warnings(plan: CreatePlan, created: CreatedToken) -> Iterator[str]:
 def _render_ignored_update(wanted: TokenState, after: TokenState, now: datetime) -> str | None:
     if wanted == after:
         return None
-    return f"Beware: the cluster did not take the change as asked; there, the token is {render_state(after, now)}."
+    return f"Beware: the cluster did not take the change as asked; there, the token is {after.render(now=now)}."
 
 
 def _to_fields(token: AccessToken, now: datetime) -> dict[str, object]:

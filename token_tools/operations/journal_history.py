@@ -1,0 +1,142 @@
+"""What the journal knows of a cluster's tokens, and which tokens an attempt without a known end may be about."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Final
+
+from token_tools.cluster.models import AccessToken, TokenState
+from token_tools.errors import JournalError
+from token_tools.operations.services import Services
+from token_tools.storage.journal import Attempt, JournalEntry
+from token_tools.times import format_rfc3339
+
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+"""By how much the cluster's clock may be behind ours without anybody noticing."""
+
+MAX_CREATION_DELAY: Final = timedelta(hours=1)
+"""How long after the last entry of an attempt its token may still be created: a cluster that hangs may take long."""
+
+
+@dataclass(frozen=True)
+class JournalHistory:
+    """The attempts in the journal, in the order in which they began.
+
+    `journal_error` says why there may be more, None if the journal was read.
+    """
+
+    attempts: Sequence[Attempt] = ()
+    journal_error: str | None = None
+
+    @cached_property
+    def open_attempts(self) -> Sequence[Attempt]:
+        """The attempts without a known end, the latest first; those that are being worked on are among them."""
+        return [attempt for attempt in reversed(self.attempts) if attempt.is_open]
+
+    @cached_property
+    def created_ids(self) -> frozenset[str]:
+        """The ids of the tokens that an attempt is known to have created."""
+        return frozenset(a.last.token_id for a in self.attempts if a.is_creating and a.last.token_id)
+
+    @cached_property
+    def successor_entries(self) -> Mapping[str, JournalEntry]:
+        """The outcomes of the rotations that created a token, by the id of that token."""
+        created = [
+            attempt.last for attempt in self.attempts if attempt.outcome == "created" and attempt.intent.replaces
+        ]
+        return {entry.token_id: entry for entry in created if entry.token_id}
+
+    @cached_property
+    def deleted_at(self) -> Mapping[str, datetime]:
+        """When this server deleted tokens, by their ids."""
+        deleted = [a.last for a in self.attempts if (a.intent.operation, a.outcome) == ("delete", "done")]
+        rolled_back = [attempt.last for attempt in self.attempts if attempt.outcome == "rolled back"]
+        return {entry.token_id: entry.time for entry in [*deleted, *rolled_back] if entry.token_id}
+
+    @cached_property
+    def disabled_since(self) -> Mapping[str, datetime]:
+        """When this server disabled tokens, by their ids; without those that it may have enabled again since."""
+        since: dict[str, datetime] = {}
+        for attempt in self.attempts:
+            token_id, change = attempt.intent.token_id, attempt.intent.change or ""
+            if token_id is None or not change.startswith("enabled: ") or attempt.outcome == "not done":
+                continue
+            since.pop(token_id, None)
+            if change.startswith("enabled: false") and attempt.outcome == "done":
+                since[token_id] = attempt.last.time
+        return since
+
+    @cached_property
+    def attempt_positions(self) -> Mapping[str, int]:
+        """The position of each attempt among all, by its id."""
+        return {attempt.intent.attempt: position for position, attempt in enumerate(self.attempts)}
+
+    @cached_property
+    def settled_positions(self) -> Mapping[str, int]:
+        """The position of the last change or deletion with a known end, by the id of its token."""
+        return {
+            attempt.intent.token_id: position
+            for position, attempt in enumerate(self.attempts)
+            if attempt.intent.token_id and not attempt.is_open
+        }
+
+    def build_suspect_filter(self, *, clock_ahead: timedelta) -> "SuspectFilter":
+        """Return the filter for tokens that open attempts may be about, on a cluster whose clock is ahead of ours."""
+        spans = sorted(
+            find_creation_span(attempt, clock_ahead)
+            for attempt in self.open_attempts
+            if attempt.is_creating and attempt.last.token_id is None
+        )
+        merged: list[tuple[datetime, datetime]] = []
+        for begin, end in spans:
+            if merged and begin <= merged[-1][1]:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((begin, end))
+        ids = {token_id for a in self.open_attempts for token_id in (a.last.token_id, a.intent.replaces) if token_id}
+        return SuspectFilter(frozenset(ids), merged)
+
+
+@dataclass(frozen=True)
+class SuspectFilter:
+    """Collects the tokens with one of these ids, or that were created within one of these spans."""
+
+    token_ids: frozenset[str]
+    creation_spans: Sequence[tuple[datetime, datetime]]
+    suspects: list[AccessToken] = field(default_factory=list[AccessToken])
+
+    def add_if_suspect(self, token: AccessToken) -> None:
+        """Collect a token if an open attempt may be about it."""
+        position = bisect_right(self.creation_spans, token.created, key=lambda span: span[0]) - 1
+        if token.id in self.token_ids or (position >= 0 and token.created <= self.creation_spans[position][1]):
+            self.suspects.append(token)
+
+
+async def read_history(services: Services) -> JournalHistory:
+    """Return what the journal knows. A journal that cannot be read stops nobody who only reads."""
+    try:
+        return JournalHistory(await services.journal.list_attempts())
+    except JournalError as failure:
+        return JournalHistory(journal_error=f"What was begun and not finished is not known: {failure}")
+
+
+def find_creation_span(attempt: Attempt, clock_ahead: timedelta) -> tuple[datetime, datetime]:
+    """Return when, by the cluster's clock, an attempt can have created a token."""
+    return _shift_within_calendar(attempt.intent.time, clock_ahead - CLOCK_TOLERANCE), _shift_within_calendar(
+        attempt.last.time, clock_ahead + MAX_CREATION_DELAY
+    )
+
+
+def _shift_within_calendar(time: datetime, by: timedelta) -> datetime:
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    return time + min(max(by, first - time), last - time)
+
+
+def format_change(wanted: TokenState, before: TokenState | None = None) -> str:
+    """Return a state in the journal's notation, `enabled: false, expires: never`, without what is so `before`."""
+    changes = {"enabled", "expiration_time"} if before is None else before.changes_to(wanted).keys()
+    enabled = f"enabled: {str(wanted.enabled).lower()}" if "enabled" in changes else ""
+    expires = "never" if wanted.expires is None else format_rfc3339(wanted.expires)
+    return ", ".join(filter(None, [enabled, f"expires: {expires}" if "expiration_time" in changes else ""]))

@@ -1,0 +1,56 @@
+"""The next steps that refusals and answers share: how a token is replaced, and how one is retired."""
+
+from datetime import datetime
+from typing import Final
+
+from token_tools.cluster.models import AccessToken
+from token_tools.operations.services import Services
+
+DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
+"""What the vendor's guide says about retiring a token."""
+
+HAND_OVER_STEP: Final = "Put it where the old one is used"
+"""The first step to the successor of a token, unless this server runs on that token."""
+
+PERSON_DECIDES: Final = (
+    "Each of them works as far as is known, so a person has to say which can go: better disable that one first, and "
+    "delete it once nothing breaks."
+)
+
+
+def choose_hand_over(services: Services, *, is_own: bool) -> str:
+    """Return the first step to the successor of a token; `is_own` says whether this server runs on that token."""
+    return render_hand_over(services.credential_location) if is_own else HAND_OVER_STEP
+
+
+def render_hand_over(credential_location: str, *, names_file: bool = False) -> str:
+    """Render the first step to the successor of the server's own token.
+
+    `names_file` says that the setting for the server's credential may name the file of the new bearer token.
+    """
+    setting = "QUMULO_CREDENTIALS_FILE"
+    named = f" (or let {'it' if credential_location.startswith(setting) else setting} name the new file)"
+    return (
+        f"This server runs on the old one: replace {credential_location}{named if names_file else ''} and "
+        "start it again"
+    )
+
+
+def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:
+    """Render what remains to be done when a token has a successor; `hand_over` is the first step."""
+    disabling = [f'update_access_token(id="{old.id}", enabled=false)'] if old.is_live(now=now) else []
+    steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
+    return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
+
+
+def render_retirement(token_id: str) -> str:
+    """Render how a token that nothing uses makes place for a new one."""
+    return (
+        f'If nothing uses it: update_access_token(id="{token_id}", enabled=false), watch, '
+        f'delete_access_token(id="{token_id}"), and rotate again.'
+    )
+
+
+def render_delete_and_rotate(token_id: str) -> str:
+    """Render how a token that is of no use makes place for a new one."""
+    return f'delete_access_token(id="{token_id}"), then rotate again'

@@ -1,0 +1,255 @@
+"""What stands beside a token that is to be rotated: an earlier successor, or a token that takes the place of one.
+
+A rotate that is repeated goes on with what was begun. So the refusals here name what that is, and which calls lead on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from token_tools.cluster.identity import Identity
+from token_tools.cluster.models import AccessToken
+from token_tools.cluster.pagination import fetch_user_tokens
+from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenToolsError
+from token_tools.operations.next_steps import (
+    HAND_OVER_STEP,
+    PERSON_DECIDES,
+    render_delete_and_rotate,
+    render_retirement,
+    render_steps,
+)
+from token_tools.operations.services import Services
+from token_tools.operations.token_limit import MAX_TOKENS_PER_USER, render_way_out
+from token_tools.operations.unfinished import (
+    Unfinished,
+    UserHistory,
+    find_unfinished,
+    get_user_history,
+    render_unfinished,
+)
+from token_tools.quoting import MAX_ITEMS_SHOWN
+from token_tools.storage.journal import JournalEntry
+from token_tools.times import format_time
+
+_FAILED_OUTCOMES: Final = {"undeletable", "rolled back"}
+_NO_LOCATION: Final = "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now."
+
+
+@dataclass(frozen=True)
+class ExistingTokens:
+    """What there is beside a token that can be rotated.
+
+    `current_tokens` are all of its user's tokens, None if they could not be read, and `other_tokens` those besides it,
+    as far as is known. `history` is what the journal knows of the user, and `earlier_rotations` are the outcomes of
+    earlier rotations of this token.
+    """
+
+    current_tokens: Sequence[AccessToken] | None
+    other_tokens: Sequence[AccessToken]
+    history: UserHistory
+    earlier_rotations: Sequence[JournalEntry]
+
+
+async def collect_existing_tokens(
+    services: Services, old: AccessToken, user: Identity, hand_over: str = HAND_OVER_STEP
+) -> ExistingTokens:
+    """Return what there is beside a token of this user; `hand_over` is the first step to a successor that is there.
+
+    Raises:
+        Refusal: If the token was rotated before and the new one is still there, or if another takes its place.
+        ClusterError: If the cluster cannot be asked.
+        DeliveryError: If the place of bearer tokens cannot be looked through.
+        JournalError: If the journal cannot be read.
+    """
+    await _check_no_concurrent_rotation(services, old)
+    # The journal is read before the list: a token that it knows of by then is on the list, and a token that it does not
+    # know of yet will be seen as new.
+    earlier = await services.journal.list_rotations(old.id)
+    try:
+        current_tokens = await fetch_user_tokens(services.cluster, user)
+    except (Forbidden, NotFound, Rejected):
+        current_tokens = None
+    others = [token for token in current_tokens or () if token.id != old.id]
+    if old.id not in {token.id for token in current_tokens or ()}:
+        # A list without this token may lack its successors too, and does not tell what is new.
+        current_tokens = None
+        others += await _read_successors(services, earlier, known={token.id for token in others})
+    await _check_not_rotated_before(services, old, others, earlier, hand_over)
+    history = await get_user_history(services, user, current_tokens)
+    if current_tokens is None:
+        history = replace(history, tokens=[old, *others])
+    existing = ExistingTokens(current_tokens, others, history, earlier)
+    await _check_room_for_second(services, old, user, existing)
+    return existing
+
+
+async def _check_no_concurrent_rotation(services: Services, old: AccessToken) -> None:
+    # Within this process, a lock keeps rotations of one token apart. This finds those of other processes.
+    at_work = [
+        attempt.intent
+        for attempt in await services.journal.list_attempts()
+        if attempt.is_in_flight and attempt.intent.replaces == old.id
+    ]
+    if at_work:
+        raise Refusal(
+            f"Token {old.id} is just being rotated by another server of this user, since "
+            f"{format_time(at_work[-1].time)}. Wait until that has ended, and look at the user's "
+            "tokens then: what is new among them is what it makes."
+        )
+
+
+async def _read_successors(
+    services: Services, earlier: Sequence[JournalEntry], *, known: set[str]
+) -> list[AccessToken]:
+    """Return the tokens that earlier rotations created, without the `known` ones, each read by itself."""
+    found: list[AccessToken] = []
+    for token_id in sorted({entry.token_id for entry in earlier if entry.token_id} - known):
+        try:
+            found.append(await services.cluster.get_token(token_id))
+        except NotFound:
+            continue
+    return found
+
+
+async def _check_not_rotated_before(
+    services: Services,
+    old: AccessToken,
+    others: Sequence[AccessToken],
+    earlier: Sequence[JournalEntry],
+    hand_over: str,
+) -> None:
+    tokens = {token.id: token for token in others}
+    for rotation in reversed(earlier):
+        if rotation.token_id in tokens:
+            new = tokens[rotation.token_id]
+            raise Refusal(
+                f"Token {old.id} was rotated before, at {format_time(rotation.time)}. "
+                f"{await _render_earlier_rotation(services, old, rotation, new, hand_over)}"
+            )
+
+
+async def _render_earlier_rotation(
+    services: Services, old: AccessToken, rotation: JournalEntry, new: AccessToken, hand_over: str
+) -> str:
+    """Render what an earlier rotation created, what is the matter with it, and how to go on."""
+    now = services.clock()
+    state = f"it is {new.state.render(now=now)}"
+    if rotation.result in _FAILED_OUTCOMES:
+        flaw = "its bearer token is lost" if rotation.location is None else "it did not prove to work"
+        return (
+            f"The new token {new.id} is no good: {flaw}, and it could not be deleted. "
+            f"{render_delete_and_rotate(new.id)}."
+        )
+    if rotation.result == "unknown":
+        return (
+            f"No clear answer came then; the new token seems to be {new.id}, {state}. Unless somebody else made it "
+            f"at that time, its bearer token is lost. {render_retirement(new.id)}"
+        )
+    created = f"The new token is {new.id}; {state}"
+    if not new.is_live(now=now):
+        return f"{created}. It does not work like that: {render_delete_and_rotate(new.id)}."
+    location = await services.delivery.locate(new.id, rotation.location, [rotation.user])
+    if location is None:
+        recorded = rotation.location.render() if rotation.location else "the place where it was put"
+        return (
+            f"{created}, but its bearer token is no longer in "
+            f"{recorded}.{await _render_unidentified_files(services)} Unless "
+            f"that was moved to where it is used: {render_delete_and_rotate(new.id)}."
+        )
+    return f"{created}, and its bearer token is in {location.render()}. {render_steps(old, now, hand_over)}"
+
+
+async def _check_room_for_second(
+    services: Services, old: AccessToken, user: Identity, existing: ExistingTokens
+) -> None:
+    # Only live tokens count here: whether disabled and expired ones do is the cluster's to say.
+    now = services.clock()
+    live = [token for token in existing.other_tokens if user.may_be(token.user) and token.is_live(now=now)]
+    if live:
+        described = [await _describe_other(services, old, token, existing.history) for token in live[:MAX_ITEMS_SHOWN]]
+        ways_out = [way_out for _, way_out in described if way_out is not None]
+        raise Refusal(
+            f"{user} has {len(live) + 1:,} access tokens already, as many as a user can have, so there is no place "
+            f"for a new one. {' '.join([*(text for text, _ in described), *(ways_out or [PERSON_DECIDES])])}"
+        )
+
+
+async def _describe_other(
+    services: Services, old: AccessToken, token: AccessToken, history: UserHistory
+) -> tuple[str, str | None]:
+    """Return which token this is, and what leads on; the latter is None if it is only known that the token works."""
+    expires = "never expires" if token.expires is None else f"expires {format_time(token.expires)}"
+    other = f"The other is {token.id}, made {format_time(token.created)}, which {expires}."
+    open_attempts = find_unfinished(
+        history.journal_history, history.tokens, me=history.me, clock_ahead=services.clock.ahead
+    )
+    origins = [
+        each
+        for each in open_attempts
+        if each.attempt.is_creating and token.id in {suspect.id for suspect in each.suspects}
+    ]
+    if not origins:
+        return other, " ".join(render_unfinished(history.unfinished, services.clock)) or None
+    latest = origins[0]
+    if latest.attempt.is_in_flight or latest.attempt.outcome == "undeletable":
+        return other, " ".join(render_unfinished([latest], services.clock))
+    return other, await _render_suspect(services, old, token, latest)
+
+
+async def _render_suspect(services: Services, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
+    """Render what is known of a token that an attempt may have created which never ended."""
+    intent = unfinished.attempt.intent
+    location = await services.delivery.locate(token.id, None, {intent.user, str(token.user)})
+    attempt = f"An attempt that was begun at {format_time(intent.time)} and never finished may have made it;"
+    if location is None:
+        return f"{attempt} {await _render_lost_location(services)} {render_retirement(token.id)}"
+    # Only one way is named: somebody who followed the calls of going on and of going back would stop both tokens.
+    leads_on = (
+        f"To go on with it: {render_steps(old, services.clock())}"
+        if intent.replaces == old.id
+        else render_retirement(token.id)
+    )
+    return f"{attempt} its bearer token is in {location.render()}, not proved to work yet. {leads_on}"
+
+
+async def _render_lost_location(services: Services) -> str:
+    """Render what is known of a bearer token whose location nothing tells."""
+    files = await _render_unidentified_files(services)
+    return f"where its bearer token is, nothing tells for sure.{files}" if files else _NO_LOCATION
+
+
+async def _render_unidentified_files(services: Services) -> str:
+    """Render the files in which a bearer token may be, and which do not tell; empty if there are none."""
+    paths = await services.delivery.list_unidentified_files()
+    if not paths:
+        return ""
+    files = (
+        f"{paths[0]}" if len(paths) == 1 else f"one of the {len(paths)} files {paths[0].with_name('recovered-*.json')}"
+    )
+    return f" It may be in {files}, which a killed server left and which does not tell whose it is."
+
+
+async def explain_rejected_rotate(services: Services, old: AccessToken, user: Identity, failure: Rejected) -> Exception:
+    """Explain what a cluster most likely means that declined to create a second token."""
+    try:
+        existing = await collect_existing_tokens(services, old, user)
+    except Refusal as refusal:
+        return refusal
+    except TokenToolsError:
+        return failure
+    if existing.current_tokens is None and not existing.other_tokens:
+        return Rejected(f"{failure} The user's tokens cannot be listed; a user can have {MAX_TOKENS_PER_USER}.")
+    if not existing.other_tokens:
+        return failure
+    return Rejected(
+        f"{failure} {user} has {len(existing.other_tokens) + 1:,} access tokens already, and disabled and "
+        f"expired ones seem to count here. {_render_others(services, existing)}"
+    )
+
+
+def _render_others(services: Services, existing: ExistingTokens) -> str:
+    others = [
+        f"The other is {token.id}, made {format_time(token.created)}, {token.state.render(now=services.clock())}."
+        for token in existing.other_tokens[:MAX_ITEMS_SHOWN]
+    ]
+    return " ".join([*others, render_way_out(existing.other_tokens, existing.history, services.clock)])
