@@ -43,9 +43,7 @@ class JournalHistory:
     @cached_property
     def successor_entries(self) -> Mapping[str, JournalEntry]:
         """The outcomes of the rotations that created a token, by the id of that token."""
-        created = [
-            attempt.last for attempt in self.attempts if attempt.outcome == "created" and attempt.intent.replaces
-        ]
+        created = [a.last for a in self.attempts if a.outcome == "created" and a.intent.replaces]
         return {entry.token_id: entry for entry in created if entry.token_id}
 
     @cached_property

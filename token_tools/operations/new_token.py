@@ -122,7 +122,7 @@ async def _create_on_cluster(services: Services, request: CreateRequest, intent:
     except ClusterError:
         await services.journal.record_outcome(intent, "not created")
         raise
-    except Exception as crash:  # noqa: BLE001 - it is told and logged, and not forgotten
+    except Exception as crash:  # noqa: BLE001 - it is logged, and the answer says what is known
         # Whatever it was, the token may have been created, and that must not go unsaid.
         _LOG.error("This server stumbled over a %s while it asked for a token", type(crash).__name__)
         bad_answer = BadAnswer("Its answer made this server stumble.")
@@ -149,7 +149,7 @@ async def _deliver(
     except DeliveryError as failure:
         outcome = await rollback_undelivered(services, request, new.id, intent)
         raise Undelivered(f"{failure} {outcome}") from failure
-    except Exception as crash:  # noqa: BLE001 - it is told and logged, and the token not forgotten
+    except Exception as crash:  # noqa: BLE001 - it is logged, and the token is deleted again
         _LOG.error("This server stumbled over a %s while it delivered a token", type(crash).__name__)
         outcome = await rollback_undelivered(services, request, new.id, intent)
         raise Undelivered(f"The new bearer token could not be delivered: this server stumbled. {outcome}") from None

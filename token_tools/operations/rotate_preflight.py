@@ -24,7 +24,7 @@ from token_tools.operations.unfinished import (
     Unfinished,
     UserHistory,
     find_unfinished,
-    get_user_history,
+    read_user_history,
     render_unfinished,
 )
 from token_tools.quoting import MAX_ITEMS_SHOWN
@@ -75,7 +75,7 @@ async def collect_existing_tokens(
         current_tokens = None
         others += await _read_successors(services, earlier, known={token.id for token in others})
     await _check_not_rotated_before(services, old, others, earlier, hand_over)
-    history = await get_user_history(services, user, current_tokens)
+    history = await read_user_history(services, user, current_tokens)
     if current_tokens is None:
         history = replace(history, tokens=[old, *others])
     existing = ExistingTokens(current_tokens, others, history, earlier)

@@ -183,7 +183,7 @@ class UserHistory:
     settled_intents: Sequence[JournalEntry]
 
 
-async def get_user_history(
+async def read_user_history(
     services: Services, user: Identity, current_tokens: Sequence[AccessToken] | None
 ) -> UserHistory:
     """Return what the journal knows of a user who has these tokens now; None says that these are not known.
