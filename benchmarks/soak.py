@@ -144,7 +144,7 @@ class Ledger:
         ]
 
     def _find_lost_tokens(self, initial_ids: set[str]) -> Generator[str]:
-        lost = {line.get("token_id") for line in self._lines_with("unknown", "stranded")}
+        lost = {line.get("token_id") for line in self._lines_with("unknown", "undeletable")}
         vague = [attempt for attempt in self.attempts if _has_unknown_token(attempt)]
         for token in self.tokens.values():
             if token.id in initial_ids or token.id in self.delivered or token.id in lost:
@@ -186,12 +186,12 @@ class Ledger:
         deleted = {
             line.get("token_id") for line in self._lines_with("done", "unknown") if line["operation"] == "delete"
         }
-        for line in self._lines_with("made"):
+        for line in self._lines_with("created"):
             if line["token_id"] not in self.delivered:
                 yield f"journal: {line['token_id']} was made, but it was not delivered"
             if line["token_id"] not in self.tokens and line["token_id"] not in deleted:
                 yield f"journal: {line['token_id']} was made and is gone, but nobody deleted it"
-        for line in self._lines_with("deleted again"):
+        for line in self._lines_with("rolled back"):
             if line["token_id"] in self.tokens:
                 yield f"journal: {line['token_id']} was deleted again, but it is there"
         for line in self._lines_with("done"):

@@ -22,6 +22,7 @@ from tests.support.lookup import (
     is_option,
     is_variable,
     list_literals,
+    list_marks,
     list_names,
     split_commands,
 )
@@ -97,6 +98,7 @@ def can_be_looked_up(span: str, page: Path) -> bool:
         or span in list_literals()
         or is_variable(span)
         or is_option(span)
+        or span in list_marks()
         or find_path(span, page) is not None
         or all(is_command(command) for command in split_commands(shlex.split(span)))
     )

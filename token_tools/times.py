@@ -418,6 +418,16 @@ def _format_exactly(length: timedelta) -> str:
     return humanize.precisedelta(length, suppress=("years", "months"), format="%.4g")
 
 
+def format_duration_argument(duration: timedelta) -> str:
+    """Return a duration for a call, in the largest unit that it fills: `90d`, `12h`, `30min`, `20s`.
+
+    The text is never too long, so that it keeps to a maximum: a day and a half is `1d`. Only what is below a second is
+    `1s`. For people, who want it exact, there is `format_duration`.
+    """
+    unit = next((unit for unit in ("d", "h", "min") if duration >= _UNIT_DURATIONS[unit]), "s")
+    return f"{max(1, duration // _UNIT_DURATIONS[unit])}{unit}"
+
+
 def format_relative_time(instant: datetime, *, now: datetime) -> str:
     """Return how far away a time is: `in 90 days` or `3 hours ago`."""
     distance = format_duration(instant - now)

@@ -11,6 +11,7 @@ from token_tools.errors import Refusal
 from token_tools.times import (
     MAX_DURATION,
     format_duration,
+    format_duration_argument,
     format_relative_time,
     format_rfc3339,
     format_time,
@@ -376,3 +377,22 @@ def test_a_duration_and_a_time_are_told_for_reading() -> None:
 
 def test_the_clock_tells_utc() -> None:
     assert utc_now().utcoffset() == timedelta()
+
+
+@pytest.mark.parametrize(
+    ("duration", "argument"),
+    [
+        (timedelta(days=90), "90d"),
+        (timedelta(days=1, hours=12), "1d"),
+        (timedelta(hours=23, minutes=59), "23h"),
+        (timedelta(minutes=30, seconds=59), "30min"),
+        (timedelta(seconds=20), "20s"),
+        (timedelta(milliseconds=1), "1s"),
+    ],
+    ids=str,
+)
+def test_a_duration_for_a_call_is_never_longer_than_the_duration_but_for_the_shortest(
+    duration: timedelta, argument: str
+) -> None:
+    assert format_duration_argument(duration) == argument
+    assert parse_duration(argument) <= max(duration, timedelta(seconds=1))

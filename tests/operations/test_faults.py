@@ -455,7 +455,7 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
     assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in refusal
     assert harness.tokens_of(JANE) == []
     assert not [*harness.settings.delivery_dir.parent.rglob("*.json")]
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "deleted again"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "rolled back"]
 
 
 async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(harness: Harness) -> None:
@@ -509,7 +509,7 @@ async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_pl
     assert "It could not be deleted again: The cluster declined (400" in refusal
     assert f"It is in {harness.settings.delivery_dir}" in refusal
     assert refusal.endswith(f"auth_delete_access_token {token.id}")
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "stranded"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "undeletable"]
 
 
 async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(harness: Harness) -> None:
@@ -519,7 +519,7 @@ async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_to
 
     assert harness.tokens_of(JANE) == []
     assert f"It was deleted again. What was delivered is still in {harness.settings.delivery_dir}" in refusal
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "deleted again"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "rolled back"]
 
 
 async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness: Harness) -> None:
@@ -529,7 +529,7 @@ async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness:
     harness.recorder.on_served = forbid
 
     assert "lacks a privilege" in await harness.call_refused("create_access_token", {"user": "local:jane"})
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "not made"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "not created"]
 
 
 @pytest.mark.parametrize("fault", [None, "cut-before"])
@@ -554,16 +554,16 @@ async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
         go_on.set()
 
     [*_, last] = read_journal(harness.settings.state_dir)
-    assert last["result"] == ("deleted again" if fault is None else "stranded")
+    assert last["result"] == ("rolled back" if fault is None else "undeletable")
     assert [token.id for token in harness.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
 
 
 @pytest.mark.parametrize(
     ("plan", "results"),
     [
-        pytest.param({}, ["intended", "made"], id="made"),
-        pytest.param({"create": "error-400"}, ["intended", "not made"], id="declined"),
-        pytest.param({"create": "refuse"}, ["intended", "not made"], id="refused"),
+        pytest.param({}, ["intended", "created"], id="made"),
+        pytest.param({"create": "error-400"}, ["intended", "not created"], id="declined"),
+        pytest.param({"create": "refuse"}, ["intended", "not created"], id="refused"),
         pytest.param({"create": "cut-before"}, ["intended", "unknown"], id="cut-before"),
         pytest.param({"create": "cut-after"}, ["intended", "unknown"], id="cut-after"),
     ],

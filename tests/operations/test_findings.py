@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.support.harness import JANE, NOW, Harness
+from tests.support.harness import JANE, NOW, Harness, refusal_response
 from token_tools.operations.findings import FINDINGS
 
 pytestmark = pytest.mark.anyio
@@ -46,3 +47,17 @@ async def test_the_report_and_the_answer_agree_about_users_whom_the_list_does_no
     rows = json.loads(Path(answer.fields["report"]).read_text())
     counts = {entry["finding"]: entry["count"] for entry in answer.fields["findings"]}
     assert sum("user_has_no_name" in row["findings"] for row in rows) == counts["user_has_no_name"] == 1
+
+
+async def test_a_user_whom_the_cluster_declines_to_look_up_has_no_name_and_may_exist(harness: Harness) -> None:
+    harness.cluster.add_token("2999", creator="2999", expiration_time=NOW + timedelta(days=99))
+
+    async def decline_lookups(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return refusal_response(400) if request.url.path.endswith("/identity/find") else response
+
+    harness.recorder.on_served = decline_lookups
+
+    answer = await harness.call("audit_access_tokens")
+
+    mends = {entry["finding"]: entry["mend"] for entry in answer.fields["findings"]}
+    assert mends["user_has_no_name"] == "Whose they are is not known: a person finds out, and decides"

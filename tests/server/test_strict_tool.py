@@ -25,7 +25,8 @@ from tests.support.harness import (
 )
 from tests.support.scripted_cluster import client_with_answer
 from token_tools.server.strict_tool import StrictTool
-from token_tools.views.tokens import RenderedResult, TokenEntry, TokenList
+from token_tools.views.rendered_result import RenderedResult
+from token_tools.views.tokens import TokenEntry, TokenList
 
 pytestmark = pytest.mark.anyio
 

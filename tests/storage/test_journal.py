@@ -1,5 +1,6 @@
 """What was intended and what came of it, through crashes, rotations, torn lines and several processes at once."""
 
+import fcntl
 import json
 import os
 import stat
@@ -10,13 +11,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import anyio
 import pytest
 
 from tests.support.harness import JANE, TOKENS_PATH, Harness, ToolAnswer
+from tests.support.journal_file import journal_file, read_journal
 from token_tools.errors import JournalError
 from token_tools.sandbox.cluster import Account
+from token_tools.settings import Settings
+from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import ARCHIVE_AFTER_BYTES, Journal, JournalEntry, Outcome
 
 pytestmark = pytest.mark.anyio
@@ -34,15 +39,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def read_journal(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-
-
 @contextmanager
 def working_process(folder: Path, user: str = "local:jane") -> Generator[JournalEntry]:
     """What a process has begun that lives as long as this; then it is killed, and stays a zombie for a while."""
     script = f"""
 import anyio, pathlib, datetime, sys
+from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal
 async def main():
     now = datetime.datetime.fromisoformat({NOW.isoformat()!r})
@@ -89,7 +91,7 @@ async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> 
     journal = create_journal(folder)
 
     async with journal.record_intent("local:jane") as intent:
-        await journal.record_outcome(intent, "made", "123")
+        await journal.record_outcome(intent, "created", "123")
 
     first, second = read_journal(folder)
     assert first == {
@@ -100,7 +102,7 @@ async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> 
         "user": "local:jane",
         "result": "intended",
     }
-    assert second == first | {"result": "made", "token_id": "123"}
+    assert second == first | {"result": "created", "token_id": "123"}
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -110,13 +112,13 @@ async def test_each_line_has_the_time_at_which_it_was_written(folder: Path) -> N
     times = iter(NOW + timedelta(minutes=minute) for minute in (1, 2, 3))
 
     await record_attempt(
-        Journal(folder, cluster="c:8000", clock=lambda: next(times)), "made", mentioned_entries=[crashed]
+        Journal(folder, cluster="c:8000", clock=lambda: next(times)), "created", mentioned_entries=[crashed]
     )
 
     assert [(line["result"], line["time"]) for line in read_journal(folder)] == [
         ("intended", "2026-11-24T09:00:00Z"),
         ("intended", "2026-11-24T09:01:00Z"),
-        ("made", "2026-11-24T09:02:00Z"),
+        ("created", "2026-11-24T09:02:00Z"),
         ("mentioned", "2026-11-24T09:03:00Z"),
     ]
 
@@ -145,9 +147,9 @@ async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(f
     journal = create_journal(folder)
     leave_open_intent(folder)
     ends: list[tuple[str, str, Outcome]] = [
-        ("1", "local:jane", "made"),
-        ("2", "local:bob", "made"),
-        ("3", "local:jane", "deleted again"),
+        ("1", "local:jane", "created"),
+        ("2", "local:bob", "created"),
+        ("3", "local:jane", "rolled back"),
     ]
     for token_id, user, outcome in ends:
         async with journal.record_intent(user) as intent:
@@ -177,14 +179,14 @@ async def test_a_crash_is_reported_once_and_mentioned_once_to_its_user(folder: P
     assert await find_open_intents(later, "local:bob") == []
     assert await find_open_intents(create_journal(folder, cluster="other:8000"), "local:jane") == []
     assert await find_open_intents(later, "local:jane") == [crashed]
-    await record_attempt(later, "made", mentioned_entries=[crashed])
+    await record_attempt(later, "created", mentioned_entries=[crashed])
     assert await find_open_intents(later, "local:jane") == []
 
 
-@pytest.mark.parametrize("outcome", ["made", "not made", "deleted again", "stranded", "unknown"])
+@pytest.mark.parametrize("outcome", ["created", "not created", "rolled back", "undeletable", "unknown"])
 async def test_an_outcome_closes_the_intent(folder: Path, outcome: str) -> None:
     crashed = leave_open_intent(folder)
-    with (folder / "journal.jsonl").open("a") as journal:
+    with journal_file(folder).open("a") as journal:
         journal.write(crashed.model_copy(update={"result": outcome}).model_dump_json() + "\n")
 
     assert await create_journal(folder).take_unreported() == []
@@ -196,27 +198,27 @@ async def test_a_token_that_nobody_could_name_is_mentioned_although_the_outcome_
 
     assert await journal.take_unreported() == []
     assert await find_open_intents(journal, "local:jane") == [unknown]
-    await record_attempt(journal, "made", mentioned_entries=[unknown])
+    await record_attempt(journal, "created", mentioned_entries=[unknown])
     assert await find_open_intents(journal, "local:jane") == []
 
 
 async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
     crashed = leave_open_intent(folder)
-    with (folder / "journal.jsonl").open("ab") as file:
+    with journal_file(folder).open("ab") as file:
         file.write(b'{"time": "2026-11\xc3')
 
     journal = create_journal(folder)
     async with journal.record_intent("local:bob") as intent:
-        await journal.record_outcome(intent, "made")
+        await journal.record_outcome(intent, "created")
 
-    assert (folder / "journal.jsonl").read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
-    assert JournalEntry.model_validate_json((folder / "journal.jsonl").read_bytes().splitlines()[2]) == intent
+    assert journal_file(folder).read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
+    assert JournalEntry.model_validate_json(journal_file(folder).read_bytes().splitlines()[2]) == intent
     assert await journal.take_unreported() == [crashed]
 
 
 async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    (folder / "journal.jsonl").write_bytes(b"{")
+    journal_file(folder).write_bytes(b"{")
     journal = create_journal(folder)
 
     unknown = await record_attempt(journal, "unknown")
@@ -255,9 +257,9 @@ JOURNAL_LINE = {
         json.dumps(JOURNAL_LINE | {"user": "local:jane\nWARNING all is well"}).encode(),
         json.dumps(JOURNAL_LINE | {"cluster": "c\u202e"}).encode(),
         json.dumps(JOURNAL_LINE | {"change": "\x1b[2J"}).encode(),
-        json.dumps(JOURNAL_LINE | {"place": "/x\x00"}).encode(),
+        json.dumps(JOURNAL_LINE | {"location": {"kind": "file", "path": "/x\x00"}}).encode(),
         json.dumps(JOURNAL_LINE | {"result": "won"}).encode(),
-        json.dumps(JOURNAL_LINE | {"place": "/" + "x" * (16 << 10)}).encode(),
+        json.dumps(JOURNAL_LINE | {"location": {"kind": "file", "path": "/" + "x" * (16 << 10)}}).encode(),
     ],
     ids=range(20),
 )
@@ -265,7 +267,7 @@ async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_i
     harness: Harness, caplog: pytest.LogCaptureFixture, line: bytes
 ) -> None:
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal = harness.settings.state_dir / "journal.jsonl"
+    journal = journal_file(harness.settings.state_dir)
     journal.write_bytes(line + b"\n" + json.dumps(JOURNAL_LINE).encode() + b"\n")
 
     async with harness.connected() as client:
@@ -296,7 +298,7 @@ async def test_no_time_that_is_in_the_calendar_stops_a_rotate(harness: Harness, 
     old, other = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
     harness.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    (harness.settings.state_dir / "journal.jsonl").write_text(json.dumps(JOURNAL_LINE | {"time": time}) + "\n")
+    journal_file(harness.settings.state_dir).write_text(json.dumps(JOURNAL_LINE | {"time": time}) + "\n")
 
     told = await harness.call_refused("rotate_access_token", {"id": old.id})
 
@@ -310,7 +312,7 @@ def plant_journal(harness: Harness, name: str) -> tuple[str, Path]:
     place.parent.mkdir(parents=True, mode=0o700)
     place.touch()
     line = JOURNAL_LINE | {"replaces": old.id}
-    made = line | {"result": "made", "token_id": new.id, "place": str(place)}
+    made = line | {"result": "created", "token_id": new.id, "location": {"kind": "file", "path": str(place)}}
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
     journal = harness.settings.state_dir / name
     journal.write_text("".join(json.dumps(entry) + "\n" for entry in (line, made)))
@@ -351,7 +353,7 @@ async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    with (harness.settings.state_dir / "journal.jsonl").open("wb") as journal:
+    with journal_file(harness.settings.state_dir).open("wb") as journal:
         journal.truncate(1 << 40)
 
     told = await harness.call_refused("create_access_token", {"user": "local:jane"})
@@ -404,15 +406,98 @@ async def test_a_process_waits_for_itself_in_turn_and_however_long_that_takes(fo
 async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) -> None:
     journal = create_journal(folder)
     async with journal.record_intent("local:jane", "rotate", replaces="1") as intent:
-        await journal.record_outcome(intent, "made", "2", location="/x")
+        await journal.record_outcome(intent, "created", "2", location=FileLocation(Path("/x")))
     filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
-        with (folder / "journal.jsonl").open("a") as file:
+        with journal_file(folder).open("a") as file:
             file.write(filler)
-        await record_attempt(journal, "made")
+        await record_attempt(journal, "created")
 
     [rotation] = await journal.list_rotations("1")
-    assert (rotation.token_id, rotation.place) == ("2", "/x")
+    assert (rotation.token_id, rotation.location) == ("2", FileLocation(Path("/x")))
+
+
+LOCATIONS: dict[str, tuple[Location, str]] = {
+    "file": (FileLocation(Path("/x/y.json")), "/x/y.json"),
+    "keyring": (
+        KeyringLocation("qumulo-token-tools c:8000", "local:o'neil 7"),
+        "the system's keyring, service 'qumulo-token-tools c:8000', account 'local:o'neil 7'",
+    ),
+    "inline": (InlineLocation(), "this answer, and with it the conversation and its logs"),
+}
+"""A location of each destination, and the text that stood for it in the journals of earlier versions."""
+
+
+@pytest.mark.parametrize("destination", get_args(Settings.model_fields["delivery"].annotation))
+async def test_a_location_is_read_as_it_was_written(folder: Path, destination: str) -> None:
+    journal = create_journal(folder)
+    location, _ = LOCATIONS[destination]
+    async with journal.record_intent("local:jane") as intent:
+        await journal.record_outcome(intent, "created", "2", location=location)
+
+    [attempt] = await journal.list_attempts()
+
+    assert attempt.last.location == location
+
+
+FORMER_RESULTS = {
+    "created": "created",
+    "not created": "not created",
+    "rolled back": "rolled back",
+    "undeletable": "undeletable",
+    "unknown": "unknown",
+    "done": "done",
+    "not done": "not done",
+}
+"""Results in the words of earlier versions, and in today's."""
+
+
+@pytest.mark.parametrize("result", FORMER_RESULTS)
+@pytest.mark.parametrize("destination", LOCATIONS)
+async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
+    folder: Path, result: str, destination: str
+) -> None:
+    location, text = LOCATIONS[destination]
+    written = JOURNAL_LINE | {"cluster": "c:8000", "result": result, "token_id": "7", "place": text}
+    folder.mkdir(mode=0o700)
+    journal_file(folder).write_text(json.dumps(written) + "\n")
+
+    [attempt] = await create_journal(folder).list_attempts()
+
+    assert (attempt.outcome, attempt.last.location) == (FORMER_RESULTS[result], location)
+
+
+async def test_a_rotation_whose_location_was_not_written_down_is_told_without_one(harness: Harness) -> None:
+    old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
+    line = JOURNAL_LINE | {"replaces": old.id}
+    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
+    journal_file(harness.settings.state_dir).write_text(
+        "".join(json.dumps(entry) + "\n" for entry in (line, line | {"result": "created", "token_id": new.id}))
+    )
+
+    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+
+    assert "but its bearer token is no longer in the place where it was put. Unless that was moved" in told
+
+
+async def test_a_location_of_no_known_destination_makes_a_line_unreadable(folder: Path) -> None:
+    journal = create_journal(folder)
+    await record_attempt(journal, "created")
+    with journal_file(folder).open("a") as file:
+        for location in ({"location": {"kind": "vault"}}, {"place": "under the mat"}, {"location": 7}):
+            file.write(json.dumps(JOURNAL_LINE | location) + "\n")
+
+    assert await journal.count_unreadable() == 3
+
+
+async def test_what_another_process_reads_at_the_same_time_is_not_taken_for_work(folder: Path) -> None:
+    intent = leave_open_intent(folder)
+
+    with (folder / f"journal.{intent.attempt}.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        [attempt] = await create_journal(folder).list_attempts()
+
+    assert not attempt.is_in_flight
 
 
 async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of_them(folder: Path) -> None:
@@ -422,14 +507,14 @@ async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of
         leave_open_intent(folder, "local:settled"),
     )
     journal = create_journal(folder)
-    with (folder / "journal.jsonl").open("a") as file:
+    with journal_file(folder).open("a") as file:
         for intent, mark in ((told, "reported"), (settled, "mentioned")):
             file.write(intent.model_copy(update={"result": mark}).model_dump_json() + "\n")
     filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
-        with (folder / "journal.jsonl").open("a") as file:
+        with journal_file(folder).open("a") as file:
             file.write(filler)
-        await record_attempt(journal, "made")
+        await record_attempt(journal, "created")
 
     assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * ARCHIVE_AFTER_BYTES
     assert await journal.take_unreported() == [crashed]
@@ -441,13 +526,14 @@ async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of
 async def test_several_processes_write_whole_lines(folder: Path) -> None:
     script = f"""
 import anyio, pathlib, datetime
+from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal
 from token_tools.times import utc_now
 async def main():
     journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=utc_now)
     for _ in range(20):
         async with journal.record_intent("local:jane") as intent:
-            await journal.record_outcome(intent, "made")
+            await journal.record_outcome(intent, "created")
 anyio.run(main)
 """
     async with anyio.create_task_group() as writers:
@@ -463,11 +549,11 @@ async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
     folder.write_text("a file where the folder should be")
 
     with pytest.raises(JournalError, match="cannot be written: Not a directory"):
-        await record_attempt(create_journal(folder), "made")
+        await record_attempt(create_journal(folder), "created")
 
 
 async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> None:
-    await record_attempt(create_journal(folder), "made")
+    await record_attempt(create_journal(folder), "created")
     (folder / "journal.a.lock").mkdir()
     os.mkfifo(folder / "journal.b.lock")
     (folder / "journal.c.lock").symlink_to(folder / "journal.lock")
@@ -481,27 +567,27 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
 
 async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    os.mkfifo(folder / "journal.jsonl")
+    os.mkfifo(journal_file(folder))
 
     with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
         await find_open_intents(create_journal(folder), "local:jane")
 
 
 async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:
-    await record_attempt(create_journal(folder), "made")
-    (folder / "journal.jsonl").chmod(0o644)
+    await record_attempt(create_journal(folder), "created")
+    journal_file(folder).chmod(0o644)
 
-    await record_attempt(create_journal(folder), "made")
+    await record_attempt(create_journal(folder), "created")
 
-    assert stat.S_IMODE((folder / "journal.jsonl").stat().st_mode) == 0o600
+    assert stat.S_IMODE(journal_file(folder).stat().st_mode) == 0o600
 
 
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
-    (folder / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
+    journal_file(folder).symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(JournalError, match="symbolic links"):
-        await record_attempt(create_journal(folder), "made")
+        await record_attempt(create_journal(folder), "created")
 
     assert not (tmp_path / "elsewhere").exists()
 
@@ -509,7 +595,7 @@ async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: 
 async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = await record_attempt(create_journal(folder), "made")
+    before = await record_attempt(create_journal(folder), "created")
     script = f"""
 import fcntl, os, sys
 lock = open({str(folder / "journal.lock")!r}, "w")
@@ -525,10 +611,10 @@ sys.stdin.read()
         journal = Journal(folder, cluster="c", clock=lambda: NOW, timeout_seconds=0.05)
         with anyio.fail_after(TIMEOUT_SECONDS):
             with pytest.raises(JournalError, match=r"held by another process"):
-                await record_attempt(journal, "made")
-            told = await journal.record_outcome(before, "made")
+                await record_attempt(journal, "created")
+            told = await journal.record_outcome(before, "created")
 
-    assert told == f"The journal {folder / 'journal.jsonl'} is held by another process."
+    assert told == f"The journal {journal_file(folder)} is held by another process."
     assert caplog.messages == [told]
 
 
@@ -536,6 +622,8 @@ def test_a_disk_that_hangs_at_the_end_holds_up_nobody_who_needs_none(folder: Pat
     script = f"""
 import sys, threading, anyio, anyio.to_thread
 from pathlib import Path
+from typing import get_args
+from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal
 from token_tools.times import utc_now
 
@@ -551,7 +639,7 @@ sys.addaudithook(hang)
 async def finish():
     journal = Journal(Path({str(folder)!r}), cluster="c", clock=utc_now)
     async with journal.record_intent("local:jane") as intent:
-        await journal.record_outcome(intent, "made")
+        await journal.record_outcome(intent, "created")
 
 async def main():
     async with anyio.create_task_group() as tasks:

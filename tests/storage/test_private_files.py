@@ -1,8 +1,10 @@
 """Which folder counts as private: its owner, its mode, and the way to it, as sshd looks at those of its keys."""
 
+import errno
 import grp
 import os
 import pwd
+import re
 import stat
 import subprocess
 import sys
@@ -131,8 +133,9 @@ def test_each_way_in_for_others_counts(tmp_path: Path, bits: int) -> None:
     (tmp_path / "own" / "other").touch()
     (tmp_path / "own").chmod(bits)
 
+    reason = f"others can enter {tmp_path}/own (mode {bits:04o}): chmod 700 {tmp_path}/own, or name another folder"
     for opened in (ensure_private_folder, open_private_folder):
-        with pytest.raises(PermissionError, match=f"others can enter it .mode {bits:04o}.: chmod 700 {tmp_path}/own"):
+        with pytest.raises(PermissionError, match=re.escape(reason)):
             opened(tmp_path / "own")
 
 
@@ -171,7 +174,7 @@ async def test_a_folder_of_another_user_is_refused_with_what_mends_it(harness: H
 
     told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
 
-    assert f"it belongs to another user (uid {OTHER_USER_ID}): chown 0 {folder}" in told
+    assert f"{folder} belongs to another user (uid {OTHER_USER_ID}): chown 0 {folder}, or name another" in told
 
 
 def find_private_group() -> int | None:
@@ -250,15 +253,154 @@ def test_only_a_regular_file_has_a_private_mode() -> None:
 
 
 @pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
-@pytest.mark.parametrize("name", ["z\udceb", "z\x00"], ids=ascii)
-async def test_a_folder_that_no_answer_could_name_is_refused_before_the_request(
-    harness: Harness, tmp_path: Path, setting: str, name: str
+@pytest.mark.parametrize("target", ["{base}/disk", "../disk", "second", "./second/../disk"])
+async def test_a_link_that_the_user_made_is_followed(
+    harness: Harness, tmp_path: Path, setting: str, target: str
 ) -> None:
-    told = await harness.with_folder(setting, tmp_path / name).call_refused(CREATE_TOOL, {"user": "local:jane"})
-    assert "Name another folder" in told
-    assert told.isprintable()
-    if setting == "delivery_dir":
-        report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=tmp_path / name)
-        assert "Name another folder" in report
-    assert harness.recorder.bodies(*CREATE_REQUEST) == []
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("z")]
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "home").mkdir(mode=0o700)
+    (tmp_path / "home" / "second").symlink_to("../disk")
+    (tmp_path / "home" / "state").symlink_to(target.format(base=tmp_path))
+
+    told = await harness.with_folder(setting, tmp_path / "home" / "state" / "own").call(
+        CREATE_TOOL, {"user": "local:jane"}
+    )
+
+    assert not told.is_error
+    assert [*(tmp_path / "disk" / "own").iterdir()]
+
+
+@pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
+async def test_the_folder_itself_may_be_a_link(harness: Harness, tmp_path: Path, setting: str) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "own").symlink_to("disk")
+
+    created = await harness.with_folder(setting, tmp_path / "own").call(CREATE_TOOL, {"user": "local:jane"})
+    report = await harness.with_folder(setting, tmp_path / "own").call("audit_access_tokens", {"report": "csv"})
+
+    assert not created.is_error
+    assert not report.is_error
+    assert [*(tmp_path / "disk").iterdir()]
+
+
+@pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
+async def test_what_a_link_leads_to_is_refused_by_its_own_name(harness: Harness, tmp_path: Path, setting: str) -> None:
+    (tmp_path / "disk" / "own").mkdir(parents=True)
+    (tmp_path / "disk" / "own" / "other").touch()
+    (tmp_path / "state").symlink_to("disk")
+    for folder, bits, reason in (
+        (tmp_path / "disk", 0o777, "others can replace what is in {} on the way to it (mode 0777): chmod go-w {},"),
+        (tmp_path / "disk" / "own", 0o755, "others can enter {} (mode 0755): chmod 700 {},"),
+    ):
+        folder.chmod(bits)
+
+        told = await harness.with_folder(setting, tmp_path / "state" / "own").call_refused(
+            CREATE_TOOL, {"user": "local:jane"}
+        )
+
+        assert reason.format(folder, folder) in told
+        assert harness.recorder.bodies(*CREATE_REQUEST) == []
+        folder.chmod(0o700)
+
+
+@needs_root
+@pytest.mark.parametrize("setting", ["delivery_dir", "state_dir"])
+async def test_a_link_that_another_user_put_into_a_sticky_folder_is_refused_until_root_takes_it_over(
+    harness: Harness, tmp_path: Path, setting: str
+) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    link = tmp_path / "sticky" / "li'nk"
+    link.symlink_to(tmp_path / "disk")
+    os.chown(link, OTHER_USER_ID, OTHER_USER_ID, follow_symlinks=False)
+    ours = harness.with_folder(setting, link / "own")
+
+    told = await ours.call_refused(CREATE_TOOL, {"user": "local:jane"})
+
+    assert f"{link} on the way to it is a symbolic link of another user (uid {OTHER_USER_ID}), who can" in told
+    assert not [*(tmp_path / "disk").iterdir()]
+    await anyio.run_process(told[told.index("chown ") :].partition(", or name another folder")[0])
+    assert not (await ours.call(CREATE_TOOL, {"user": "local:jane"})).is_error
+
+
+@needs_root
+@pytest.mark.parametrize(("owner", "is_followed"), [(0, True), (OTHER_USER_ID, True), (54321, False)])
+def test_a_user_s_own_links_and_those_of_root_are_followed(
+    reachable_folder: Path, owner: int, is_followed: bool
+) -> None:
+    (reachable_folder / "theirs").mkdir(mode=0o700)
+    os.chown(reachable_folder / "theirs", OTHER_USER_ID, OTHER_USER_ID)
+    (reachable_folder / "link").symlink_to("theirs")
+    os.chown(reachable_folder / "link", owner, owner, follow_symlinks=False)
+
+    told = run_as_user(
+        OTHER_USER_ID,
+        f"try: ensure_private_folder(pathlib.Path({str(reachable_folder)!r}, 'link', 'own'))",
+        "except PermissionError as failure: print(failure.strerror)",
+    )
+
+    assert (reachable_folder / "theirs" / "own").exists() == is_followed
+    assert told.startswith(f"{reachable_folder}/link on the way to it is a symbolic link of another") != is_followed
+
+
+@needs_root
+def test_root_follows_no_link_of_a_user(reachable_folder: Path) -> None:
+    (reachable_folder / "link").symlink_to("/")
+    os.chown(reachable_folder / "link", OTHER_USER_ID, OTHER_USER_ID, follow_symlinks=False)
+
+    with pytest.raises(PermissionError, match="is a symbolic link of another user"):
+        open_private_folder(reachable_folder / "link" / "no-such-folder")
+
+
+def test_the_links_of_the_system_are_followed() -> None:
+    link = next(Path(path) for path in ("/bin", "/lib", "/var") if Path(path).is_symlink())
+
+    with pytest.raises(FileNotFoundError):
+        open_private_folder(link / "no-such-folder")
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        make_and_close_folder(tmp_path / "a" / "own")
+
+
+def test_a_link_to_a_name_that_no_answer_could_show_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b\x1b[2J")
+
+    with pytest.raises(OSError, match=f"{tmp_path}/a leads to a name that no answer could show"):
+        make_and_close_folder(tmp_path / "a" / "own")
+
+
+def test_what_is_put_in_the_place_of_a_folder_after_the_check_is_not_used(tmp_path: Path) -> None:
+    script = f"""
+import os, pathlib, sys
+from token_tools.storage.private_files import create_private_file, ensure_private_folder
+base, swapped = pathlib.Path({str(tmp_path)!r}), []
+def swap(event, args):
+    if event == "open" and args[0] == "." and not swapped:
+        swapped.append(event)
+        (base / "own").rename(base / "checked")
+        (base / "own").symlink_to("trap")
+sys.addaudithook(swap)
+create_private_file("secret", ensure_private_folder(base / "own"))
+"""
+    (tmp_path / "trap").mkdir()
+
+    subprocess.run([sys.executable, "-c", script], timeout=TIMEOUT_SECONDS, check=True)
+
+    assert [path.name for path in (tmp_path / "checked").iterdir()] == ["secret"]
+    assert not [*(tmp_path / "trap").iterdir()]
+
+
+async def test_a_journal_in_a_folder_that_others_can_enter_is_not_read(harness: Harness) -> None:
+    await harness.call(CREATE_TOOL, {"user": "local:jane"})
+    folder = harness.settings.state_dir
+    folder.chmod(0o755)
+
+    told = await harness.call("list_access_tokens")
+
+    assert f"cannot be read: others can enter {folder} (mode 0755): chmod 700 {folder}, or name" in told.text

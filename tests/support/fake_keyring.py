@@ -8,7 +8,13 @@ from keyring.errors import KeyringLocked
 
 
 class FakeKeyring(KeyringBackend):
-    """A keyring in memory; `failing_step` says at which verb it fails, or forgets, and `failure` how."""
+    """A keyring in memory that can fail.
+
+    `failing_step` names the step at which it fails, and `failure` is what it raises there. `get` and `set` raise it
+    before anything is done, `kept` after a password was stored. `silent` and `hang` wait until the test releases them,
+    `deny` shows nothing of what is stored, `forget` stores nothing, and `crash` raises an error with the password in
+    it.
+    """
 
     priority = cast("Any", 1)
 
@@ -21,7 +27,7 @@ class FakeKeyring(KeyringBackend):
         self.secrets: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
-        """What was kept."""
+        """Return the password, None if there is none."""
         if self.failing_step == "get":
             raise self.failure
         if self.failing_step == "silent":
@@ -32,7 +38,7 @@ class FakeKeyring(KeyringBackend):
         return self.secrets.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep it."""
+        """Store the password."""
         if self.failing_step == "set":
             raise self.failure
         if self.failing_step == "crash":
@@ -45,7 +51,7 @@ class FakeKeyring(KeyringBackend):
             raise self.failure
 
     def delete_password(self, service: str, username: str) -> None:
-        """Forget it."""
+        """Remove the password."""
         if self.refuses_deletion:
             raise self.failure
         del self.secrets[service, username]

@@ -228,7 +228,7 @@ def assert_no_token_is_lost(cluster: ServedCluster, new: set[str]) -> None:
     assert all(cluster.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
     last = {line["attempt"]: line for line in cluster.read_journal() if line["operation"] in {"create", "rotate"}}
     owners = {token.id: str(token.user) for token in cluster.cluster.tokens.values()}
-    doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "stranded"}]
+    doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "undeletable"}]
     for token_id in new - delivered.keys():
         owner = owners[token_id]
         assert [line for line in doubtful if line.get("token_id") in {None, token_id}], owner

@@ -203,7 +203,7 @@ def test_what_fails_after_the_token_is_in_its_place_takes_nothing_back(tmp_path:
     )
     assert answer == (failed if name == "state/tokens" else None)
     assert json.loads(Path(created.fields["bearer_token_in"]).read_text())["bearer_token"]
-    assert read_outcomes(second / "qumulo-token-tools") == ["intended", "made"]
+    assert read_outcomes(second / "qumulo-token-tools") == ["intended", "created"]
 
 
 @needs_strace

@@ -118,6 +118,6 @@ def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_pa
             assert len(kept) + len(recovered) <= len(new)
         if ended == 0:
             assert (len(new), len(kept)) == (1, 1)
-            assert [line["result"] for line in journal] == ["intended", "made"]
+            assert [line["result"] for line in journal] == ["intended", "created"]
             break
     assert steps > 5

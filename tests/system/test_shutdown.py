@@ -96,7 +96,7 @@ def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over
         assert server.wait_for_exit() == (0, "")
         [token] = cluster.cluster.tokens.of_user(JANE.auth_id)
         assert cluster.read_delivered() == {token.id: token.bearer_token}
-        assert cluster.read_outcomes() == ["intended", "made"]
+        assert cluster.read_outcomes() == ["intended", "created"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
@@ -188,7 +188,7 @@ os.{name} = hang
 """
 
 
-@pytest.mark.parametrize(("timeout", "outcome"), [("8s", "deleted again"), ("1s", "stranded")])
+@pytest.mark.parametrize(("timeout", "outcome"), [("8s", "rolled back"), ("1s", "undeletable")])
 def test_a_token_that_cannot_be_delivered_before_the_end_is_deleted_again_or_told(
     timeout: str, outcome: str, tmp_path: Path
 ) -> None:
@@ -224,7 +224,7 @@ delete_password = lambda service, name: kept.pop(name)
 
         assert server.wait_for_exit() == (0, "")
         assert cluster.read_outcomes() == ["intended", outcome]
-        assert len(cluster.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "stranded")
+        assert len(cluster.cluster.tokens.of_user(JANE.auth_id)) == (outcome == "undeletable")
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_path: Path) -> None:

@@ -426,7 +426,7 @@ async def test_a_new_token_that_was_not_taken_back_is_named(
     assert "ould not be deleted again: " in refusal
     assert f'delete_access_token(id="{new.id}")' in refusal
     assert "no token is left" not in refusal.lower()
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "stranded"]
+    assert read_outcomes(harness.settings.state_dir) == ["intended", "undeletable"]
 
 
 @pytest.mark.usefixtures("no_consent")

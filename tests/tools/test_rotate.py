@@ -41,7 +41,6 @@ from tests.support.recording_transport import OnServed
 from tests.support.remedies import find_remedies, parse_calls
 from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE, Token
-from token_tools.storage.delivery import KeyringDelivery
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +71,8 @@ async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains
         assert fact in answer.text
     intended, made = read_journal(harness.settings.state_dir)
     assert (intended["operation"], intended["result"], intended["replaces"]) == ("rotate", "intended", old.id)
-    assert (made["result"], made["token_id"], made["place"]) == ("made", new.id, place)
+    assert (made["result"], made["token_id"]) == ("created", new.id)
+    assert made["location"] == {"kind": "file", "path": place}
 
 
 async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(harness: Harness) -> None:
@@ -193,7 +193,7 @@ async def test_a_new_token_that_does_not_prove_to_work_is_deleted_again(
     assert refusal.endswith("It was deleted again. The old token is as it was.")
     assert harness.tokens_of(JANE) == [old]
     assert [*harness.settings.delivery_dir.iterdir()] == []
-    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "deleted again"]
+    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "rolled back"]
 
 
 async def test_a_new_token_of_somebody_else_is_no_proof(harness: Harness) -> None:
@@ -240,7 +240,7 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
     assert "It could not be deleted again: " in refusal
     assert f"It is in {file}." in refusal
     assert f'delete_access_token(id="{token.id}")' in refusal
-    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "stranded"]
+    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "undeletable"]
 
     again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 
@@ -416,12 +416,6 @@ async def test_a_repeated_rotate_tells_that_the_bearer_token_went_into_an_earlie
     refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="inline")
 
     assert "its bearer token is in the answer to that call, and with it the conversation and its logs." in refusal
-
-
-async def test_a_place_in_a_keyring_is_told_again_as_it_was() -> None:
-    place = "the system's keyring, service 'qumulo-token-tools c:8000', account 'local:jane 7'"
-
-    assert await KeyringDelivery("c:8000").locate("7", place) == place
 
 
 async def test_a_repeated_rotate_tells_of_a_new_token_that_was_never_delivered(harness: Harness) -> None:

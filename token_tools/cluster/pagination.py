@@ -38,6 +38,7 @@ MAX_PAGES_PER_USER: Final = 64
 Processed = TypeVar("Processed")
 
 _PART_CURSOR: Final = re.compile(r"skip(\d{1,9}):([0-9A-Za-z_-]{0,64}):(.*)", re.ASCII | re.DOTALL)
+"""A cursor of ours: how many tokens to skip, the id of the last of them, and the cluster's key, quoted as in a URL."""
 
 
 class _Position(NamedTuple):
@@ -101,12 +102,17 @@ class FilteredPage:
 async def fetch_filtered_page(
     cluster: ClusterClient, *, user: Identity | None = None, cursor: str | None = None, limit: int
 ) -> FilteredPage:
-    """Return at most `limit` tokens, of everybody or of a user, from `cursor` on, which the page before gave."""
+    """Return at most `limit` tokens, of everybody or of a user, from the `cursor` that the page before gave.
+
+    Raises:
+        ClusterError: If the cluster cannot be asked, declines, or answers about another user.
+    """
     key, skip, last_id = _parse_cursor(cursor)
     query = None if user is None else user.as_user_filter()
-    # The page of which a part was shown is asked for again: only the cluster can tell the key of another place. Where
-    # it may end before the limit is reached, its rest is shown, so that the next call goes on with the next page.
-    # A user has two tokens at most, and some clusters refuse a limit together with a user.
+    # Only the cluster can tell keys, so a page of which only a part was shown is asked for again. If that part was less
+    # than `limit`, a page of `limit` tokens is asked for and its rest shown: then the next call starts on a new page,
+    # and the number to skip does not grow from call to call.
+    # With a user no limit is asked for: a user has two tokens at most, and some clusters refuse the two together.
     asked_limit = None if user is not None else limit if skip < limit else skip + limit
     seen: set[str | None] = {key}
     page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
@@ -115,6 +121,7 @@ async def fetch_filtered_page(
         page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
     _check_user_matches(page.entries, user)
     entries = [*{token.id: token for token in page.entries}.values()]
+    # If the last token that was shown is gone, the page begins anew: to show a token twice is better than to lose one.
     start = next((place for place, token in enumerate(entries, 1) if token.id == last_id), 0)
     # A key that repeats, or that comes with nothing at all, leads nowhere.
     next_key = None if page.cursor in seen or not page.entries else page.cursor

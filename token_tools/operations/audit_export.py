@@ -1,10 +1,10 @@
-"""An audit as a file: a row for each token, in the delivery folder, whole or not there.
+"""Write an audit to a file: a row for each token, in the delivery folder. The file is complete, or it is not there.
 
-What is found about a token alone is known when it comes by, and goes into a file without a name; what only the whole
-list tells is added when that is copied, row by row, into the file that stays.
+The findings of a token alone are known while the list goes by, and are written to a file without a name. In the end
+that file is copied row by row into the file that stays, with the findings that only the whole list tells.
 
-A CSV file is opened in spreadsheets, which round a number to 15 digits and know no other way to be told that it is text
-than a letter in it: an id there is `id:184…`, as a key of a user is `auth_id:500`. In JSON each value is as it is.
+Spreadsheets, which open CSV files, round a number to 15 digits unless there is a letter in it. In a CSV file an id is
+therefore `id:184…`, as a user's key is `auth_id:500`. In JSON each value is as the cluster tells it.
 """
 
 import csv
@@ -30,7 +30,6 @@ from token_tools.storage.private_files import (
     create_private_file,
     ensure_private_folder,
     flush,
-    format_path,
     remove_if_exists,
     rename,
     try_or_log,
@@ -41,12 +40,12 @@ ReportFormat = Literal["csv", "json"]
 COLUMNS: Final = ("id", "user", "creator", "creation_time", "expiration_time", "enabled", "findings")
 
 _FORMULA_START: Final = re.compile(rf"(?<!\w)[{re.escape(FORMULA_STARTS)}]")
-"""What a spreadsheet takes for more than text where a cell begins: for some, that is after a semicolon or a space."""
+"""What makes a spreadsheet read a cell as a formula. Some spreadsheets begin a cell after a semicolon or a space."""
 
 
 @dataclass(frozen=True)
 class ReportWriter:
-    """A report in the making."""
+    """A report that is being written; `row_file` has the rows so far."""
 
     folder: Path
     file_name: str
@@ -54,22 +53,25 @@ class ReportWriter:
     row_file: IO[str]
 
     def add(self, tokens: Sequence[tuple[AccessToken, Sequence[str]]]) -> None:
-        """Add a row for each token, with what was found about it.
+        """Add a row for each token, with the names of the findings that it has alone.
 
         Raises:
-            DeliveryError: If there is no room for it.
+            DeliveryError: If the disk is full or fails.
         """
-        with _explained(self.folder):
+        with _explaining_failures(self.folder):
             self.row_file.writelines(f"{json.dumps(_to_row(token, found))}\n" for token, found in tokens)
 
     def finish(self, complete_findings: Callable[[UserKey, Sequence[str]], Sequence[str]]) -> Path:
-        """The finished file; `complete_findings` has the last word on the findings of a user's tokens.
+        """Write the file that stays, and return its path.
+
+        `complete_findings` returns all findings of a token, given its user and the findings that it has alone.
 
         Raises:
-            DeliveryError: If it could not be written; nothing is left of it then.
+            DeliveryError: If the file could not be written; nothing is left of it then.
         """
         pending = f".{secrets.token_hex(8)}"
-        with _explained(self.folder), ExitStack() as closing, ExitStack() as unless_finished:
+        # The file gets its name only when it is complete, and loses it again if that name does not reach the disk.
+        with _explaining_failures(self.folder), ExitStack() as closing, ExitStack() as unless_finished:
             folder = ensure_private_folder(self.folder)
             closing.callback(_close, self.folder, folder)
             file = create_private_file(pending, folder)
@@ -96,17 +98,19 @@ class ReportWriter:
 
 @contextmanager
 def open_report(folder: Path, name: str, file_format: ReportFormat) -> Generator[ReportWriter]:
-    """A report of that name in the folder, which is made if it is not there; what is not finished leaves no trace.
+    """Open a report of that name in the folder, which is created if it is missing.
+
+    A report that is not finished leaves no trace.
 
     Raises:
         DeliveryError: If the folder cannot be used.
     """
-    with ExitStack() as ending:
-        with _explained(folder):
+    with ExitStack() as cleanup:
+        with _explaining_failures(folder):
             os.close(ensure_private_folder(folder))
-            rows = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115 - closed below, where nothing depends on it any more
-            ending.callback(try_or_log, f"A file in {folder} could not be closed", rows.close)
-        yield ReportWriter(folder, f"{name}.{file_format}", file_format, rows)
+            row_file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115 - closed below, where nothing depends on it any more
+            cleanup.callback(try_or_log, f"A file in {folder} could not be closed", row_file.close)
+        yield ReportWriter(folder, f"{name}.{file_format}", file_format, row_file)
 
 
 def _to_row(token: AccessToken, found: Sequence[str]) -> dict[str, Any]:
@@ -137,13 +141,16 @@ def _write_csv(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _to_text_cell(user: str) -> str:
-    """The spelling of a user, which no spreadsheet takes for a number or a date as it does a bare `1e5` or `sept2`."""
+    """Return a user's spelling so that no spreadsheet reads it as a number or a date, as it does a bare `1e5`."""
     return user if not user or ":" in user or user.startswith('"') else json.dumps(user)
 
 
 def _escape_formula(cell: str) -> str:
-    """Only a name between JSON's quotes has any of it, where an escape stands for the same."""
-    return _FORMULA_START.sub(lambda found: f"\\u{ord(found[0]):04x}", cell)
+    """Return a cell without anything that begins a formula.
+
+    Only names between JSON's quotes have such characters, and there an escape means the same character.
+    """
+    return _FORMULA_START.sub(lambda match: f"\\u{ord(match[0]):04x}", cell)
 
 
 def _close(path: Path, fd: int) -> None:
@@ -162,12 +169,12 @@ _WRITERS: Final = {"csv": _write_csv, "json": _write_json}
 
 
 @contextmanager
-def _explained(folder: Path) -> Generator[None]:
+def _explaining_failures(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as failure:
         reason = failure.strerror or os.strerror(failure.errno or errno.EIO)
         raise DeliveryError(
-            f"The report cannot be written to {format_path(folder)}: {reason}. {HOW_TO_SET_FOLDER}; "
+            f"The report cannot be written to {folder}: {reason}. {HOW_TO_SET_FOLDER}; "
             "without `report`, the audit needs none."
         ) from failure

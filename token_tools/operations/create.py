@@ -12,7 +12,7 @@ from token_tools.operations.create_request import CreateRequest, find_lifetime
 from token_tools.operations.new_token import CreatedToken, create_new_token
 from token_tools.operations.services import Services
 from token_tools.operations.token_limit import MAX_TOKENS_PER_USER, check_token_limit, render_lifetimes, render_way_out
-from token_tools.operations.unfinished import get_user_history
+from token_tools.operations.unfinished import read_user_history
 from token_tools.operations.users import MeantUser, User, explain_missing_user, identify, render_identity_caveat
 
 
@@ -54,7 +54,7 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
     current_tokens = await _read_current_tokens(services, user, meant)
     # The answers so far may have told the cluster's time.
     now = services.clock()
-    history = await get_user_history(services, meant.identity, current_tokens)
+    history = await read_user_history(services, meant.identity, current_tokens)
     check_token_limit(meant.identity, history, services.clock)
     expires = services.policy.choose_expiry(expiration_time, now=now)
     plan = CreatePlan(
@@ -132,7 +132,7 @@ async def _renew_request(services: Services, plan: CreatePlan) -> CreateRequest:
     request = plan.create_request
     if plan.needs_consent and request.current_tokens is not None:
         request = replace(request, current_tokens=await fetch_user_tokens(services.cluster, request.user))
-        history = await get_user_history(services, request.user, request.current_tokens)
+        history = await read_user_history(services, request.user, request.current_tokens)
         check_token_limit(request.user, history, services.clock)
     request.check_expiry(now=services.clock())
     return request
@@ -141,7 +141,7 @@ async def _renew_request(services: Services, plan: CreatePlan) -> CreateRequest:
 async def _explain_rejected(services: Services, user: Identity, failure: Rejected) -> Exception:
     """Explain what a cluster most likely means that declined to create a token for a user."""
     try:
-        history = await get_user_history(services, user, await fetch_user_tokens(services.cluster, user))
+        history = await read_user_history(services, user, await fetch_user_tokens(services.cluster, user))
         check_token_limit(user, history, services.clock)
     except Refusal as refusal:
         return refusal

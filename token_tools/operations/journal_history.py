@@ -43,14 +43,14 @@ class JournalHistory:
     @cached_property
     def successor_entries(self) -> Mapping[str, JournalEntry]:
         """The outcomes of the rotations that created a token, by the id of that token."""
-        created = [attempt.last for attempt in self.attempts if attempt.outcome == "made" and attempt.intent.replaces]
+        created = [a.last for a in self.attempts if a.outcome == "created" and a.intent.replaces]
         return {entry.token_id: entry for entry in created if entry.token_id}
 
     @cached_property
     def deleted_at(self) -> Mapping[str, datetime]:
         """When this server deleted tokens, by their ids."""
         deleted = [a.last for a in self.attempts if (a.intent.operation, a.outcome) == ("delete", "done")]
-        rolled_back = [attempt.last for attempt in self.attempts if attempt.outcome == "deleted again"]
+        rolled_back = [attempt.last for attempt in self.attempts if attempt.outcome == "rolled back"]
         return {entry.token_id: entry.time for entry in [*deleted, *rolled_back] if entry.token_id}
 
     @cached_property

@@ -94,7 +94,7 @@ async def _create(
         delivered = await _deliver(services, request, reservation, new, intent)
         token = await _verify(services, request, new, delivered, intent)
         journal_error = await services.journal.record_outcome(
-            intent, "made", new.id, location=delivered.location, mentioned=request.settled_intents
+            intent, "created", new.id, location=delivered.location, mentioned=request.settled_intents
         )
         return intent, CreatedToken(delivered, token, journal_error, services.clock.ahead)
 
@@ -116,13 +116,13 @@ async def _create_on_cluster(services: Services, request: CreateRequest, intent:
         return await _post(services, request)
     except (BadAnswer, Unavailable, Unreachable) as failure:
         if isinstance(failure, Unsent):
-            await services.journal.record_outcome(intent, "not made")
+            await services.journal.record_outcome(intent, "not created")
             raise
         raise await explain_unknown_outcome(services, request, intent, failure) from failure
     except ClusterError:
-        await services.journal.record_outcome(intent, "not made")
+        await services.journal.record_outcome(intent, "not created")
         raise
-    except Exception as crash:  # noqa: BLE001 - it is told and logged, and not forgotten
+    except Exception as crash:  # noqa: BLE001 - it is logged, and the answer says what is known
         # Whatever it was, the token may have been created, and that must not go unsaid.
         _LOG.error("This server stumbled over a %s while it asked for a token", type(crash).__name__)
         bad_answer = BadAnswer("Its answer made this server stumble.")
@@ -149,7 +149,7 @@ async def _deliver(
     except DeliveryError as failure:
         outcome = await rollback_undelivered(services, request, new.id, intent)
         raise Undelivered(f"{failure} {outcome}") from failure
-    except Exception as crash:  # noqa: BLE001 - it is told and logged, and the token not forgotten
+    except Exception as crash:  # noqa: BLE001 - it is logged, and the token is deleted again
         _LOG.error("This server stumbled over a %s while it delivered a token", type(crash).__name__)
         outcome = await rollback_undelivered(services, request, new.id, intent)
         raise Undelivered(f"The new bearer token could not be delivered: this server stumbled. {outcome}") from None

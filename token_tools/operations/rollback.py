@@ -30,12 +30,12 @@ async def rollback_undelivered(services: Services, request: CreateRequest, token
     except StrayAnswer as stray:
         return str(await explain_unknown_outcome(services, request, intent, stray))
     except ClusterError as failure:
-        await services.journal.record_outcome(intent, "stranded", token_id)
+        await services.journal.record_outcome(intent, "undeletable", token_id)
         return (
             f"{_render_undeleted(f'the new token {token_id}', failure)} "
             f"Its bearer token is lost. {_render_delete_commands(services, token_id)}"
         )
-    await services.journal.record_outcome(intent, "deleted again", token_id)
+    await services.journal.record_outcome(intent, "rolled back", token_id)
     return f"The new token {token_id} was deleted again; no token is left of this."
 
 
@@ -48,16 +48,16 @@ async def rollback_delivered(
     except StrayAnswer as stray:
         return str(await remove_and_explain_stray(services, request, delivered, intent, stray))
     except ClusterError as failure:
-        await services.journal.record_outcome(intent, "stranded", delivered.id, location=delivered.location)
+        await services.journal.record_outcome(intent, "undeletable", delivered.id, location=delivered.location)
         return (
-            f"{_render_undeleted('it', failure)} It is in {delivered.location}. "
+            f"{_render_undeleted('it', failure)} It is in {delivered.location.render()}. "
             f"{_render_delete_commands(services, delivered.id)}"
         )
-    await services.journal.record_outcome(intent, "deleted again", delivered.id)
+    await services.journal.record_outcome(intent, "rolled back", delivered.id)
     try:
         await services.delivery.remove(delivered)
     except DeliveryError as failure:
-        rest = f"What was delivered is still in {delivered.location}, and of no use: {failure}"
+        rest = f"What was delivered is still in {delivered.location.render()}, and of no use: {failure}"
     else:
         rest = "No token is left of this." if request.replaces is None else "The old token is as it was."
     return f"It was deleted again. {rest}"

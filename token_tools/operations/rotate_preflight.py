@@ -24,14 +24,14 @@ from token_tools.operations.unfinished import (
     Unfinished,
     UserHistory,
     find_unfinished,
-    get_user_history,
+    read_user_history,
     render_unfinished,
 )
 from token_tools.quoting import MAX_ITEMS_SHOWN
 from token_tools.storage.journal import JournalEntry
 from token_tools.times import format_time
 
-_FAILED_OUTCOMES: Final = {"stranded", "deleted again"}
+_FAILED_OUTCOMES: Final = {"undeletable", "rolled back"}
 _NO_LOCATION: Final = "then nobody has its bearer token. It is nowhere that QUMULO_DELIVERY puts them now."
 
 
@@ -75,7 +75,7 @@ async def collect_existing_tokens(
         current_tokens = None
         others += await _read_successors(services, earlier, known={token.id for token in others})
     await _check_not_rotated_before(services, old, others, earlier, hand_over)
-    history = await get_user_history(services, user, current_tokens)
+    history = await read_user_history(services, user, current_tokens)
     if current_tokens is None:
         history = replace(history, tokens=[old, *others])
     existing = ExistingTokens(current_tokens, others, history, earlier)
@@ -135,7 +135,7 @@ async def _render_earlier_rotation(
     now = services.clock()
     state = f"it is {new.state.render(now=now)}"
     if rotation.result in _FAILED_OUTCOMES:
-        flaw = "its bearer token is lost" if rotation.place is None else "it did not prove to work"
+        flaw = "its bearer token is lost" if rotation.location is None else "it did not prove to work"
         return (
             f"The new token {new.id} is no good: {flaw}, and it could not be deleted. "
             f"{render_delete_and_rotate(new.id)}."
@@ -148,14 +148,15 @@ async def _render_earlier_rotation(
     created = f"The new token is {new.id}; {state}"
     if not new.is_live(now=now):
         return f"{created}. It does not work like that: {render_delete_and_rotate(new.id)}."
-    location = await services.delivery.locate(new.id, rotation.place, [rotation.user])
+    location = await services.delivery.locate(new.id, rotation.location, [rotation.user])
     if location is None:
+        recorded = rotation.location.render() if rotation.location else "the place where it was put"
         return (
             f"{created}, but its bearer token is no longer in "
-            f"{rotation.place}.{await _render_unidentified_files(services)} Unless "
+            f"{recorded}.{await _render_unidentified_files(services)} Unless "
             f"that was moved to where it is used: {render_delete_and_rotate(new.id)}."
         )
-    return f"{created}, and its bearer token is in {location}. {render_steps(old, now, hand_over)}"
+    return f"{created}, and its bearer token is in {location.render()}. {render_steps(old, now, hand_over)}"
 
 
 async def _check_room_for_second(
@@ -190,7 +191,7 @@ async def _describe_other(
     if not origins:
         return other, " ".join(render_unfinished(history.unfinished, services.clock)) or None
     latest = origins[0]
-    if latest.attempt.is_in_flight or latest.attempt.outcome == "stranded":
+    if latest.attempt.is_in_flight or latest.attempt.outcome == "undeletable":
         return other, " ".join(render_unfinished([latest], services.clock))
     return other, await _render_suspect(services, old, token, latest)
 
@@ -208,7 +209,7 @@ async def _render_suspect(services: Services, old: AccessToken, token: AccessTok
         if intent.replaces == old.id
         else render_retirement(token.id)
     )
-    return f"{attempt} its bearer token is in {location}, not proved to work yet. {leads_on}"
+    return f"{attempt} its bearer token is in {location.render()}, not proved to work yet. {leads_on}"
 
 
 async def _render_lost_location(services: Services) -> str:

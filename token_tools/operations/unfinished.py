@@ -22,6 +22,7 @@ from token_tools.errors import ClusterError, DeliveryError
 from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
+from token_tools.storage.delivery import Location
 from token_tools.storage.journal import Attempt, JournalEntry
 from token_tools.times import format_time
 
@@ -45,7 +46,7 @@ class Unfinished:
 
     attempt: Attempt
     suspects: Sequence[AccessToken]
-    locations: Mapping[str, str] = field(default_factory=dict[str, str])
+    locations: Mapping[str, Location] = field(default_factory=dict[str, Location])
     lookup_errors: Mapping[str, str] = field(default_factory=dict[str, str])
     is_unproved: bool = False
 
@@ -57,13 +58,13 @@ class Unfinished:
     @property
     def is_settled(self) -> bool:
         """Whether a bearer token of it was found where it was delivered, and needs no proof that it works."""
-        return self.attempt.outcome != "stranded" and bool(self.locations) and not self.is_unproved
+        return self.attempt.outcome != "undeletable" and bool(self.locations) and not self.is_unproved
 
     @property
     def lost_tokens(self) -> Sequence[AccessToken]:
         """The suspects whose bearer token nobody is known to have."""
         has_ended = self.attempt.is_creating and not self.attempt.is_in_flight
-        is_lost = self.attempt.outcome == "stranded" or not self.locations
+        is_lost = self.attempt.outcome == "undeletable" or not self.locations
         return self.suspects if has_ended and is_lost and not self.is_settled else ()
 
 
@@ -182,7 +183,7 @@ class UserHistory:
     settled_intents: Sequence[JournalEntry]
 
 
-async def get_user_history(
+async def read_user_history(
     services: Services, user: Identity, current_tokens: Sequence[AccessToken] | None
 ) -> UserHistory:
     """Return what the journal knows of a user who has these tokens now; None says that these are not known.
@@ -236,7 +237,7 @@ async def locate_unfinished(
     The delivery has `timeout_seconds` for each of these bearer tokens.
     """
     found = find_unfinished(journal_history, tokens, me=me, clock_ahead=services.clock.ahead)
-    results: dict[str, tuple[str | None, str | None]] = {}
+    results: dict[str, tuple[Location | None, str | None]] = {}
     located: list[Unfinished] = []
     for each in found:
         for token in each.suspects if each.attempt.is_creating else ():
@@ -252,11 +253,11 @@ async def locate_unfinished(
 
 async def _locate_bearer_token(
     services: Services, token: AccessToken, entry: JournalEntry, timeout_seconds: float
-) -> tuple[str | None, str | None]:
+) -> tuple[Location | None, str | None]:
     """Return where the bearer token of a token is, and why that is not known; both are None if it is nowhere."""
     with anyio.move_on_after(timeout_seconds):
         try:
-            location = await services.delivery.locate(token.id, entry.place, {entry.user, str(token.user)})
+            location = await services.delivery.locate(token.id, entry.location, {entry.user, str(token.user)})
             if location is not None or not (unidentified := await services.delivery.list_unidentified_files()):
                 return location, None
         except DeliveryError as failure:
@@ -320,13 +321,14 @@ def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
             "person finds out which is in use."
         )
     [token] = suspects
-    if unfinished.attempt.outcome == "stranded":
-        flaw = "its bearer token is lost" if unfinished.last_entry.place is None else "it did not prove to work"
+    if unfinished.attempt.outcome == "undeletable":
+        flaw = "its bearer token is lost" if unfinished.last_entry.location is None else "it did not prove to work"
         return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token, clock)}"
     if (location := unfinished.locations.get(token.id)) is not None:
         return (
-            f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location}, and was "
-            f'not proved to work. rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
+            f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
+            "and was not proved to work. "
+            f'rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
         )
     lookup_error = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION

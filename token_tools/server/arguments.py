@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import ErrorDetails
 
-from token_tools.cluster.identity import Identity, parse_user, propose_user
+from token_tools.cluster.identity import parse_user, propose_user
+from token_tools.operations.users import User
 from token_tools.quoting import has_secret
 from token_tools.times import parse_duration, propose_expiry, propose_units
 
@@ -81,8 +82,8 @@ def _coerce_choice(word: object) -> object:
     return word.strip().lower() if isinstance(word, str) else word
 
 
-User = Annotated[Identity | Literal["self"], BeforeValidator(_coerce_user), WithJsonSchema({"type": "string"})]
-TokenId = Annotated[
+UserArgument = Annotated[User, BeforeValidator(_coerce_user), WithJsonSchema({"type": "string"})]
+IdArgument = Annotated[
     str,
     Field(
         pattern=r"^[0-9]{1,64}$",
@@ -90,8 +91,8 @@ TokenId = Annotated[
     ),
     BeforeValidator(_coerce_id),
 ]
-Duration = Annotated[str, AfterValidator(_validate_duration)]
-ReportChoice = Annotated[Literal["csv", "json", "none"], BeforeValidator(_coerce_choice)]
+DurationArgument = Annotated[str, AfterValidator(_validate_duration)]
+ReportArgument = Annotated[Literal["csv", "json", "none"], BeforeValidator(_coerce_choice)]
 
 
 def render_mistake(name: str, mistake: ErrorDetails, schema: JsonSchema) -> str:

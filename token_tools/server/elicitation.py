@@ -35,7 +35,7 @@ from token_tools.operations.update import UpdatePlan
 from token_tools.quoting import truncate
 from token_tools.redaction import redact
 from token_tools.server.strict_tool import StrictTool
-from token_tools.views.tokens import render_expiry, render_open_intents
+from token_tools.views.new_tokens import render_expiry, render_open_intents
 
 REPEATS_BEFORE_NOTICE: Final = 2
 """From this question in a row without a yes on, the answer tells how many it were."""

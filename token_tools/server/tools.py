@@ -19,27 +19,16 @@ from token_tools.operations.read import get_token, list_tokens
 from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
 from token_tools.operations.services import Services
 from token_tools.operations.update import UpdatePlan, plan_update, update_token
-from token_tools.operations.users import User as MeantBy
-from token_tools.server.arguments import Duration, ReportChoice, TokenId, User
+from token_tools.operations.users import User
+from token_tools.server.arguments import DurationArgument, IdArgument, ReportArgument, UserArgument
 from token_tools.server.elicitation import AskingTool, ConsentAnswer, consent_resolver, require_consent
 from token_tools.server.strict_tool import StrictTool
 from token_tools.times import parse_duration
 from token_tools.views.audit import AuditReport, render_audit_result
-from token_tools.views.tokens import (
-    ChangedToken,
-    DeletedToken,
-    NewToken,
-    RenderedResult,
-    RotatedToken,
-    TokenDetails,
-    TokenList,
-    render_create_result,
-    render_delete_result,
-    render_listing,
-    render_rotate_result,
-    render_token_view,
-    render_update_result,
-)
+from token_tools.views.changes import ChangedToken, DeletedToken, render_delete_result, render_update_result
+from token_tools.views.new_tokens import NewToken, RotatedToken, render_create_result, render_rotate_result
+from token_tools.views.rendered_result import RenderedResult
+from token_tools.views.tokens import TokenDetails, TokenList, render_listing, render_token_view
 
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
@@ -49,7 +38,7 @@ DEFAULT_EXPIRING_WITHIN: Final = "30d"
 async def list_access_tokens(
     ctx: Context[Services],
     user: Annotated[
-        User | None,
+        UserArgument | None,
         Field(
             description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
             "sid:S-1-… or NAME. All users if absent."
@@ -73,7 +62,7 @@ async def list_access_tokens(
     return _to_call_result(render_listing(listing, address=services.address))
 
 
-async def get_access_token(ctx: Context[Services], id: TokenId) -> Annotated[CallToolResult, TokenDetails]:
+async def get_access_token(ctx: Context[Services], id: IdArgument) -> Annotated[CallToolResult, TokenDetails]:
     """Return one token, and what is beside it."""
     services = ctx.request_context.lifespan_context
     return _to_call_result(render_token_view(await get_token(services, id), address=services.address))
@@ -82,7 +71,7 @@ async def get_access_token(ctx: Context[Services], id: TokenId) -> Annotated[Cal
 async def audit_access_tokens(
     ctx: Context[Services],
     expiring_within: Annotated[
-        Duration,
+        DurationArgument,
         Field(
             description=(
                 f"How soon is soon to expire: a duration such as {DEFAULT_EXPIRING_WITHIN} or 2w; "
@@ -91,7 +80,7 @@ async def audit_access_tokens(
         ),
     ] = DEFAULT_EXPIRING_WITHIN,
     report: Annotated[
-        ReportChoice,
+        ReportArgument,
         Field(description="csv or json also writes a file of all tokens with their findings; none if absent."),
     ] = "none",
 ) -> Annotated[CallToolResult, AuditReport]:
@@ -108,7 +97,7 @@ async def audit_access_tokens(
     return _to_call_result(render_audit_result(audit, address=services.address))
 
 
-async def _plan_create(ctx: Context[Services], user: MeantBy, expiration_time: str | None) -> CreatePlan:
+async def _plan_create(ctx: Context[Services], user: User, expiration_time: str | None) -> CreatePlan:
     return await plan_create(ctx.request_context.lifespan_context, user, expiration_time)
 
 
@@ -132,7 +121,7 @@ async def create_access_token(
     plan: Annotated[CreatePlan, Resolve(_plan_create)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_create)],
     user: Annotated[
-        User,
+        UserArgument,
         Field(
             description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
             "auth_id:N, sid:S-1-… or NAME."
@@ -155,7 +144,7 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     ctx: Context[Services],
     plan: Annotated[UpdatePlan, Resolve(_plan_update)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_update)],
-    id: TokenId,
+    id: IdArgument,
     enabled: Annotated[
         bool | None,
         Field(description="true to enable it, false to disable it, which can be undone. Unchanged if absent."),
@@ -177,7 +166,7 @@ async def delete_access_token(
     ctx: Context[Services],
     plan: Annotated[DeletePlan, Resolve(_plan_delete)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_delete)],
-    id: TokenId,
+    id: IdArgument,
 ) -> Annotated[CallToolResult, DeletedToken]:
     """Delete a token as planned, once it is agreed to."""
     services = require_consent(ctx, consent, plan)
@@ -188,7 +177,7 @@ async def rotate_access_token(
     ctx: Context[Services],
     plan: Annotated[RotatePlan, Resolve(_plan_rotate)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_rotate)],
-    id: TokenId,
+    id: IdArgument,
     expiration_time: Annotated[
         str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
     ] = None,

@@ -1,10 +1,20 @@
-"""A folder that nobody else can enter, and files in it that are whole or not there.
+"""Which folder counts as private, and files in it that are complete or not there at all.
 
-What counts is what a look at them tells after they were made: there are file systems that take each mode and keep
-none, and folders in which others can put something else in the place of what was looked at.
+One rule holds for the journal, for delivery and for audit reports. The folder belongs to the user of the server and
+lets nobody else in, and nobody else can put another folder in its place. sshd checks its keys in this way (StrictModes:
+the owner and the mode of each folder on the way). Four things differ here:
+
+- Each folder is checked through the descriptor with which the next one is opened, so nothing can change in between.
+- A sticky folder such as `/tmp` may be on the way, since others can add to it but not replace what is there. What they
+  added is recognised by its owner.
+- A symbolic link is followed if root or the user made it. sshd does not look at who made a link.
+- A group may write if the user is its only member, as many systems make one for each user.
+
+The mode of a folder or file is read back after it was set, because some file systems accept every mode and keep none.
 """
 
 import errno
+import fcntl
 import grp
 import logging
 import os
@@ -14,92 +24,83 @@ import shlex
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final
 
-from token_tools.quoting import quote_untrusted
+from token_tools.quoting import is_visible
 
 HOW_TO_SET_FOLDER: Final = "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR"
 
-MAX_PATH_PARTS: Final = 256
-"""Names in a path, with those that links add; more is a loop."""
+MAX_PATH_STEPS: Final = 1024
+"""Folders and links that are opened on the way to a folder; more is a loop of links."""
 
 _LOG: Final = logging.getLogger(__name__)
 _PRIVATE_FILE_MODE: Final = 0o600
 _ACCESS_BY_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _FSYNC_UNSUPPORTED: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""How a file system says that it has no fsync, for a folder or at all."""
+"""The errors by which a file system says that it has no fsync, for folders or at all."""
 _TRAVERSE_FLAGS: Final[int] = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
-"""How to open a folder that others may not list, which is no reason not to pass through it."""
-_MAX_PATH_CHARS: Final = 4096
-
-
-class ModeNotKeptError(PermissionError):
-    """A file system that lets others at what was made for its owner alone, with another mode than it has."""
-
-    def __init__(self, wanted: int, mode: int) -> None:
-        told = f"what is made there with mode {wanted:04o} has mode {stat.S_IMODE(mode):04o}"
-        super().__init__(errno.EPERM, f"its file system does not keep modes: {told}. Name a folder on another one")
+"""Flags that open a folder without the permission to list it, where the system can do that."""
 
 
 def ensure_private_folder(path: Path) -> int:
-    """A descriptor of our own folder, which is made if it is not there, and which nobody else can enter.
+    """Return a descriptor of the server's own private folder, which is made if it is not there.
 
-    A folder that others can enter is only made private where that takes nothing from anyone: while it is empty.
+    A folder that others can enter is only made private while it is empty, since that takes nothing away from anyone.
 
     Raises:
-        OSError: If that cannot be had; the text says what mends it.
+        OSError: If there is no such folder and none can be made; the text names the folder and what mends it.
     """
-    folder = _open_by_parts(path, _ensure_folder)
-    with ExitStack() as unless_private:
-        unless_private.callback(os.close, folder)
+    real_path, folder = _open_by_parts(path, _ensure_folder)
+    with ExitStack() as rollback:
+        rollback.callback(os.close, folder)
         if _is_open_to_others(folder) and _is_empty(folder):
             with suppress(OSError):
                 os.fchmod(folder, stat.S_IRWXU)
-        _check_folder(path, folder)
-        unless_private.pop_all()
+        _check_folder(real_path, folder)
+        rollback.pop_all()
     return folder
 
 
 def open_private_folder(path: Path) -> int:
-    """A descriptor of our own folder, which nobody else can enter, or which is empty.
+    """Return a descriptor of the server's own private folder, or of an empty folder.
 
     Raises:
         FileNotFoundError: If it is not there.
-        OSError: If others can enter it, or replace it; the text says what mends it.
+        OSError: If others can enter or replace it; the text names the folder and what mends it.
     """
-    folder = _open_by_parts(path, _open_folder)
-    with ExitStack() as unless_private:
-        unless_private.callback(os.close, folder)
+    real_path, folder = _open_by_parts(path, _open_folder)
+    with ExitStack() as rollback:
+        rollback.callback(os.close, folder)
         if not _is_empty(folder):
-            _check_folder(path, folder)
-        unless_private.pop_all()
+            _check_folder(real_path, folder)
+        rollback.pop_all()
     return folder
 
 
 def create_private_file(name: str, folder_fd: int) -> int:
-    """A descriptor of a new file that only its owner can read.
+    """Make a file that only its owner can read, and return its descriptor.
 
     Raises:
-        OSError: If there is one of that name, or none can be made.
+        OSError: If there is a file of that name, or none can be made.
     """
     file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _PRIVATE_FILE_MODE, dir_fd=folder_fd)
-    with ExitStack() as unless_private:
-        unless_private.callback(remove_if_exists, name, folder_fd)
-        unless_private.callback(os.close, file)
-        # Whatever the umask took away; what cannot be changed is looked at all the same.
+    with ExitStack() as rollback:
+        rollback.callback(remove_if_exists, name, folder_fd)
+        rollback.callback(os.close, file)
+        # The umask may have taken bits away. If this fails, the check below still decides.
         with suppress(OSError):
             os.fchmod(file, _PRIVATE_FILE_MODE)
         read_private_mode(file)
-        unless_private.pop_all()
+        rollback.pop_all()
     return file
 
 
 def read_private_mode(file_fd: int) -> int:
-    """The mode of a file, which lets nobody else in.
+    """Return the mode of a file that lets nobody else in.
 
     Raises:
-        OSError: If it does, is another user's, or is no ordinary file.
+        OSError: If it lets others in, belongs to another user, or is no ordinary file.
     """
     status = os.fstat(file_fd)
     if not stat.S_ISREG(status.st_mode):
@@ -107,12 +108,12 @@ def read_private_mode(file_fd: int) -> int:
     if status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"what was made there belongs to another user (uid {status.st_uid})")
     if status.st_mode & _ACCESS_BY_OTHERS:
-        raise ModeNotKeptError(_PRIVATE_FILE_MODE, status.st_mode)
+        raise _explain_lost_mode(_PRIVATE_FILE_MODE, status.st_mode)
     return stat.S_IMODE(status.st_mode)
 
 
 def has_name(file_fd: int, name: str, folder_fd: int) -> bool:
-    """Whether an open file still has this name."""
+    """Tell whether an open file still has this name."""
     try:
         return os.path.samestat(os.fstat(file_fd), os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
     except FileNotFoundError:
@@ -120,10 +121,10 @@ def has_name(file_fd: int, name: str, folder_fd: int) -> bool:
 
 
 def rename(old: str, new: str, folder_fd: int) -> None:
-    """Give a file another name; `flush` of the folder makes that last.
+    """Give a file another name; it is on the disk once the folder is flushed.
 
     Raises:
-        OSError: If it could not be done, or there is such a file.
+        OSError: If the file cannot be renamed, or another one has the new name.
     """
     if _exists(new, folder_fd):
         raise FileExistsError(errno.EEXIST, f"{new} exists already")
@@ -131,10 +132,10 @@ def rename(old: str, new: str, folder_fd: int) -> None:
 
 
 def flush(fd: int) -> None:
-    """Let a file or a folder reach the disk, as far as its file system knows how to.
+    """Wait until a file or a folder is on the disk; a file system that has no fsync is accepted.
 
     Raises:
-        OSError: If it did not.
+        OSError: If it could not be written.
     """
     try:
         os.fsync(fd)
@@ -143,62 +144,60 @@ def flush(fd: int) -> None:
             raise
 
 
+def list_names(folder_fd: int) -> list[str]:
+    """Return the names in an open folder, sorted."""
+    return sorted(os.listdir(folder_fd))
+
+
+def try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file if that is possible now, and tell whether it was; `kind` can also be `fcntl.LOCK_SH`.
+
+    The system gives the lock back when the process ends, however it ends.
+    """
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def remove_if_exists(name: str, folder_fd: int) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it is there."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder_fd)
 
 
 def try_or_log(failure_text: str, action: Callable[[], object]) -> str | None:
-    """Do what nothing depends on any more; gives how `failure_text` is told, which is logged, or None."""
+    """Do something on which nothing depends any more; log a failure and return it in words, None if there is none."""
     try:
         action()
     except OSError as failure:
-        told = f"{failure_text}: {failure.strerror}"
-        _LOG.warning("%s", told)
-        return told
+        sentence = f"{failure_text}: {failure.strerror}"
+        _LOG.warning("%s", sentence)
+        return sentence
     return None
 
 
-def format_path(path: Path) -> str:
-    """A path as it is, or quoted where an answer could not hold it so."""
-    told = str(path)
-    return told if told.isprintable() else quote_untrusted(told, max_chars=_MAX_PATH_CHARS)
-
-
-def _open_by_parts(path: Path, open_part: Callable[[str, int], int]) -> int:
-    """Part by part from the top, so that nothing can be put in the way between a look and the opening."""
-    _check_path_text(path)
-    at, folder, left = Path("/"), os.open("/", _TRAVERSE_FLAGS), [*reversed(path.absolute().parts[1:])]
+def _open_by_parts(path: Path, open_part: Callable[[str, int], int]) -> tuple[Path, int]:
+    """Open a folder part by part from the top, and return its path without links and its descriptor."""
+    at, folder, names = Path("/"), os.open("/", _TRAVERSE_FLAGS), [*reversed(path.absolute().parts[1:])]
     try:
-        for _ in range(MAX_PATH_PARTS):
-            if not left:
-                return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+        for _ in range(MAX_PATH_STEPS):
+            if not names:
+                return at, os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
             _check_parent(at, folder)
-            name = left.pop()
-            if _is_link(name, folder):
-                target = PurePath(_read_system_link(name, folder, is_last=not left))
-                left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-                following = os.open("/", _TRAVERSE_FLAGS) if target.is_absolute() else os.dup(folder)
-                at = Path("/") if target.is_absolute() else at
+            name = names.pop()
+            if (target := _read_link(at / name, folder)) is not None:
+                # A relative target begins at the folder of the link, and `/` drops that before an absolute one.
+                names += reversed((at / target).parts[1:])
+                at, following = Path("/"), os.open("/", _TRAVERSE_FLAGS)
             else:
-                following = open_part(name, folder)
-                at /= name
+                at, following = at.parent if name == ".." else at / name, open_part(name, folder)
             os.close(folder)
             folder = following
     finally:
         os.close(folder)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-
-
-def _check_path_text(path: Path) -> None:
-    """What is not text cannot be told where it is; what holds a zero is no path."""
-    try:
-        told = str(path).encode()
-    except UnicodeEncodeError:
-        raise OSError(errno.EILSEQ, "its name is not UTF-8, so no answer could tell it. Name another folder") from None
-    if b"\0" in told:
-        raise OSError(errno.EINVAL, "its name has a zero in it. Name another folder")
 
 
 def _open_folder(name: str, folder_fd: int) -> int:
@@ -208,54 +207,55 @@ def _open_folder(name: str, folder_fd: int) -> int:
 def _ensure_folder(name: str, folder_fd: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, stat.S_IRWXU, dir_fd=folder_fd)
-        # Whatever the umask took away; what cannot be changed is looked at all the same.
+        # The umask may have taken bits away. If this fails, the checks of the opened folder still decide.
         with suppress(OSError):
             os.chmod(name, stat.S_IRWXU, dir_fd=folder_fd)
     return _open_folder(name, folder_fd)
 
 
-def _is_link(name: str, folder_fd: int) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+def _read_link(path: Path, parent_fd: int) -> str | None:
+    """Return where a symbolic link leads, None if no link has this name.
 
-
-def _read_system_link(name: str, folder_fd: int, *, is_last: bool) -> str:
-    """Where a link leads that is how the system is laid out, such as `/tmp` on some; any other may be a trap.
-
-    Such a link is root's. What root itself works with is told from the system by where it is.
+    Between the two looks only its owner or that of the checked parent could replace the link, and both are trusted.
     """
-    is_root_s = os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_uid == 0
-    is_at_top = os.path.samestat(os.fstat(folder_fd), Path("/").stat())
-    if is_last or not is_root_s or (os.geteuid() == 0 and not is_at_top):
-        raise OSError(errno.ELOOP, f"{name} is a symbolic link, and none is followed but the system's own")
-    return os.readlink(name, dir_fd=folder_fd)
+    try:
+        status = os.stat(path.name, dir_fd=parent_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISLNK(status.st_mode):
+        return None
+    if not _is_trusted(status.st_uid):
+        fact = f"{path} on the way to it is a symbolic link of another user (uid {status.st_uid}), who can redirect it"
+        raise _explain_refusal(fact, "chown -h root", path)
+    target = os.readlink(path.name, dir_fd=parent_fd)
+    if not is_visible(target):
+        raise OSError(errno.EILSEQ, f"{path} leads to a name that no answer could show. Name another folder")
+    return target
 
 
 def _check_parent(path: Path, folder_fd: int) -> None:
-    """Whoever else can write in a folder on the way could put another one in the place of ours, as for sshd's keys.
-
-    Whose the top is can do as they like in any case: root, or in a container whoever stands for them.
-    """
+    """Check that nobody else can put something in the place of what is in a folder on the way."""
     status = os.fstat(folder_fd)
-    if status.st_uid not in {0, os.geteuid(), Path("/").stat().st_uid}:
-        raise PermissionError(
-            errno.EPERM,
-            f"{path} on the way to it belongs to another user (uid {status.st_uid}), who can replace what is in it: "
-            f"chown root {shlex.quote(str(path))}, or name another folder",
-        )
+    if not _is_trusted(status.st_uid):
+        fact = f"{path} on the way to it belongs to another user (uid {status.st_uid}), who can replace what is in it"
+        raise _explain_refusal(fact, "chown root", path)
     if _is_writable_by_others(status):
         mode = stat.S_IMODE(status.st_mode)
-        raise _explain_mode(
-            folder_fd,
-            f"others can replace what is in {path} on the way to it (mode {mode:04o}): "
-            f"chmod go-w {shlex.quote(str(path))}, or name another folder",
-        )
+        _check_modes_are_kept(folder_fd)
+        fact = f"others can replace what is in {path} on the way to it (mode {mode:04o})"
+        raise _explain_refusal(fact, "chmod go-w", path)
+
+
+def _is_trusted(user: int) -> bool:
+    """Tell whether a user is us, root, or the owner of `/`.
+
+    In a container root can have another number; whoever owns `/` can replace everything in any case.
+    """
+    return user in {0, os.geteuid(), Path("/").stat().st_uid}
 
 
 def _is_writable_by_others(status: os.stat_result) -> bool:
-    """Whether others can replace what is in a folder; where it is sticky, they can only add to it."""
+    """Tell whether others can replace what is in a folder; in a sticky one they can only add."""
     if status.st_mode & stat.S_ISVTX:
         return False
     by_group = status.st_mode & stat.S_IWGRP and not any(
@@ -265,7 +265,10 @@ def _is_writable_by_others(status: os.stat_result) -> bool:
 
 
 def _is_alone_in_group(user: int, group: int) -> bool:
-    """Whether a group is the one that some systems make for each user, of the same name, with nobody else in it."""
+    """Tell whether a group is the private one of a user: of the same name, the user's first, without other members.
+
+    Many systems make such a group for each user and let it write by default.
+    """
     try:
         account, members = pwd.getpwuid(user), grp.getgrgid(group)
     except KeyError:
@@ -277,17 +280,21 @@ def _is_alone_in_group(user: int, group: int) -> bool:
 def _check_folder(path: Path, folder_fd: int) -> None:
     status = os.fstat(folder_fd)
     if status.st_uid != os.geteuid():
-        raise PermissionError(
-            errno.EPERM,
-            f"it belongs to another user (uid {status.st_uid}): "
-            f"chown {os.geteuid()} {shlex.quote(str(path))}, or name another folder",
-        )
+        fact = f"{path} belongs to another user (uid {status.st_uid})"
+        raise _explain_refusal(fact, f"chown {os.geteuid()}", path)
     if _is_open_to_others(folder_fd):
-        mode = stat.S_IMODE(status.st_mode)
-        raise _explain_mode(
-            folder_fd,
-            f"others can enter it (mode {mode:04o}): chmod 700 {shlex.quote(str(path))}, or name another folder",
-        )
+        _check_modes_are_kept(folder_fd)
+        fact = f"others can enter {path} (mode {stat.S_IMODE(status.st_mode):04o})"
+        raise _explain_refusal(fact, "chmod 700", path)
+
+
+def _explain_refusal(fact: str, command: str, path: Path) -> PermissionError:
+    return PermissionError(errno.EPERM, f"{fact}: {command} {shlex.quote(str(path))}, or name another folder")
+
+
+def _explain_lost_mode(wanted: int, mode: int) -> PermissionError:
+    modes = f"what is made there with mode {wanted:04o} has mode {stat.S_IMODE(mode):04o}"
+    return PermissionError(errno.EPERM, f"its file system does not keep modes: {modes}. Name a folder on another one")
 
 
 def _is_open_to_others(folder_fd: int) -> bool:
@@ -299,15 +306,16 @@ def _is_empty(folder_fd: int) -> bool:
         return next(entries, None) is None
 
 
-def _explain_mode(folder_fd: int, reason: str) -> OSError:
-    """Why the mode of a folder will not do: as told, unless no command can change it."""
+def _check_modes_are_kept(folder_fd: int) -> None:
+    """Raise if a new folder gets another mode than it was made with: then no command mends the mode of its parent."""
     probe, mode = f".probe-{secrets.token_hex(8)}", 0
-    # Where it is not ours to write in, whether it keeps modes cannot be tried.
+    # In a folder in which we cannot write this cannot be tried.
     with suppress(OSError):
         os.mkdir(probe, stat.S_IRWXU, dir_fd=folder_fd)
         mode = os.stat(probe, dir_fd=folder_fd, follow_symlinks=False).st_mode
         os.rmdir(probe, dir_fd=folder_fd)
-    return ModeNotKeptError(stat.S_IRWXU, mode) if mode & _ACCESS_BY_OTHERS else PermissionError(errno.EPERM, reason)
+    if mode & _ACCESS_BY_OTHERS:
+        raise _explain_lost_mode(stat.S_IRWXU, mode)
 
 
 def _exists(name: str, folder_fd: int) -> bool:

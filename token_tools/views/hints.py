@@ -1,7 +1,7 @@
-"""What a caller is told who wrote the name of something that there is not: what there is, or how else it is done.
+"""Answer a call that names an argument or a tool which does not exist: with what exists, or how else it is done.
 
-A name is told as the nearest only where it is near. What models take for granted and does not exist here has a row in
-a table: the words that they write for it, and the sentence that answers them.
+An existing name is proposed only where it is similar enough. What models take for granted and does not exist here has a
+row in a table: the words that they write for it, and the sentence that answers them.
 """
 
 import difflib
@@ -12,16 +12,16 @@ from typing import Any, Final, NamedTuple
 from token_tools.quoting import quote_untrusted
 
 MAX_NAME_CHARS: Final = 40
-"""Characters of a name that are told."""
+"""Characters of a name that are repeated in an answer."""
 
 MAX_COMPARED_CHARS: Final = 200
 """Characters of a name that are compared with others."""
 
 MIN_SIMILARITY: Final = 0.85
-"""How alike two names are that mean the same, from 0 to 1."""
+"""Ratio, from 0 to 1, from which on two names count as the same one, misspelled."""
 
 MIN_FUZZY_CHARS: Final = 4
-"""Characters of a name that may have one that is wrong: `id` is not `uid`."""
+"""Characters from which on a name may be misspelled. In a shorter one each character counts: `id` is not `uid`."""
 
 _PLURAL_ARGUMENTS: Final = {"ids", "users"}
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
@@ -53,30 +53,30 @@ _ARGUMENT_SYNONYMS: Final = {
         "end_date until extend_by seconds ttl_seconds not_after end_time valid_to max_age"
     ),
 }
-"""What models call an argument, word by word, by the name that it really has."""
+"""The names that models use for an argument, by the name that it really has."""
 
 
 class Topic(NamedTuple):
-    """What is often asked for under one of these words, and the sentence that answers it.
+    """Something that models often ask for by an argument, and the sentence that answers them.
 
-    `about` are the tools that the sentence is true for; all, if there are none. `is_whole_name` is for words that mean
-    this only if there are no others: a `sessionId` is no id of a token.
+    The topic fits a name that has one of `words`. If `is_whole_name`, it fits only a name that has no other word: a
+    `sessionId` is not the id of a token. The answer is true for tools whose names begin with one of `verbs`, and for
+    all tools if there are none.
     """
 
     words: frozenset[str]
-    sentence: str
-    tools: frozenset[str] = frozenset()
-    is_whole_name: bool = False
+    answer: str
+    verbs: frozenset[str]
+    is_whole_name: bool
 
-    def is_about(self, words: Sequence[str], tool: str) -> bool:
-        """Whether one of the words of an argument of this tool is about this, or all of them."""
-        fits = self.words.issuperset(words) if self.is_whole_name else not self.words.isdisjoint(words)
-        return bool(words) and fits and (not self.tools or tool.removesuffix("s") in self.tools)
+    def fits(self, words: Sequence[str], tool: str) -> bool:
+        """Whether these words of an argument of the tool are about this topic."""
+        is_meant = self.words.issuperset(words) if self.is_whole_name else not self.words.isdisjoint(words)
+        return bool(words) and is_meant and (not self.verbs or tool.partition("_")[0] in self.verbs)
 
 
-def _build_topic(words: str, sentence: str, verbs: str = "", *, is_whole_name: bool = False) -> Topic:
-    tools = frozenset(f"{verb}_access_token" for verb in verbs.split())
-    return Topic(frozenset(words.split()), sentence, tools, is_whole_name)
+def _build_topic(words: str, answer: str, verbs: str = "", *, is_whole_name: bool = False) -> Topic:
+    return Topic(frozenset(words.split()), answer, frozenset(verbs.split()), is_whole_name)
 
 
 _TOPICS: Final = (
@@ -214,176 +214,205 @@ _TOPICS: Final = (
         is_whole_name=True,
     ),
 )
-"""The first that fits is told."""
+"""The first topic that fits gives the answer."""
 
 _USER_FORMS_TOPIC: Final = _build_topic(
     "domain realm directory auth uid sid id identity type",
     r"it says domain and number too: local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N or sid:S-1-….",
 )
-"""For what belongs to a user who is given: to leave it out could mean somebody else."""
+"""For parts of a user, such as the domain, where the user is given as well. Without them it could be another user."""
 
 _EXTENSION_WORDS: Final = frozenset(["extend", "extension", "by", "additional", "add", "plus", "more", "increase"])
 _FROM_NOW_NOTE: Final = " A duration counts from now, not from the present expiry, which get_access_token tells."
 
-_TOOL_SYNONYMS: Final = (
-    (
-        "",
-        (
-            "user users account accounts group groups identity role roles privilege privileges permission permissions "
-            "password passwords"
-        ),
+
+class ToolWords(NamedTuple):
+    """Words that models use for a tool that has another name, and the sentence that answers them.
+
+    The words fit unless the name has one of `unless` as well. `verb` begins the name of the tool that does what is
+    asked for, None if no tool does it.
+    """
+
+    verb: str | None
+    words: frozenset[str]
+    answer: str
+    unless: frozenset[str]
+
+    def fits(self, words: Sequence[str]) -> bool:
+        """Whether a name with these words asks for this."""
+        return not self.words.isdisjoint(words) and self.unless.isdisjoint(words)
+
+
+def _build_tool_words(verb: str | None, words: str, answer: str, *, unless: frozenset[str] = frozenset()) -> ToolWords:
+    return ToolWords(verb, frozenset(words.split()), answer, unless)
+
+
+_TOKEN_WORDS: Final = frozenset(
+    ["token", "tokens", "key", "keys", "credential", "credentials", "whoami", "me", "self", "current"]
+)
+
+_TOOL_WORDS: Final = (
+    _build_tool_words(
+        None,
+        "user users account accounts group groups identity role roles privilege privileges permission permissions "
+        "password passwords",
         "no tool tells of users or changes them; list_access_tokens(user=…) lists a user's tokens",
+        unless=_TOKEN_WORDS,
     ),
-    ("", "cluster node nodes version system server", "no tool tells of the cluster itself"),
-    (
-        "",
+    _build_tool_words(
+        None, "cluster node nodes version system server", "no tool tells of the cluster itself", unless=_TOKEN_WORDS
+    ),
+    _build_tool_words(
+        None,
         "file files folder folders directory directories snapshot snapshots share shares quota quotas",
         "the tools are for access tokens alone",
+        unless=_TOKEN_WORDS,
     ),
-    (
+    _build_tool_words(
         None,
         "log logs history changes events journal activity",
         "no tool tells what was done before; the operator can read the journal that this server keeps",
     ),
-    (None, "rename label tag annotate name", "access tokens have no names, labels or descriptions here"),
-    (None, "transfer assign reassign", "whose a token is never changes"),
-    (None, "confirm approve agree consent", "where a person has to agree, this server asks them itself"),
-    (
+    _build_tool_words(
+        None, "rename label tag annotate name", "access tokens have no names, labels or descriptions here"
+    ),
+    _build_tool_words(None, "transfer assign reassign", "whose a token is never changes"),
+    _build_tool_words(
+        None, "confirm approve agree consent", "where a person has to agree, this server asks them itself"
+    ),
+    _build_tool_words(
         "update",
         "restore recover undelete unrevoke undo revert",
         "update_access_token(id=…, enabled=true) enables a token that was disabled; nothing brings a deleted one back",
     ),
-    (
+    _build_tool_words(
         "update",
         "disable deactivate suspend block lock pause",
         "update_access_token(id=…, enabled=false) disables a token",
     ),
-    (
+    _build_tool_words(
         "update",
         "enable activate reactivate unlock unblock resume",
         "update_access_token(id=…, enabled=true) enables a token",
     ),
-    (
+    _build_tool_words(
         "delete",
         "revoke invalidate remove destroy erase purge cancel kill drop delete del",
         "update_access_token(id=…, enabled=false) stops a token and can be undone, delete_access_token(id=…) cannot",
     ),
-    (
+    _build_tool_words(
         "rotate",
         "regenerate refresh reissue rotate replace roll rollover recreate reset",
         "rotate_access_token(id=…) makes a new token beside an old one",
     ),
-    (
+    _build_tool_words(
         "update",
         "renew extend prolong postpone expire",
         "update_access_token(id=…, expiration_time=…) moves the expiry of a token",
     ),
-    (
+    _build_tool_words(
         "update",
         "edit modify change set patch update",
         "update_access_token(id=…) changes a token: enabled, expiration_time, or both",
     ),
-    ("create", "make generate new issue mint add create post", "create_access_token(user=…) creates a token"),
-    (
+    _build_tool_words(
+        "create", "make generate new issue mint add create post", "create_access_token(user=…) creates a token"
+    ),
+    _build_tool_words(
         "audit",
         "export download csv",
         'audit_access_tokens(report="csv") also writes a file of all tokens, report="json" likewise',
     ),
-    (
+    _build_tool_words(
         "audit",
         "audit report check scan expiring expired stale unused old review summary stats count risk risks health",
         "audit_access_tokens() looks at all tokens and tells what is a risk",
     ),
-    ("list", "whoami me self current", 'list_access_tokens(user="self") lists the tokens of whoever this server is'),
-    (
+    _build_tool_words(
+        "list", "whoami me self current", 'list_access_tokens(user="self") lists the tokens of whoever this server is'
+    ),
+    _build_tool_words(
         "list",
         "list search find query tokens user users owner",
         "list_access_tokens() lists all tokens, with user=… those of one user",
     ),
-    (
+    _build_tool_words(
         "get",
         "bearer secret reveal value",
         "nobody can read the bearer token of an existing token; get_access_token(id=…) tells all else of it",
     ),
-    (
+    _build_tool_words(
         "get",
         "get show describe read view lookup inspect details info fetch validate verify introspect status token",
         "get_access_token(id=…) tells of a token",
     ),
 )
-"""Which tool does what is asked for under other names, and by which call; the first that fits is told.
-
-Instead of a tool there is None where none does it, and "" where that holds of all but tokens.
-"""
-
-_TOKEN_WORDS: Final = {"token", "tokens", "key", "keys", "credential", "credentials", "whoami", "me", "self", "current"}
+"""The first row that fits gives the answer."""
 
 
 def render_unknown_argument(
     tool: str, name: str, properties: Mapping[str, Mapping[str, Any]], given: Collection[str]
 ) -> str:
-    """What to write instead of an argument that a tool does not have.
+    """Return what to write instead of an argument that a tool does not have.
 
-    `given` are the names of all arguments that the call has: one that is there already is not what was meant.
+    `given` are the names of all arguments of the call. One that is given already is not what was meant.
     """
     words = _split_words(name)
     meant = _find_intended_argument("_".join(words), properties)
-    told = f"{tool} has no argument {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
+    problem = f"{tool} has no argument {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
     takes = f"It takes {', '.join(properties)}."
     if meant is not None and meant not in given:
         one = ", one a call" if not _PLURAL_ARGUMENTS.isdisjoint(words) else ""
-        besides = "" if meant != "expiration_time" or _EXTENSION_WORDS.isdisjoint(words) else _FROM_NOW_NOTE
-        return f"{told}; nearest is `{meant}`{one}: {properties[meant]['description']}{besides} {takes}"
-    topics = [_USER_FORMS_TOPIC] if meant == "user" and _USER_FORMS_TOPIC.is_about(words, tool) else _TOPICS
-    fitting = (topic.sentence for topic in topics if topic.is_about(words, tool))
+        note = "" if meant != "expiration_time" or _EXTENSION_WORDS.isdisjoint(words) else _FROM_NOW_NOTE
+        return f"{problem}; nearest is `{meant}`{one}: {properties[meant]['description']}{note} {takes}"
+    topics = [_USER_FORMS_TOPIC] if meant == "user" and _USER_FORMS_TOPIC.fits(words, tool) else _TOPICS
+    answers = (topic.answer for topic in topics if topic.fits(words, tool))
     already = "" if meant is None else f"`{meant}` is given already; "
-    return f"{told}: {already}{next(fitting, 'leave this out.')} {takes}"
+    return f"{problem}: {already}{next(answers, 'leave this out.')} {takes}"
 
 
 def render_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]) -> str:
-    """What to call instead of a tool that there is not.
+    """Return what to call instead of a tool that does not exist.
 
-    `withheld` are those that this server would have if it did not only read.
+    `withheld` are the tools that this server would have if it did not only read.
     """
-    told = f"There is no tool {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
-    there_is = f"The tools are {', '.join(offered)}."
-    tool, call = _find_call(_split_words(name), [*offered, *withheld])
+    problem = f"There is no tool {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
+    tools = f"The tools are {', '.join(offered)}."
+    tool, answer = _find_tool(_split_words(name), [*offered, *withheld])
     if tool in withheld:
-        return f"{told}: this server only reads. {there_is}"
-    return f"{told}{call}. {there_is}"
+        return f"{problem}: this server only reads. {tools}"
+    return f"{problem}{answer}. {tools}"
 
 
 def has_action_word(text: object) -> bool:
     """Whether a text has a word for what a tool does, such as `disable`."""
     words = _split_words(text) if isinstance(text, str) else []
-    return any(not set(called.split()).isdisjoint(words) for verb, called, _ in _TOOL_SYNONYMS if verb)
+    return any(row.verb is not None and row.fits(words) for row in _TOOL_WORDS)
 
 
-def _find_call(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, str]:
-    """The tool that does what the words of a name ask for, and the end of the sentence that says so."""
+def _find_tool(words: Sequence[str], tools: Sequence[str]) -> tuple[str | None, str]:
+    """Return the tool that does what the words of a name ask for, None if none does, and the end of the answer."""
     for tool in tools:
-        # Some hosts put the server's name before it.
+        # Some hosts put the server's name before the tool's.
         if f"_{tool}_" in f"_{'_'.join(words)}_":
             return tool, f": its name is {tool}"
-    for verb, called, call in _TOOL_SYNONYMS:
-        if set(called.split()).isdisjoint(words) or (
-            not verb and verb is not None and not _TOKEN_WORDS.isdisjoint(words)
-        ):
-            continue
-        return next(tool for tool in tools if tool.startswith(verb)) if verb else None, f": {call}"
-    return None, ""
+    row = next((row for row in _TOOL_WORDS if row.fits(words)), None)
+    if row is None:
+        return None, ""
+    meant = None if row.verb is None else next(tool for tool in tools if tool.startswith(row.verb))
+    return meant, f": {row.answer}"
 
 
 def _find_intended_argument(name: str, properties: Iterable[str]) -> str | None:
-    """The argument that a name is near enough to, that it may be said; None if there is none."""
-    called = {word: real for real in properties for word in [real, *_ARGUMENT_SYNONYMS.get(real, "").split()]}
+    """Return the argument that a name is, or is similar enough to; None if there is none."""
+    real_names = {word: real for real in properties for word in [real, *_ARGUMENT_SYNONYMS.get(real, "").split()]}
     cutoff = MIN_SIMILARITY if len(name) >= MIN_FUZZY_CHARS else 1
-    # What is short is near to too much: a `uuid` is no `uid`.
-    longer = [word for word in called if len(word) >= MIN_FUZZY_CHARS or word == name]
-    near = difflib.get_close_matches(name, longer, n=1, cutoff=cutoff)
-    return called[near[0]] if near else None
+    # A short name is similar to too many others: a `uuid` is not a `uid`.
+    candidates = [word for word in real_names if len(word) >= MIN_FUZZY_CHARS or word == name]
+    matches = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+    return real_names[matches[0]] if matches else None
 
 
 def _split_words(name: str) -> list[str]:
-    """The words of `expirationTime`, `expiration-time` and `EXPIRATION_TIME`, in small letters."""
+    """Return the words of a name in small letters, the same for `expirationTime` and `EXPIRATION-TIME`."""
     return [word.lower() for word in _WORD.findall(name[:MAX_COMPARED_CHARS])]
