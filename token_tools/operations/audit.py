@@ -18,6 +18,14 @@ from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_all_tokens, fetch_user_tokens, merge_user
 from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
 from token_tools.operations.audit_export import ReportFormat, open_report
+from token_tools.operations.audit_users import (
+    EXAMPLES_PER_FINDING,
+    Example,
+    Tally,
+    UserCensus,
+    UserKey,
+    user_key_of,
+)
 from token_tools.operations.findings import FINDINGS, AuditScope, Finding, TokenStatus
 from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
@@ -29,14 +37,6 @@ from token_tools.operations.unfinished import (
     locate_unfinished,
     read_caller,
     render_unfinished,
-)
-from token_tools.operations.user_census import (
-    EXAMPLES_PER_FINDING,
-    Example,
-    Tally,
-    UserCensus,
-    UserKey,
-    user_key_of,
 )
 
 MAX_UNFINISHED_LOOKUPS: Final = 8

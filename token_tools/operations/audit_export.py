@@ -24,7 +24,7 @@ from typing import IO, Any, Final, Literal
 from token_tools.cluster.identity import FORMULA_STARTS
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import DeliveryError
-from token_tools.operations.user_census import UserKey, user_key_of
+from token_tools.operations.audit_users import UserKey, user_key_of
 from token_tools.storage.private_files import (
     HOW_TO_SET_FOLDER,
     create_private_file,

@@ -13,7 +13,7 @@ from token_tools.operations.new_token import CreatedToken, create_new_token
 from token_tools.operations.services import Services
 from token_tools.operations.token_limit import MAX_TOKENS_PER_USER, check_token_limit, render_lifetimes, render_way_out
 from token_tools.operations.unfinished import read_user_history
-from token_tools.operations.users import MeantUser, User, explain_missing_user, identify, render_identity_caveat
+from token_tools.operations.user_lookup import MeantUser, User, explain_missing_user, identify, render_identity_caveat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
+from token_tools.operations.audit_users import Tally, UserCensus, UserKey
 from token_tools.operations.policy import is_built_in
-from token_tools.operations.user_census import Tally, UserCensus, UserKey
 
 STALE_AFTER: Final = timedelta(days=30)
 """How long a token can be disabled before it counts as forgotten."""

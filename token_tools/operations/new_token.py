@@ -24,6 +24,7 @@ from token_tools.errors import (
     Unreachable,
     Unsent,
 )
+from token_tools.operations.cancellation import shielded
 from token_tools.operations.create_request import CreateRequest
 from token_tools.operations.new_token_checks import StrayAnswer, find_flaw, read_back
 from token_tools.operations.rollback import (
@@ -33,7 +34,6 @@ from token_tools.operations.rollback import (
     rollback_undelivered,
 )
 from token_tools.operations.services import Services
-from token_tools.operations.shield import shielded
 from token_tools.storage.delivery import DeliveredToken, Reservation
 from token_tools.storage.journal import JournalEntry
 

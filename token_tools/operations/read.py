@@ -13,7 +13,7 @@ from token_tools.operations.journal_history import read_history
 from token_tools.operations.own_token import INCOMPLETE_LIST, is_own_token, read_own_token
 from token_tools.operations.services import Services
 from token_tools.operations.unfinished import render_unfinished_of
-from token_tools.operations.users import MeantUser, User, explain_missing_user, identify
+from token_tools.operations.user_lookup import MeantUser, User, explain_missing_user, identify
 from token_tools.times import format_time
 
 ALL_USERS_HINT: Final = " Without `user`, everybody's tokens are listed."

@@ -20,7 +20,7 @@ from token_tools.operations.policy import is_built_in
 from token_tools.operations.read import read_token
 from token_tools.operations.rotate_preflight import collect_existing_tokens, explain_rejected_rotate
 from token_tools.operations.services import Services
-from token_tools.operations.users import identify
+from token_tools.operations.user_lookup import identify
 from token_tools.storage.journal import JournalEntry
 
 

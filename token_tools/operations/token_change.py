@@ -7,10 +7,10 @@ from typing import Self
 
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import Refusal
+from token_tools.operations.cancellation import shielded
 from token_tools.operations.consent import Plan
 from token_tools.operations.read import read_token
 from token_tools.operations.services import Services
-from token_tools.operations.shield import shielded
 from token_tools.storage.journal import JournalEntry, Operation
 
 

@@ -20,8 +20,7 @@ from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.policy import choose_policy
 from token_tools.operations.services import Services
 from token_tools.server import prompts
-from token_tools.server.catalogue import Catalogue
-from token_tools.server.strict_tool import refuse_secret_names
+from token_tools.server.middleware import Catalogue, refuse_secret_names
 from token_tools.server.tools import READ_TOOLS, WRITE_TOOLS
 from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown

@@ -9,20 +9,18 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, Final, Self, cast
 
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, ToolAnnotations
+from mcp.types import ToolAnnotations
 from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.errors import TokenToolsError
-from token_tools.quoting import has_secret, truncate
+from token_tools.quoting import truncate
 from token_tools.redaction import redact
-from token_tools.server.arguments import MAX_ARGUMENT_CHARS, JsonSchema, render_mistake
+from token_tools.server.tool_arguments import MAX_ARGUMENT_CHARS, JsonSchema, render_mistake
 from token_tools.views.hints import has_action_word, render_unknown_argument
 
 _LOG: Final = logging.getLogger(__name__)
@@ -187,22 +185,6 @@ class StrictTool(Tool):
     @property
     def _may_change_tokens(self) -> bool:
         return self.annotations is not None and self.annotations.destructive_hint is True
-
-
-async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Refuse a request whose method, name or URI looks like a secret: the SDK repeats names that it does not know.
-
-    Raises:
-        MCPError: If it does. The text does not repeat it.
-    """
-    params = ctx.params or {}
-    named = [name for name in (ctx.method, params.get("name"), params.get("uri")) if isinstance(name, str)]
-    if ctx.request_id is not None and any(map(has_secret, named)):
-        raise MCPError(
-            INVALID_PARAMS,
-            "There is no such thing here. Its name is not repeated: it is too long, or looks like a secret.",
-        )
-    return await call_next(ctx)
 
 
 def flatten_schema(schema: JsonSchema) -> JsonSchema:

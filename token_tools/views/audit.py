@@ -12,9 +12,9 @@ from token_tools.cluster.identity import Identity, format_name
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.responses import WRITE_PRIVILEGE
 from token_tools.operations.audit import AuditResult
+from token_tools.operations.audit_users import EXAMPLES_PER_FINDING, Example, Tally, user_key_of
 from token_tools.operations.findings import STALE_AFTER, USERS_WITH_TWO_TOKENS, Finding, Remedy
 from token_tools.operations.policy import is_built_in
-from token_tools.operations.user_census import EXAMPLES_PER_FINDING, Example, Tally, user_key_of
 from token_tools.times import format_duration, format_duration_argument, format_rfc3339, format_time
 from token_tools.views.rendered_result import RenderedResult
 from token_tools.views.tokens import format_count, render_future_caveat

@@ -1,6 +1,7 @@
-"""The tools and prompts of a server by name, and the answers to calls of names that do not exist.
+"""What is checked before the SDK sees a request: secrets as names, tools and prompts that do not exist.
 
-The SDK answers an unknown tool in two words, and reports a prompt that it cannot render as a fault of the server.
+The SDK answers an unknown tool in two words, repeats an unknown name whatever it is, and reports a prompt that it
+cannot render as a fault of the server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,25 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 
-from token_tools.quoting import quote_untrusted
+from token_tools.quoting import has_secret, quote_untrusted
 from token_tools.server.strict_tool import MAX_MISTAKES, is_empty
 from token_tools.views.hints import MAX_NAME_CHARS, render_unknown_tool
+
+
+async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Refuse a request whose method, name or URI looks like a secret: the SDK repeats names that it does not know.
+
+    Raises:
+        MCPError: If it does. The text does not repeat it.
+    """
+    params = ctx.params or {}
+    named = [name for name in (ctx.method, params.get("name"), params.get("uri")) if isinstance(name, str)]
+    if ctx.request_id is not None and any(map(has_secret, named)):
+        raise MCPError(
+            INVALID_PARAMS,
+            "There is no such thing here. Its name is not repeated: it is too long, or looks like a secret.",
+        )
+    return await call_next(ctx)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import ErrorDetails
 
 from token_tools.cluster.identity import parse_user, propose_user
-from token_tools.operations.users import User
+from token_tools.operations.user_lookup import User
 from token_tools.quoting import has_secret
 from token_tools.times import parse_duration, propose_expiry, propose_units
 

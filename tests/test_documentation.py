@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.lookup import (
+from tests.support.page_names import (
     PACKAGE,
     REPOSITORY,
     find_path,
