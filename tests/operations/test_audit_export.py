@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import stat
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.example_tokens import add_token_without_findings, remove_findings_of_own_token
 from tests.support.harness import AUDIT_TOOL, JANE, NOW, TOKENS_PATH, Harness, refusal_response
+from tests.support.permissions import permission_bits
 from tests.support.scripted_cluster import page_response, render_entry
 from token_tools.cluster.identity import Identity
 
@@ -36,7 +36,7 @@ async def test_the_whole_report_can_be_had_as_a_private_file(harness: Harness, f
     assert f"All rows are in {path}" in answer.text
     assert [*harness.settings.delivery_dir.iterdir()] == [path]
     assert path.name.startswith("audit_c.example.com_8000_20261124T090000Z_")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert permission_bits(path) == 0o600
     if file_format == "csv":
         rows = [
             row | {"id": row["id"].removeprefix("id:"), "findings": row["findings"].split()} for row in read_csv(path)

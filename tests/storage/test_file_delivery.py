@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.new_token import JANE, NEW_TOKEN, SECRET
+from tests.support.permissions import permission_bits
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
 from token_tools.cluster.qq import Qq
@@ -36,10 +36,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def delivery(folder: Path) -> Delivery:
     return FileDelivery(folder, Qq("2001:db8::1", 8000))
-
-
-def permission_bits(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
 
 
 async def test_a_reserved_file_is_private_and_empty_of_secrets(delivery: Delivery, folder: Path) -> None:
@@ -173,9 +169,9 @@ except DeliveryError as failure:
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     print(failure)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
 
-    assert os.strerror(errno.EFBIG) in told.stdout
+    assert os.strerror(errno.EFBIG) in ended.stdout
     assert list(folder.iterdir()) == []
 
 
@@ -335,10 +331,10 @@ async def main():
         os._exit(0)
 anyio.run(main)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
 
     [pending] = folder.iterdir()
-    assert told.stdout.endswith(
+    assert ended.stdout.endswith(
         f" {pending} could not be removed: Input/output error; what is in it is of no use once the token is deleted."
     )
 
@@ -375,6 +371,6 @@ print(recovered)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / ".pending-1").write_bytes(encode_store(SecretStr(SECRET)))
 
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
 
-    assert told.stdout == f"{folder / 'recovered-1.json'}\n", told.stderr
+    assert ended.stdout == f"{folder / 'recovered-1.json'}\n", ended.stderr

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import stat
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -17,7 +16,17 @@ import anyio
 import pytest
 
 from tests.support.harness import JANE, TOKENS_PATH, Harness, ToolAnswer
-from tests.support.journal_file import journal_file, read_journal
+from tests.support.journal_file import (
+    ARCHIVE_NAME,
+    INTENT,
+    JOURNAL_NAME,
+    LOCK_NAME,
+    attempt_lock,
+    journal_file,
+    read_journal,
+    write_journal,
+)
+from tests.support.permissions import permission_bits
 from token_tools.errors import JournalError
 from token_tools.sandbox.cluster import Account
 from token_tools.settings import Settings
@@ -103,8 +112,8 @@ async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> 
         "result": "intended",
     }
     assert second == first | {"result": "created", "token_id": "123"}
-    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {permission_bits(file) for file in folder.iterdir()} == {0o600}
+    assert permission_bits(folder) == 0o700
 
 
 async def test_each_line_has_the_time_at_which_it_was_written(folder: Path) -> None:
@@ -140,7 +149,7 @@ async def test_what_another_process_is_doing_is_not_reported_until_it_is_dead(fo
 
     assert await find_open_intents(create_journal(folder), "local:jane") == [intent]
     assert await create_journal(folder).take_unreported() == [intent]
-    assert {file.name for file in folder.iterdir()} == {"journal.jsonl", "journal.lock"}
+    assert {file.name for file in folder.iterdir()} == {JOURNAL_NAME, LOCK_NAME}
 
 
 async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(folder: Path) -> None:
@@ -163,7 +172,7 @@ async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(f
 async def test_a_lock_that_cannot_be_removed_does_not_change_what_was_done(folder: Path) -> None:
     journal = create_journal(folder)
     async with journal.record_intent("local:jane") as intent:
-        (folder / f"journal.{intent.attempt}.lock").unlink()
+        attempt_lock(folder, intent.attempt).unlink()
 
     assert await find_open_intents(journal, "local:jane") == [intent]
 
@@ -226,17 +235,6 @@ async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either
     assert await find_open_intents(journal, "local:jane") == [unknown]
 
 
-JOURNAL_LINE = {
-    "time": "2026-11-24T09:00:00Z",
-    "attempt": "abc",
-    "operation": "rotate",
-    "cluster": "c.example.com:8000",
-    "user": "local:jane",
-    "result": "intended",
-}
-"""An intent that is in order."""
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -245,21 +243,21 @@ JOURNAL_LINE = {
         b'"text"',
         b"[" * 5000,
         b"{}",
-        json.dumps(JOURNAL_LINE | {"time": "9999-12-31T23:59:59-14:00"}).encode(),
-        json.dumps(JOURNAL_LINE | {"time": "0001-01-01T00:00:00+14:00"}).encode(),
-        json.dumps(JOURNAL_LINE | {"time": "2026-13-24T09:00:00Z"}).encode(),
-        json.dumps(JOURNAL_LINE | {"time": "2026-11-24T09:00:00"}).encode(),
-        json.dumps(JOURNAL_LINE | {"time": 1e300}).encode(),
-        json.dumps(JOURNAL_LINE | {"attempt": "../../x"}).encode(),
-        json.dumps(JOURNAL_LINE | {"attempt": "a" * 300}).encode(),
-        json.dumps(JOURNAL_LINE | {"token_id": "7; rm"}).encode(),
-        json.dumps(JOURNAL_LINE | {"replaces": "7" * 65}).encode(),
-        json.dumps(JOURNAL_LINE | {"user": "local:jane\nWARNING all is well"}).encode(),
-        json.dumps(JOURNAL_LINE | {"cluster": "c\u202e"}).encode(),
-        json.dumps(JOURNAL_LINE | {"change": "\x1b[2J"}).encode(),
-        json.dumps(JOURNAL_LINE | {"location": {"kind": "file", "path": "/x\x00"}}).encode(),
-        json.dumps(JOURNAL_LINE | {"result": "won"}).encode(),
-        json.dumps(JOURNAL_LINE | {"location": {"kind": "file", "path": "/" + "x" * (16 << 10)}}).encode(),
+        json.dumps(INTENT | {"time": "9999-12-31T23:59:59-14:00"}).encode(),
+        json.dumps(INTENT | {"time": "0001-01-01T00:00:00+14:00"}).encode(),
+        json.dumps(INTENT | {"time": "2026-13-24T09:00:00Z"}).encode(),
+        json.dumps(INTENT | {"time": "2026-11-24T09:00:00"}).encode(),
+        json.dumps(INTENT | {"time": 1e300}).encode(),
+        json.dumps(INTENT | {"attempt": "../../x"}).encode(),
+        json.dumps(INTENT | {"attempt": "a" * 300}).encode(),
+        json.dumps(INTENT | {"token_id": "7; rm"}).encode(),
+        json.dumps(INTENT | {"replaces": "7" * 65}).encode(),
+        json.dumps(INTENT | {"user": "local:jane\nWARNING all is well"}).encode(),
+        json.dumps(INTENT | {"cluster": "c\u202e"}).encode(),
+        json.dumps(INTENT | {"change": "\x1b[2J"}).encode(),
+        json.dumps(INTENT | {"location": {"kind": "file", "path": "/x\x00"}}).encode(),
+        json.dumps(INTENT | {"result": "won"}).encode(),
+        json.dumps(INTENT | {"location": {"kind": "file", "path": "/" + "x" * (16 << 10)}}).encode(),
     ],
     ids=range(20),
 )
@@ -268,28 +266,29 @@ async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_i
 ) -> None:
     harness.settings.state_dir.mkdir(parents=True, mode=0o700)
     journal = journal_file(harness.settings.state_dir)
-    journal.write_bytes(line + b"\n" + json.dumps(JOURNAL_LINE).encode() + b"\n")
+    journal.write_bytes(line + b"\n" + json.dumps(INTENT).encode() + b"\n")
 
     async with harness.connected() as client:
-        told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
+        answer = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
 
     unreadable, report = caplog.messages
     assert unreadable.startswith(f"1 line of the journal in {journal.parent} cannot be read and is passed over")
     assert report.startswith("The rotate of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00")
-    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in told.fields["warning"]
+    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in answer.fields["warning"]
 
 
 async def test_several_lines_that_cannot_be_read_are_counted(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    for name in ("journal.1.jsonl", "journal.jsonl"):
-        (harness.settings.state_dir / name).write_bytes(b"{\n\n}\n")
+    folder = harness.settings.state_dir
+    folder.mkdir(parents=True, mode=0o700)
+    for name in (ARCHIVE_NAME, JOURNAL_NAME):
+        (folder / name).write_bytes(b"{\n\n}\n")
 
     await harness.call("list_access_tokens")
 
-    [told] = caplog.messages
-    assert told.startswith(f"4 lines of the journal in {harness.settings.state_dir} cannot be read and are passed over")
+    [warning] = caplog.messages
+    assert warning.startswith(f"4 lines of the journal in {folder} cannot be read and are passed over")
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
@@ -297,12 +296,11 @@ async def test_several_lines_that_cannot_be_read_are_counted(
 async def test_no_time_that_is_in_the_calendar_stops_a_rotate(harness: Harness, time: str, made: str) -> None:
     old, other = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
     harness.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
-    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal_file(harness.settings.state_dir).write_text(json.dumps(JOURNAL_LINE | {"time": time}) + "\n")
+    write_journal(harness.settings.state_dir, [INTENT | {"time": time}])
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert f"The other is {other.id}" in told
+    assert f"The other is {other.id}" in refusal
 
 
 def plant_journal(harness: Harness, name: str) -> tuple[str, Path]:
@@ -311,15 +309,13 @@ def plant_journal(harness: Harness, name: str) -> tuple[str, Path]:
     place = harness.settings.delivery_dir.parent / "stranger.json"
     place.parent.mkdir(parents=True, mode=0o700)
     place.touch()
-    line = JOURNAL_LINE | {"replaces": old.id}
+    line = INTENT | {"replaces": old.id}
     made = line | {"result": "created", "token_id": new.id, "location": {"kind": "file", "path": str(place)}}
-    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal = harness.settings.state_dir / name
-    journal.write_text("".join(json.dumps(entry) + "\n" for entry in (line, made)))
-    return old.id, journal
+    write_journal(harness.settings.state_dir, [line, made])
+    return old.id, journal_file(harness.settings.state_dir).rename(harness.settings.state_dir / name)
 
 
-@pytest.mark.parametrize("name", ["journal.jsonl", "journal.1.jsonl"])
+@pytest.mark.parametrize("name", [JOURNAL_NAME, ARCHIVE_NAME])
 @pytest.mark.parametrize("bits", [0o666, 0o620, 0o602])
 async def test_a_journal_in_which_others_can_write_is_not_believed(
     harness: Harness, name: str, bits: int, caplog: pytest.LogCaptureFixture
@@ -328,25 +324,25 @@ async def test_a_journal_in_which_others_can_write_is_not_believed(
     journal.chmod(bits)
     before = journal.read_bytes()
 
-    told = await harness.call_refused("rotate_access_token", {"id": old})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old})
 
-    assert f"others can write in {name} (mode {bits:04o}), so what is in it is not believed" in told
-    assert f"chmod 600 {journal}" in told
-    assert "stranger.json" not in told + caplog.text
+    assert f"others can write in {name} (mode {bits:04o}), so what is in it is not believed" in refusal
+    assert f"chmod 600 {journal}" in refusal
+    assert "stranger.json" not in refusal + caplog.text
     assert journal.read_bytes() == before
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
-@pytest.mark.parametrize("name", ["journal.jsonl", "journal.1.jsonl"])
+@pytest.mark.parametrize("name", [JOURNAL_NAME, ARCHIVE_NAME])
 async def test_a_journal_of_another_user_is_not_believed(harness: Harness, name: str) -> None:
     old, journal = plant_journal(harness, name)
     os.chown(journal, 65534, 65534)
 
-    told = await harness.call_refused("rotate_access_token", {"id": old})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old})
 
-    assert f"{name} belongs to another user (uid 65534), so what is in it is not believed" in told
-    assert "stranger.json" not in told
+    assert f"{name} belongs to another user (uid 65534), so what is in it is not believed" in refusal
+    assert "stranger.json" not in refusal
 
 
 async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
@@ -356,12 +352,13 @@ async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
     with journal_file(harness.settings.state_dir).open("wb") as journal:
         journal.truncate(1 << 40)
 
-    told = await harness.call_refused("create_access_token", {"user": "local:jane"})
+    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "journal.jsonl is too large to be read; move it away" in told
+    assert "journal.jsonl is too large to be read; move it away" in refusal
     assert "journal.jsonl is too large to be read" in caplog.text
 
 
+@pytest.mark.slow
 async def test_all_of_very_many_calls_at_once_have_their_turn(harness: Harness) -> None:
     accounts = [
         Account(auth_id=str(5000 + number), domain="LOCAL", name=f"svc{number}", sid=f"S-1-5-21-1-2-3-{5000 + number}")
@@ -375,10 +372,10 @@ async def test_all_of_very_many_calls_at_once_have_their_turn(harness: Harness) 
     async with harness.connected() as client, anyio.create_task_group() as calls:
 
         async def create(account: Account) -> None:
-            told = ToolAnswer.from_result(
+            answer = ToolAnswer.from_result(
                 await client.call_tool("create_access_token", {"user": f"local:{account.name}"})
             )
-            failed.extend([told.text] if told.is_error else [])
+            failed.extend([answer.text] if answer.is_error else [])
 
         for account in accounts:
             calls.start_soon(create, account)
@@ -458,9 +455,8 @@ async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
     folder: Path, result: str, destination: str
 ) -> None:
     location, text = LOCATIONS[destination]
-    written = JOURNAL_LINE | {"cluster": "c:8000", "result": result, "token_id": "7", "place": text}
-    folder.mkdir(mode=0o700)
-    journal_file(folder).write_text(json.dumps(written) + "\n")
+    written = INTENT | {"cluster": "c:8000", "result": result, "token_id": "7", "place": text}
+    write_journal(folder, [written])
 
     [attempt] = await create_journal(folder).list_attempts()
 
@@ -469,15 +465,12 @@ async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
 
 async def test_a_rotation_whose_location_was_not_written_down_is_told_without_one(harness: Harness) -> None:
     old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
-    line = JOURNAL_LINE | {"replaces": old.id}
-    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal_file(harness.settings.state_dir).write_text(
-        "".join(json.dumps(entry) + "\n" for entry in (line, line | {"result": "created", "token_id": new.id}))
-    )
+    line = INTENT | {"replaces": old.id}
+    write_journal(harness.settings.state_dir, [line, line | {"result": "created", "token_id": new.id}])
 
-    told = await harness.call_refused("rotate_access_token", {"id": old.id})
+    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
-    assert "but its bearer token is no longer in the place where it was put. Unless that was moved" in told
+    assert "but its bearer token is no longer in the place where it was put. Unless that was moved" in refusal
 
 
 async def test_a_location_of_no_known_destination_makes_a_line_unreadable(folder: Path) -> None:
@@ -485,7 +478,7 @@ async def test_a_location_of_no_known_destination_makes_a_line_unreadable(folder
     await record_attempt(journal, "created")
     with journal_file(folder).open("a") as file:
         for location in ({"location": {"kind": "vault"}}, {"place": "under the mat"}, {"location": 7}):
-            file.write(json.dumps(JOURNAL_LINE | location) + "\n")
+            file.write(json.dumps(INTENT | location) + "\n")
 
     assert await journal.count_unreadable() == 3
 
@@ -493,7 +486,7 @@ async def test_a_location_of_no_known_destination_makes_a_line_unreadable(folder
 async def test_what_another_process_reads_at_the_same_time_is_not_taken_for_work(folder: Path) -> None:
     intent = leave_open_intent(folder)
 
-    with (folder / f"journal.{intent.attempt}.lock").open("r+") as lock:
+    with attempt_lock(folder, intent.attempt).open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         [attempt] = await create_journal(folder).list_attempts()
 
@@ -501,14 +494,14 @@ async def test_what_another_process_reads_at_the_same_time_is_not_taken_for_work
 
 
 async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of_them(folder: Path) -> None:
-    crashed, told, settled = (
+    crashed, reported, settled = (
         leave_open_intent(folder),
-        leave_open_intent(folder, "local:told"),
+        leave_open_intent(folder, "local:reported"),
         leave_open_intent(folder, "local:settled"),
     )
     journal = create_journal(folder)
     with journal_file(folder).open("a") as file:
-        for intent, mark in ((told, "reported"), (settled, "mentioned")):
+        for intent, mark in ((reported, "reported"), (settled, "mentioned")):
             file.write(intent.model_copy(update={"result": mark}).model_dump_json() + "\n")
     filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
     for _ in range(3):
@@ -518,9 +511,9 @@ async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of
 
     assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * ARCHIVE_AFTER_BYTES
     assert await journal.take_unreported() == [crashed]
-    assert await find_open_intents(journal, "local:told") == [told]
+    assert await find_open_intents(journal, "local:reported") == [reported]
     assert await find_open_intents(journal, "local:settled") == []
-    assert {file.name for file in folder.iterdir()} == {"journal.1.jsonl", "journal.jsonl", "journal.lock"}
+    assert {file.name for file in folder.iterdir()} == {ARCHIVE_NAME, JOURNAL_NAME, LOCK_NAME}
 
 
 async def test_several_processes_write_whole_lines(folder: Path) -> None:
@@ -556,7 +549,7 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
     await record_attempt(create_journal(folder), "created")
     (folder / "journal.a.lock").mkdir()
     os.mkfifo(folder / "journal.b.lock")
-    (folder / "journal.c.lock").symlink_to(folder / "journal.lock")
+    (folder / "journal.c.lock").symlink_to(folder / LOCK_NAME)
     before = {*folder.iterdir()}
 
     with anyio.fail_after(5):
@@ -579,7 +572,7 @@ async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path
 
     await record_attempt(create_journal(folder), "created")
 
-    assert stat.S_IMODE(journal_file(folder).stat().st_mode) == 0o600
+    assert permission_bits(journal_file(folder)) == 0o600
 
 
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
@@ -598,7 +591,7 @@ async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever
     before = await record_attempt(create_journal(folder), "created")
     script = f"""
 import fcntl, os, sys
-lock = open({str(folder / "journal.lock")!r}, "w")
+lock = open({str(folder / LOCK_NAME)!r}, "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
@@ -612,10 +605,10 @@ sys.stdin.read()
         with anyio.fail_after(TIMEOUT_SECONDS):
             with pytest.raises(JournalError, match=r"held by another process"):
                 await record_attempt(journal, "created")
-            told = await journal.record_outcome(before, "created")
+            journal_error = await journal.record_outcome(before, "created")
 
-    assert told == f"The journal {journal_file(folder)} is held by another process."
-    assert caplog.messages == [told]
+    assert journal_error == f"The journal {journal_file(folder)} is held by another process."
+    assert caplog.messages == [journal_error]
 
 
 def test_a_disk_that_hangs_at_the_end_holds_up_nobody_who_needs_none(folder: Path) -> None:
@@ -650,7 +643,7 @@ async def main():
 
 anyio.run(main)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
 
-    assert told.stdout == "others have their turn\n"
+    assert ended.stdout == "others have their turn\n"
     assert [*folder.glob("journal.*.lock")] == []

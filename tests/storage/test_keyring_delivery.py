@@ -1,7 +1,6 @@
 """Delivery into the keyring: proved before, nothing left after a failure, no secret in an error."""
 
 import hashlib
-import stat
 import subprocess
 import sys
 import traceback
@@ -19,9 +18,11 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 
 from tests.support.fake_keyring import FakeKeyring
+from tests.support.file_keyring import FileKeyring
 from tests.support.harness import JANE as ACCOUNT
 from tests.support.harness import TIMEOUT_SECONDS, TOKENS_PATH, Harness, ToolAnswer
 from tests.support.new_token import JANE, NEW_TOKEN, SECRET
+from tests.support.permissions import permission_bits
 from token_tools.errors import DeliveryError
 from token_tools.storage.delivery import (
     DeliveredToken,
@@ -30,6 +31,8 @@ from token_tools.storage.delivery import (
 )
 
 pytestmark = pytest.mark.anyio
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 async def test_a_keyring_keeps_the_token_and_nothing_else(fake_keyring: FakeKeyring) -> None:
@@ -50,40 +53,15 @@ async def test_a_keyring_keeps_the_token_and_nothing_else(fake_keyring: FakeKeyr
     assert fake_keyring.secrets == {}
 
 
-FILE_KEYRING_SCRIPT = """
-import json, os, pathlib
-from keyring.backend import KeyringBackend
-
-class FileKeyring(KeyringBackend):
-    priority = 1
-    path = pathlib.Path(os.environ["FILE_KEYRING"])
-
-    def read(self):
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
-
-    def get_password(self, service, username):
-        return self.read().get(f"{service}/{username}")
-
-    def set_password(self, service, username, password):
-        self.path.write_text(json.dumps(self.read() | {f"{service}/{username}": password}))
-
-    def delete_password(self, service, username):
-        kept = self.read()
-        del kept[f"{service}/{username}"]
-        self.path.write_text(json.dumps(kept))
-"""
-
-
 @pytest.mark.parametrize("user", [r"ad:CORP\svc-splunk", "local:metrics"], ids=["backslash", "plain"])
 async def test_the_command_for_a_token_in_the_keyring_works_as_printed_and_shows_nothing(
     tmp_path: Path, user: str
 ) -> None:
-    (tmp_path / "file_keyring.py").write_text(FILE_KEYRING_SCRIPT)
     env = {
         "HOME": str(tmp_path),
         "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(tmp_path),
-        "PYTHON_KEYRING_BACKEND": "file_keyring.FileKeyring",
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHON_KEYRING_BACKEND": f"{FileKeyring.__module__}.{FileKeyring.__name__}",
         "FILE_KEYRING": str(tmp_path / "keyring.json"),
     }
     words = ["-m", "token_tools", "--demo", "--delivery", "keyring", "--confirm", "none"]
@@ -91,16 +69,16 @@ async def test_the_command_for_a_token_in_the_keyring_works_as_printed_and_shows
 
     with anyio.fail_after(60):
         async with Client(server) as client:
-            told = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": user}))
-    command = told.fields["next_step"].partition(": ")[2]
+            answer = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": user}))
+    command = answer.fields["next_step"].partition(": ")[2]
     with anyio.fail_after(60):
         ended = await anyio.run_process(["/bin/sh", "-c", command], env=env, check=False)
 
-    assert f"account '{user} {told.fields['id']}'" in told.text
+    assert f"account '{user} {answer.fields['id']}'" in answer.text
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
-    [file] = [path for path in tmp_path.iterdir() if told.fields["id"] in path.name]
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert hashlib.sha256(file.read_text().strip().encode()).hexdigest() == told.fields["fingerprint"]
+    [file] = [path for path in tmp_path.iterdir() if answer.fields["id"] in path.name]
+    assert permission_bits(file) == 0o600
+    assert hashlib.sha256(file.read_text().strip().encode()).hexdigest() == answer.fields["fingerprint"]
 
 
 async def test_a_locked_keyring_is_found_out_before(fake_keyring: FakeKeyring) -> None:
@@ -162,14 +140,14 @@ async def test_whatever_a_keyring_raises_is_a_failed_delivery_before_and_after_t
     assert harness.tokens_of(ACCOUNT) == []
 
 
-@pytest.mark.parametrize(("broken", "told"), [("kept", "Something of it is left there"), ("get", "is not known")])
-async def test_what_stays_in_a_keyring_is_told(fake_keyring: FakeKeyring, broken: str, told: str) -> None:
+@pytest.mark.parametrize(("broken", "expected"), [("kept", "Something of it is left there"), ("get", "is not known")])
+async def test_what_stays_in_a_keyring_is_told(fake_keyring: FakeKeyring, broken: str, expected: str) -> None:
     fake_keyring.failing_step, fake_keyring.refuses_deletion = broken, True
 
     with pytest.raises(DeliveryError, match=rf"account 'local:jane {NEW_TOKEN.id}', .*") as failure:
         await KeyringDelivery("c:8000").store(NEW_TOKEN, JANE)
 
-    assert told in str(failure.value)
+    assert expected in str(failure.value)
 
 
 async def test_a_keyring_is_asked_for_the_account_that_a_token_would_have(fake_keyring: FakeKeyring) -> None:
@@ -257,6 +235,6 @@ sys.modules["keyring"] = None
 from token_tools.storage.delivery import KeyringDelivery
 anyio.run(KeyringDelivery("c:8000").reserve)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
 
-    assert "install qumulo-token-tools[keyring]" in told.stderr
+    assert "install qumulo-token-tools[keyring]" in ended.stderr

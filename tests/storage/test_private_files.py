@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from tests.support.harness import Harness
+from tests.support.permissions import permission_bits
 from token_tools.storage.private_files import ensure_private_folder, open_private_folder, read_private_mode
 
 pytestmark = pytest.mark.anyio
@@ -36,10 +37,6 @@ def reachable_folder() -> Generator[Path]:
         yield Path(folder)
 
 
-def permission_bits(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
 def make_and_close_folder(path: Path) -> None:
     os.close(ensure_private_folder(path))
 
@@ -52,11 +49,11 @@ def run_as_user(user: int, *lines: str) -> str:
         f"os.setegid({user})",
     ]
     script = "\n".join([*begin, f"os.seteuid({user})", *lines, "os.seteuid(0)"])
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
 
 
 @pytest.mark.parametrize("umask", [0, 0o777])
@@ -66,11 +63,13 @@ async def test_each_folder_that_is_made_is_private_whatever_the_umask(
 ) -> None:
     before = os.umask(umask)
     try:
-        told = await harness.with_folder(setting, tmp_path / "a" / "b" / "c").call(CREATE_TOOL, {"user": "local:jane"})
+        answer = await harness.with_folder(setting, tmp_path / "a" / "b" / "c").call(
+            CREATE_TOOL, {"user": "local:jane"}
+        )
     finally:
         os.umask(before)
 
-    assert not told.is_error
+    assert not answer.is_error
     assert {permission_bits(path) for path in tmp_path.rglob("*") if path.is_dir()} == {0o700}
     assert {permission_bits(path) for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
 
@@ -86,10 +85,10 @@ async def test_a_folder_below_one_in_which_others_can_write_is_refused_before_th
     open_to_all = folder.parents[depth - 1]
     open_to_all.chmod(bits)
 
-    told = await harness.with_folder(setting, folder).call_refused(CREATE_TOOL, {"user": "local:jane"})
+    refusal = await harness.with_folder(setting, folder).call_refused(CREATE_TOOL, {"user": "local:jane"})
 
-    assert f"others can replace what is in {open_to_all} on the way to it (mode {bits:04o})" in told
-    assert f": chmod go-w {open_to_all}, or name another folder" in told
+    assert f"others can replace what is in {open_to_all} on the way to it (mode {bits:04o})" in refusal
+    assert f": chmod go-w {open_to_all}, or name another folder" in refusal
     assert harness.recorder.bodies(*CREATE_REQUEST) == []
     assert not [*folder.iterdir()]
 
@@ -102,8 +101,8 @@ async def test_the_command_that_a_refusal_tells_mends_it(harness: Harness, tmp_p
     folder.chmod(0o755)
 
     for _ in range(2):
-        told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
-        command = told[told.index("chmod ") :].partition(", or name another folder")[0]
+        refusal = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
+        command = refusal[refusal.index("chmod ") :].partition(", or name another folder")[0]
         await anyio.run_process(command)
 
     assert not (await harness.call(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)).is_error
@@ -158,10 +157,10 @@ async def test_a_folder_below_that_of_another_user_is_refused(harness: Harness, 
     folder.mkdir(parents=True, mode=0o700)
     os.chown(folder.parent, OTHER_USER_ID, OTHER_USER_ID)
 
-    told = await harness.with_folder(setting, folder).call_refused(CREATE_TOOL, {"user": "local:jane"})
+    refusal = await harness.with_folder(setting, folder).call_refused(CREATE_TOOL, {"user": "local:jane"})
 
-    assert f"{folder.parent} on the way to it belongs to another user (uid {OTHER_USER_ID}), who can replace" in told
-    assert f"chown root {folder.parent}" in told
+    assert f"{folder.parent} on the way to it belongs to another user (uid {OTHER_USER_ID}), who can replace" in refusal
+    assert f"chown root {folder.parent}" in refusal
     assert harness.recorder.bodies(*CREATE_REQUEST) == []
 
 
@@ -172,9 +171,9 @@ async def test_a_folder_of_another_user_is_refused_with_what_mends_it(harness: H
     (folder / "other").touch()
     os.chown(folder, OTHER_USER_ID, OTHER_USER_ID)
 
-    told = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
+    refusal = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=folder)
 
-    assert f"{folder} belongs to another user (uid {OTHER_USER_ID}): chown 0 {folder}, or name another" in told
+    assert f"{folder} belongs to another user (uid {OTHER_USER_ID}): chown 0 {folder}, or name another" in refusal
 
 
 def find_private_group() -> int | None:
@@ -219,13 +218,13 @@ def test_a_user_whom_the_system_does_not_know_has_no_group_of_their_own(reachabl
     os.chown(reachable_folder / "theirs", unknown, unknown)
     (reachable_folder / "theirs").chmod(bits)
 
-    told = run_as_user(
+    reason = run_as_user(
         unknown,
         f"try: ensure_private_folder(pathlib.Path({str(reachable_folder)!r}, 'theirs', 'own'))",
         "except PermissionError as failure: print(failure.strerror)",
     )
 
-    assert ("others can replace what is in" in told) == (bits == 0o775)
+    assert ("others can replace what is in" in reason) == (bits == 0o775)
 
 
 @needs_root
@@ -262,11 +261,11 @@ async def test_a_link_that_the_user_made_is_followed(
     (tmp_path / "home" / "second").symlink_to("../disk")
     (tmp_path / "home" / "state").symlink_to(target.format(base=tmp_path))
 
-    told = await harness.with_folder(setting, tmp_path / "home" / "state" / "own").call(
+    answer = await harness.with_folder(setting, tmp_path / "home" / "state" / "own").call(
         CREATE_TOOL, {"user": "local:jane"}
     )
 
-    assert not told.is_error
+    assert not answer.is_error
     assert [*(tmp_path / "disk" / "own").iterdir()]
 
 
@@ -294,11 +293,11 @@ async def test_what_a_link_leads_to_is_refused_by_its_own_name(harness: Harness,
     ):
         folder.chmod(bits)
 
-        told = await harness.with_folder(setting, tmp_path / "state" / "own").call_refused(
+        refusal = await harness.with_folder(setting, tmp_path / "state" / "own").call_refused(
             CREATE_TOOL, {"user": "local:jane"}
         )
 
-        assert reason.format(folder, folder) in told
+        assert reason.format(folder, folder) in refusal
         assert harness.recorder.bodies(*CREATE_REQUEST) == []
         folder.chmod(0o700)
 
@@ -316,11 +315,11 @@ async def test_a_link_that_another_user_put_into_a_sticky_folder_is_refused_unti
     os.chown(link, OTHER_USER_ID, OTHER_USER_ID, follow_symlinks=False)
     ours = harness.with_folder(setting, link / "own")
 
-    told = await ours.call_refused(CREATE_TOOL, {"user": "local:jane"})
+    refusal = await ours.call_refused(CREATE_TOOL, {"user": "local:jane"})
 
-    assert f"{link} on the way to it is a symbolic link of another user (uid {OTHER_USER_ID}), who can" in told
+    assert f"{link} on the way to it is a symbolic link of another user (uid {OTHER_USER_ID}), who can" in refusal
     assert not [*(tmp_path / "disk").iterdir()]
-    await anyio.run_process(told[told.index("chown ") :].partition(", or name another folder")[0])
+    await anyio.run_process(refusal[refusal.index("chown ") :].partition(", or name another folder")[0])
     assert not (await ours.call(CREATE_TOOL, {"user": "local:jane"})).is_error
 
 
@@ -334,14 +333,14 @@ def test_a_user_s_own_links_and_those_of_root_are_followed(
     (reachable_folder / "link").symlink_to("theirs")
     os.chown(reachable_folder / "link", owner, owner, follow_symlinks=False)
 
-    told = run_as_user(
+    reason = run_as_user(
         OTHER_USER_ID,
         f"try: ensure_private_folder(pathlib.Path({str(reachable_folder)!r}, 'link', 'own'))",
         "except PermissionError as failure: print(failure.strerror)",
     )
 
     assert (reachable_folder / "theirs" / "own").exists() == is_followed
-    assert told.startswith(f"{reachable_folder}/link on the way to it is a symbolic link of another") != is_followed
+    assert reason.startswith(f"{reachable_folder}/link on the way to it is a symbolic link of another") != is_followed
 
 
 @needs_root
@@ -401,6 +400,6 @@ async def test_a_journal_in_a_folder_that_others_can_enter_is_not_read(harness: 
     folder = harness.settings.state_dir
     folder.chmod(0o755)
 
-    told = await harness.call("list_access_tokens")
+    answer = await harness.call("list_access_tokens")
 
-    assert f"cannot be read: others can enter {folder} (mode 0755): chmod 700 {folder}, or name" in told.text
+    assert f"cannot be read: others can enter {folder} (mode 0755): chmod 700 {folder}, or name" in answer.text

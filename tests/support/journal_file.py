@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL_NAME = "journal.jsonl"
+ARCHIVE_NAME = "journal.1.jsonl"
 LOCK_NAME = "journal.lock"
 INTENT = {
     "time": "2026-11-24T09:00:00Z",
@@ -23,6 +24,11 @@ ANOTHER_SERVER = {"server": "another", "attempt": "a", "process": 2**22 + 1}
 def journal_file(state_dir: Path) -> Path:
     """Return the path of the journal in a state folder."""
     return state_dir / JOURNAL_NAME
+
+
+def attempt_lock(state_dir: Path, attempt: str) -> Path:
+    """Return the path of the lock that the process of an attempt holds while it works on it."""
+    return state_dir / f"journal.{attempt}.lock"
 
 
 def read_journal(state_dir: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import stat
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -17,6 +16,7 @@ from mcp.client import Client
 from mcp.types import TextContent
 from pydantic import SecretStr
 
+from tests.support.permissions import permission_bits
 from tests.support.sandbox_process import BIN_FOLDER, SandboxProcess, run_process, running_sandbox
 from token_tools.cluster.identity import Identity
 from token_tools.server.app import create_server
@@ -138,7 +138,7 @@ def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no
 
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
     store = tmp_path / ".config" / "qumulo" / "mcp-service"
-    assert stat.S_IMODE(store.stat().st_mode) == 0o600
+    assert permission_bits(store) == 0o600
     made = run_who_am_i(sandbox, store)["access_token_id"]
     expires = parse_rfc3339(sandbox.run_sdk(f"tokens.get({made!r}).to_dict()")["expiration_time"])
     assert timedelta(days=89) < expires - utc_now() <= timedelta(days=90)
@@ -172,7 +172,7 @@ async def test_a_creation_by_hand_makes_a_private_file_and_shows_no_secret(
 
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
     [store] = home.iterdir()
-    assert stat.S_IMODE(store.stat().st_mode) == 0o600
+    assert permission_bits(store) == 0o600
     me = run_who_am_i(sandbox, store)
     assert me["name"] == "CORP\\tom.meyer"
     sandbox.run_sdk(f"tokens.delete({me['access_token_id']!r})")
@@ -310,7 +310,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(sandbox: SandboxProcess) -> No
 def test_a_signal_ends_the_sandbox_cleanly_and_leaves_no_secret_behind(signum: signal.Signals) -> None:
     with running_sandbox() as sandbox:
         store = Path(sandbox.settings["store"])
-        assert stat.S_IMODE(store.stat().st_mode) == 0o600
+        assert permission_bits(store) == 0o600
         os.kill(sandbox.process.pid, signum)
 
         assert sandbox.process.wait(TIMEOUT_SECONDS) == 0

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import ssl
-import stat
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +28,7 @@ from tests.support.misbehaving_cluster import (
     replace_answer,
     rewrite_answers,
 )
+from tests.support.permissions import permission_bits
 from tests.support.remedies import parse_calls
 from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import Account, Token
@@ -64,8 +64,8 @@ async def test_a_created_token_is_delivered_to_a_private_file_and_not_spoken(har
     path = Path(answer.fields["bearer_token_in"])
     assert path.parent == harness.settings.delivery_dir
     assert json.loads(path.read_text()) == {"bearer_token": new.bearer_token, "version": 1}
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert permission_bits(path) == 0o600
+    assert permission_bits(path.parent) == 0o700
     assert answer.fields == {
         "summary": f"Created access token {new.id} for local:jane on c.example.com:8000; it expires "
         f"2027-02-22 09:00 UTC (in 90 days, the default lifetime). Its bearer token is in {path}.",
