@@ -23,10 +23,10 @@ host, port, bearer_token = sys.argv[1:4]
 client = RestClient(host, int(port), Credentials(bearer_token))
 tokens = client.access_tokens
 try:
-    told = eval(sys.argv[4])
+    answer = eval(sys.argv[4])
 except RequestError as error:
-    told = {"status": error.status_code, "error_class": error.error_class, "description": error.description}
-print(json.dumps(told))
+    answer = {"status": error.status_code, "error_class": error.error_class, "description": error.description}
+print(json.dumps(answer))
 """
 
 

@@ -33,10 +33,10 @@ from tests.support.harness import JANE, create_harness
 
 async def main():
     harness = create_harness("auto", Path(sys.argv[1]))
-    told = await harness.call("create_access_token", {"user": "local:jane"})
+    answer = await harness.call("create_access_token", {"user": "local:jane"})
     print(json.dumps({
-        "text": told.text,
-        "fields": told.fields,
+        "text": answer.text,
+        "fields": answer.fields,
         "post_count": len(harness.recorder.bodies("POST", "/v1/auth/access-tokens/")),
         "token_count": len(harness.tokens_of(JANE)),
     }))
