@@ -1,4 +1,4 @@
-"""A keyring in memory, in place of the system's."""
+"""A keyring in memory that takes the place of the system's keyring in tests."""
 
 import threading
 from typing import Any, cast
@@ -10,10 +10,14 @@ from keyring.errors import KeyringLocked
 class FakeKeyring(KeyringBackend):
     """A keyring in memory that can fail.
 
-    `failing_step` names the step at which it fails, and `failure` is what it raises there. `get` and `set` raise it
-    before anything is done, `kept` after a password was stored. `silent` and `hang` wait until the test releases them,
-    `deny` shows nothing of what is stored, `forget` stores nothing, and `crash` raises an error with the password in
-    it.
+    `failing_step` names how it fails; an empty string means that it works.
+
+    - `get` and `set` raise `failure` before a password is read or stored; `kept` raises it after one was stored.
+    - `silent` waits in a read and `hang` in a write, until the test sets `hang_released` or 30 seconds have passed.
+    - `deny` returns no password, and `forget` stores none.
+    - `crash` raises an error whose text is the password.
+
+    With `refuses_deletion`, a deletion raises `failure`.
     """
 
     priority = cast("Any", 1)
@@ -27,7 +31,7 @@ class FakeKeyring(KeyringBackend):
         self.secrets: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
-        """Return the password, None if there is none."""
+        """Return the password, or None if there is none."""
         if self.failing_step == "get":
             raise self.failure
         if self.failing_step == "silent":

@@ -1,4 +1,4 @@
-"""Two clusters made alike under one clock: on one work our tools, on the other the vendor's SDK, over HTTPS."""
+"""Two equal clusters under one clock: our tools work on one, the vendor's SDK on the other, over HTTPS."""
 
 import json
 import socket
@@ -50,7 +50,7 @@ ACCOUNTS: Final = (
     Account("17179870184", "POSIX_GROUP", "researchers", gid=1000, is_group=True),
     Account("8589934592", "WORLD", "Everyone", sid="S-1-1-0", is_group=True),
 )
-"""Users and groups of each of the eleven domains; the first is the one whose token both sides work with."""
+"""Users and groups of each of the eleven domains. Both sides work with a token of the first one."""
 
 Entry = dict[str, Any]
 Result = TypeVar("Result")
@@ -71,13 +71,13 @@ class FakeClock:
     now: datetime = NOW
 
     def __call__(self) -> datetime:
-        """The present."""
+        """Return the present time."""
         return self.now
 
 
 @dataclass(frozen=True)
 class UserSpelling:
-    """A user as each side writes it: for us a string, for the SDK what its `Identity` is made of.
+    """A user as each side writes it: a string for our tools, the argument of `Identity` for the SDK.
 
     `for_sdk_filter` is for the SDK's list, whose filter loses a domain.
     """
@@ -88,7 +88,7 @@ class UserSpelling:
 
 
 def list_spellings(account: Account) -> Sequence[UserSpelling]:
-    """Every way to write an account."""
+    """Return every spelling of an account."""
     key, name, sid = f"auth_id:{account.auth_id}", account.name or "", account.sid
     prefix = _PREFIX_BY_DOMAIN.get(account.domain, account.domain.lower())
     in_domain = {"domain": account.domain, "name": name}
@@ -96,7 +96,7 @@ def list_spellings(account: Account) -> Sequence[UserSpelling]:
         UserSpelling(f"{prefix}:{name}", in_domain, key),
         UserSpelling(f" {account.domain}: {name.upper()} ", in_domain, key),
         UserSpelling(f"{prefix}:{json.dumps(name)}", in_domain, key),
-        # A name alone may be that of several users, and then neither side takes it.
+        # Several users may have this name; both sides then refuse it.
         UserSpelling(name, f"name:{name}", f"name:{name}"),
         UserSpelling(f"NAME:{name}", f"name:{name}", f"name:{name}"),
         UserSpelling(key, key, key),
@@ -107,7 +107,7 @@ def list_spellings(account: Account) -> Sequence[UserSpelling]:
 
 
 def create_cluster(clock: FakeClock) -> tuple[Cluster, str]:
-    """A cluster that will make the same ids and secrets as every other, and the secret that both sides work with."""
+    """Create a cluster that makes the ids and secrets of every other one; return it and the secret to work with."""
     cluster = Cluster(clock=clock, seed=CLUSTER_SEED)
     for account in ACCOUNTS:
         cluster.add_account(account)
@@ -132,18 +132,18 @@ def create_cluster(clock: FakeClock) -> tuple[Cluster, str]:
 
 @dataclass
 class ReplaceableApp:
-    """An application that can be exchanged for another while it is served."""
+    """An application that can be replaced while it is served."""
 
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Whatever the present one does."""
+        """Serve a request with the present application."""
         await self.app(scope, receive, send)
 
 
 @contextmanager
 def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
-    """The port on which a thread of this process serves an application over HTTPS."""
+    """Serve an application over HTTPS in a thread of this process, and yield the port."""
     certificate = folder / "server.pem"
     trustme.CA().issue_cert(LOOPBACK).private_key_and_cert_chain_pem.write_to_path(certificate)
     server = uvicorn.Server(
@@ -158,7 +158,7 @@ def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
             timeout_graceful_shutdown=TIMEOUT_SECONDS,
         )
     )
-    # With the protocol spelled out, asyncio turns Nagle's algorithm off, which would cost 40 ms a request.
+    # Nagle's algorithm would cost 40 ms a request; asyncio turns it off if the protocol is given explicitly.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind((LOOPBACK, 0))
         listener.listen()
@@ -174,7 +174,7 @@ def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
 
 @dataclass
 class SdkSide:
-    """The vendor's SDK on a cluster of its own; None is what the cluster refuses."""
+    """The vendor's SDK on a cluster of its own. Its methods return None if the cluster refuses the request."""
 
     cluster: Cluster
     served_app: ReplaceableApp
@@ -183,7 +183,7 @@ class SdkSide:
     @classmethod
     @contextmanager
     def connected(cls, folder: Path) -> Generator["SdkSide"]:
-        """Over one connection from now on."""
+        """Serve a new cluster, and yield the SDK with one connection to it."""
         cluster, bearer_token = create_cluster(FakeClock())
         switchboard = ReplaceableApp(create_app(cluster))
         with serve_over_https(switchboard, folder) as port:
@@ -196,17 +196,17 @@ class SdkSide:
                 rest.close()
 
     def reset(self, clock: FakeClock) -> None:
-        """Let there be a new cluster in place of the one before."""
+        """Replace the cluster with a new one."""
         self.cluster, _ = create_cluster(clock)
         self.served_app.app = create_app(self.cluster)
 
     def who_am_i(self) -> Entry:
-        """Whom the SDK works as."""
+        """Return the user whom the SDK works as."""
         me: Entry = self.rest.auth.who_am_i()
         return me
 
     def who_am_i_with(self, bearer_token: str) -> Entry | None:
-        """Whom a bearer token stands for."""
+        """Return the user whom a bearer token authenticates."""
         rest = _REST_CLIENT_MODULE.RestClient(
             LOOPBACK, self.rest.port, _AUTH_MODULE.Credentials(bearer_token), timeout=TIMEOUT_SECONDS
         )
@@ -216,7 +216,7 @@ class SdkSide:
             rest.close()
 
     def list_tokens(self, user: str | None = None, *, limit: int | None = None) -> list[Entry] | None:
-        """The tokens of all or of one user, all pages joined."""
+        """Return the tokens of all users or of one, from all pages."""
         identity = None if user is None else _IDENTITY_MODULE.Identity(user)
         return _none_if_refused(
             lambda: [
@@ -225,25 +225,25 @@ class SdkSide:
         )
 
     def get_token(self, token_id: str) -> Entry | None:
-        """One token."""
+        """Return a token."""
         return _none_if_refused(lambda: _as_dict(self.rest.access_tokens.get(token_id)))
 
     def create_token(self, user: str | Mapping[str, str], expires: datetime | None) -> Entry | None:
-        """The id and the secret of a new token."""
+        """Create a token, and return its id and secret."""
         identity = _IDENTITY_MODULE.Identity(user)
         return _none_if_refused(lambda: _as_dict(self.rest.access_tokens.create(identity, expires)))
 
     def update_token(self, token_id: str, *, expires: datetime | None, enabled: bool | None) -> Entry | None:
-        """The token with another expiry, with another state, or both."""
+        """Change the expiry, the state, or both, and return the token."""
         return _none_if_refused(lambda: _as_dict(self.rest.access_tokens.modify(token_id, expires, enabled)))
 
     def clear_expiry(self, token_id: str) -> Entry | None:
-        """The token without an end; the SDK's own method cannot ask for that."""
+        """Remove the expiry of a token, and return the token. The SDK's own method cannot do that."""
         uri = f"/v1/auth/access-tokens/{token_id}"
         return _none_if_refused(lambda: self.rest.request("PATCH", uri, body={"expiration_time": None}))
 
     def delete_token(self, token_id: str) -> bool | None:
-        """True if it is gone by this."""
+        """Delete a token, and return True."""
         return _none_if_refused(lambda: self.rest.access_tokens.delete(token_id) is None)
 
 
@@ -258,7 +258,7 @@ class ServerSide:
     @classmethod
     @contextmanager
     def connected(cls, portal: BlockingPortal, clock: FakeClock, *, host: str, folder: Path) -> Generator["ServerSide"]:
-        """On a new cluster of that name, with nobody who is asked."""
+        """Connect to a server that works on a new cluster named `host` and asks for no consent."""
         cluster, bearer_token = create_cluster(clock)
         settings = Settings(host=host, bearer_token=SecretStr(bearer_token), delivery_dir=folder / host, confirm="none")
         server = create_server(settings, cluster_transport=httpx.ASGITransport(create_app(cluster)), clock=clock)
@@ -273,7 +273,7 @@ class ServerSide:
             yield cls(cluster, connected, portal)
 
     def call(self, tool: str, **arguments: object) -> ToolAnswer:
-        """What the model gets; an argument that is None is left out."""
+        """Call a tool, and return the answer; arguments that are None are left out."""
         given = {name: value for name, value in arguments.items() if value is not None}
 
         async def call() -> ToolAnswer:
@@ -291,5 +291,5 @@ def _none_if_refused(request: Callable[[], Result]) -> Result | None:
 
 
 def _as_dict(entry: object) -> Entry:
-    """The fields of one of the SDK's dataclasses; the SDK's own `to_dict` gives the same, slowly."""
+    """Return the fields of one of the SDK's dataclasses, faster than the SDK's own `to_dict`."""
     return {**vars(entry)}
