@@ -1,4 +1,4 @@
-"""Requests to the cluster: which are repeated, how many go out at once, and how long each may take."""
+"""Test which requests to the cluster are retried, how many run at once, and how long each may take."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta

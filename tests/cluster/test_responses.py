@@ -1,4 +1,4 @@
-"""Bytes to models and statuses to errors: whatever comes back ends in a value or in one of our errors."""
+"""Test that each response of the cluster is decoded to a value or becomes one of our errors."""
 
 import json
 import time
@@ -543,7 +543,7 @@ def test_of_a_page_that_is_none_the_first_entry_is_enough(entry: bytes) -> None:
     with pytest.raises(BadAnswer, match=r"it does not fit at \"entries\.0"):
         wire.decode_page(page)
 
-    assert time.perf_counter() - before < TIMEOUT_SECONDS  # what a call may take; it once took minutes
+    assert time.perf_counter() - before < TIMEOUT_SECONDS  # the limit of a call; the decoding once took minutes
 
 
 def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:

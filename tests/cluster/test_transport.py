@@ -1,4 +1,4 @@
-"""The connection to the cluster: TLS, broken answers, and where the credential may go."""
+"""Test the connection to the cluster: TLS, broken answers, and where the credential may go."""
 
 import base64
 import logging
@@ -123,7 +123,7 @@ async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_rece
     "tail", [b"\x17\x03\x03\x00\x20" + b"x" * 32, b"HTTP/1.1 502 Bad\r\n\r\n"], ids=["garbage", "plain"]
 )
 async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
-    """What the TLS library says of it comes through all layers as it is."""
+    """The error of the TLS library passes through all layers unchanged."""
     async with tls_server(tmp_path, plain_answer=tail) as (settings, _), connected(None, settings) as cluster:
         with pytest.raises(Unreachable, match=r"No whole answer from 127\.0\.0\.1") as failure:
             await cluster.create_token(JANE, None)
@@ -317,10 +317,10 @@ async def tls_server(
     valid_from: timedelta | None = None,
     plain_answer: bytes = b"",
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
-    """A TLS server, the settings that trust it, and what it receives.
+    """Run a TLS server; yield the settings that trust it and the list of what it receives.
 
-    Its certificate is for `name`, and if it `valid_from` at a time relative to the present, for one day. Of both
-    answers, `plain_answer` is the one that does not go through TLS.
+    Its certificate is for `name`. With `valid_from`, a time relative to the present, it is valid for one day from
+    then on. The server sends `plain_answer`, if given, without TLS instead of `answer`.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -406,7 +406,7 @@ async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
 
     assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")
     assert "Nothing was sent" in str(failure.value)
-    # It may be the cluster's administrator who has to act.
+    # The advice names nobody: the operator or the cluster's administrator may have to act.
     assert failure.value.advice == "Trying again does not help before that is mended."
     assert received == []
 

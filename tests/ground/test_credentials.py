@@ -1,4 +1,4 @@
-"""The two files that settings name: what they hold and whose they are is told as it is, and nothing of it is quoted."""
+"""Test the credentials and certificate files: errors name the content and owner, and quote nothing of the file."""
 
 import codecs
 import json
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refusal_of_credentials(path: Path) -> str:
-    """Why a store is not read, in one sentence that names setting and file, and quotes nothing of what it holds."""
+    """Return why a store is not read, without the leading setting and file; check that no secret is quoted."""
     with pytest.raises(SettingsError) as failure:
         load_settings({"host": "c", "credentials_file": str(path)})
     answer = str(failure.value)
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_store_is_told_as_what_it_is(path: Path, content: byte
 
 def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        # The whole path would be too long for the address of a socket.
+        # The full path would be too long for a socket address.
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path)
             listener.bind("socket")
@@ -123,7 +123,7 @@ def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
 
 @contextmanager
 def without_root_rights() -> Generator[None]:
-    """Root, who may read everything, is somebody else meanwhile; whoever is not root stays who they are."""
+    """Run as another user if the tests run as root, since root may read every file."""
     before = os.geteuid()
     os.seteuid(before or 54321)
     try:
@@ -192,7 +192,7 @@ def pipe(tmp_path: Path) -> Path:
 
 
 def write_to_pipe(pipe: Path, content: bytes) -> threading.Thread:
-    """Somebody who writes this into a pipe as soon as it is read, and once."""
+    """Start a thread that writes the content into a pipe once, when the pipe is read."""
     writer = threading.Thread(target=pipe.write_bytes, args=(content,))
     writer.start()
     return writer

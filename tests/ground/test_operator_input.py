@@ -1,4 +1,4 @@
-"""Values that an operator did not mean: a secret in the wrong place or a variable that was not expanded."""
+"""Test settings that the operator did not mean: a secret in the wrong place or a variable that was not expanded."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Folders and files that a setting names, and those that are used without one."""
+"""Test the folders and files that settings name, and the defaults."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Text from elsewhere is one bounded line of visible data, without secrets."""
+"""Test that untrusted text is quoted as one bounded line of visible characters, without secrets."""
 
 import json
 

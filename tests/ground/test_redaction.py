@@ -1,4 +1,4 @@
-"""No text that leaves repeats something of a secret, in whatever way a hostile cluster, gateway or user writes it."""
+"""Test that no text repeats part of a secret, however a hostile cluster, gateway or user spells it."""
 
 import base64
 import hashlib
@@ -56,7 +56,7 @@ def test_hundreds_of_long_names_are_quoted_at_once(unit: str) -> None:
     for name in names:
         quoted(name, max_chars=96)
 
-    assert time.perf_counter() - before < TIMEOUT_SECONDS  # what a call may take; it once took minutes
+    assert time.perf_counter() - before < TIMEOUT_SECONDS  # the limit of a call; the redaction once took minutes
 
 
 def test_a_secret_that_is_withheld_is_looked_for_in_all_that_is_shown() -> None:

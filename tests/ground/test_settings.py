@@ -1,4 +1,4 @@
-"""The environment and the command line to settings, including what they refuse and what they hide."""
+"""Test how the environment and the command line become settings, what they refuse, and what they hide."""
 
 import importlib
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Times and durations: what is understood, what is refused because it is in doubt, and the words for them."""
+"""Test which times and durations are parsed, which are refused as ambiguous, and how they are rendered."""
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -27,7 +27,7 @@ from token_tools.times import (
 NOW = datetime(2026, 11, 24, 9, 0, 30, tzinfo=UTC)
 AWARE_DATETIMES = st.datetimes(
     min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis takes bounds without a zone, and adds it
-    max_value=datetime(9999, 12, 29),  # noqa: DTZ001 - the same
+    max_value=datetime(9999, 12, 29),  # noqa: DTZ001 - hypothesis adds the zone
     timezones=st.timezones(),
 )
 

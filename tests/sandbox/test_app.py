@@ -1,4 +1,4 @@
-"""The embedded cluster over HTTP: the documented rules, and a switch for each thing that nobody outside knows."""
+"""Test the embedded cluster over HTTP: the documented rules, and a switch for each undocumented behaviour."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -32,13 +32,13 @@ async def admin(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def jane(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient]:
-    """Somebody without any privilege."""
+    """Yield a client of a user without privileges."""
     async with create_client(cluster, JANE_ID) as client:
         yield client
 
 
 def create_client(cluster: Cluster, auth_id: str) -> httpx.AsyncClient:
-    """A client with a live token of that user."""
+    """Create a client that works with a token of this user."""
     [token, *_] = [token for token in cluster.tokens.values() if token.user == auth_id]
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(cluster)),

@@ -1,4 +1,4 @@
-"""What all destinations of a new bearer token have in common, and which one the operator chose."""
+"""Test what all destinations of a new bearer token have in common, and how the operator chooses one."""
 
 import errno
 import os

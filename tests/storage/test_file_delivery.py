@@ -1,4 +1,4 @@
-"""Delivery into files: proved before, private from the first byte, nothing left after a failure."""
+"""Test delivery into files: tried before the request, private from the first byte, nothing left after a failure."""
 
 import errno
 import json
@@ -154,7 +154,7 @@ async def test_a_place_below_a_file_is_refused(delivery: Delivery, folder: Path)
 
 
 def test_a_full_disk_is_found_out_before_and_leaves_nothing(folder: Path) -> None:
-    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    """A limit on the size of files fails in the middle of a write, which a full disk does too."""
     script = f"""
 import anyio, pathlib, resource, signal
 from token_tools.storage.delivery import FileDelivery
@@ -196,7 +196,8 @@ async def test_a_reservation_that_cannot_be_removed_is_no_failure(
 
     await reservation.release()
 
-    reasons = [os.strerror(number) for number in (errno.EISDIR, errno.EPERM)]  # Linux's, and that of POSIX
+    # Linux raises the first error; POSIX specifies the second.
+    reasons = [os.strerror(number) for number in (errno.EISDIR, errno.EPERM)]
     assert caplog.messages in [[f"{pending} could not be removed: {reason}"] for reason in reasons]
 
 
@@ -353,7 +354,7 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
 
 
 def test_what_a_killed_server_left_is_recovered_where_only_writers_can_lock(folder: Path) -> None:
-    """As over NFS."""
+    """NFS locks a file only for a process that may write it."""
     script = f"""
 import anyio, errno, fcntl, os, sys
 from pathlib import Path

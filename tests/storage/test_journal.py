@@ -1,4 +1,4 @@
-"""What was intended and what came of it, through crashes, rotations, torn lines and several processes at once."""
+"""Test the journal of intents and outcomes: crashes, archiving, torn lines, and several processes at once."""
 
 import fcntl
 import json
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def working_process(folder: Path, user: str = "local:jane") -> Generator[JournalEntry]:
-    """What a process has begun that lives as long as this; then it is killed, and stays a zombie for a while."""
+    """Yield the intent of a process that is killed at the end of the block; it stays a zombie for a while."""
     script = f"""
 import anyio, pathlib, datetime, sys
 from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
@@ -75,14 +75,14 @@ anyio.run(main)
 
 
 def leave_open_intent(folder: Path, user: str = "local:jane") -> JournalEntry:
-    """What a process leaves that is killed between intent and outcome."""
+    """Leave the intent of a process that was killed before it wrote an outcome."""
     with working_process(folder, user) as intent:
         pass
     return intent
 
 
 async def find_open_intents(journal: Journal, user: str) -> list[JournalEntry]:
-    """What was begun for a user, is not being worked on, and has to be told of."""
+    """Return the intents for a user that no process works on and that have to be reported."""
     attempts = await journal.list_attempts()
     return [a.intent for a in attempts if a.intent.user == user and not a.is_settled and not a.is_in_flight]
 
@@ -90,7 +90,7 @@ async def find_open_intents(journal: Journal, user: str) -> list[JournalEntry]:
 async def record_attempt(
     journal: Journal, outcome: Outcome, *, mentioned_entries: Sequence[JournalEntry] = ()
 ) -> JournalEntry:
-    """An attempt from its beginning to its end."""
+    """Record the intent and the outcome of an attempt, and return the intent."""
     async with journal.record_intent("local:jane") as intent:
         await journal.record_outcome(intent, outcome, mentioned=mentioned_entries)
     return intent
@@ -304,7 +304,7 @@ async def test_no_time_that_is_in_the_calendar_stops_a_rotate(harness: Harness, 
 
 
 def plant_journal(harness: Harness, name: str) -> tuple[str, Path]:
-    """A token of jane that a planted journal says was rotated, to a file of a stranger's choice."""
+    """Plant a journal that says that jane's token was rotated into a stranger's file; return its id and the journal."""
     old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
     place = harness.settings.delivery_dir.parent / "stranger.json"
     place.parent.mkdir(parents=True, mode=0o700)
@@ -422,7 +422,7 @@ LOCATIONS: dict[str, tuple[Location, str]] = {
     ),
     "inline": (InlineLocation(), "this answer, and with it the conversation and its logs"),
 }
-"""A location of each destination, and the text that stood for it in the journals of earlier versions."""
+"""A location of each destination, and its text in the journals of earlier versions."""
 
 
 @pytest.mark.parametrize("destination", get_args(Settings.model_fields["delivery"].annotation))
@@ -446,7 +446,7 @@ FORMER_RESULTS = {
     "done": "done",
     "not done": "not done",
 }
-"""Results in the words of earlier versions, and in today's."""
+"""Results in the words of earlier versions, and in the present words."""
 
 
 @pytest.mark.parametrize("result", FORMER_RESULTS)

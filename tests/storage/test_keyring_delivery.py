@@ -1,4 +1,4 @@
-"""Delivery into the keyring: proved before, nothing left after a failure, no secret in an error."""
+"""Test delivery into the keyring: tried before the request, nothing left after a failure, no secret in an error."""
 
 import hashlib
 import subprocess
@@ -111,7 +111,7 @@ async def test_whatever_a_keyring_raises_is_told_without_its_text(fake_keyring: 
 
 
 class PanicException(BaseException):
-    """What a back end written in Rust raises."""
+    """The error of a back end written in Rust, which is no `Exception`."""
 
 
 @pytest.mark.parametrize("failure", [SystemExit(1), KeyboardInterrupt(), PanicException(), GeneratorExit(), KeyError()])
@@ -178,7 +178,7 @@ async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwar
 
 @pytest.fixture
 def long_thread_switch_interval() -> Generator[None]:
-    """Whichever thread runs goes on until it waits for something, so that what it does next comes first."""
+    """Let each thread run until it waits for something, so that no other thread interrupts it."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(TIMEOUT_SECONDS)
     yield

@@ -1,4 +1,4 @@
-"""Which folder counts as private: its owner, its mode, and the way to it, as sshd looks at those of its keys."""
+"""Test which folders count as private by owner, mode and parents; the rule is that of sshd for its keys."""
 
 import errno
 import grp
@@ -31,7 +31,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give th
 
 @pytest.fixture
 def reachable_folder() -> Generator[Path]:
-    """A folder that other users can reach."""
+    """Yield a folder that other users can enter."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -42,7 +42,7 @@ def make_and_close_folder(path: Path) -> None:
 
 
 def run_as_user(user: int, *lines: str) -> str:
-    """What a program prints that another user runs, but for what it begins and ends with."""
+    """Run lines of Python as another user, and return what they print."""
     begin = [
         "import os, pathlib",
         "from token_tools.storage.private_files import ensure_private_folder",
@@ -177,7 +177,7 @@ async def test_a_folder_of_another_user_is_refused_with_what_mends_it(harness: H
 
 
 def find_private_group() -> int | None:
-    """The group of us alone, where the system makes such groups."""
+    """Find the private group of the present user, or None if the system makes no such groups."""
     try:
         account, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
     except KeyError:
@@ -187,7 +187,7 @@ def find_private_group() -> int | None:
 
 
 def find_shared_group() -> int | None:
-    """A group besides, to which we can give a folder."""
+    """Find another group to which the present user can give a folder, or None."""
     others = os.getgroups() if os.geteuid() else [group.gr_gid for group in grp.getgrall()]
     return next((group for group in others if group != os.getegid()), None)
 
