@@ -1,4 +1,4 @@
-"""The demo tells by its result whether each step went as it should."""
+"""Test that the demo's result says whether each step succeeded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is done for a fast start changes nothing about what was loaded, and where nothing can start, that is told."""
+"""Test that the fast start loads the SDK whole, and that an unsupported system gets one line of explanation."""
 
 import os
 import subprocess

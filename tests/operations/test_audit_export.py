@@ -1,4 +1,4 @@
-"""The report of an audit as a private file that a spreadsheet opens."""
+"""Test the report of an audit: a private file that a spreadsheet can open."""
 
 import csv
 import json

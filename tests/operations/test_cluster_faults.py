@@ -1,6 +1,6 @@
-"""Every failure of every request: what the caller is told, what the cluster holds afterwards, what is on the disk.
+"""Test every failure of every request: the answer, the tokens of the cluster afterwards, and the files.
 
-The secrets are recognisable, and none of them is where it does not belong.
+The secrets are recognisable, and the tests check that none is where it does not belong.
 """
 
 import json
@@ -62,9 +62,9 @@ def create_outcomes(outcome: CreateOutcome, faults: list[Fault] = FAULTS) -> Cre
     return dict.fromkeys(faults, outcome)
 
 
-# A refusal to list somebody's tokens is no reason not to try; a user who is neither found nor listed is.
+# A refused list does not stop a create. A user who can be neither found nor listed does.
 CREATE_TABLE: dict[Endpoint, CreateOutcomes] = {
-    # Nobody can tell that it is another user whom who-am-i names.
+    # Nothing shows that who-am-i names another user, so the fault `another` is left out.
     "who-am-i": create_outcomes("nothing", [fault for fault in FAULTS if fault != "another"]),
     "find": create_outcomes("nothing"),
     "list": create_outcomes("nothing") | create_outcomes("made", ["error-400", *FAULTS_HARMLESS_TO_LISTS]),
@@ -75,7 +75,7 @@ CREATE_TABLE: dict[Endpoint, CreateOutcomes] = {
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    """The newer era only: nothing here depends on it."""
+    """Create a harness of the newer era alone: no test of this file depends on the era."""
     harness = create_harness("auto", tmp_path)
     harness.settings = harness.settings.model_copy(update={"timeout": timedelta(seconds=0.5), "confirm": "none"})
     return harness
@@ -86,7 +86,7 @@ def inject_fault(harness: Harness, endpoint: Endpoint, fault: Fault) -> None:
 
 
 def check_nothing_done_prefix(harness: Harness, expected: ToolAnswer, *, is_changed: bool) -> None:
-    """The first words of an error say that nothing was done if no write was sent, and never if it was carried out."""
+    """Check that an error begins with "nothing was done" if no write was sent, and never if the write was executed."""
     sent = [
         one for one in harness.recorder.requests if one.method in {"PATCH", "DELETE"} or one.url.path == TOKENS_PATH
     ]
@@ -153,7 +153,7 @@ async def test_a_list_ends_in_a_list_or_in_a_clear_error(harness: Harness, user:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(harness: Harness, fault: Fault) -> None:
-    """The worst case: what is left is the id, and the command that deletes it."""
+    """In the worst case, the answer has the id of the token and the command that deletes it."""
     inject_fault(harness, "delete", fault)
 
     async def lose_the_folder(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -170,7 +170,7 @@ async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(harness: Ha
     seen = [request.url.path for request in harness.recorder.requests if request.method == "DELETE"]
     assert len(seen) == 1
     if fault in FAULTS_AFTER_EXECUTION:
-        # Either the status said that it was done, or the token was looked for and is not there any more.
+        # Either the status confirmed the deletion, or a look-up did not find the token any more.
         assert "was deleted again" in answer.text
         assert harness.tokens_of(AD_JANE) == []
     else:
@@ -217,7 +217,7 @@ def tool_outcomes(ending: ToolOutcome, faults: list[Fault] = FAULTS) -> ToolOutc
     return dict.fromkeys(faults, ending)
 
 
-# `unsaid`: done without a clear answer, so that the error tells how to find out.
+# `unsaid` means that the change was executed but not confirmed, so the error says how to find out.
 OUTCOMES_BY_TOOL: dict[str, dict[Endpoint, ToolOutcomes]] = {
     "get_access_token": {
         "get": tool_outcomes("nothing"),
@@ -320,14 +320,14 @@ def test_over_https_a_cut_connection_is_cut_before_any_answer_and_the_next_one_s
 
 
 class CutFirstCreate(httpx.AsyncBaseTransport):
-    """A cluster whose first create is not done, but `meanwhile` is, before the connection is cut."""
+    """A cluster that runs `meanwhile` instead of its first create, and then cuts the connection."""
 
     def __init__(self, harness: Harness, meanwhile: Callable[[], Awaitable[object]]) -> None:
         self.cluster = harness.recorder.cluster
         self.left = [meanwhile]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Serve all but the first create."""
+        """Serve every request except the first create."""
         if request.method == "POST" and request.url.path == TOKENS_PATH and self.left:
             await self.left.pop()()
             raise httpx.ReadError("cut")
@@ -484,7 +484,7 @@ async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_toke
 
 
 def ignore_expiries(harness: Harness) -> None:
-    """A cluster that is too old for them, and takes no notice."""
+    """Make the cluster ignore the expiry of a new token, which an old cluster does."""
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == TOKENS_PATH:
@@ -667,19 +667,19 @@ async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(
 
 
 def read_all_files(folder: Path, *, excluded: list[Path]) -> bytes:
-    """Every byte on the disk below a folder, without those files."""
+    """Return the bytes of all files below a folder, except those excluded."""
     return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file() and file not in excluded)
 
 
 class CrashingDelivery(InlineDelivery):
-    """A way to hand tokens over that breaks in a way nobody thought of."""
+    """A delivery that fails with an unexpected error."""
 
     async def reserve(self) -> "CrashingDelivery":
-        """It seems to work."""
+        """Succeed."""
         return self
 
     async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
-        """It does not."""
+        """Raise an error that no delivery is expected to raise."""
         raise RuntimeError("can't start new thread")
 
 
@@ -698,7 +698,7 @@ async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
 
 
 async def test_no_sentence_is_quoted_of_the_answer_to_a_create_that_failed(harness: Harness) -> None:
-    """It may name the token that was made all the same, which nobody can compare with."""
+    """The answer may contain the secret of a token that was created anyway, and redaction does not know that secret."""
 
     async def tell_the_secret(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":

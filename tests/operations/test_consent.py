@@ -1,4 +1,4 @@
-"""Which changes need the consent of a person, and what one consent allows."""
+"""Test which changes need the consent of a person, and what one consent allows."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -144,7 +144,7 @@ async def test_one_answer_to_two_calls_at_once_makes_one_token(tmp_path: Path) -
 
 
 async def test_of_two_equal_calls_at_once_each_consent_makes_one_token(harness: Harness) -> None:
-    """In the older era both ask at once, in the newer the one that comes second asks anew."""
+    """In the older era, both calls ask at once. In the newer era, the second call asks again."""
     person = ScriptedPerson([AGREES])
     answer: list[ToolAnswer] = []
     async with harness.connected(person=person) as client:

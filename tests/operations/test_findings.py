@@ -1,4 +1,4 @@
-"""The findings are one table, which the description of the audit, its answer and its report agree with."""
+"""Test that the audit's description, answer and report agree with the one table of findings."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def test_each_finding_has_a_name_of_its_own_that_a_report_can_have_in_a_cell() -
 
 
 async def test_the_report_and_the_answer_agree_about_users_whom_the_list_does_not_name(harness: Harness) -> None:
-    """More than are looked up, on a list that names nobody."""
+    """The cluster's list has no names, and has more users than an audit looks up."""
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
     for number in range(100):
         account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")

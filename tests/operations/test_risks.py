@@ -1,4 +1,4 @@
-"""Which changes need a person's consent and why, and that the question about a plan is composed once."""
+"""Test which risks a change has, so that a person has to consent, and that a plan's question is composed once."""
 
 from datetime import datetime, timedelta
 

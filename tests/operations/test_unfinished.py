@@ -1,4 +1,4 @@
-"""Advice that can be followed: it stops nothing that works, ends, and never speaks against what this server knows."""
+"""Test the advice about unfinished changes: it stops no working token, it ends, and it agrees with the journal."""
 
 import os
 import time
@@ -132,7 +132,7 @@ def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_tha
 
 
 async def create_as_killed_server(harness: Harness, **arguments: object) -> Token:
-    """A create of which a killed server left the token and the intent, but not the bearer token."""
+    """Create a token, and leave what a killed server leaves: the token and the intent, but no bearer token."""
     answer = await harness.call("create_access_token", {"user": "local:jane"} | arguments)
     Path(answer.fields["bearer_token_in"]).unlink()
     forget_outcomes(harness.settings.state_dir)
@@ -378,7 +378,7 @@ def test_thousands_of_open_intents_and_of_tokens_are_held_against_each_other_in_
 
     found = find_unfinished(JournalHistory([Attempt((intent,)) for intent in intents]), tokens, clock_ahead=timedelta())
 
-    # To compare each with each takes half a minute.
+    # Comparing each intent with each token would take half a minute.
     assert time.process_time() - begun < 5
     assert {token.user.name for each in found for token in each.suspects} == {f"user{n}" for n in range(2_000)}
 

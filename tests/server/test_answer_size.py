@@ -1,4 +1,4 @@
-"""Whatever is given, by a caller or a cluster, is bounded before work is done on it, and so is all that leaves."""
+"""Test that input of callers and clusters is bounded before it is processed, and that answers are bounded."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 def add_many_tokens(harness: Harness, number: int) -> list[str]:
-    """Give one user far more tokens than a user can have."""
+    """Add tokens for one user, far more than a user can have, and return their ids."""
     made = [
         harness.cluster.add_token(JANE.auth_id, creator="500", creation_time=NOW - timedelta(days=40)).id
         for _ in range(number)
@@ -46,7 +46,7 @@ def add_many_tokens(harness: Harness, number: int) -> list[str]:
 async def test_no_text_of_a_caller_is_too_long_to_be_refused_at_once(
     harness: Harness, tool: str, name: str, text: str
 ) -> None:
-    """Each of these patterns alone would take minutes on such a text; a call has seconds."""
+    """A pattern that backtracks would take minutes on such a text; a call has seconds."""
     needed: dict[str, Any] = {
         "create_access_token": {"user": "local:jane"},
         "update_access_token": {"id": "1" * 22},

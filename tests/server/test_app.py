@@ -1,4 +1,4 @@
-"""The server as a whole: instructions, read-only servers, and folders in disorder."""
+"""Test the server as a whole: its instructions, read-only servers, and folders that cannot be used."""
 
 import pytest
 

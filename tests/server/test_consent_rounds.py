@@ -1,4 +1,4 @@
-"""What is done once for each round of a call."""
+"""Test that the arguments are validated once in each round of a call."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Greeting(BaseModel):
-    """What the tool of this test returns."""
+    """The result of the tool that these tests publish."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""The question that a client shows to a person: its text, its form, and every answer but a yes."""
+"""Test the question that a client shows to a person: its text, its form, and every answer except a yes."""
 
 import re
 from dataclasses import replace
@@ -143,7 +143,7 @@ async def test_a_client_that_cannot_ask_is_told_how_a_person_does_it_and_not_wha
 
 
 async def test_the_text_of_the_question_is_the_server_s_own(harness: Harness) -> None:
-    """A name that somebody chose cannot put words into the question."""
+    """A user's name cannot add sentences to the question."""
     hostile = replace(JANE, name="jane? It expires soon.\n\nJust agree")
     harness.cluster.add_account(hostile)
     person = ScriptedPerson([AGREES])
@@ -155,7 +155,7 @@ async def test_the_text_of_the_question_is_the_server_s_own(harness: Harness) ->
 
 
 async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp_path: Path) -> None:
-    """Only in the older era does the server wait; in the newer a client calls again once there is an answer."""
+    """Only a server of the older era waits. In the newer era, a client calls again when it has an answer."""
 
     async def never_answer(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         await anyio.sleep_forever()
@@ -213,7 +213,7 @@ async def test_a_replayed_answer_does_not_make_a_second_token(tmp_path: Path) ->
 
 
 async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path: Path) -> None:
-    """Only in the older era is the client asked for an answer; in the newer it has to bring one."""
+    """Only a server of the older era asks the client. In the newer era, the client calls again with an answer."""
 
     async def fail(context: ClientRequestContext, params: ElicitRequestParams) -> ErrorData:
         return ErrorData(code=-32603, message="the dialogue crashed")

@@ -1,4 +1,4 @@
-"""A server that could not start, as its host sees it: the first request is answered with the reason."""
+"""Test that a server that could not start answers the first request of its host with the reason."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def start_process(
 
 
 def read_answers(*lines: bytes, options: Sequence[str] = (), **settings: str) -> tuple[list[dict[str, Any]], str]:
-    """What a server answers that could not start, and its stderr; stdin stays open until it has ended by itself."""
+    """Return the answers and the stderr of a server that cannot start; it has to end by itself while stdin is open."""
     with start_process(options, ENVIRONMENT_WITHOUT_SETTINGS | settings) as process:
         assert process.stdin is not None
         assert process.stdout is not None

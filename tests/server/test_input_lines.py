@@ -1,4 +1,4 @@
-"""Lines on stdin that are no message: each is answered or passed over, and the next is served."""
+"""Test lines on stdin that are no message: each is answered or ignored, and the next line is served."""
 
 import json
 import os
@@ -56,12 +56,12 @@ INVALID_LINES: dict[str, tuple[bytes, list[int | str | None], int]] = {
     ),
     "too-long-and-never-ending": (encode_list_call(b'"user":"' + rb"\"" * 3_000_000), [7], -32600),
 }
-"""The line, the ids that its errors have, and their code."""
+"""By name of a case: the line, the ids of the errors that answer it, and the code of these errors."""
 
 
 @pytest.mark.parametrize("meta", [{}, {"_meta": REQUEST_META}], ids=["2025-11-25", "2026-07-28"])
 def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict[str, object]) -> None:
-    """Even as the first line of all: which era the client is of is not told by it."""
+    """The line may be the first of the connection; the server then does not yet know the client's era."""
     pipe = subprocess.PIPE
     asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": meta} if meta else INITIALIZE
     answers: dict[str, list[dict[str, Any]]] = {}
@@ -70,11 +70,11 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict
         assert process.stdout is not None
         assert process.stderr is not None
         for name, (line, numbers, _) in INVALID_LINES.items():
-            # A line without anything is no message either, but nobody can wait for its answer.
+            # A blank line is no message either; it gets no answer, since no client can wait for one.
             process.stdin.write(b"\n \r\n" + line + b"\n")
             process.stdin.flush()
             answers[name] = [json.loads(process.stdout.readline()) for _ in numbers]
-        # To JSON, a carriage return is a blank.
+        # JSON allows a carriage return between tokens.
         process.stdin.write(json.dumps(asked).encode().replace(b", ", b",\r") + b"\n")
         process.stdin.flush()
         served = json.loads(process.stdout.readline())
@@ -92,7 +92,7 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict
 
 
 async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None:
-    """Whoever waits for it is told at once, and not when a human would have had time enough."""
+    """The call that waits for the person's answer ends at once, and not at the consent timeout."""
     initialize = json.loads(json.dumps(INITIALIZE))
     initialize["params"]["capabilities"] = {"elicitation": {"form": {}}}
     async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
@@ -117,7 +117,7 @@ async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None
 
 
 async def test_what_is_refused_never_stands_within_another_answer() -> None:
-    """Each line of what comes back is a message, whatever comes of both at once."""
+    """Each line of the output is a whole message, although answers and refusals are written at once."""
     count, received, refused = 40, b"", 0
     async with running_server("--demo") as process:
         assert process.stdin is not None

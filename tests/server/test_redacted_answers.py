@@ -1,4 +1,4 @@
-"""Answers and questions that would repeat a secret, which the cluster or a caller wrote into them."""
+"""Test that answers and questions do not repeat a secret that the cluster or a caller put into them."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def own_bearer_token(harness: Harness) -> str:
 
 
 def is_leaked(expected: str, secret: str) -> bool:
-    """Whether eight characters of it can be read, whatever their case and whatever stands between them."""
+    """Tell whether a text has eight consecutive letters or digits of a secret, in any case, with any separators."""
     plain = "".join(filter(str.isalnum, expected.casefold()))
     letters = "".join(filter(str.isalnum, secret_body(secret).casefold()))
     return any(letters[start : start + 8] in plain for start in range(len(letters) - 7))

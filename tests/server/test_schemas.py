@@ -1,4 +1,4 @@
-"""The published interface: changed only on purpose, and readable for every client."""
+"""Test that the published interface changes only on purpose and is readable for every client."""
 
 import json
 import os
@@ -51,7 +51,7 @@ async def test_a_read_only_server_does_not_list_the_tools_that_write() -> None:
 
 
 async def test_each_tool_is_published_as_its_golden_file_says() -> None:
-    """`UPDATE_GOLDEN=1 pytest` writes the files anew; the difference is for a human to read."""
+    """`UPDATE_GOLDEN=1 pytest` writes the files again; a person has to read the difference."""
     tools = {
         tool.name: tool.model_dump(mode="json", by_alias=True, exclude_none=True)
         for tool in await list_published_tools()
@@ -64,7 +64,7 @@ async def test_each_tool_is_published_as_its_golden_file_says() -> None:
 
 
 async def test_all_definitions_together_are_small() -> None:
-    """Every conversation pays for them, whether it uses a tool or not."""
+    """Every conversation pays for the definitions, whether it uses a tool or not."""
     tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await list_published_tools()]
 
     assert len(json.dumps(tools, separators=(",", ":")).encode()) <= 9_600
@@ -80,7 +80,7 @@ async def test_a_description_has_a_line_for_each_sentence_and_says_what_is_retur
 
 
 async def test_defaults_and_bounds_are_in_words_too() -> None:
-    """Some hosts hand on nothing of a schema but its types and descriptions."""
+    """Some hosts pass on only the types and descriptions of a schema."""
     for tool in await list_published_tools():
         for name, argument in tool.input_schema["properties"].items():
             answer = [str(argument[key]) for key in ("minimum", "maximum", "default") if key in argument]
@@ -91,7 +91,7 @@ async def test_defaults_and_bounds_are_in_words_too() -> None:
 
 
 async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_description_tells() -> None:
-    """Typed clients fill it in: a live token is not one whose `enabled` is nothing."""
+    """Typed clients fill in the default; without one, the `enabled` of a live token would be null."""
     found: set[str] = set()
     for tool in await list_published_tools():
         for part in walk_schema(tool.output_schema or {}):
@@ -106,7 +106,7 @@ async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_descri
 
 
 async def test_the_hints_are_true() -> None:
-    """An audit may write a report; what makes a credential is no less than what takes one away."""
+    """An audit may write a report, so it is not read-only. A tool that creates a credential counts as destructive."""
     hints = {tool.name: tool.annotations for tool in await list_published_tools()}
 
     assert {name for name, answer in hints.items() if answer and answer.read_only_hint} == READ_TOOLS - {
@@ -122,7 +122,7 @@ async def test_the_hints_are_true() -> None:
 
 @pytest.mark.parametrize("level", ["1", "2"])
 async def test_nothing_that_is_described_depends_on_docstrings_or_assertions(level: str) -> None:
-    """Python leaves them out where it is told to optimize."""
+    """With PYTHONOPTIMIZE, Python leaves out assertions, and at level 2 docstrings too."""
     environment = os.environ | {"PYTHONOPTIMIZE": level}
     server = StdioServerParameters(command=COMMAND, args=["--demo"], env=environment)
     with anyio.fail_after(TIMEOUT_SECONDS):
@@ -180,7 +180,7 @@ async def test_an_output_is_an_object_whose_lists_hold_flat_objects() -> None:
 
 
 def walk_schema(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The schema and every schema in it; not the objects that hold properties by name."""
+    """Yield the schema and every schema in it, but not the objects that hold properties by name."""
     yield schema
     for part in schema.get("properties", {}).values():
         yield from walk_schema(part)

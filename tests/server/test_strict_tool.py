@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind end at the tool: the cluster hears nothing, and the answer alone says what to write."""
+"""Test that arguments of a wrong type are refused without a request, with an answer that says what to write."""
 
 import json
 from datetime import timedelta
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.anyio
 
 
 class EnabledAnswer(BaseModel):
-    """What the switch of a test gives."""
+    """The result of a test's tool that repeats its argument `enabled`."""
 
     enabled: bool
 
 
 class ActionAnswer(BaseModel):
-    """What the actor of a test gives."""
+    """The result of a test's tool that repeats its argument `action`."""
 
     action: str
 

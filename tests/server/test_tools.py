@@ -1,7 +1,7 @@
-"""Ways in which models write a time, a user, an id or a key: taken as what they mean, or mended by one answer.
+"""Test how models write a time, a user, an id or a key: it is understood, or one answer says what to write.
 
-A row has what was written, and what it means. Where that is not taken, the row has also what the error has to propose;
-that is then written instead, and has to work.
+A row has a spelling and its meaning. If the spelling is refused, the row also has the text that the error has to
+propose; the test then writes that text, which has to work.
 """
 
 import json
@@ -136,7 +136,7 @@ ID_SPELLINGS: Final = [
 
 @pytest.fixture
 def harness_with_known_id(harness: Harness) -> Harness:
-    """A token of local:jane with an id that the tables can name."""
+    """Create a harness with a token of local:jane whose id the tables can name."""
     token = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
     del harness.cluster.tokens[token.id]
     harness.cluster.tokens[TOKEN_ID] = replace(token, id=TOKEN_ID)

@@ -1,4 +1,4 @@
-"""Deletions: what is told before, and what is checked after."""
+"""Test deletions: what is said before a deletion, and what is checked after it."""
 
 from datetime import datetime, timedelta
 from typing import Any

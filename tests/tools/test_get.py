@@ -1,4 +1,4 @@
-"""One token, looked at."""
+"""Test the tool that gets one token."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Second tokens that replace a first one: made, proved, repeated, and where both places are taken."""
+"""Test rotations: the second token is created and proved, calls are repeated, and the token limit is reached."""
 
 import json
 import shutil
@@ -141,7 +141,7 @@ async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made
 
 
 async def test_rotate_explains_a_token_limit_that_a_dead_token_fills(harness: Harness) -> None:
-    """Whether disabled tokens count is only known to the cluster."""
+    """Only the cluster knows whether disabled tokens count."""
     old, other = add_token(harness), add_token(harness, enabled=False)
 
     refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
@@ -170,7 +170,7 @@ FAILED_PROOFS = [
 
 
 def fail_proofs(harness: Harness, proof: httpx.Response) -> OnServed:
-    """A cluster to whom a new bearer token is not what it should be."""
+    """Return a hook that answers requests with a new bearer token with `proof`."""
     own = f"Bearer {own_token(harness).bearer_token}"
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
@@ -349,7 +349,7 @@ def render_delete_steps(token_id: str) -> str:
 
 
 def change_while_asked(harness: Harness, *tokens: Token) -> ScriptedPerson:
-    """A human who agrees, and while they think, the cluster gets these tokens."""
+    """Return a person who agrees, and before whose answer the cluster gets these tokens."""
 
     class Slow(ScriptedPerson):
         async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
@@ -469,7 +469,7 @@ async def test_a_bearer_token_that_a_killed_server_left_is_told_with_its_place(h
         new, file = first.fields["id"], Path(first.fields["bearer_token_in"])
         file.rename(file.with_name(name.format(new)))
 
-        # Even one that was killed after this server had started.
+        # The other server was killed after this server had started.
         answer = ToolAnswer.from_result(await client.call_tool("rotate_access_token", {"id": old.id})).text
 
     place = file.with_name(f"recovered-0a_{new}.json")
@@ -683,7 +683,7 @@ async def test_the_id_of_the_own_token_may_be_told_as_a_number(harness: Harness)
 async def test_a_new_token_is_proved_by_name_where_no_number_of_its_user_is_known(
     harness: Harness, caller: str, *, is_proved: bool
 ) -> None:
-    """The token tells no more than a domain and a name, and neither look-ups nor lists are allowed."""
+    """The old token has only the domain and name of its user, and neither look-ups nor lists are allowed."""
     old = add_token(harness)
     own = f"Bearer {own_token(harness).bearer_token}"
 

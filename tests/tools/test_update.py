@@ -1,4 +1,4 @@
-"""Changes of a token: its expiry, and whether it is enabled."""
+"""Test updates of a token: its expiry and whether it is enabled."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Mistakes that models make, each with its answer: it works as it was meant, or it says how to write the right call."""
+"""Test mistakes of models: each call works in the way it was meant, or the answer says how to write it."""
 
 import re
 from dataclasses import replace
@@ -21,7 +21,7 @@ JANE_TOKEN_ID: Final = "18465190798883823713145"
 OWN_TOKEN_ID: Final = "9223372036854775808123"
 """The id of the token that the server runs on."""
 MAX_ANSWER_CHARACTERS: Final = 700
-"""Characters of an answer to a mistake."""
+"""The most characters that an answer to a mistake may have."""
 
 USER_FORMS: Final = ("local:NAME", r"ad:DOMAIN\NAME", "ldap_user:NAME", "uid:N", "auth_id:N", "sid:S-1-…")
 TIME_FORMS: Final = ("`expiration_time`", "90d", "2027-02-22T09:00:00Z", "never", "It is now 2026-11-24 09:00 UTC")
@@ -711,7 +711,7 @@ COMPLETE_ARGUMENTS: Final[dict[str, Arguments]] = {
     "delete_access_token": {"id": JANE_TOKEN_ID},
     "rotate_access_token": {"id": JANE_TOKEN_ID, "expiration_time": "90d"},
 }
-"""A call of each tool with all that it takes."""
+"""A call of each tool with all its arguments."""
 
 LIST, GET, AUDIT, CREATE, UPDATE, DELETE, ROTATE = COMPLETE_ARGUMENTS
 NO_FILTER_HINT: Final = "cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired"
@@ -809,7 +809,7 @@ NONEXISTENT_ARGUMENTS: Final = [
     (UPDATE, "status", "`enabled` is given already; leave this out"),
     *((tool, "frobnicate", "leave this out") for tool in COMPLETE_ARGUMENTS),
 ]
-"""What models take for granted and does not exist, by tool and argument, and what they are told instead."""
+"""Arguments that models expect but that do not exist, by tool, and the hint in the answer."""
 
 MISNAMED_ARGUMENTS: Final = [
     *(
@@ -836,12 +836,12 @@ MISNAMED_ARGUMENTS: Final = [
     (AUDIT, "months", "expiring_within"),
     (LIST, "user_email", "user"),
 ]
-"""What models call what there is, by tool, and its real name."""
+"""Wrong names of existing arguments, by tool, and the right name."""
 
 
 @pytest.fixture
 def harness_with_known_ids(tmp_path: Path) -> Harness:
-    """A token of local:jane and the server's own, with ids that the tables can name."""
+    """Create a harness in which the tables know the ids of local:jane's token and of the server's own."""
     harness = create_harness("auto", tmp_path)
     tokens = harness.cluster.tokens
     harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
@@ -914,7 +914,7 @@ MEANINGLESS_VALUES: Final = [
     *((tool, "id", {"id": JANE_TOKEN_ID}, "`id` must be text") for tool in (GET, UPDATE, DELETE, ROTATE)),
     *((tool, "id", "<id>", "`id` must be the digits of a token") for tool in (UPDATE, DELETE, ROTATE)),
 ]
-"""Values that mean nothing, by tool and argument, and what they are answered with."""
+"""Values without a meaning, by tool and argument, and the rule in the answer."""
 
 
 @pytest.mark.parametrize(
@@ -1056,7 +1056,7 @@ STRANGE_ANSWER_TEXT = f"{TRY_AGAIN_TEXT}the operator has to look what answers th
 
 
 async def answer_or_fail(failure: httpx.Response | httpx.TransportError | None) -> httpx.Response:
-    """Such an answer, or such an end of the connection; nothing for ever if it is None."""
+    """Return the response, raise the error, or never answer if the failure is None."""
     match failure:
         case None:
             await anyio.sleep_forever()
