@@ -1,4 +1,4 @@
-"""The rooms of the code: imports go one way, and what only one module should know, no other module knows.
+"""Test the rooms of the code: imports go one way, and some names occur in one module only.
 
 Imports count wherever they stand, also inside functions and under `TYPE_CHECKING`.
 """

@@ -1,7 +1,7 @@
-"""What the pages for developers name exists, under the name that they give it.
+"""Test that the names, links and commands on the pages for developers exist.
 
-A text between backticks has to be something that can be looked up here: a path, a name in the code, a setting, a
-command. What cannot be looked up is written without backticks.
+A text between backticks has to be a path, a name in the code, a setting, or a command of this repository. The pages
+write all other names without backticks.
 """
 
 import ast
@@ -35,7 +35,7 @@ MAX_ARCHITECTURE_LINES: Final = 150
 FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN: Final = re.compile(r"`([^`\n]+)`")
 TREE_LINE: Final = re.compile(r"^( *)(\w+/|\w+\.py(?: \w+\.py)*)(?:  +\S.*)?$", re.MULTILINE)
-"""A folder, or modules that belong together, and what is in there."""
+"""A line of the tree: a folder or some modules, and what they contain."""
 LINK: Final = re.compile(r"\[[^\]]*\]\((?!https://)([^)#]*)(?:#([^)]*))?\)")
 
 
@@ -73,7 +73,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 
 def list_tree() -> list[str]:
-    """The modules on the architecture page, as paths below the package, in order."""
+    """Return the modules on the architecture page, sorted, as paths below the package."""
     [tree] = [block for _, block in FENCED.findall(ARCHITECTURE.read_text()) if block.startswith("token_tools/")]
     folders: list[str] = []
     modules: list[str] = []
@@ -87,12 +87,12 @@ def list_tree() -> list[str]:
 
 
 def has_code(module: Path) -> bool:
-    """Whether a module is more than the docstring of its folder."""
+    """Tell whether a module is more than the docstring of its folder."""
     return module.name != "__init__.py" or len(ast.parse(module.read_text()).body) > 1
 
 
 def can_be_looked_up(span: str, page: Path) -> bool:
-    """Whether a text between backticks is the name of something that exists."""
+    """Tell whether a text between backticks names something that exists."""
     return (
         bool(fnmatch.filter(list_names(), span.removesuffix("()")))
         or span in list_literals()
@@ -105,18 +105,18 @@ def can_be_looked_up(span: str, page: Path) -> bool:
 
 
 def leads_somewhere(page: Path, target: str, heading: str) -> bool:
-    """Whether a link from a page has a file at its end, and in there the heading."""
+    """Tell whether the file that a page links to exists and has the heading."""
     file = page.parent / target if target else page
     return file.exists() and (not heading or heading in map(slugify, file.read_text().splitlines()))
 
 
 def slugify(line: str) -> str:
-    """The anchor of a heading, as GitHub makes it; nothing for any other line."""
+    """Return GitHub's anchor for a heading, or an empty string for any other line."""
     return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") if line.startswith("#") else ""
 
 
 def list_printed_commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command in the shell blocks of a page."""
+    """Yield the words of each command in the shell blocks of a page."""
     for language, block in FENCED.findall(page.read_text()):
         for line in block.splitlines() if language == "sh" else ():
             yield from split_commands(shlex.split(line, comments=True))

@@ -1,6 +1,6 @@
-"""A create on file systems that do less than they should: what it needs is tried before the cluster is asked.
+"""Test creates on deficient file systems: what a create needs is tried before the cluster is asked.
 
-The file systems are real: bindfs shows a folder with other modes or owners, strace lets system calls fail.
+The file systems are real: bindfs shows a folder with other modes or owners, strace makes system calls fail.
 """
 
 import errno
@@ -53,20 +53,20 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 @contextmanager
 def bindfs_mounted(folder: Path, *options: str) -> Generator[Path]:
-    """A folder as bindfs shows it with these options."""
+    """Mount a folder with these options of bindfs, and yield the mounted folder."""
     real, shown = folder / "real", folder / "shown"
     for path in (real, shown):
         path.mkdir(mode=0o700)
-    subprocess.run(["bindfs", *options, str(real), str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - found on PATH, as above
+    subprocess.run(["bindfs", *options, str(real), str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - bindfs is found on PATH
     try:
         yield shown
     finally:
-        subprocess.run(["umount", "--lazy", str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - on PATH
+        subprocess.run(["umount", "--lazy", str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - umount is found on PATH
 
 
 @dataclass(frozen=True)
 class CreateRun:
-    """What one create came to."""
+    """The answer to a create, and the numbers of its POST requests and of jane's tokens."""
 
     text: str
     fields: Any
@@ -75,7 +75,7 @@ class CreateRun:
 
 
 def create_under_strace(folder: Path, *options: str) -> CreateRun:
-    """Make a token in a process of its own, of which some system calls fail."""
+    """Create a token in a new process in which strace makes system calls fail."""
     home = os.environ | {"HOME": str(folder), "XDG_STATE_HOME": str(folder)}
     strace = ["strace", "--follow-forks", "-qq", "--seccomp-bpf", "--output=/dev/null", *options]
     child = subprocess.run(
@@ -126,7 +126,7 @@ async def test_what_is_made_for_others_too_is_refused_before_the_request(
     harness: Harness, tmp_path: Path, options: list[str], reason: str
 ) -> None:
     with bindfs_mounted(tmp_path, *options) as shown:
-        # A folder that is there already and will do, but for what is made in it.
+        # The folder exists already and is private; only new files or folders in it are not.
         (tmp_path / "real" / "secrets").mkdir(mode=0o700)
         refusal = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets")
         report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")

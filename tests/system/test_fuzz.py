@@ -1,6 +1,6 @@
-"""Calls with arguments drawn from and around the published schemas, through a real client to the command over stdio.
+"""Test calls with arguments drawn from and around the published schemas, with a real client over stdio.
 
-`pytest tests/system/test_fuzz.py --hypothesis-profile=long` makes 10,000 of them instead of a few hundred.
+`pytest tests/system/test_fuzz.py --hypothesis-profile=long` makes 10,000 calls instead of a few hundred.
 """
 
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 TIMEOUT_SECONDS = 60
 MAX_GROWTH_BYTES = 15 << 20
-"""Bytes that the process may have grown by at the end of the long run: about what its caches take."""
+"""Bytes by which the process may grow in the long run: about the size of its caches."""
 
 WORD_VALUES = st.sampled_from(
     [
@@ -74,13 +74,13 @@ UNKNOWN_ARGUMENT_NAMES = st.sampled_from(
 
 @dataclass(frozen=True)
 class KnownId:
-    """An id that the server has told lately; which, only the call itself decides."""
+    """A placeholder for an id of the latest answers, which the call replaces."""
 
     number: int
 
 
 class FuzzedServer:
-    """The server, the tools that it publishes, and the ids of tokens that it has told."""
+    """The server, its published tools, and the token ids of its latest answer."""
 
     def __init__(self, portal: BlockingPortal, client: Client) -> None:
         self._portal, self._client = portal, client
@@ -89,7 +89,7 @@ class FuzzedServer:
         self.calls = 0
 
     def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
-        """One call; the ids in its answer are remembered."""
+        """Call a tool, and remember the ids in its answer."""
         chosen = {key: self._replace_known_ids(value) for key, value in arguments.items()}
         result: CallToolResult = self._portal.call(self._client.call_tool, name, chosen)
         self.calls += 1
@@ -104,7 +104,7 @@ class FuzzedServer:
 
 @contextmanager
 def fuzzed_server(folder: Path) -> Generator[FuzzedServer]:
-    """The command on its embedded cluster, with nobody to be asked."""
+    """Run the command with its embedded cluster and without consent."""
     server = StdioServerParameters(
         command=str(BIN_FOLDER / "qumulo-token-tools"),
         args=["--demo", "--confirm", "none", "--delivery-dir", str(folder / "tokens")],
@@ -118,7 +118,7 @@ def fuzzed_server(folder: Path) -> Generator[FuzzedServer]:
 
 
 def draw_arguments(data: st.DataObject, tool: PublishedTool) -> dict[str, Any]:
-    """Mostly what the schema wants, sometimes anything; sometimes less, or more."""
+    """Draw arguments that mostly fit the schema; some have a wrong type, are missing, or are unknown."""
     arguments: dict[str, Any] = {}
     for name, schema in tool.input_schema["properties"].items():
         if name in tool.input_schema.get("required", []) or data.draw(st.booleans()):
@@ -145,7 +145,7 @@ def valid_values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 
 def memory_of_children() -> int:
-    """Bytes that the child processes of this one have in memory, where the system tells."""
+    """Return the bytes that the children of this process have in memory, if the system says so."""
     children = [
         Path("/proc", child) for task in Path("/proc/self/task").glob("*/children") for child in read_words(task)
     ]

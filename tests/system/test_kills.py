@@ -1,7 +1,7 @@
-"""A server killed (SIGKILL) at each step of a create: no secret is lost without the journal saying so.
+"""Test a server that is killed (SIGKILL) at each step of a create: the journal shows each secret that is lost.
 
-The child process counts what it does to the file system and to the cluster, and kills itself at the n-th of these
-steps; n goes up until a create comes through. The cluster lives in the parent, behind HTTPS, and survives.
+The child process counts its operations on the file system and on the cluster, and kills itself at the n-th one; n
+grows until a create succeeds. The cluster runs in the parent, behind HTTPS, and survives.
 """
 
 import json
@@ -55,7 +55,7 @@ sys.exit(anyio.run(main))
 
 
 def create_and_kill_at(sandbox: SandboxProcess, step: int, state: Path) -> int:
-    """The status of a child that makes a token and is killed at that step, if it gets there."""
+    """Run a child that creates a token and kills itself at a step, if it reaches it; return its status."""
     child = subprocess.run(
         [sys.executable, "-c", CHILD_SCRIPT, str(step), USER],
         env=create_environment(sandbox, state),
@@ -69,7 +69,7 @@ def create_and_kill_at(sandbox: SandboxProcess, step: int, state: Path) -> int:
 
 
 def restart_server(sandbox: SandboxProcess, state: Path) -> str:
-    """What a server says on stderr that starts, and ends at once, after another was killed."""
+    """Start a server after another was killed, let it end at once, and return its stderr."""
     env = create_environment(sandbox, state)
     command = [sys.executable, "-m", "token_tools"]
     answer = subprocess.run(
@@ -97,17 +97,17 @@ def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_pa
         new, journal = after - before, read_journal(state / "qumulo-token-tools")
         files = [*(state / "qumulo-token-tools" / "tokens").glob("*.json")]
         kept = {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
-        # Every file with a name is whole, and its token is on the cluster.
+        # Every file with a final name is whole, and its token is on the cluster.
         assert kept.keys() <= new
         for token_id, bearer_token in kept.items():
             assert sandbox.run_sdk("client.auth.who_am_i()", bearer_token=bearer_token)["access_token_id"] == token_id
-        # A token whose secret is lost is one that the journal knows to have been begun and not to have been finished.
+        # If a token's secret is lost, the journal has an intent without an outcome.
         if new - kept.keys():
             assert [line["result"] for line in journal] == ["intended"]
             assert journal[0]["user"] == USER
         for token_id in new:
             sandbox.run_sdk(f"tokens.delete({token_id!r})")
-        # The next start makes order: it reports what was begun, and nothing is left that is neither here nor there.
+        # The next start cleans up: it reports the open intent, and leaves no pending file.
         if ended != 0:
             answer = restart_server(sandbox, state)
             assert ("was begun and has no outcome" in answer) == ([line["result"] for line in journal] == ["intended"])

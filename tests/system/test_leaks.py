@@ -1,7 +1,7 @@
-"""Every tool through every failure, as a child process over stdio with all its logging on, and a search for secrets.
+"""Test that no secret leaves the process, with every tool and every failure, over stdio, and with full logging.
 
-Searched is every byte that leaves the process: the frames on stdout, stderr with the logs of every library at DEBUG,
-and the files, but for the one place of each token where its secret belongs.
+The test searches every byte that leaves the process: the frames on stdout, stderr with the logs of every library at
+DEBUG, and the files. It leaves out only the one place where the secret of each token belongs.
 """
 
 import json
@@ -83,7 +83,7 @@ OTHER_CALLS: list[tuple[str, dict[str, object]]] = [
 
 
 class LoggingServer:
-    """The child, and all that it wrote."""
+    """A server in a child process, and all that it wrote."""
 
     def __init__(self, folder: Path, *, modern: bool, **settings: str) -> None:
         self.plan, self.secrets, self.keyring = (
@@ -110,13 +110,13 @@ class LoggingServer:
             self.send(LEGACY_HANDSHAKE[1])
 
     def send(self, message: dict[str, Any]) -> None:
-        """One frame."""
+        """Send a frame."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n")
         self.process.stdin.flush()
 
     def receive(self) -> dict[str, Any]:
-        """The answer to the last request; what is asked before it is answered, and what was cancelled passed over."""
+        """Return the answer to the last request; agree to each question before, and skip cancelled answers."""
         assert self.process.stdout is not None
         while True:
             line = self.process.stdout.readline()
@@ -129,13 +129,13 @@ class LoggingServer:
                 return frame
 
     def call(self, tool: str, **arguments: object) -> dict[str, Any]:
-        """One tool call, and its result."""
+        """Call a tool, and return the result."""
         self.ask(tool, **arguments)
         result: dict[str, Any] = self.receive()["result"]
         return result
 
     def ask(self, tool: str, **arguments: object) -> None:
-        """A tool call whose result is not waited for."""
+        """Call a tool without waiting for the result."""
         self.number += 1
         params: dict[str, Any] = {"name": tool, "arguments": arguments} | (
             {"_meta": REQUEST_META} if self.modern else {}
@@ -143,11 +143,11 @@ class LoggingServer:
         self.send({"id": self.number, "method": "tools/call", "params": params})
 
     def cancel(self) -> None:
-        """The last call, whose answer never comes then."""
+        """Cancel the last call, which then gets no answer."""
         self.send({"method": "notifications/cancelled", "params": {"requestId": self.number}})
 
     def end(self) -> bytes:
-        """Let it end, and give what it wrote to stderr."""
+        """Close stdin, wait until the server has ended, and return its stderr."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
@@ -174,9 +174,9 @@ def test_no_secret_leaves_the_process_but_to_its_destination(
 ) -> None:
     server = LoggingServer(tmp_path, modern=modern, QUMULO_DELIVERY=delivery, QUMULO_CONFIRM=confirm)
     every: list[Endpoint] = ["who-am-i", "find", "list", "list-again", "create", "get", "modify", "delete"]
-    # What the way of delivery has no part in is looked at in one way only.
+    # Endpoints that do not depend on the destination are tested with one destination only.
     endpoints: list[Endpoint] = every if modern and delivery == "file" else ["create", "delete"]
-    # Of the many pages that something in front may give, a few stand for all: they tell the same.
+    # Of the many error pages of a gateway, a few stand for all: their answers are alike.
     faults = [fault for fault in get_args(Fault) if not fault.startswith(_SIMILAR_FAULT_PREFIXES)]
     cells: list[dict[Endpoint, Fault]] = [{}, *({endpoint: fault} for endpoint in endpoints for fault in faults)]
     made: list[dict[str, Any]] = []
@@ -211,7 +211,7 @@ def test_no_secret_leaves_the_process_but_to_its_destination(
     assert b"DEBUG" in errors
     frames = b"".join(server.frames)
     if delivery == "inline":
-        # Each is told once in either channel of the one answer that it belongs to.
+        # The answer to a create has the secret once in its text and once in its fields.
         for bearer_token in kept["inline"]:
             assert frames.count(bearer_token.encode()) == 2
             frames = frames.replace(bearer_token.encode(), b"")

@@ -1,4 +1,4 @@
-"""What is written down in more than one place says the same in each."""
+"""Test that facts which are written in several places agree."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def parse_default(text: str, field: FieldInfo) -> object:
 
 
 def parse_readme_table(first_column: str) -> dict[str, list[str]]:
-    """The rows of the README's table with this first heading, by their first cell."""
+    """Return the rows of the README's table with this first heading, by their first cell."""
     _, _, table = README.partition(f"\n| {first_column} |")
     lines = table.partition("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]

@@ -1,4 +1,4 @@
-"""Storms: a server that is ended at random times, in every way, while the cluster fails."""
+"""Test a server that is ended at random times and in every way while the cluster fails."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """As many storms as were asked for."""
+    """Parametrize a test with as many seeds as the option `--storms` says."""
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(int(metafunc.config.getoption("--storms") or 0)))
 
@@ -43,7 +43,7 @@ STORM_FAULTS: list[dict[Endpoint, Fault]] = [
 
 
 def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
-    """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
+    """The calls of all kinds run at once, on a slow or failing cluster, while signals end the process."""
     chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
     over: Streams = chance.choice(get_args(Streams))
     with served_cluster(tmp_path) as cluster, running_server(cluster, streams=over, QUMULO_TIMEOUT="1s") as server:
@@ -73,7 +73,7 @@ def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: P
 
 
 def send_random_ends(chance: random.Random, server: ServerProcess) -> set[str]:
-    """Do to it whatever ends a process, until it has to; the names of the signals that were sent."""
+    """Send random signals and close streams until the server has to end; return the names of the signals."""
     sent: set[str] = set()
     everything = [one for one in sorted(signal.valid_signals()) if format_signal(one) not in STOP_SIGNALS]
     gentle = [one for one in everything if format_signal(one) not in KILL_SIGNALS]

@@ -1,4 +1,4 @@
-"""However the process ends, short of SIGKILL: what was begun is finished first, and within the bound that is told."""
+"""Test that a process which ends, except by SIGKILL, first finishes what it began, within the documented bound."""
 
 import fcntl
 import signal
@@ -29,18 +29,18 @@ pytestmark = pytest.mark.slow
 EndAction = Callable[[ServerProcess], None]
 
 SLACK_SECONDS = 2
-"""Seconds that a busy machine may take longer."""
+"""Seconds by which a busy machine may exceed a bound."""
 
 ENDING_SIGNALS = [
     signum
     for signum in sorted(signal.valid_signals())
     if format_signal(signum) not in KILL_SIGNALS | HARMLESS_SIGNALS | STOP_SIGNALS and signum <= signal.SIGRTMIN
 ]
-"""Of the real-time ones one is enough."""
+"""The signals that end a process, with one real-time signal for all of them."""
 
 
 def send_signals(*signums: int) -> EndAction:
-    """These signals, 100 ms apart; none ends the process while a change is under way."""
+    """Return an action that sends these signals, 100 ms apart; none ends the process during a change."""
 
     def end(server: ServerProcess) -> None:
         for signum in signums:
@@ -120,7 +120,7 @@ def test_signals_without_a_pause_end_it_as_one_does(tmp_path: Path) -> None:
 
         status, answer = server.wait_for_exit()
         assert status == 0
-        # In such a storm one can come in the moment in which Python exchanges its handlers, which it then says itself.
+        # A signal can arrive while Python replaces its handlers; Python then prints this warning.
         assert not answer or "ignored due to race condition" in answer
 
 
@@ -138,7 +138,7 @@ FAULT_PLANS_OF_HANGS: list[dict[Endpoint, Fault]] = [
 def test_whatever_the_cluster_does_the_end_comes_within_its_bound(
     trouble: dict[Endpoint, Fault], tmp_path: Path
 ) -> None:
-    """From the POST of a rotate on, nothing goes well; all that may be left of it is in the journal."""
+    """Every request after the POST of a rotate fails; the journal has all that may be left."""
     with served_cluster(tmp_path) as cluster, running_server(cluster, QUMULO_TIMEOUT="2s") as server:
         old = cluster.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
         cluster.before_serving = cluster.hold_creates
@@ -156,7 +156,7 @@ def test_whatever_the_cluster_does_the_end_comes_within_its_bound(
 
 
 def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path: Path) -> None:
-    """Another process has the journal for longer than the requests may take."""
+    """Another process locks the journal for longer than the requests may take."""
     with (
         served_cluster(tmp_path) as cluster,
         running_server(cluster, QUMULO_TIMEOUT="1s") as server,
@@ -192,7 +192,7 @@ os.{name} = hang
 def test_a_token_that_cannot_be_delivered_before_the_end_is_deleted_again_or_told(
     timeout: str, outcome: str, tmp_path: Path
 ) -> None:
-    """The keyring hangs once the token is there."""
+    """The keyring hangs when the token has been created."""
     for name in ("path", "home"):
         (tmp_path / name).mkdir()
     flag = tmp_path / "hang"

@@ -1,4 +1,4 @@
-"""The installed command as a child process: what crosses the process boundary, and how it ends."""
+"""Test the installed command as a child process: its input and output, and how it ends."""
 
 import json
 import os
@@ -137,7 +137,7 @@ async def test_the_end_of_input_ends_it_cleanly() -> None:
 
 @pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
 async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothing_else(era: str) -> None:
-    """A strict client answers that the human put the form away, if there is anything more in it."""
+    """A strict client cancels the question if the form has anything else in it."""
     forms: Message = {"elicitation": {"form": {}}}
     async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
         assert process.stdin is not None
@@ -177,7 +177,7 @@ async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothin
 
 
 def run_with_closed_stdout(options: str, *messages: Message) -> tuple[int, bytes]:
-    """The status and the stderr of the command whose stdout is closed after its first line; stdin stays open."""
+    """Run the command, close its stdout after the first line, and return its status and stderr; stdin stays open."""
     pipe = subprocess.PIPE
     with subprocess.Popen([COMMAND, options], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
@@ -198,7 +198,7 @@ def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
 
 
 def test_each_answer_is_whole_although_the_terminal_takes_it_in_parts() -> None:
-    """Whoever gave it its stdout lets nothing wait there."""
+    """The stdout of the command is a terminal in non-blocking mode."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
     os.set_blocking(theirs, False)
@@ -210,7 +210,7 @@ def test_each_answer_is_whole_although_the_terminal_takes_it_in_parts() -> None:
             process.stdin.write(json.dumps(message).encode() + b"\n")
         process.stdin.flush()
         answers = [json.loads(out.readline())]
-        # Meanwhile there comes more than it takes.
+        # The server writes more than the terminal's buffer holds, and has to wait.
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(2)
         answers += [json.loads(out.readline()) for _ in asked]
@@ -245,7 +245,7 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
         assert process.stderr is not None
         process.stdin.write(b"".join(line + b"\n" for line in lines))
         process.stdin.flush()
-        # From here on nothing is read, and the answers are more than a pipe takes.
+        # The test reads nothing more, and the answers do not fit into a pipe.
         process.stdout.read(1)
         if ending is None:
             process.stdin.close()
@@ -283,7 +283,7 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
 
 
 def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
-    """As that of a terminal is for a process in the background of a shell that is gone."""
+    """A background process cannot read its terminal either when its shell has gone."""
     ended = subprocess.run(
         ["/bin/sh", "-c", f"exec '{COMMAND}' --demo 0>/dev/null"],
         capture_output=True,
@@ -296,7 +296,7 @@ def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
 
 
 async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:
-    """A package that its start loads tells when, and waits."""
+    """A package that the start loads prints a line and waits for the signal."""
     (tmp_path / "humanize.py").write_text("print(flush=True); import signal; signal.pause()")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     async with await anyio.open_process([COMMAND, "--demo"], env=env) as process:

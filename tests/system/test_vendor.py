@@ -1,4 +1,4 @@
-"""The vendor's Python SDK and `qq` as the judges of the embedded cluster, and of what our tools say about it."""
+"""Test the embedded cluster and the answers of our tools against the vendor's Python SDK and `qq`."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def create_settings(sandbox: SandboxProcess, folder: Path) -> Settings:
 
 
 def run_who_am_i(sandbox: SandboxProcess, store: Path) -> dict[str, Any]:
-    """The JSON that `qq who_am_i` begins with, for the token in a store."""
+    """Return the JSON at the beginning of the output of `qq who_am_i`, for the token in a store."""
     answer = sandbox.run_qq("who_am_i", store=store)
     assert (answer.returncode, answer.stderr) == (0, "")
     me: dict[str, Any] = json.JSONDecoder().raw_decode(answer.stdout)[0]
@@ -147,7 +147,7 @@ def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no
 
 @pytest.fixture
 async def by_hand_command(sandbox: SandboxProcess, tmp_path: Path) -> str:
-    """The command that a client gets which cannot ask: to be run in a shell of an operator who has logged in."""
+    """Return the command that a client which cannot ask gets, adapted to an operator who has logged in."""
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
             answer = await client.call_tool(
@@ -261,7 +261,7 @@ async def test_qq_works_with_a_token_as_our_create_delivers_it(sandbox: SandboxP
 
 @pytest.mark.anyio
 async def test_a_sandbox_told_to_fail_makes_an_orphan_that_is_found_and_can_be_deleted_as_told(tmp_path: Path) -> None:
-    """Over a real connection, and with the command that the error names."""
+    """The test uses a real connection, and runs the command that the error names."""
     with running_sandbox("--fault", "create=cut-after") as sandbox:
         with anyio.fail_after(TIMEOUT_SECONDS):
             async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
