@@ -36,9 +36,12 @@ def main() -> None:
     if not chosen:
         parser.error(f"no measure has {options.only!r} in its name")
     repetitions = QUICK_REPETITIONS if options.quick else Repetitions()
+    if folder := options.output or (None if options.only else BENCHMARKS_FOLDER):
+        # Nothing is measured whose figures have no place.
+        Path(folder).mkdir(parents=True, exist_ok=True)
     figures = anyio.run(_measure, chosen, repetitions)
     sys.stdout.write(f"{render_table(figures)}\n")
-    if folder := options.output or (None if options.only else BENCHMARKS_FOLDER):
+    if folder:
         results = {
             "machine": _describe_machine(),
             "repetitions": asdict(repetitions),

@@ -4,8 +4,11 @@ Imports count wherever they stand, also inside functions and under `TYPE_CHECKIN
 """
 
 import ast
-from collections.abc import Iterator
+import builtins
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,37 +29,58 @@ class Module:
     room: str
     tree: ast.Module
 
-    def imports(self) -> Iterator[str]:
-        """Yield the dotted name of each module that this one imports, and of each name that it imports from one."""
+    @cached_property
+    def references(self) -> Sequence[str]:
+        """The full dotted name of everything that this module imports or uses, such as `os.environ`.
+
+        A name is told as it is called where it comes from: `environ` that was imported from `os`, and `system.environ`
+        after `import os as system`, are `os.environ`. Of names that are not imported only the builtin ones are told.
+        """
+        return [*dict.fromkeys(_find_references([*ast.walk(self.tree)]))]
+
+    @cached_property
+    def runtime_references(self) -> Sequence[str]:
+        """What `references` has, without what is imported for type checkers alone."""
+        return [*dict.fromkeys(_find_references([*_walk_runtime(self.tree)]))]
+
+    def relative_imports(self) -> Iterator[int]:
+        """Yield the line of each import that does not say from the top what it imports."""
         for node in ast.walk(self.tree):
-            yield from _imported_names(node)
-
-    def runtime_imports(self) -> Iterator[str]:
-        """Yield what `imports` yields, without what is imported for type checkers alone."""
-        for node in _walk_runtime(self.tree):
-            yield from _imported_names(node)
-
-    def mentions(self) -> Iterator[str]:
-        """Yield each dotted name that stands in the code, such as `os.environ`."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, (ast.Attribute, ast.Name)):
-                yield ast.unparse(node)
+            if isinstance(node, ast.ImportFrom) and node.level > 0:
+                yield node.lineno
 
 
-def _imported_names(node: ast.AST) -> Iterator[str]:
+def _find_references(nodes: Sequence[ast.AST]) -> Iterator[str]:
+    imported = {local: name for node in nodes for local, name in _bind_imports(node)}
+    for node in nodes:
+        match node:
+            case ast.Import(names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.Attribute() | ast.Name():
+                first, dot, rest = ast.unparse(node).partition(".")
+                if first in imported or hasattr(builtins, first):
+                    yield f"{imported.get(first, first)}{dot}{rest}"
+            case _:
+                pass
+
+
+def _bind_imports(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the local name of each thing that a statement imports, and its full name."""
     match node:
         case ast.Import(names):
-            yield from (alias.name for alias in names)
-        case ast.ImportFrom(module=str(module), names=names, level=0):
-            yield from (f"{module}.{alias.name}" for alias in names)
-        case ast.ImportFrom():
-            raise AssertionError(f"line {node.lineno}: a relative import does not tell the room")
+            for alias in names:
+                first = alias.name.partition(".")[0]
+                yield (alias.asname, alias.name) if alias.asname else (first, first)
+        case ast.ImportFrom(module=str(module), names=names):
+            yield from ((alias.asname or alias.name, f"{module}.{alias.name}") for alias in names)
         case _:
-            return
+            pass
 
 
 def _walk_runtime(node: ast.AST) -> Iterator[ast.AST]:
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+    if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
         for other in node.orelse:
             yield from _walk_runtime(other)
         return
@@ -86,15 +110,28 @@ MODULES = read_modules()
 
 
 def find_imports_of_ours() -> Iterator[tuple[Module, str]]:
-    """Yield each import of a module of this package, as the importing module and what it imports."""
+    """Yield each module of this package with each thing of the package that it imports or uses."""
     for module in MODULES:
-        for imported in module.imports():
-            if imported.startswith("token_tools."):
-                yield module, imported.removeprefix("token_tools.")
+        for name in module.references:
+            if name.startswith("token_tools."):
+                yield module, name.removeprefix("token_tools.")
+
+
+def find_runtime_imports(module: Module) -> Iterator[str]:
+    """Yield the modules of this package that a module imports, without those for type checkers alone."""
+    for name in module.runtime_references:
+        inner = name.removeprefix("token_tools.")
+        holders = [other.name for other in MODULES if is_within(inner, {other.name})]
+        if inner != name and holders:
+            yield max(holders, key=len)
 
 
 def test_every_room_has_its_place_in_the_order() -> None:
     assert {module.room for module in MODULES} == {*ORDER, "sandbox"}
+
+
+def test_every_import_says_from_the_top_what_it_imports() -> None:
+    assert [f"{module.name}, line {line}" for module in MODULES for line in module.relative_imports()] == []
 
 
 def test_no_module_imports_a_room_above_its_own() -> None:
@@ -104,6 +141,12 @@ def test_no_module_imports_a_room_above_its_own() -> None:
         if module.room != "sandbox" != room_of(imported)
         if ORDER.index(module.room) < ORDER.index(room_of(imported))
     ] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    imports = {module.name: {*find_runtime_imports(module)} - {module.name} for module in MODULES}
+
+    TopologicalSorter(imports).prepare()
 
 
 def test_the_sandbox_is_imported_by_the_command_line_alone() -> None:
@@ -146,9 +189,7 @@ def is_within(name: str, places: set[str]) -> bool:
 )
 def test_a_library_is_imported_where_it_belongs_alone(library: str, rooms: set[str]) -> None:
     importers = {
-        module.name
-        for module in MODULES
-        if any(is_within(imported, {library}) for imported in module.runtime_imports())
+        module.name for module in MODULES if any(is_within(name, {library}) for name in module.runtime_references)
     }
 
     assert [name for name in sorted(importers) if not is_within(name, rooms)] == []
@@ -159,27 +200,54 @@ def test_a_library_is_imported_where_it_belongs_alone(library: str, rooms: set[s
     ("names", "rooms"),
     [
         # The command line sets a variable there that turns plugins of pydantic off.
-        pytest.param({"os.environ", "os.getenv"}, {"settings", "paths", "cli.main"}, id="the environment"),
-        pytest.param({"datetime.now", "datetime.datetime.now", "date.today", "time.time"}, {"times"}, id="the present"),
+        pytest.param(
+            {"os.environ", "os.environb", "os.getenv", "os.getenvb"},
+            {"settings", "paths", "cli.main"},
+            id="the environment",
+        ),
+        pytest.param(
+            {
+                *(f"datetime.datetime.{method}" for method in ("now", "utcnow", "today")),
+                "datetime.date.today",
+                *(f"time.{function}" for function in ("time", "time_ns", "localtime", "gmtime", "ctime", "strftime")),
+            },
+            {"times"},
+            id="the present",
+        ),
+        # An import by name tells no room, so only the command line, which may import everything, makes some.
+        pytest.param(
+            {"__import__", "importlib.import_module", "importlib.util", "runpy", "pkgutil", "sys.modules"},
+            {"cli.main"},
+            id="imports by name",
+        ),
     ],
 )
 def test_a_thing_of_the_system_is_read_where_it_belongs_alone(names: set[str], rooms: set[str]) -> None:
-    readers = {module.name for module in MODULES if any(is_within(name, names) for name in module.mentions())}
+    readers = {module.name for module in MODULES if any(is_within(name, names) for name in module.references)}
 
     assert [name for name in sorted(readers) if not is_within(name, rooms)] == []
     assert [room for room in sorted(rooms) if not any(is_within(name, {room}) for name in readers)] == []
 
 
-def test_imports_are_found_wherever_they_stand() -> None:
+def test_imports_are_found_wherever_they_stand_and_whatever_they_are_called() -> None:
     tree = ast.parse(
         "import a.b\n"
+        "import k as l\n"
         "from c import d as e\n"
         "if TYPE_CHECKING:\n"
         "    from types_only import f\n"
-        "def function():\n"
+        "if not TYPE_CHECKING:\n"
+        "    import at_runtime\n"
+        "def function(own: f):\n"
         "    from g.h import i, j\n"
+        "    return a.n.o, l.m, e(own.p), print\n"
     )
     module = Module("m", "ground", tree)
 
-    assert [*module.imports()] == ["a.b", "c.d", "types_only.f", "g.h.i", "g.h.j"]
-    assert [*module.runtime_imports()] == ["a.b", "c.d", "g.h.i", "g.h.j"]
+    runtime = {"a.b", "k", "c.d", "at_runtime", "g.h.i", "g.h.j", "a", "a.n", "a.n.o", "k.m", "print"}
+    assert {*module.runtime_references} == runtime
+    assert {*module.references} == {*runtime, "types_only.f"}
+
+
+def test_an_import_from_the_own_folder_is_found() -> None:
+    assert [*Module("m", "ground", ast.parse("\nfrom . import a\nfrom .b import c\n")).relative_imports()] == [2, 3]

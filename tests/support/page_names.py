@@ -34,16 +34,19 @@ def split_commands(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def is_command(words: Sequence[str]) -> bool:
-    """Whether a command exists, and so do the module that it runs, and the paths, marks and variables that it names."""
+    """Whether a command works in a clone that is set up: what it runs exists, and what it names does.
+
+    Nobody has to activate the environment for that, so what is installed there is called by its path.
+    """
     match words:
         case [first, *rest] if _ASSIGNMENT.fullmatch(first):
             return is_variable(first) and is_command(rest)
-        case [".venv/bin/python", "-m", "pytest", *rest] | ["pytest", *rest]:
+        case [".venv/bin/python", "-m", "pytest", *rest]:
             return all(_is_pytest_argument(before, word) for before, word in zip(["", *rest], rest, strict=False))
-        case [".venv/bin/python" | "python3" | "python", "-m", module, *_]:
+        case [".venv/bin/python" | "python3", "-m", module, *_]:
             return find_spec(module) is not None
         case [first, *_]:
-            return (REPOSITORY / first).is_file() or _is_installed(first.removeprefix(".venv/bin/"))
+            return (REPOSITORY / first).is_file() or _is_installed(first)
         case _:
             return False
 
@@ -55,8 +58,10 @@ def _is_pytest_argument(before: str, word: str) -> bool:
 
 
 def _is_installed(command: str) -> bool:
+    folder, _, name = command.rpartition("/")
     # An environment that uv makes is without pip until somebody asks for it.
-    return command == "pip" or shutil.which(command, path=Path(sys.executable).parent) is not None
+    exists = name == "pip" or shutil.which(name, path=Path(sys.executable).parent) is not None
+    return folder == ".venv/bin" and exists
 
 
 @cache

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
@@ -43,7 +42,7 @@ def shown_ids(expected: ToolAnswer) -> Sequence[str]:
     return ids
 
 
-async def read_all_pages(harness: Harness, **arguments: Any) -> Sequence[ToolAnswer]:  # noqa: ANN401 - arguments as a model writes them
+async def read_all_pages(harness: Harness, **arguments: object) -> Sequence[ToolAnswer]:
     pages: list[ToolAnswer] = []
     after = None
     while not pages or after:

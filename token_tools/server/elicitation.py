@@ -98,7 +98,7 @@ class ConsentAnswer(BaseModel):
 class AskingTool(StrictTool):
     """A tool that asks a person before it does what needs their consent."""
 
-    async def execute(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool) -> Any:  # noqa: ANN401, FBT001 - the SDK's signature
+    async def execute(self, arguments: dict[str, Any], context: Context[Any, Any], *, convert_result: bool) -> object:
         """Run the tool; a question that is asked in it has to be answered in time.
 
         Raises:
@@ -108,7 +108,7 @@ class AskingTool(StrictTool):
         with anyio.CancelScope() as scope:
             _CALL_SCOPE.set(scope)
             try:
-                return await super().execute(arguments, context, convert_result)
+                return await super().execute(arguments, context, convert_result=convert_result)
             except MCPError:
                 # The only thing that a client is asked for during a call is a person's answer.
                 raise _REFUSE.get()("failed") from None

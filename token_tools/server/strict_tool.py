@@ -135,7 +135,7 @@ class StrictTool(Tool):
                 f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(self._properties)}."
             )
         try:
-            return await self.execute(arguments, context, convert_result)
+            return await self.execute(arguments, context, convert_result=convert_result)
         except TokenToolsError as failure:
             raise self._explain_failure(failure) from failure
         except UnexpectedToolError as crash:
@@ -147,7 +147,7 @@ class StrictTool(Tool):
         except ToolError as failure:
             raise self._explain_mistakes(failure, arguments) from None
 
-    async def execute(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool) -> Any:  # noqa: ANN401, FBT001 - the SDK's signature
+    async def execute(self, arguments: dict[str, Any], context: Context[Any, Any], *, convert_result: bool) -> object:
         """Let the SDK validate the arguments and run the tool. A kind of tool can wrap this.
 
         Raises:
