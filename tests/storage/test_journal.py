@@ -441,10 +441,10 @@ async def test_a_location_is_read_as_it_was_written(folder: Path, destination: s
 
 
 FORMER_RESULTS = {
-    "created": "created",
-    "not created": "not created",
-    "rolled back": "rolled back",
-    "undeletable": "undeletable",
+    "made": "created",
+    "not made": "not created",
+    "deleted again": "rolled back",
+    "stranded": "undeletable",
     "unknown": "unknown",
     "done": "done",
     "not done": "not done",
@@ -465,6 +465,23 @@ async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
     [attempt] = await create_journal(folder).list_attempts()
 
     assert (attempt.outcome, attempt.last.location) == (FORMER_RESULTS[result], location)
+
+
+@pytest.mark.parametrize("key", ["location", "place"])
+async def test_a_file_is_read_as_it_was_written_below_a_folder_that_is_called_like_a_secret(
+    folder: Path, key: str
+) -> None:
+    """The name of a file with a token is longer than that of a folder, and the folder may be gone since."""
+    path = f"/no-such-folder/9fK3xQz7LmP2vB8nR4tW6yH1cD5gJ0sA/{'c' * 60}_8000_local_jane_7.json"
+    written = {"kind": "file", "path": path} if key == "location" else path
+    folder.mkdir(mode=0o700)
+    journal_file(folder).write_text(
+        json.dumps(JOURNAL_LINE | {"cluster": "c:8000", "result": "created", "token_id": "7", key: written}) + "\n"
+    )
+
+    [attempt] = await create_journal(folder).list_attempts()
+
+    assert (attempt.outcome, attempt.last.location) == ("created", FileLocation(Path(path)))
 
 
 async def test_a_rotation_whose_location_was_not_written_down_is_told_without_one(harness: Harness) -> None:
