@@ -3,10 +3,11 @@
 import fcntl
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ import anyio
 import pytest
 
 from tests.support.harness import JANE, TOKENS_PATH, Harness, ToolAnswer
-from tests.support.journal_file import journal_file, read_journal
+from tests.support.journal_file import JOURNAL_NAME, LOCK_NAME, journal_file, read_journal
 from token_tools.errors import JournalError
 from token_tools.sandbox.cluster import Account
 from token_tools.settings import Settings
@@ -582,12 +583,21 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
     assert {*folder.iterdir()} == before
 
 
-async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    os.mkfifo(journal_file(folder))
+def make_link(path: Path) -> None:
+    path.symlink_to("other")
 
-    with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
-        await find_open_intents(create_journal(folder), "local:jane")
+
+@pytest.mark.parametrize("name", [JOURNAL_NAME, LOCK_NAME])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, make_link])
+async def test_what_is_in_place_of_a_file_of_the_journal_is_not_waited_for_and_told(
+    folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    folder.mkdir(mode=0o700)
+    make(folder / name)
+
+    text = rf"{re.escape(name)} is no ordinary file, or a link: move it away\."
+    with anyio.fail_after(5), pytest.raises(JournalError, match=text):
+        await record_attempt(create_journal(folder), "created")
 
 
 async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:

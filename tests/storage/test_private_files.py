@@ -185,7 +185,10 @@ def find_private_group() -> int | None:
     except KeyError:
         return None
     is_own = (account.pw_gid, account.pw_name) == (group.gr_gid, group.gr_name)
-    return group.gr_gid if is_own and not group.gr_mem else None
+    is_shared = group.gr_mem or any(
+        other.pw_gid == group.gr_gid and other.pw_uid != account.pw_uid for other in pwd.getpwall()
+    )
+    return group.gr_gid if is_own and not is_shared else None
 
 
 def find_shared_group() -> int | None:
