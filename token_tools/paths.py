@@ -52,6 +52,18 @@ def validate_path(path: Path) -> Path:
     """
     if secret := find_secret_reason(str(path)):
         raise ValueError(f"is wrong: {secret}")
+    return validate_path_form(path)
+
+
+def validate_path_form(path: Path) -> Path:
+    """Return the path if it is absolute and printable, whatever its parts are called.
+
+    This is for a path that this program made itself. What looks like a secret in a setting can be a folder here whose
+    name is a hash, and what looks so changes with the folders that exist.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if not path.is_absolute():
         raise ValueError("must be an absolute path, or begin with ~/")
     if not is_visible(str(path)):

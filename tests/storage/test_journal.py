@@ -3,9 +3,10 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -438,10 +439,10 @@ async def test_a_location_is_read_as_it_was_written(folder: Path, destination: s
 
 
 FORMER_RESULTS = {
-    "created": "created",
-    "not created": "not created",
-    "rolled back": "rolled back",
-    "undeletable": "undeletable",
+    "made": "created",
+    "not made": "not created",
+    "deleted again": "rolled back",
+    "stranded": "undeletable",
     "unknown": "unknown",
     "done": "done",
     "not done": "not done",
@@ -461,6 +462,23 @@ async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
     [attempt] = await create_journal(folder).list_attempts()
 
     assert (attempt.outcome, attempt.last.location) == (FORMER_RESULTS[result], location)
+
+
+@pytest.mark.parametrize("key", ["location", "place"])
+async def test_a_file_is_read_as_it_was_written_below_a_folder_that_is_called_like_a_secret(
+    folder: Path, key: str
+) -> None:
+    """The name of a file with a token is longer than that of a folder, and the folder may be gone since."""
+    path = f"/no-such-folder/9fK3xQz7LmP2vB8nR4tW6yH1cD5gJ0sA/{'c' * 60}_8000_local_jane_7.json"
+    written = {"kind": "file", "path": path} if key == "location" else path
+    folder.mkdir(mode=0o700)
+    journal_file(folder).write_text(
+        json.dumps(INTENT | {"cluster": "c:8000", "result": "created", "token_id": "7", key: written}) + "\n"
+    )
+
+    [attempt] = await create_journal(folder).list_attempts()
+
+    assert (attempt.outcome, attempt.last.location) == ("created", FileLocation(Path(path)))
 
 
 async def test_a_rotation_whose_location_was_not_written_down_is_told_without_one(harness: Harness) -> None:
@@ -558,12 +576,21 @@ async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> Non
     assert {*folder.iterdir()} == before
 
 
-async def test_a_pipe_in_place_of_the_journal_is_not_waited_for(folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    os.mkfifo(journal_file(folder))
+def make_link(path: Path) -> None:
+    path.symlink_to("other")
 
-    with anyio.fail_after(5), pytest.raises(JournalError, match=r"journal\.jsonl is no ordinary file"):
-        await find_open_intents(create_journal(folder), "local:jane")
+
+@pytest.mark.parametrize("name", [JOURNAL_NAME, LOCK_NAME])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, make_link])
+async def test_what_is_in_place_of_a_file_of_the_journal_is_not_waited_for_and_told(
+    folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    folder.mkdir(mode=0o700)
+    make(folder / name)
+
+    text = rf"{re.escape(name)} is no ordinary file, or a link: move it away\."
+    with anyio.fail_after(5), pytest.raises(JournalError, match=text):
+        await record_attempt(create_journal(folder), "created")
 
 
 async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:

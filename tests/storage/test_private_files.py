@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -183,7 +184,10 @@ def find_private_group() -> int | None:
     except KeyError:
         return None
     is_own = (account.pw_gid, account.pw_name) == (group.gr_gid, group.gr_name)
-    return group.gr_gid if is_own and not group.gr_mem else None
+    is_shared = group.gr_mem or any(
+        other.pw_gid == group.gr_gid and other.pw_uid != account.pw_uid for other in pwd.getpwall()
+    )
+    return group.gr_gid if is_own and not is_shared else None
 
 
 def find_shared_group() -> int | None:
@@ -208,6 +212,42 @@ def test_a_group_counts_for_others_unless_it_is_the_user_s_own(
             make_and_close_folder(tmp_path / "grouped" / "own")
     else:
         make_and_close_folder(tmp_path / "grouped" / "own")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems, ACLs do not show in the bits of the group")
+def test_an_access_control_list_can_let_others_write_where_the_group_is_the_user_s_own(tmp_path: Path) -> None:
+    group = find_private_group()
+    if group is None:
+        pytest.skip("this user has no such group")
+    grouped = tmp_path / "grouped"
+    grouped.mkdir()
+    grouped.chmod(0o770)
+    # Version 2; then tag, permissions and id of each entry: owner, a named user, group, mask, others.
+    nobody = 2**32 - 1
+    entries = ((1, 7, nobody), (2, 7, OTHER_USER_ID), (4, 0, nobody), (16, 7, nobody), (32, 0, nobody))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(grouped, "system.posix_acl_access", acl)
+    except OSError:
+        pytest.skip("this file system has no ACLs")
+
+    with pytest.raises(PermissionError, match=f"others can replace what is in {grouped} .*: chmod go-w {grouped},"):
+        make_and_close_folder(grouped / "own")
+    grouped.chmod(0o750)
+    make_and_close_folder(grouped / "own")
+
+
+@pytest.mark.parametrize("is_root", [True, False], ids=["the-top", "sticky"])
+def test_a_folder_for_everybody_is_refused_with_no_command_that_would_take_it_away(
+    tmp_path: Path, is_root: bool
+) -> None:
+    folder = Path("/") if is_root else tmp_path
+    if not is_root:
+        (folder / "other").touch()
+        folder.chmod(0o1777)
+
+    with pytest.raises(PermissionError, match=rf"{folder} is there for everybody \(mode \d+\)\. Name a folder in it$"):
+        open_private_folder(folder)
 
 
 @needs_root

@@ -29,6 +29,8 @@ MAX_READ_BYTES: Final = 16 << 20
 """Bytes above which a file of lines is not read. It can grow so large, since open intents stay in the journal."""
 
 _PRIVATE_FILE_MODE: Final = 0o600
+_NOT_ORDINARY: Final = {errno.ELOOP, errno.EISDIR, errno.ENXIO}
+"""The errors with which a link, a folder and a socket are not opened."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,12 @@ class JournalFolder:
 
         A file that is written becomes private as well. Opening does not wait, as it would for a pipe in its place.
         """
-        file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _PRIVATE_FILE_MODE, dir_fd=self.fd)
+        try:
+            file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _PRIVATE_FILE_MODE, dir_fd=self.fd)
+        except OSError as failure:
+            if failure.errno in _NOT_ORDINARY:
+                raise _explain_not_ordinary(name) from None
+            raise
         with ExitStack() as rollback:
             rollback.callback(os.close, file)
             status = os.fstat(file)
@@ -172,7 +179,7 @@ class JournalFolder:
 def _check_ownership(path: Path, status: os.stat_result) -> None:
     quoted_path = shlex.quote(str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, f"{path.name} is no ordinary file")
+        raise _explain_not_ordinary(path.name)
     if status.st_uid != os.geteuid():
         raise PermissionError(
             errno.EPERM,
@@ -185,6 +192,10 @@ def _check_ownership(path: Path, status: os.stat_result) -> None:
             f"others can write in {path.name} (mode {stat.S_IMODE(status.st_mode):04o}), so what is in it is not "
             f"believed. Look through it, then chmod 600 {quoted_path}, or move it away",
         )
+
+
+def _explain_not_ordinary(name: str) -> OSError:
+    return OSError(errno.EINVAL, f"{name} is no ordinary file, or a link: move it away")
 
 
 def unlock(lock_fd: int) -> None:

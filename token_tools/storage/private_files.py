@@ -239,7 +239,7 @@ def _check_parent(path: Path, folder_fd: int) -> None:
     if not _is_trusted(status.st_uid):
         fact = f"{path} on the way to it belongs to another user (uid {status.st_uid}), who can replace what is in it"
         raise _explain_refusal(fact, "chown root", path)
-    if _is_writable_by_others(status):
+    if _is_writable_by_others(folder_fd):
         mode = stat.S_IMODE(status.st_mode)
         _check_modes_are_kept(folder_fd)
         fact = f"others can replace what is in {path} on the way to it (mode {mode:04o})"
@@ -254,18 +254,27 @@ def _is_trusted(user: int) -> bool:
     return user in {0, os.geteuid(), Path("/").stat().st_uid}
 
 
-def _is_writable_by_others(status: os.stat_result) -> bool:
+def _is_writable_by_others(folder_fd: int) -> bool:
     """Tell whether others can replace what is in a folder; in a sticky one they can only add."""
+    status = os.fstat(folder_fd)
     if status.st_mode & stat.S_ISVTX:
         return False
-    by_group = status.st_mode & stat.S_IWGRP and not any(
-        _is_alone_in_group(user, status.st_gid) for user in {status.st_uid, os.geteuid()}
-    )
+    is_own_group = any(_is_alone_in_group(user, status.st_gid) for user in {status.st_uid, os.geteuid()})
+    by_group = status.st_mode & stat.S_IWGRP and (not is_own_group or _has_acl(folder_fd))
     return bool(by_group or status.st_mode & stat.S_IWOTH)
 
 
+def _has_acl(folder_fd: int) -> bool:
+    """Tell whether a folder has a POSIX ACL; the bits of the group then also stand for others that the ACL names."""
+    # A descriptor that was opened with O_PATH has no attributes but by this path. On macOS bits and ACLs are apart.
+    with suppress(AttributeError, OSError):
+        os.getxattr(f"/proc/self/fd/{folder_fd}", "system.posix_acl_access")
+        return True
+    return False
+
+
 def _is_alone_in_group(user: int, group: int) -> bool:
-    """Tell whether a group is the private one of a user: of the same name, the user's first, without other members.
+    """Tell whether a group is the private one of a user: of the same name, the user's first, and nobody else's.
 
     Many systems make such a group for each user and let it write by default.
     """
@@ -273,12 +282,18 @@ def _is_alone_in_group(user: int, group: int) -> bool:
         account, members = pwd.getpwuid(user), grp.getgrgid(group)
     except KeyError:
         return False
-    is_own = (account.pw_gid, account.pw_name) == (group, members.gr_name)
-    return is_own and {*members.gr_mem} <= {account.pw_name}
+    if (account.pw_gid, account.pw_name) != (group, members.gr_name) or {*members.gr_mem} - {account.pw_name}:
+        return False
+    # A group does not list those who have it as their first.
+    return all(other.pw_uid == user for other in pwd.getpwall() if other.pw_gid == group)
 
 
 def _check_folder(path: Path, folder_fd: int) -> None:
     status = os.fstat(folder_fd)
+    # A command that made such a folder private would break the system for everybody else.
+    if path == Path("/") or (status.st_mode & stat.S_ISVTX and status.st_mode & stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise PermissionError(errno.EPERM, f"{path} is there for everybody (mode {mode:04o}). Name a folder in it")
     if status.st_uid != os.geteuid():
         fact = f"{path} belongs to another user (uid {status.st_uid})"
         raise _explain_refusal(fact, f"chown {os.geteuid()}", path)

@@ -28,7 +28,7 @@ from token_tools.cluster.models import NewAccessToken
 from token_tools.cluster.qq import Qq
 from token_tools.credentials import encode_store, is_valid_store
 from token_tools.errors import RETRY_ONCE_FIXED, DeliveryError
-from token_tools.paths import validate_path
+from token_tools.paths import validate_path_form
 from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
     DeliveredToken,
@@ -76,7 +76,7 @@ _MAX_NAME_PART_CHARS: Final = 60
 class FileLocation:
     """A file on this machine."""
 
-    path: Annotated[Path, AfterValidator(validate_path)]
+    path: Annotated[Path, AfterValidator(validate_path_form)]
     kind: Literal["file"] = "file"
     is_credentials_store: ClassVar[bool] = True
 
