@@ -1,8 +1,8 @@
 """Delivery of new bearer tokens into files: one a token, in a private folder, in the format of qq's credentials store.
 
-A file is made, locked and filled with blanks before the cluster is asked, so that the disk has room for the token. Its
-pending name tells a server that starts later what it is; the lock tells whether its maker still lives, since the system
-takes the locks of a process that is killed.
+A file is created, locked and filled with blanks before the cluster is asked, so that the disk has room for the token.
+Its pending name tells a server that starts later what it is; the lock tells whether the process that created it still
+runs, since the system releases the locks of a process that ends.
 """
 
 import fcntl
@@ -280,7 +280,8 @@ def _create_locked_file(folder_fd: int, rollback: ExitStack) -> tuple[int, str]:
         rollback.callback(remove_if_exists, name, folder_fd)
         rollback.callback(os.close, file)
         fcntl.flock(file, fcntl.LOCK_EX)
-        # A server that starts removes pending files that nobody has locked. It may have come before the lock.
+        # A server that starts removes pending files that nobody has locked. It may have come before this file was
+        # locked.
         if has_name(file, name, folder_fd):
             return file, name
 
