@@ -1,4 +1,4 @@
-"""Two clusters made alike under one clock: on one work our tools, on the other the vendor's SDK, over HTTPS."""
+"""Two equal clusters under one clock: our tools work on one, and the vendor's SDK works on the other, over HTTPS."""
 
 import json
 import socket
@@ -71,7 +71,7 @@ class FakeClock:
     now: datetime = NOW
 
     def __call__(self) -> datetime:
-        """The present."""
+        """Return the time at which the clock stands."""
         return self.now
 
 
@@ -88,7 +88,7 @@ class UserSpelling:
 
 
 def list_spellings(account: Account) -> Sequence[UserSpelling]:
-    """Every way to write an account."""
+    """Return every way to write an account as a user."""
     key, name, sid = f"auth_id:{account.auth_id}", account.name or "", account.sid
     prefix = _PREFIX_BY_DOMAIN.get(account.domain, account.domain.lower())
     in_domain = {"domain": account.domain, "name": name}
@@ -96,7 +96,7 @@ def list_spellings(account: Account) -> Sequence[UserSpelling]:
         UserSpelling(f"{prefix}:{name}", in_domain, key),
         UserSpelling(f" {account.domain}: {name.upper()} ", in_domain, key),
         UserSpelling(f"{prefix}:{json.dumps(name)}", in_domain, key),
-        # A name alone may be that of several users, and then neither side takes it.
+        # Several users may have one name, and then neither side accepts the name alone.
         UserSpelling(name, f"name:{name}", f"name:{name}"),
         UserSpelling(f"NAME:{name}", f"name:{name}", f"name:{name}"),
         UserSpelling(key, key, key),
@@ -107,7 +107,7 @@ def list_spellings(account: Account) -> Sequence[UserSpelling]:
 
 
 def create_cluster(clock: FakeClock) -> tuple[Cluster, str]:
-    """A cluster that will make the same ids and secrets as every other, and the secret that both sides work with."""
+    """Create a cluster that gives the same ids and secrets as every other, and the secret that both sides work with."""
     cluster = Cluster(clock=clock, seed=CLUSTER_SEED)
     for account in ACCOUNTS:
         cluster.add_account(account)
@@ -137,13 +137,13 @@ class ReplaceableApp:
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Whatever the present one does."""
+        """Let the present application answer a request."""
         await self.app(scope, receive, send)
 
 
 @contextmanager
 def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
-    """The port on which a thread of this process serves an application over HTTPS."""
+    """Serve an application over HTTPS in a thread of this process, and yield the port."""
     certificate = folder / "server.pem"
     trustme.CA().issue_cert(LOOPBACK).private_key_and_cert_chain_pem.write_to_path(certificate)
     server = uvicorn.Server(
@@ -174,7 +174,7 @@ def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
 
 @dataclass
 class SdkSide:
-    """The vendor's SDK on a cluster of its own; None is what the cluster refuses."""
+    """The vendor's SDK on a cluster of its own. A method returns None if the cluster refuses."""
 
     cluster: Cluster
     served_app: ReplaceableApp
@@ -183,30 +183,30 @@ class SdkSide:
     @classmethod
     @contextmanager
     def connected(cls, folder: Path) -> Generator["SdkSide"]:
-        """Over one connection from now on."""
+        """Serve a cluster, and yield the SDK with one connection to it."""
         cluster, bearer_token = create_cluster(FakeClock())
-        switchboard = ReplaceableApp(create_app(cluster))
-        with serve_over_https(switchboard, folder) as port:
+        served_app = ReplaceableApp(create_app(cluster))
+        with serve_over_https(served_app, folder) as port:
             rest = _REST_CLIENT_MODULE.RestClient(
                 LOOPBACK, port, _AUTH_MODULE.Credentials(bearer_token), timeout=TIMEOUT_SECONDS
             )
             try:
-                yield cls(cluster, switchboard, rest)
+                yield cls(cluster, served_app, rest)
             finally:
                 rest.close()
 
     def reset(self, clock: FakeClock) -> None:
-        """Let there be a new cluster in place of the one before."""
+        """Replace the cluster by a new one."""
         self.cluster, _ = create_cluster(clock)
         self.served_app.app = create_app(self.cluster)
 
     def who_am_i(self) -> Entry:
-        """Whom the SDK works as."""
+        """Return the user whom the SDK works as."""
         me: Entry = self.rest.auth.who_am_i()
         return me
 
     def who_am_i_with(self, bearer_token: str) -> Entry | None:
-        """Whom a bearer token stands for."""
+        """Return the user whom a bearer token authenticates."""
         rest = _REST_CLIENT_MODULE.RestClient(
             LOOPBACK, self.rest.port, _AUTH_MODULE.Credentials(bearer_token), timeout=TIMEOUT_SECONDS
         )
@@ -216,7 +216,7 @@ class SdkSide:
             rest.close()
 
     def list_tokens(self, user: str | None = None, *, limit: int | None = None) -> list[Entry] | None:
-        """The tokens of all or of one user, all pages joined."""
+        """Return the tokens of all users or of one, all pages joined."""
         identity = None if user is None else _IDENTITY_MODULE.Identity(user)
         return _none_if_refused(
             lambda: [
@@ -225,25 +225,25 @@ class SdkSide:
         )
 
     def get_token(self, token_id: str) -> Entry | None:
-        """One token."""
+        """Return one token."""
         return _none_if_refused(lambda: _as_dict(self.rest.access_tokens.get(token_id)))
 
     def create_token(self, user: str | Mapping[str, str], expires: datetime | None) -> Entry | None:
-        """The id and the secret of a new token."""
+        """Create a token, and return its id and its secret."""
         identity = _IDENTITY_MODULE.Identity(user)
         return _none_if_refused(lambda: _as_dict(self.rest.access_tokens.create(identity, expires)))
 
     def update_token(self, token_id: str, *, expires: datetime | None, enabled: bool | None) -> Entry | None:
-        """The token with another expiry, with another state, or both."""
+        """Update a token's expiry, its state or both, and return it."""
         return _none_if_refused(lambda: _as_dict(self.rest.access_tokens.modify(token_id, expires, enabled)))
 
     def clear_expiry(self, token_id: str) -> Entry | None:
-        """The token without an end; the SDK's own method cannot ask for that."""
+        """Let a token never expire, and return it; the SDK's own method cannot ask for that."""
         uri = f"/v1/auth/access-tokens/{token_id}"
         return _none_if_refused(lambda: self.rest.request("PATCH", uri, body={"expiration_time": None}))
 
     def delete_token(self, token_id: str) -> bool | None:
-        """True if it is gone by this."""
+        """Delete a token, and return True if the cluster did so."""
         return _none_if_refused(lambda: self.rest.access_tokens.delete(token_id) is None)
 
 
@@ -258,7 +258,7 @@ class ServerSide:
     @classmethod
     @contextmanager
     def connected(cls, portal: BlockingPortal, clock: FakeClock, *, host: str, folder: Path) -> Generator["ServerSide"]:
-        """On a new cluster of that name, with nobody who is asked."""
+        """Create a cluster at this host, and yield a client of a server that asks nobody before a change."""
         cluster, bearer_token = create_cluster(clock)
         settings = Settings(host=host, bearer_token=SecretStr(bearer_token), delivery_dir=folder / host, confirm="none")
         server = create_server(settings, cluster_transport=httpx.ASGITransport(create_app(cluster)), clock=clock)
@@ -273,7 +273,7 @@ class ServerSide:
             yield cls(cluster, connected, portal)
 
     def call(self, tool: str, **arguments: object) -> ToolAnswer:
-        """What the model gets; an argument that is None is left out."""
+        """Call a tool, and return what the model gets; an argument that is None is left out."""
         given = {name: value for name, value in arguments.items() if value is not None}
 
         async def call() -> ToolAnswer:
@@ -291,5 +291,5 @@ def _none_if_refused(request: Callable[[], Result]) -> Result | None:
 
 
 def _as_dict(entry: object) -> Entry:
-    """The fields of one of the SDK's dataclasses; the SDK's own `to_dict` gives the same, slowly."""
+    """Return the fields of one of the SDK's dataclasses; the SDK's own `to_dict` gives them too, but slowly."""
     return {**vars(entry)}
