@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def working_process(folder: Path, user: str = "local:jane") -> Generator[JournalEntry]:
-    """What a process has begun that lives as long as this; then it is killed, and stays a zombie for a while."""
+    """Let another process begin an intent, and kill it after the block; it stays a zombie for a while."""
     script = f"""
 import anyio, pathlib, datetime, sys
 from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
@@ -66,14 +66,14 @@ anyio.run(main)
 
 
 def leave_open_intent(folder: Path, user: str = "local:jane") -> JournalEntry:
-    """What a process leaves that is killed between intent and outcome."""
+    """Leave the intent of a process that is killed before it writes an outcome."""
     with working_process(folder, user) as intent:
         pass
     return intent
 
 
 async def find_open_intents(journal: Journal, user: str) -> list[JournalEntry]:
-    """What was begun for a user, is not being worked on, and has to be told of."""
+    """Return the intents for a user that have no known end and that no process is working on."""
     attempts = await journal.list_attempts()
     return [a.intent for a in attempts if a.intent.user == user and not a.is_settled and not a.is_in_flight]
 
@@ -81,7 +81,7 @@ async def find_open_intents(journal: Journal, user: str) -> list[JournalEntry]:
 async def record_attempt(
     journal: Journal, outcome: Outcome, *, mentioned_entries: Sequence[JournalEntry] = ()
 ) -> JournalEntry:
-    """An attempt from its beginning to its end."""
+    """Record an attempt from its intent to its outcome."""
     async with journal.record_intent("local:jane") as intent:
         await journal.record_outcome(intent, outcome, mentioned=mentioned_entries)
     return intent
@@ -234,7 +234,7 @@ JOURNAL_LINE = {
     "user": "local:jane",
     "result": "intended",
 }
-"""An intent that is in order."""
+"""A valid line of an intent."""
 
 
 @pytest.mark.parametrize(
@@ -441,15 +441,15 @@ async def test_a_location_is_read_as_it_was_written(folder: Path, destination: s
 
 
 FORMER_RESULTS = {
-    "created": "created",
-    "not created": "not created",
-    "rolled back": "rolled back",
-    "undeletable": "undeletable",
+    "made": "created",
+    "not made": "not created",
+    "deleted again": "rolled back",
+    "stranded": "undeletable",
     "unknown": "unknown",
     "done": "done",
     "not done": "not done",
 }
-"""Results in the words of earlier versions, and in today's."""
+"""Results in the words of earlier versions, each with today's word."""
 
 
 @pytest.mark.parametrize("result", FORMER_RESULTS)
