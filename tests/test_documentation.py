@@ -73,7 +73,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 
 def list_tree() -> list[str]:
-    """The modules on the architecture page, as paths below the package, in order."""
+    """Return the modules on the architecture page, as paths below the package, in order."""
     [tree] = [block for _, block in FENCED.findall(ARCHITECTURE.read_text()) if block.startswith("token_tools/")]
     folders: list[str] = []
     modules: list[str] = []
@@ -87,12 +87,12 @@ def list_tree() -> list[str]:
 
 
 def has_code(module: Path) -> bool:
-    """Whether a module is more than the docstring of its folder."""
+    """Tell whether a module is more than the docstring of its folder."""
     return module.name != "__init__.py" or len(ast.parse(module.read_text()).body) > 1
 
 
 def can_be_looked_up(span: str, page: Path) -> bool:
-    """Whether a text between backticks is the name of something that exists."""
+    """Tell whether a text between backticks is the name of something that exists."""
     return (
         bool(fnmatch.filter(list_names(), span.removesuffix("()")))
         or span in list_literals()
@@ -105,18 +105,18 @@ def can_be_looked_up(span: str, page: Path) -> bool:
 
 
 def leads_somewhere(page: Path, target: str, heading: str) -> bool:
-    """Whether a link from a page has a file at its end, and in there the heading."""
+    """Tell whether a link from a page leads to a file, and to a heading in it."""
     file = page.parent / target if target else page
     return file.exists() and (not heading or heading in map(slugify, file.read_text().splitlines()))
 
 
 def slugify(line: str) -> str:
-    """The anchor of a heading, as GitHub makes it; nothing for any other line."""
+    """Return the anchor of a heading, as GitHub makes it; nothing for any other line."""
     return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") if line.startswith("#") else ""
 
 
 def list_printed_commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command in the shell blocks of a page."""
+    """Return the words of each command in the shell blocks of a page."""
     for language, block in FENCED.findall(page.read_text()):
         for line in block.splitlines() if language == "sh" else ():
             yield from split_commands(shlex.split(line, comments=True))

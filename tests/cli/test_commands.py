@@ -29,7 +29,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a pr
 def run_command(
     *words: str, env: Mapping[str, str] | None = None, unset: Sequence[str] = (), cwd: Path | None = None
 ) -> tuple[int, str]:
-    """The status and the stderr of a process, on which no secret may be."""
+    """Run a process; check that its stderr has no secret, and return its status and its stderr."""
     variables = {name: value for name, value in (os.environ | (env or {})).items() if name not in unset}
     ended = subprocess.run(
         words,
@@ -45,7 +45,7 @@ def run_command(
 
 
 def read_start_failure(*words: str, env: Mapping[str, str] | None = None, unset: Sequence[str] = ()) -> str:
-    """The one line in which a process says why it does not start, without its beginning."""
+    """Return the line in which a process says why it does not start, without its beginning."""
     beginning = "qumulo-token-tools could not start: "
     status, answer = run_command(*words, env=env, unset=unset)
     assert status == 2

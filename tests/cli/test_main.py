@@ -1,4 +1,4 @@
-"""What is done for a fast start changes nothing about what was loaded, and where nothing can start, that is told."""
+"""The measures for a fast start change nothing about what is loaded, and a start that fails says why."""
 
 import os
 import subprocess

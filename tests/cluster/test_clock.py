@@ -1,4 +1,4 @@
-"""The cluster's clock is not ours: what is told and limited in time is right, or it is said that the clocks differ."""
+"""If the cluster's clock differs from ours, times and limits are right all the same, or answers say that it differs."""
 
 from datetime import datetime, timedelta
 
@@ -15,7 +15,7 @@ TEN_YEARS = timedelta(days=3653)
 
 
 def set_cluster_clock(harness: Harness, ahead: timedelta, *, sends_date: bool = False) -> None:
-    """Let the cluster's clock be ahead of ours, and tell in each answer what it shows or not."""
+    """Set the cluster's clock ahead of ours; each answer has its date or not."""
     harness.cluster.clock = lambda: harness.now + ahead
 
     async def date(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -110,7 +110,7 @@ async def test_a_token_of_the_future_says_that_the_clocks_differ(harness: Harnes
 
 
 async def test_the_longest_lifetime_counts_by_the_cluster_s_clock(harness: Harness) -> None:
-    """This machine's clock is ten years ahead, so that what it takes for ninety days are eleven years there."""
+    """This machine's clock is ten years ahead, so its ninety days from now are over ten years on the cluster."""
     set_cluster_clock(harness, -TEN_YEARS)
 
     async with harness.connected(max_lifetime=timedelta(days=90)) as client:

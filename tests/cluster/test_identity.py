@@ -1,4 +1,4 @@
-"""Whom a token is for: eleven domains, six fields, one string, and back."""
+"""A user or group: eleven domains and six fields as one string, and back."""
 
 import importlib
 import json
@@ -501,7 +501,7 @@ async def test_whom_the_cluster_did_not_identify_is_asked_about(harness: Harness
 
 
 async def test_self_is_resolved_by_who_am_i(harness: Harness) -> None:
-    """Whoever may not look up identities may still make a token of their own."""
+    """A caller without the privilege to look up identities can still create a token for themselves."""
     service = replace(ADMIN, auth_id="1010", name="service")
     harness.cluster.add_account(service)
     own = harness.cluster.add_token("1010", creator="500")

@@ -123,7 +123,7 @@ async def test_the_logs_of_the_http_libraries_do_not_tell_what_was_sent_and_rece
     "tail", [b"\x17\x03\x03\x00\x20" + b"x" * 32, b"HTTP/1.1 502 Bad\r\n\r\n"], ids=["garbage", "plain"]
 )
 async def test_a_connection_that_turns_to_nonsense_is_no_clear_answer(tmp_path: Path, tail: bytes) -> None:
-    """What the TLS library says of it comes through all layers as it is."""
+    """The text of the TLS library comes through all layers unchanged."""
     async with tls_server(tmp_path, plain_answer=tail) as (settings, _), connected(None, settings) as cluster:
         with pytest.raises(Unreachable, match=r"No whole answer from 127\.0\.0\.1") as failure:
             await cluster.create_token(JANE, None)
@@ -319,8 +319,8 @@ async def tls_server(
 ) -> AsyncGenerator[tuple[Settings, list[bytes]]]:
     """A TLS server, the settings that trust it, and what it receives.
 
-    Its certificate is for `name`, and if it `valid_from` at a time relative to the present, for one day. Of both
-    answers, `plain_answer` is the one that does not go through TLS.
+    Its certificate is for `name`. If `valid_from` is given, it is valid for one day from then on, relative to the
+    present. `answer` is sent through TLS; a `plain_answer` is sent instead, past TLS.
     """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")

@@ -1,4 +1,4 @@
-"""The two files that settings name: what they hold and whose they are is told as it is, and nothing of it is quoted."""
+"""The two files that settings name: a refusal says what they hold and who owns them, and quotes nothing of them."""
 
 import codecs
 import json
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refusal_of_credentials(path: Path) -> str:
-    """Why a store is not read, in one sentence that names setting and file, and quotes nothing of what it holds."""
+    """Load a store that is refused; return the sentence after its beginning, which names setting and file."""
     with pytest.raises(SettingsError) as failure:
         load_settings({"host": "c", "credentials_file": str(path)})
     answer = str(failure.value)
@@ -123,7 +123,7 @@ def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
 
 @contextmanager
 def without_root_rights() -> Generator[None]:
-    """Root, who may read everything, is somebody else meanwhile; whoever is not root stays who they are."""
+    """Run the block as another user if the tests run as root, who may read everything."""
     before = os.geteuid()
     os.seteuid(before or 54321)
     try:
@@ -192,7 +192,7 @@ def pipe(tmp_path: Path) -> Path:
 
 
 def write_to_pipe(pipe: Path, content: bytes) -> threading.Thread:
-    """Somebody who writes this into a pipe as soon as it is read, and once."""
+    """Write this into a pipe, once, as soon as somebody reads it."""
     writer = threading.Thread(target=pipe.write_bytes, args=(content,))
     writer.start()
     return writer

@@ -1,4 +1,4 @@
-"""Every failure of every request: what the caller is told, what the cluster holds afterwards, what is on the disk.
+"""Every failure of every request: what the answer says, what the cluster holds afterwards, what is on the disk.
 
 The secrets are recognisable, and none of them is where it does not belong.
 """
@@ -64,7 +64,7 @@ def create_outcomes(outcome: CreateOutcome, faults: list[Fault] = FAULTS) -> Cre
 
 # A refusal to list somebody's tokens is no reason not to try; a user who is neither found nor listed is.
 CREATE_TABLE: dict[Endpoint, CreateOutcomes] = {
-    # Nobody can tell that it is another user whom who-am-i names.
+    # Nothing shows that who-am-i names another user.
     "who-am-i": create_outcomes("nothing", [fault for fault in FAULTS if fault != "another"]),
     "find": create_outcomes("nothing"),
     "list": create_outcomes("nothing") | create_outcomes("made", ["error-400", *FAULTS_HARMLESS_TO_LISTS]),
@@ -75,7 +75,7 @@ CREATE_TABLE: dict[Endpoint, CreateOutcomes] = {
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    """The newer era only: nothing here depends on it."""
+    """Run these tests in the newer era only, because nothing here depends on the era."""
     harness = create_harness("auto", tmp_path)
     harness.settings = harness.settings.model_copy(update={"timeout": timedelta(seconds=0.5), "confirm": "none"})
     return harness
@@ -86,7 +86,7 @@ def inject_fault(harness: Harness, endpoint: Endpoint, fault: Fault) -> None:
 
 
 def check_nothing_done_prefix(harness: Harness, expected: ToolAnswer, *, is_changed: bool) -> None:
-    """The first words of an error say that nothing was done if no write was sent, and never if it was carried out."""
+    """An error begins with "Nothing was done." if no write was sent, and never if a write was carried out."""
     sent = [
         one for one in harness.recorder.requests if one.method in {"PATCH", "DELETE"} or one.url.path == TOKENS_PATH
     ]
@@ -327,7 +327,7 @@ class CutFirstCreate(httpx.AsyncBaseTransport):
         self.left = [meanwhile]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Serve all but the first create."""
+        """Pass on all requests but the first create."""
         if request.method == "POST" and request.url.path == TOKENS_PATH and self.left:
             await self.left.pop()()
             raise httpx.ReadError("cut")
@@ -484,7 +484,7 @@ async def test_an_expiry_that_the_cluster_rounds_up_is_not_held_against_the_toke
 
 
 def ignore_expiries(harness: Harness) -> None:
-    """A cluster that is too old for them, and takes no notice."""
+    """A cluster that is too old for expiry times ignores them."""
 
     async def forget(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == TOKENS_PATH:
@@ -667,19 +667,19 @@ async def test_the_longest_lifetime_holds_for_what_is_asked_and_for_what_is_not(
 
 
 def read_all_files(folder: Path, *, excluded: list[Path]) -> bytes:
-    """Every byte on the disk below a folder, without those files."""
+    """Return every byte on the disk below a folder, without these files."""
     return b"\n".join(file.read_bytes() for file in folder.rglob("*") if file.is_file() and file not in excluded)
 
 
 class CrashingDelivery(InlineDelivery):
-    """A way to hand tokens over that breaks in a way nobody thought of."""
+    """A destination that fails with an error that no code expects."""
 
     async def reserve(self) -> "CrashingDelivery":
-        """It seems to work."""
+        """Return this destination, as if it worked."""
         return self
 
     async def store(self, token: NewAccessToken, user: Identity) -> DeliveredToken:
-        """It does not."""
+        """Fail with an error of Python's own."""
         raise RuntimeError("can't start new thread")
 
 
@@ -698,7 +698,7 @@ async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
 
 
 async def test_no_sentence_is_quoted_of_the_answer_to_a_create_that_failed(harness: Harness) -> None:
-    """It may name the token that was made all the same, which nobody can compare with."""
+    """The rejection may name the new token, which this process does not know and so cannot redact by comparison."""
 
     async def tell_the_secret(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":

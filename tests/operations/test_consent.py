@@ -144,7 +144,7 @@ async def test_one_answer_to_two_calls_at_once_makes_one_token(tmp_path: Path) -
 
 
 async def test_of_two_equal_calls_at_once_each_consent_makes_one_token(harness: Harness) -> None:
-    """In the older era both ask at once, in the newer the one that comes second asks anew."""
+    """In the older era both calls ask at once; in the newer the second call asks anew."""
     person = ScriptedPerson([AGREES])
     answer: list[ToolAnswer] = []
     async with harness.connected(person=person) as client:

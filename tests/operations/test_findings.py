@@ -34,7 +34,7 @@ def test_each_finding_has_a_name_of_its_own_that_a_report_can_have_in_a_cell() -
 
 
 async def test_the_report_and_the_answer_agree_about_users_whom_the_list_does_not_name(harness: Harness) -> None:
-    """More than are looked up, on a list that names nobody."""
+    """The list names none of its users, who are more than are looked up."""
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
     for number in range(100):
         account = replace(JANE, auth_id=str(3000 + number), name=f"u{number}")

@@ -1,4 +1,4 @@
-"""Only what the cluster itself said is believed, and only what was looked at is told."""
+"""Only the cluster's own answers are believed, and an answer says only what was checked."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_write_without_an_answer_is_looked_after(harness: Harness) -> None:
-    """The request was carried out, its answer is lost; a look tells that it is as wanted."""
+    """The request was carried out and its answer is lost; a second look shows that the token is as wanted."""
     token = add_token(harness)
     harness.recorder.on_served = replace_answer("PATCH", httpx.Response(504), path=TOKENS_PATH + token.id)
     changed = await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")

@@ -32,13 +32,13 @@ async def admin(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def jane(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient]:
-    """Somebody without any privilege."""
+    """Yield a client of a user without any privilege."""
     async with create_client(cluster, JANE_ID) as client:
         yield client
 
 
 def create_client(cluster: Cluster, auth_id: str) -> httpx.AsyncClient:
-    """A client with a live token of that user."""
+    """Return a client with a live token of that user."""
     [token, *_] = [token for token in cluster.tokens.values() if token.user == auth_id]
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(cluster)),

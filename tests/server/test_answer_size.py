@@ -1,4 +1,4 @@
-"""Whatever is given, by a caller or a cluster, is bounded before work is done on it, and so is all that leaves."""
+"""Input from a caller or a cluster is bounded before work is done on it, and so is every answer."""
 
 import gzip
 import json

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Greeting(BaseModel):
-    """What the tool of this test returns."""
+    """The result of this test's tool."""
 
     text: str
 

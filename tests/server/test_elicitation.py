@@ -155,7 +155,7 @@ async def test_the_text_of_the_question_is_the_server_s_own(harness: Harness) ->
 
 
 async def test_a_question_that_nobody_answers_ends_in_time_with_nothing_done(tmp_path: Path) -> None:
-    """Only in the older era does the server wait; in the newer a client calls again once there is an answer."""
+    """Only in the older era does the server wait. In the newer era, the client calls again with the answer."""
 
     async def never_answer(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         await anyio.sleep_forever()
@@ -213,7 +213,7 @@ async def test_a_replayed_answer_does_not_make_a_second_token(tmp_path: Path) ->
 
 
 async def test_a_client_that_fails_to_ask_is_told_that_nothing_was_done(tmp_path: Path) -> None:
-    """Only in the older era is the client asked for an answer; in the newer it has to bring one."""
+    """Only in the older era does the server ask the client. In the newer era it calls again with the answer."""
 
     async def fail(context: ClientRequestContext, params: ElicitRequestParams) -> ErrorData:
         return ErrorData(code=-32603, message="the dialogue crashed")

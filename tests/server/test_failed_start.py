@@ -44,7 +44,7 @@ def start_process(
 
 
 def read_answers(*lines: bytes, options: Sequence[str] = (), **settings: str) -> tuple[list[dict[str, Any]], str]:
-    """What a server answers that could not start, and its stderr; stdin stays open until it has ended by itself."""
+    """Start a server that cannot start, keep its stdin open until it ends, and return its answers and its stderr."""
     with start_process(options, ENVIRONMENT_WITHOUT_SETTINGS | settings) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -56,12 +56,12 @@ INVALID_LINES: dict[str, tuple[bytes, list[int | str | None], int]] = {
     ),
     "too-long-and-never-ending": (encode_list_call(b'"user":"' + rb"\"" * 3_000_000), [7], -32600),
 }
-"""The line, the ids that its errors have, and their code."""
+"""Each row is a line, the ids of the errors that answer it, and their code."""
 
 
 @pytest.mark.parametrize("meta", [{}, {"_meta": REQUEST_META}], ids=["2025-11-25", "2026-07-28"])
 def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict[str, object]) -> None:
-    """Even as the first line of all: which era the client is of is not told by it."""
+    """The line is answered even if it comes first, although it does not show the era of the client."""
     pipe = subprocess.PIPE
     asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": meta} if meta else INITIALIZE
     answers: dict[str, list[dict[str, Any]]] = {}
@@ -92,7 +92,7 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_is_served(meta: dict
 
 
 async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None:
-    """Whoever waits for it is told at once, and not when a human would have had time enough."""
+    """The call is answered at once, and not after the timeout of the question."""
     initialize = json.loads(json.dumps(INITIALIZE))
     initialize["params"]["capabilities"] = {"elicitation": {"form": {}}}
     async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
@@ -117,7 +117,7 @@ async def test_an_answer_of_the_client_that_is_no_message_is_no_answer() -> None
 
 
 async def test_what_is_refused_never_stands_within_another_answer() -> None:
-    """Each line of what comes back is a message, whatever comes of both at once."""
+    """Each line of stdout is a message, even if both streams write at the same time."""
     count, received, refused = 40, b"", 0
     async with running_server("--demo") as process:
         assert process.stdin is not None

@@ -69,7 +69,7 @@ EXPIRING_WITHIN_ERROR = "review_tokens takes `expiring_within`: How soon is soon
 
 
 async def get_prompt_unchecked(client: Client, name: str, arguments: Any) -> GetPromptResult:  # noqa: ANN401 - as hosts write them
-    """What is got with arguments that no client of the SDK would send."""
+    """Get a prompt with arguments that no client of the SDK would send."""
     params: dict[str, Any] = {"name": name, "arguments": arguments}
     return await client.session.send_request(
         Request[dict[str, Any], str](method="prompts/get", params=params), GetPromptResult

@@ -27,7 +27,7 @@ def own_bearer_token(harness: Harness) -> str:
 
 
 def is_leaked(expected: str, secret: str) -> bool:
-    """Whether eight characters of it can be read, whatever their case and whatever stands between them."""
+    """Tell whether a text shows eight characters of a secret, in any case and with anything between them."""
     plain = "".join(filter(str.isalnum, expected.casefold()))
     letters = "".join(filter(str.isalnum, secret_body(secret).casefold()))
     return any(letters[start : start + 8] in plain for start in range(len(letters) - 7))

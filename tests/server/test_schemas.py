@@ -64,7 +64,7 @@ async def test_each_tool_is_published_as_its_golden_file_says() -> None:
 
 
 async def test_all_definitions_together_are_small() -> None:
-    """Every conversation pays for them, whether it uses a tool or not."""
+    """Every conversation pays for all definitions, whether it uses a tool or not."""
     tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await list_published_tools()]
 
     assert len(json.dumps(tools, separators=(",", ":")).encode()) <= 9_600
@@ -91,7 +91,7 @@ async def test_defaults_and_bounds_are_in_words_too() -> None:
 
 
 async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_description_tells() -> None:
-    """Typed clients fill it in: a live token is not one whose `enabled` is nothing."""
+    """Typed clients fill in a default, and a live token must not appear with an empty `enabled`."""
     found: set[str] = set()
     for tool in await list_published_tools():
         for part in walk_schema(tool.output_schema or {}):
@@ -106,7 +106,7 @@ async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_descri
 
 
 async def test_the_hints_are_true() -> None:
-    """An audit may write a report; what makes a credential is no less than what takes one away."""
+    """An audit may write a report, and creating a credential is as dangerous as deleting one."""
     hints = {tool.name: tool.annotations for tool in await list_published_tools()}
 
     assert {name for name, answer in hints.items() if answer and answer.read_only_hint} == READ_TOOLS - {
@@ -122,7 +122,7 @@ async def test_the_hints_are_true() -> None:
 
 @pytest.mark.parametrize("level", ["1", "2"])
 async def test_nothing_that_is_described_depends_on_docstrings_or_assertions(level: str) -> None:
-    """Python leaves them out where it is told to optimize."""
+    """Python drops docstrings when it optimizes, and descriptions must stay."""
     environment = os.environ | {"PYTHONOPTIMIZE": level}
     server = StdioServerParameters(command=COMMAND, args=["--demo"], env=environment)
     with anyio.fail_after(TIMEOUT_SECONDS):

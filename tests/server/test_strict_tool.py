@@ -32,13 +32,13 @@ pytestmark = pytest.mark.anyio
 
 
 class EnabledAnswer(BaseModel):
-    """What the switch of a test gives."""
+    """The result of a tool that takes a switch."""
 
     enabled: bool
 
 
 class ActionAnswer(BaseModel):
-    """What the actor of a test gives."""
+    """The result of a tool that takes an action."""
 
     action: str
 

@@ -357,7 +357,7 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
 
 
 def test_what_a_killed_server_left_is_recovered_where_only_writers_can_lock(folder: Path) -> None:
-    """As over NFS."""
+    """A shared lock needs a descriptor for reading, and an exclusive one needs one for writing, as over NFS."""
     script = f"""
 import anyio, errno, fcntl, os, sys
 from pathlib import Path

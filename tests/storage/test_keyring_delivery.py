@@ -133,7 +133,7 @@ async def test_whatever_a_keyring_raises_is_told_without_its_text(fake_keyring: 
 
 
 class PanicException(BaseException):
-    """What a back end written in Rust raises."""
+    """The error of a back end that is written in Rust."""
 
 
 @pytest.mark.parametrize("failure", [SystemExit(1), KeyboardInterrupt(), PanicException(), GeneratorExit(), KeyError()])
@@ -200,7 +200,7 @@ async def test_a_keyring_that_hangs_is_not_waited_for_and_keeps_nothing_afterwar
 
 @pytest.fixture
 def long_thread_switch_interval() -> Generator[None]:
-    """Whichever thread runs goes on until it waits for something, so that what it does next comes first."""
+    """Let a running thread go on until it waits for something, so that its next step comes first."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(TIMEOUT_SECONDS)
     yield

@@ -45,7 +45,7 @@ def make_and_close_folder(path: Path) -> None:
 
 
 def run_as_user(user: int, *lines: str) -> str:
-    """What a program prints that another user runs, but for what it begins and ends with."""
+    """Run a program as another user, and return what it prints without surrounding blanks."""
     begin = [
         "import os, pathlib",
         "from token_tools.storage.private_files import ensure_private_folder",
@@ -178,7 +178,7 @@ async def test_a_folder_of_another_user_is_refused_with_what_mends_it(harness: H
 
 
 def find_private_group() -> int | None:
-    """The group of us alone, where the system makes such groups."""
+    """Return the private group of the user who runs the tests, if the system makes such groups."""
     try:
         account, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
     except KeyError:
@@ -188,7 +188,7 @@ def find_private_group() -> int | None:
 
 
 def find_shared_group() -> int | None:
-    """A group besides, to which we can give a folder."""
+    """Return another group, to which this user can give a folder."""
     others = os.getgroups() if os.geteuid() else [group.gr_gid for group in grp.getgrall()]
     return next((group for group in others if group != os.getegid()), None)
 

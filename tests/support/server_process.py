@@ -223,7 +223,7 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def assert_no_token_is_lost(cluster: ServedCluster, new: set[str]) -> None:
-    """Check that each new token works and has a file of its own, or that an attempt in the journal may have created it."""
+    """Check that each new token works and has its own file, or that an attempt in the journal may have created it."""
     delivered = cluster.read_delivered()
     assert all(cluster.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
     last = {line["attempt"]: line for line in cluster.read_journal() if line["operation"] in {"create", "rotate"}}

@@ -66,7 +66,7 @@ def bindfs_mounted(folder: Path, *options: str) -> Generator[Path]:
 
 @dataclass(frozen=True)
 class CreateRun:
-    """What one create came to."""
+    """The result of one create."""
 
     text: str
     fields: Any
@@ -75,7 +75,7 @@ class CreateRun:
 
 
 def create_under_strace(folder: Path, *options: str) -> CreateRun:
-    """Make a token in a process of its own, of which some system calls fail."""
+    """Create a token in a process of its own, in which some system calls fail."""
     home = os.environ | {"HOME": str(folder), "XDG_STATE_HOME": str(folder)}
     strace = ["strace", "--follow-forks", "-qq", "--seccomp-bpf", "--output=/dev/null", *options]
     child = subprocess.run(

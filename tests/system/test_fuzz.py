@@ -74,13 +74,13 @@ UNKNOWN_ARGUMENT_NAMES = st.sampled_from(
 
 @dataclass(frozen=True)
 class KnownId:
-    """An id that the server has told lately; which, only the call itself decides."""
+    """Stands for an id from a recent answer; the call chooses which."""
 
     number: int
 
 
 class FuzzedServer:
-    """The server, the tools that it publishes, and the ids of tokens that it has told."""
+    """The server, the tools that it publishes, and the ids of tokens in its answers."""
 
     def __init__(self, portal: BlockingPortal, client: Client) -> None:
         self._portal, self._client = portal, client
@@ -89,7 +89,7 @@ class FuzzedServer:
         self.calls = 0
 
     def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
-        """One call; the ids in its answer are remembered."""
+        """Make one call, and remember the ids in its answer."""
         chosen = {key: self._replace_known_ids(value) for key, value in arguments.items()}
         result: CallToolResult = self._portal.call(self._client.call_tool, name, chosen)
         self.calls += 1
@@ -104,7 +104,7 @@ class FuzzedServer:
 
 @contextmanager
 def fuzzed_server(folder: Path) -> Generator[FuzzedServer]:
-    """The command on its embedded cluster, with nobody to be asked."""
+    """Start the command on its embedded cluster; it asks nobody before a change."""
     server = StdioServerParameters(
         command=str(BIN_FOLDER / "qumulo-token-tools"),
         args=["--demo", "--confirm", "none", "--delivery-dir", str(folder / "tokens")],
@@ -118,7 +118,7 @@ def fuzzed_server(folder: Path) -> Generator[FuzzedServer]:
 
 
 def draw_arguments(data: st.DataObject, tool: PublishedTool) -> dict[str, Any]:
-    """Mostly what the schema wants, sometimes anything; sometimes less, or more."""
+    """Draw arguments: mostly what the schema wants, sometimes anything, sometimes fewer or more."""
     arguments: dict[str, Any] = {}
     for name, schema in tool.input_schema["properties"].items():
         if name in tool.input_schema.get("required", []) or data.draw(st.booleans()):
@@ -145,7 +145,7 @@ def valid_values(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 
 def memory_of_children() -> int:
-    """Bytes that the child processes of this one have in memory, where the system tells."""
+    """Return the memory of this process's children in bytes, if the system can say."""
     children = [
         Path("/proc", child) for task in Path("/proc/self/task").glob("*/children") for child in read_words(task)
     ]

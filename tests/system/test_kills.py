@@ -55,7 +55,7 @@ sys.exit(anyio.run(main))
 
 
 def create_and_kill_at(sandbox: SandboxProcess, step: int, state: Path) -> int:
-    """The status of a child that makes a token and is killed at that step, if it gets there."""
+    """Let a child create a token, kill it at this step if it gets there, and return its status."""
     child = subprocess.run(
         [sys.executable, "-c", CHILD_SCRIPT, str(step), USER],
         env=create_environment(sandbox, state),
@@ -69,7 +69,7 @@ def create_and_kill_at(sandbox: SandboxProcess, step: int, state: Path) -> int:
 
 
 def restart_server(sandbox: SandboxProcess, state: Path) -> str:
-    """What a server says on stderr that starts, and ends at once, after another was killed."""
+    """Start a server after another was killed, end it at once, and return its stderr."""
     env = create_environment(sandbox, state)
     command = [sys.executable, "-m", "token_tools"]
     answer = subprocess.run(
@@ -101,13 +101,13 @@ def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, tmp_pa
         assert kept.keys() <= new
         for token_id, bearer_token in kept.items():
             assert sandbox.run_sdk("client.auth.who_am_i()", bearer_token=bearer_token)["access_token_id"] == token_id
-        # A token whose secret is lost is one that the journal knows to have been begun and not to have been finished.
+        # If the secret of a token is lost, the journal has the attempt as begun and not finished.
         if new - kept.keys():
             assert [line["result"] for line in journal] == ["intended"]
             assert journal[0]["user"] == USER
         for token_id in new:
             sandbox.run_sdk(f"tokens.delete({token_id!r})")
-        # The next start makes order: it reports what was begun, and nothing is left that is neither here nor there.
+        # The next start cleans up: it reports what was begun, and leaves no pending file.
         if ended != 0:
             answer = restart_server(sandbox, state)
             assert ("was begun and has no outcome" in answer) == ([line["result"] for line in journal] == ["intended"])

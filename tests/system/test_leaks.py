@@ -83,7 +83,7 @@ OTHER_CALLS: list[tuple[str, dict[str, object]]] = [
 
 
 class LoggingServer:
-    """The child, and all that it wrote."""
+    """The child process, and all that it wrote."""
 
     def __init__(self, folder: Path, *, modern: bool, **settings: str) -> None:
         self.plan, self.secrets, self.keyring = (
@@ -110,13 +110,13 @@ class LoggingServer:
             self.send(LEGACY_HANDSHAKE[1])
 
     def send(self, message: dict[str, Any]) -> None:
-        """One frame."""
+        """Send one frame."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n")
         self.process.stdin.flush()
 
     def receive(self) -> dict[str, Any]:
-        """The answer to the last request; what is asked before it is answered, and what was cancelled passed over."""
+        """Return the answer to the last request; agree to questions before it, and skip what else comes."""
         assert self.process.stdout is not None
         while True:
             line = self.process.stdout.readline()
@@ -129,13 +129,13 @@ class LoggingServer:
                 return frame
 
     def call(self, tool: str, **arguments: object) -> dict[str, Any]:
-        """One tool call, and its result."""
+        """Call a tool, and return its result."""
         self.ask(tool, **arguments)
         result: dict[str, Any] = self.receive()["result"]
         return result
 
     def ask(self, tool: str, **arguments: object) -> None:
-        """A tool call whose result is not waited for."""
+        """Call a tool without waiting for its result."""
         self.number += 1
         params: dict[str, Any] = {"name": tool, "arguments": arguments} | (
             {"_meta": REQUEST_META} if self.modern else {}
@@ -143,11 +143,11 @@ class LoggingServer:
         self.send({"id": self.number, "method": "tools/call", "params": params})
 
     def cancel(self) -> None:
-        """The last call, whose answer never comes then."""
+        """Cancel the last call, so that its answer never comes."""
         self.send({"method": "notifications/cancelled", "params": {"requestId": self.number}})
 
     def end(self) -> bytes:
-        """Let it end, and give what it wrote to stderr."""
+        """Let the child end, and return what it wrote to stderr."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
@@ -174,9 +174,9 @@ def test_no_secret_leaves_the_process_but_to_its_destination(
 ) -> None:
     server = LoggingServer(tmp_path, modern=modern, QUMULO_DELIVERY=delivery, QUMULO_CONFIRM=confirm)
     every: list[Endpoint] = ["who-am-i", "find", "list", "list-again", "create", "get", "modify", "delete"]
-    # What the way of delivery has no part in is looked at in one way only.
+    # A fault that has nothing to do with the delivery is tried with one destination only.
     endpoints: list[Endpoint] = every if modern and delivery == "file" else ["create", "delete"]
-    # Of the many pages that something in front may give, a few stand for all: they tell the same.
+    # A few pages stand for all that something in front may send: their answers are equal.
     faults = [fault for fault in get_args(Fault) if not fault.startswith(_SIMILAR_FAULT_PREFIXES)]
     cells: list[dict[Endpoint, Fault]] = [{}, *({endpoint: fault} for endpoint in endpoints for fault in faults)]
     made: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """As many storms as were asked for."""
+    """Run a test once for each storm that was asked for."""
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(int(metafunc.config.getoption("--storms") or 0)))
 
@@ -43,7 +43,7 @@ STORM_FAULTS: list[dict[Endpoint, Fault]] = [
 
 
 def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
-    """Calls of every kind at once, on a cluster that is slow or fails, while the process is told to end or killed."""
+    """Make calls of every kind at once, on a cluster that is slow or fails, while the process is ended or killed."""
     chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
     over: Streams = chance.choice(get_args(Streams))
     with served_cluster(tmp_path) as cluster, running_server(cluster, streams=over, QUMULO_TIMEOUT="1s") as server:
@@ -73,7 +73,7 @@ def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: P
 
 
 def send_random_ends(chance: random.Random, server: ServerProcess) -> set[str]:
-    """Do to it whatever ends a process, until it has to; the names of the signals that were sent."""
+    """End the process in random ways until it has to end; return the names of the signals that were sent."""
     sent: set[str] = set()
     everything = [one for one in sorted(signal.valid_signals()) if format_signal(one) not in STOP_SIGNALS]
     gentle = [one for one in everything if format_signal(one) not in KILL_SIGNALS]

@@ -29,18 +29,18 @@ pytestmark = pytest.mark.slow
 EndAction = Callable[[ServerProcess], None]
 
 SLACK_SECONDS = 2
-"""Seconds that a busy machine may take longer."""
+"""How many seconds longer a busy machine may take."""
 
 ENDING_SIGNALS = [
     signum
     for signum in sorted(signal.valid_signals())
     if format_signal(signum) not in KILL_SIGNALS | HARMLESS_SIGNALS | STOP_SIGNALS and signum <= signal.SIGRTMIN
 ]
-"""Of the real-time ones one is enough."""
+"""The signals that begin a shutdown; one real-time signal stands for all."""
 
 
 def send_signals(*signums: int) -> EndAction:
-    """These signals, 100 ms apart; none ends the process while a change is under way."""
+    """Send these signals, 100 ms apart; none ends the process while a change is under way."""
 
     def end(server: ServerProcess) -> None:
         for signum in signums:

@@ -29,19 +29,19 @@ IDENTITY_FIELDS: Final = ("domain", "auth_id", "uid", "gid", "sid", "name")
 
 @dataclass(frozen=True)
 class Expiry:
-    """When a token is to expire: so long from now (None: never), written like that or as an instant of that zone."""
+    """When a token is to expire: `lifetime` from now, None for never. Written as `duration`, or as a time in `zone`."""
 
     lifetime: timedelta | None
     duration: str | None = None
     zone: timezone | None = None
 
     def format_argument(self, now: datetime) -> str | None:
-        """For our tools."""
+        """Return the expiry as an argument of our tools."""
         instant = self.resolve(now)
         return self.duration if instant is None or self.zone is None else instant.astimezone(self.zone).isoformat()
 
     def resolve(self, now: datetime) -> datetime | None:
-        """For the SDK."""
+        """Return the expiry as an argument of the SDK."""
         return None if self.lifetime is None else (now + self.lifetime).replace(microsecond=0)
 
 
@@ -74,11 +74,11 @@ USERS: Final = st.sampled_from(
     ]
 )
 TOKEN_POSITIONS: Final = st.integers(0, 99)
-"""Which token is meant."""
+"""Positions by which `find_token_id` chooses a token."""
 
 
 class TwoClustersMachine(RuleBasedStateMachine):
-    """One step is one operation on both sides; after each, both clusters are the same and are told alike."""
+    """Each step does one operation on both sides; after it, both clusters and both lists are equal."""
 
     def __init__(self, portal: BlockingPortal, sdk_side: SdkSide, folder: Path, number: int) -> None:
         super().__init__()
@@ -97,12 +97,12 @@ class TwoClustersMachine(RuleBasedStateMachine):
         self.compared = -1
 
     def teardown(self) -> None:
-        """Every run has a server of its own."""
+        """End the server of this run."""
         self._cleanup.close()
 
     @rule(user=USERS, expiry=EXPIRIES | st.just(NO_EXPIRY_ARGUMENT))
     def create(self, user: UserSpelling, expiry: Expiry) -> None:
-        """A token for anybody."""
+        """Create a token for any user."""
         now = self.clock()
         ours = self.call("create_access_token", user=user.for_tool, expiration_time=expiry.format_argument(now))
         sdk_side = self.theirs.create_token(user.for_sdk, expiry.resolve(now))
@@ -111,7 +111,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(expiry=EXPIRIES)
     def create_for_self(self, expiry: Expiry) -> None:
-        """A token for whoever asks."""
+        """Create a token for the caller."""
         now = self.clock()
         ours = self.call("create_access_token", user="self", expiration_time=expiry.format_argument(now))
         sdk_side = self.theirs.create_token(f"auth_id:{self.theirs.who_am_i()['id']}", expiry.resolve(now))
@@ -120,7 +120,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(position=TOKEN_POSITIONS, expiry=EXPIRIES | st.just(NO_EXPIRY_ARGUMENT))
     def rotate(self, position: int, expiry: Expiry) -> None:
-        """For the SDK, the second token of the same user; it works."""
+        """Rotate a token; the SDK creates a second token for the same user."""
         token_id, now = self.find_token_id(position), self.clock()
         ours = self.call("rotate_access_token", id=token_id, expiration_time=expiry.format_argument(now))
         old = self.theirs.get_token(token_id)
@@ -138,7 +138,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(position=TOKEN_POSITIONS, enabled=st.booleans())
     def enable_or_disable(self, position: int, enabled: bool) -> None:
-        """Either, whether it is so already or not."""
+        """Enable or disable a token, whatever its state is."""
         token_id = self.find_token_id(position)
         if token_id == self.own and not enabled:
             self.check_forbidden("update_access_token", "lock itself out", id=token_id, enabled=enabled)
@@ -150,7 +150,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(position=TOKEN_POSITIONS, expiry=EXPIRIES, enabled=st.none() | st.booleans())
     def update_expiry(self, position: int, expiry: Expiry, enabled: bool | None) -> None:
-        """To anywhere in the future or away, with the state or without."""
+        """Set or clear a token's expiry, with or without its state."""
         token_id, now = self.find_token_id(position), self.clock()
         change = {"expiration_time": expiry.format_argument(now), "enabled": enabled}
         if token_id == self.own and (expiry != NEVER_EXPIRES or enabled is False):
@@ -169,7 +169,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(position=TOKEN_POSITIONS)
     def delete(self, position: int) -> None:
-        """Any token but the one that our server runs on."""
+        """Delete any token but the one that our server runs on."""
         token_id = self.find_token_id(position)
         if token_id == self.own:
             self.check_forbidden("delete_access_token", "lock itself out", id=token_id)
@@ -186,14 +186,14 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(position=TOKEN_POSITIONS)
     def get(self, position: int) -> None:
-        """One token."""
+        """Get one token."""
         token_id = self.find_token_id(position)
 
         self.check_got(token_id)
 
     @rule(limit=st.integers(2, 9), their_limit=st.none() | st.integers(2, 9))
     def list_page_by_page(self, limit: int, their_limit: int | None) -> None:
-        """All tokens, in pages of any size."""
+        """List all tokens, in pages of any size."""
         sdk_side = self.theirs.list_tokens(limit=their_limit)
 
         assert sdk_side is not None
@@ -203,7 +203,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(user=USERS)
     def list_of_a_user(self, user: UserSpelling) -> None:
-        """The tokens of one user, or of nobody whom the cluster knows."""
+        """List the tokens of a user, whom the cluster may not know."""
         ours = self.call("list_access_tokens", user=user.for_tool)
         sdk_side = self.theirs.list_tokens(user.for_sdk_filter)
 
@@ -215,7 +215,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @rule(within=st.sampled_from([("30d", 30), ("1 w", 7), ("P400D", 400)]))
     def audit(self, within: tuple[str, int]) -> None:
-        """The counts are those that the list of the SDK gives."""
+        """Compare the counts of an audit with those of the SDK's list."""
         ours = self.call("audit_access_tokens", expiring_within=within[0])
         entries = self.theirs.list_tokens()
 
@@ -245,18 +245,18 @@ class TwoClustersMachine(RuleBasedStateMachine):
         ),
     )
     def try_forbidden_change(self, position: int, change: tuple[dict[str, str], str]) -> None:
-        """The SDK would do it, or the cluster would refuse it; our tools do not ask."""
+        """Try a change that our tools refuse without asking the cluster."""
         self.check_forbidden("update_access_token", change[1], id=self.find_token_id(position), **change[0])
 
     @rule(passed=st.timedeltas(timedelta(microseconds=1), timedelta(days=120)))
     def advance_time(self, passed: timedelta) -> None:
-        """Tokens expire and grow old."""
+        """Let time pass, so that tokens expire and grow old."""
         self.clock.now += passed
 
     @precondition(lambda self: self.removed < MAX_REMOVED_USERS)
     @rule(position=st.integers(1, len(ACCOUNTS) - 1))
     def remove_a_user(self, position: int) -> None:
-        """Somebody deletes a user elsewhere; the tokens stay."""
+        """Delete a user on both clusters; the tokens stay."""
         key = ACCOUNTS[position].auth_id
         if key in self.ours.cluster.accounts:
             self.ours.cluster.remove_account(key)
@@ -265,7 +265,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
     @invariant()
     def clusters_and_lists_are_equal(self) -> None:
-        """What holds after each step."""
+        """Check after each step that both clusters and both lists are equal."""
         sdk_side = self.theirs.list_tokens()
 
         assert self.ours.cluster.tokens == self.theirs.cluster.tokens
@@ -277,7 +277,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
         self.compared += 1
 
     def call(self, tool: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON, of which each tool gives another form
-        """What our tool tells, None where it refuses, which changes nothing."""
+        """Call our tool; return its fields, or None if it refuses, and check that a refusal changes nothing."""
         before = dict(self.ours.cluster.tokens)
         answer = self.ours.call(tool, **arguments)
         if answer.is_error:
@@ -286,13 +286,13 @@ class TwoClustersMachine(RuleBasedStateMachine):
         return None if answer.is_error else answer.fields
 
     def find_token_id(self, position: int) -> str:
-        """The id of a token; once in a while of one that was deleted, or never made."""
+        """Return the id of a token; sometimes of one that was deleted or never created."""
         tokens = [token_id for token_id in self.ours.cluster.tokens if token_id != self.own]
         ids = [*tokens, self.own] if position < 90 else self.gone
         return ids[position % len(ids)]
 
     def read_pages(self, limit: int) -> Iterator[Entry]:
-        """All that our tool lists."""
+        """Yield all tokens that our tool lists."""
         answer = self.call("list_access_tokens", limit=limit)
         yield from expand_entries(answer)
         while "after" in answer:
@@ -300,13 +300,13 @@ class TwoClustersMachine(RuleBasedStateMachine):
             yield from expand_entries(answer)
 
     def check_created(self, ours: Entry | None, sdk_side: Entry | None) -> None:
-        """Both made the same token, secret included, or none."""
+        """Check that both created the same token, secret included, or none."""
         assert (ours is None) == (sdk_side is None)
         if ours is not None:
             assert {"id": ours["id"], "bearer_token": read_bearer_token(ours)} == sdk_side
 
     def check_updated(self, ours: Entry | None, sdk_side: Entry | None) -> None:
-        """Both made the same change, or none."""
+        """Check that both made the same change, or none."""
         assert (ours is None) == (sdk_side is None)
         if ours is not None and sdk_side is not None:
             assert (ours["id"], ours["enabled"]) == (sdk_side["id"], sdk_side["enabled"])
@@ -317,7 +317,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
                 self.disabled_since.pop(ours["id"], None)
 
     def find_risks(self, entry: Entry, now: datetime, within: timedelta) -> Sequence[str]:
-        """What an audit has to find about an entry by itself, and by what it knows of what was done before."""
+        """Return what an audit has to find about an entry, also by what was done before."""
         created = datetime.fromisoformat(entry["creation_time"])
         expires = None if entry["expiration_time"] is None else datetime.fromisoformat(entry["expiration_time"])
         user, state = entry["user"], classify_state(entry, now)
@@ -338,7 +338,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
         return [risk for risk, is_one in risks.items() if is_one]
 
     def check_got(self, token_id: str) -> None:
-        """Both tell the same of one token, each field of its identities included."""
+        """Check that both say the same about one token, each field of its identities included."""
         ours = self.call("get_access_token", id=token_id)
         sdk_side = self.theirs.get_token(token_id)
 
@@ -351,7 +351,7 @@ class TwoClustersMachine(RuleBasedStateMachine):
                 assert answer | {"name": unquote_name(answer["name"])} == sdk_side[role]
 
     def check_forbidden(self, tool: str, why: str, **arguments: object) -> None:
-        """Our tool refuses for a reason of its own, so the SDK is not asked."""
+        """Check that our tool refuses for a reason of its own; the SDK does nothing."""
         before = dict(self.ours.cluster.tokens)
         answer = self.ours.call(tool, **arguments)
 
@@ -361,13 +361,13 @@ class TwoClustersMachine(RuleBasedStateMachine):
 
 
 def expand_entries(page: Entry) -> list[Entry]:
-    """The entries of a page, with what is usual and told once."""
+    """Return the entries of a page, with the values that the page gives once for all."""
     usual = {"enabled": True} | ({"creator": page["usual_creator"]} if "usual_creator" in page else {})
     return [usual | entry for entry in page["tokens"]]
 
 
 def keep_endpoint_fields(entry: Entry) -> Entry:
-    """Of our fields, those that the endpoint has too."""
+    """Return the fields that the endpoint has too."""
     return {key: entry[key] for key in ENDPOINT_FIELDS if key in entry}
 
 
@@ -375,25 +375,25 @@ ENDPOINT_FIELDS: Final = ("id", "user", "creator", "creation_time", "expiration_
 
 
 def convert_sdk_entry(entry: Entry) -> Entry:
-    """An entry of the SDK with its identities in one string and nothing null."""
+    """Return an entry of the SDK with its identities as strings and without nulls."""
     answer = entry | {role: str(Identity.model_validate(entry[role])) for role in ("user", "creator")}
     return {key: value for key, value in answer.items() if value is not None}
 
 
 def unquote_name(name: str | None) -> str | None:
-    """The name itself, where it is told in quotes."""
+    """Return a name without its quotes, if it has some."""
     unquoted: str | None = json.loads(name) if name and name.startswith('"') else name
     return unquoted
 
 
 def read_bearer_token(created: Entry) -> str:
-    """The secret, from where the answer says that it is."""
+    """Read the bearer token from the file that the answer names."""
     bearer_token: str = json.loads(Path(created["bearer_token_in"]).read_text())["bearer_token"]
     return bearer_token
 
 
 def classify_state(entry: Entry, now: datetime) -> str:
-    """How an audit counts it."""
+    """Return the status as which an audit counts an entry."""
     expires = entry["expiration_time"]
     if expires is not None and datetime.fromisoformat(expires) <= now:
         return "expired"
@@ -412,13 +412,13 @@ def test_our_tools_do_to_a_cluster_what_the_vendor_s_sdk_does_to_its_twin(sdk_si
     with start_blocking_portal() as portal:
 
         class Run(TwoClustersMachine):
-            """One with what all of them share."""
+            """A machine with the portal and the SDK that all runs share."""
 
             def __init__(self) -> None:
                 super().__init__(portal, sdk_side, tmp_path, len(compared))
 
             def teardown(self) -> None:
-                """Count, so that nobody is deceived about how much was tried."""
+                """Count the comparisons, so that the test can check that there were enough."""
                 super().teardown()
                 compared.append(self.compared)
 

@@ -137,7 +137,7 @@ async def test_the_end_of_input_ends_it_cleanly() -> None:
 
 @pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
 async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothing_else(era: str) -> None:
-    """A strict client answers that the human put the form away, if there is anything more in it."""
+    """A strict client reports a dismissed form if the schema has anything that it does not know."""
     forms: Message = {"elicitation": {"form": {}}}
     async with await anyio.open_process([COMMAND, "--demo"], env=os.environ | {"QUMULO_CONFIRM": "all"}) as process:
         assert process.stdin is not None
@@ -177,7 +177,7 @@ async def test_the_form_of_a_question_is_what_the_specification_lists_and_nothin
 
 
 def run_with_closed_stdout(options: str, *messages: Message) -> tuple[int, bytes]:
-    """The status and the stderr of the command whose stdout is closed after its first line; stdin stays open."""
+    """Close stdout after the first line but not stdin, and return the status and the stderr of the command."""
     pipe = subprocess.PIPE
     with subprocess.Popen([COMMAND, options], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
@@ -198,7 +198,7 @@ def test_a_client_that_stops_reading_ends_it_cleanly() -> None:
 
 
 def test_each_answer_is_whole_although_the_terminal_takes_it_in_parts() -> None:
-    """Whoever gave it its stdout lets nothing wait there."""
+    """The terminal is non-blocking, so each write may take only a part of an answer."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
     os.set_blocking(theirs, False)
@@ -283,7 +283,7 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
 
 
 def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
-    """As that of a terminal is for a process in the background of a shell that is gone."""
+    """Reading stdin fails, as it does for a background process whose shell is gone."""
     ended = subprocess.run(
         ["/bin/sh", "-c", f"exec '{COMMAND}' --demo 0>/dev/null"],
         capture_output=True,
@@ -296,7 +296,7 @@ def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
 
 
 async def test_an_interruption_while_it_starts_leaves_no_traceback(tmp_path: Path) -> None:
-    """A package that its start loads tells when, and waits."""
+    """A package that the start loads writes a line and waits, so that the test can interrupt the start."""
     (tmp_path / "humanize.py").write_text("print(flush=True); import signal; signal.pause()")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     async with await anyio.open_process([COMMAND, "--demo"], env=env) as process:

@@ -40,7 +40,7 @@ def create_settings(sandbox: SandboxProcess, folder: Path) -> Settings:
 
 
 def run_who_am_i(sandbox: SandboxProcess, store: Path) -> dict[str, Any]:
-    """The JSON that `qq who_am_i` begins with, for the token in a store."""
+    """Return the JSON that `qq who_am_i` begins with, for the token in a store."""
     answer = sandbox.run_qq("who_am_i", store=store)
     assert (answer.returncode, answer.stderr) == (0, "")
     me: dict[str, Any] = json.JSONDecoder().raw_decode(answer.stdout)[0]
@@ -147,7 +147,7 @@ def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no
 
 @pytest.fixture
 async def by_hand_command(sandbox: SandboxProcess, tmp_path: Path) -> str:
-    """The command that a client gets which cannot ask: to be run in a shell of an operator who has logged in."""
+    """Return the command that a refusal names for a person to run, because this client cannot ask one."""
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
             answer = await client.call_tool(

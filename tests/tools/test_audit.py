@@ -358,7 +358,7 @@ async def test_the_end_of_the_list_is_found_however_it_is_told(harness: Harness,
 
 
 async def test_a_list_that_goes_round_is_counted_once(harness: Harness) -> None:
-    """New keys for ever, the same tokens for ever."""
+    """The cluster returns the same tokens again and again, each time with a new cursor."""
     remove_findings_of_own_token(harness)
     number = 0
 
@@ -411,7 +411,7 @@ async def test_a_page_that_fails_is_an_error_and_not_half_an_answer(harness: Har
 
 
 async def test_users_without_a_name_are_looked_up_before_they_are_told(harness: Harness) -> None:
-    """Some clusters list users by key only."""
+    """Some clusters list only the auth_id of a user."""
     remove_findings_of_own_token(harness)
     harness.cluster.behaviour = replace(harness.cluster.behaviour, sparse_identities=True)
     add_token_without_findings(harness)
@@ -425,7 +425,7 @@ async def test_users_without_a_name_are_looked_up_before_they_are_told(harness: 
 
 @pytest.mark.parametrize(("name", "count"), [("jane", 1), (None, 2)], ids=["named", "nameless"])
 async def test_a_look_up_settles_it_only_if_it_tells_a_name(harness: Harness, name: str | None, count: int) -> None:
-    """Of the list's two users without a name the first is nobody at all."""
+    """The list has two users without a name, and the first has no field at all."""
     remove_findings_of_own_token(harness)
     first, second = sorted(
         [add_token_without_findings(harness), add_token_without_findings(harness, LDAP_BOB)], key=lambda token: token.id
@@ -669,12 +669,12 @@ async def test_an_audit_believes_no_look_up_that_is_about_somebody_else(harness:
 
 
 def find_working_tokens(cluster: Cluster) -> dict[str, Token]:
-    """The tokens that authenticate somebody."""
+    """Return the tokens that authenticate somebody."""
     return {token.id: token for token in cluster.tokens.values() if cluster.authenticate(token.bearer_token)}
 
 
 async def follow_remedies(harness: Harness, **settings: object) -> list[tuple[str, dict[str, Any]]]:
-    """Follow each remedy of the audit until none is left; the calls that were made."""
+    """Follow each remedy of the audit until none is left, and return the calls that were made."""
     made: list[tuple[str, dict[str, Any]]] = []
     async with harness.connected(person=ScriptedPerson([AGREES]), **settings) as client:
         while calls := await find_remedies(client):

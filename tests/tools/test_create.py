@@ -1,4 +1,4 @@
-"""New tokens: who gets one, where the bearer token goes, and what is told where something fails."""
+"""New tokens: who gets one, where the bearer token goes, and what the answer says if something fails."""
 
 import hashlib
 import json
@@ -217,7 +217,7 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(harne
 async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(harness: Harness, place: str) -> None:
     state = harness.settings.delivery_dir.parent
     state.mkdir(mode=0o700)
-    # Either is none of what is expected there.
+    # Neither of the two is what is expected there.
     os.mkfifo(state / place)
 
     refusal = await harness.with_folder("state_dir", state).call_without_effect(
@@ -403,7 +403,7 @@ async def test_a_cancelled_create_still_delivers_what_it_made(harness: Harness) 
 async def test_a_new_token_that_was_not_taken_back_is_named(
     harness: Harness, answer: httpx.Response, tool: str
 ) -> None:
-    """A create cannot deliver, a rotate not prove; in both, what should delete the new token does not."""
+    """A create fails to deliver or a rotate to prove, and in both the deletion of the new token fails too."""
     old = harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=9))
     block_requests(harness, "DELETE", answer)
 
@@ -627,7 +627,7 @@ async def test_of_a_token_that_is_older_than_the_request_it_is_said_that_it_may_
 
 @pytest.mark.usefixtures("no_consent")
 async def test_what_is_new_and_seems_to_be_made_by_others_is_named(harness: Harness) -> None:
-    """Who-am-i told of somebody else, so that our own seems to be another's."""
+    """Who-am-i named another user, so that the server's own token seems to be another user's."""
     inject_faults(harness, {"create": "cut-after"})
     rewrite_answers(harness, "GET", WHO_AM_I_PATH, lambda refusal: refusal | {"id": LDAP_BOB.auth_id})
 

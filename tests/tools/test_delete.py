@@ -1,4 +1,4 @@
-"""Deletions: what is told before, and what is checked after."""
+"""Deletions: what the question says before, and what is checked after."""
 
 from datetime import datetime, timedelta
 from typing import Any

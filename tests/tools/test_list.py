@@ -163,7 +163,7 @@ async def test_the_tokens_of_one_user_are_listed_however_the_user_is_spelled(
 async def test_a_user_in_one_domain_is_not_taken_for_the_namesake_in_another_even_without_lookups(
     harness: Harness,
 ) -> None:
-    """The endpoint's filter takes no domain, so without a lookup only its answer can tell whose the tokens are."""
+    """The endpoint's filter takes no domain, so without a lookup only its answer can show whose the tokens are."""
     harness.cluster.add_token(JANE.auth_id, creator="500")
     namesake = replace(AD_JANE, name="jane")
     harness.cluster.remove_account(JANE.auth_id)
@@ -300,7 +300,7 @@ async def test_a_cluster_that_ignores_the_limit_is_cut_to_it(mode: Mode) -> None
     [
         pytest.param("local:jain", f"Better {HOW_TO_WRITE_A_USER}.", id="name"),
         pytest.param(r"ad:CORP\nobody", f"Better {HOW_TO_WRITE_A_USER}.", id="ad"),
-        # As a list writes a user who was deleted: there is no better spelling.
+        # A list writes a deleted user in this way: there is no better spelling.
         pytest.param("auth_id:999", "if they are not deleted, check the number.", id="key"),
         pytest.param("sid:S-1-5-21-7", "if they are not deleted, check the number.", id="sid"),
     ],

@@ -1,4 +1,4 @@
-"""A page that is too large for one answer is cut: one request for it, and no token lost or told twice on the way."""
+"""A page that is too large for one answer is cut: one request for it, and no token lost or shown twice on the way."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 LIST_TOOL = "list_access_tokens"
 MAX_ANSWER_CHARS = 25_000
 LONGEST_NAME = "\N{PILE OF POO}" * 96
-"""As JSON, twelve characters for each of its own."""
+"""A name that takes twelve characters of JSON for each of its own."""
 
 
 def add_tokens_with_long_names(harness: Harness, count: int) -> None:
@@ -37,7 +37,7 @@ def list_requests(harness: Harness) -> Sequence[httpx.Request]:
 
 
 def shown_ids(expected: ToolAnswer) -> Sequence[str]:
-    """The ids that an answer tells, which are the same in the text and in the fields."""
+    """Return the ids in an answer, which are the same in the text and in the fields."""
     ids = [entry["id"] for entry in expected.fields["tokens"]]
     assert [line.split(" | ")[0] for line in expected.text.splitlines() if line[:18].isdecimal()] == ids
     return ids
@@ -99,7 +99,7 @@ async def test_all_tokens_of_one_user_are_told_once(harness: Harness, limit: int
 
 
 async def test_tokens_of_a_namesake_are_left_out_and_counted_once(harness: Harness) -> None:
-    """Where users cannot be looked up, the cluster lists everybody of a name."""
+    """If users cannot be looked up, the cluster lists every user with that name."""
     for _ in range(150):
         add_tokens_of(harness, JANE, 1)
         add_tokens_of(harness, AD_JANE, 1)

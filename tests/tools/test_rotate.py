@@ -1,4 +1,4 @@
-"""Second tokens that replace a first one: made, proved, repeated, and where both places are taken."""
+"""Second tokens that replace a first one: created, proved, repeated, and refused if a user has two tokens."""
 
 import json
 import shutil
@@ -141,7 +141,7 @@ async def test_with_both_places_in_use_the_other_token_is_named_and_nothing_made
 
 
 async def test_rotate_explains_a_token_limit_that_a_dead_token_fills(harness: Harness) -> None:
-    """Whether disabled tokens count is only known to the cluster."""
+    """Only the cluster knows whether disabled tokens count."""
     old, other = add_token(harness), add_token(harness, enabled=False)
 
     refusal = await harness.call_without_effect("rotate_access_token", {"id": old.id}, confirm="none")
@@ -170,7 +170,7 @@ FAILED_PROOFS = [
 
 
 def fail_proofs(harness: Harness, proof: httpx.Response) -> OnServed:
-    """A cluster to whom a new bearer token is not what it should be."""
+    """A cluster for which a new bearer token is not what it should be."""
     own = f"Bearer {own_token(harness).bearer_token}"
 
     async def answer(request: httpx.Request, served: httpx.Response) -> httpx.Response:
@@ -349,7 +349,7 @@ def render_delete_steps(token_id: str) -> str:
 
 
 def change_while_asked(harness: Harness, *tokens: Token) -> ScriptedPerson:
-    """A human who agrees, and while they think, the cluster gets these tokens."""
+    """A person who agrees, while the cluster gets these tokens."""
 
     class Slow(ScriptedPerson):
         async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:

@@ -809,7 +809,7 @@ NONEXISTENT_ARGUMENTS: Final = [
     (UPDATE, "status", "`enabled` is given already; leave this out"),
     *((tool, "frobnicate", "leave this out") for tool in COMPLETE_ARGUMENTS),
 ]
-"""What models take for granted and does not exist, by tool and argument, and what they are told instead."""
+"""Arguments that models expect and that do not exist, by tool, and the answer to each."""
 
 MISNAMED_ARGUMENTS: Final = [
     *(
@@ -836,12 +836,12 @@ MISNAMED_ARGUMENTS: Final = [
     (AUDIT, "months", "expiring_within"),
     (LIST, "user_email", "user"),
 ]
-"""What models call what there is, by tool, and its real name."""
+"""The words that models use for existing arguments, by tool, and the real name of each."""
 
 
 @pytest.fixture
 def harness_with_known_ids(tmp_path: Path) -> Harness:
-    """A token of local:jane and the server's own, with ids that the tables can name."""
+    """A harness with a token of local:jane and the server's own, with ids that the tables can name."""
     harness = create_harness("auto", tmp_path)
     tokens = harness.cluster.tokens
     harness.cluster.add_token(JANE.auth_id, creator="500", expiration_time=NOW + timedelta(days=10))
@@ -914,7 +914,7 @@ MEANINGLESS_VALUES: Final = [
     *((tool, "id", {"id": JANE_TOKEN_ID}, "`id` must be text") for tool in (GET, UPDATE, DELETE, ROTATE)),
     *((tool, "id", "<id>", "`id` must be the digits of a token") for tool in (UPDATE, DELETE, ROTATE)),
 ]
-"""Values that mean nothing, by tool and argument, and what they are answered with."""
+"""Values that mean nothing, by tool and argument, and the answer to each."""
 
 
 @pytest.mark.parametrize(
@@ -1056,7 +1056,7 @@ STRANGE_ANSWER_TEXT = f"{TRY_AGAIN_TEXT}the operator has to look what answers th
 
 
 async def answer_or_fail(failure: httpx.Response | httpx.TransportError | None) -> httpx.Response:
-    """Such an answer, or such an end of the connection; nothing for ever if it is None."""
+    """Return this answer or raise this failure; wait for ever if it is None."""
     match failure:
         case None:
             await anyio.sleep_forever()
