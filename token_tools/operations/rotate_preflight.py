@@ -38,11 +38,11 @@ _NO_LOCATION: Final = "then nobody has its bearer token. It is nowhere that QUMU
 
 @dataclass(frozen=True)
 class ExistingTokens:
-    """What there is beside a token that can be rotated.
+    """The tokens of a user who has a token that can be rotated.
 
-    `current_tokens` are all of its user's tokens, None if they could not be read, and `other_tokens` those besides it,
-    as far as is known. `history` is what the journal knows of the user, and `earlier_rotations` are the outcomes of
-    earlier rotations of this token.
+    `current_tokens` are all of the user's tokens, None if they could not be read, and `other_tokens` those besides the
+    one to be rotated, as far as is known. `history` is what the journal knows of the user, and `earlier_rotations` are
+    the outcomes of earlier rotations of that token.
     """
 
     current_tokens: Sequence[AccessToken] | None
@@ -54,7 +54,7 @@ class ExistingTokens:
 async def collect_existing_tokens(
     services: Services, old: AccessToken, user: Identity, hand_over: str = HAND_OVER_STEP
 ) -> ExistingTokens:
-    """Return what there is beside a token of this user; `hand_over` is the first step to a successor that is there.
+    """Return a user's tokens if `old` can be rotated; `hand_over` is the first step to a successor that exists.
 
     Raises:
         Refusal: If the token was rotated before and the new one is still there, or if the user can have no other token.

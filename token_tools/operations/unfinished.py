@@ -172,7 +172,7 @@ class UserHistory:
 
     `me` is who this server is, None if that does not matter or is not known. `tokens` are those that were looked at,
     and `unfinished` are the attempts that are open among them. `open_intents` are the intents to tell of: of what is
-    unfinished, and of what nobody was told yet. `settled_intents` are those that need not be told again.
+    unfinished, and of what was not mentioned yet. `settled_intents` are those that need not be mentioned again.
     """
 
     journal_history: JournalHistory

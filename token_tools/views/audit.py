@@ -236,7 +236,7 @@ def _advise(remedy: Remedy, token: AccessToken, result: AuditResult) -> _Advice:
 def _advise_on_live(
     remedy: Literal["find_user", "rotate", "rotate_with_expiry"], token: AccessToken, result: AuditResult
 ) -> _Advice:
-    """Return the call that makes a successor, or why there is none; a token that works is left alone."""
+    """Return the call that creates a successor, or why there is none; a token that works is left alone."""
     census, user = result.audit.census, user_key_of(token.user)
     if user in census.missing:
         # A token of a user who does not exist authenticates nobody.

@@ -15,7 +15,7 @@ from token_tools.views.rendered_result import RenderedResult, join_lines, join_w
 
 
 class NewToken(BaseModel):
-    """An access token just made."""
+    """An access token that was just created."""
 
     summary: str
     id: str
@@ -29,7 +29,7 @@ class NewToken(BaseModel):
 
 
 class RotatedToken(NewToken):
-    """An access token just made to replace another."""
+    """An access token that was just created to replace another."""
 
     replaces: str
 

@@ -57,13 +57,13 @@ RESERVED_BYTES: Final = 4096
 """Bytes that are proved to be free; a credentials store with one token takes about 150."""
 
 PENDING_PREFIX: Final = ".pending-"
-"""Begins the name of a file that is not delivered yet and that its maker keeps locked.
+"""Begins the name of a file that is not delivered yet and that the process which created it keeps locked.
 
 The name ends in `_` and the id of the token as soon as that is known.
 """
 
 RECOVERED_PREFIX: Final = "recovered-"
-"""Begins the name of a file whose maker was killed before it could deliver it."""
+"""Begins the name of a file whose server was killed before it could deliver it."""
 
 MAX_FILE_NAME_CHARS: Final = 143
 """Characters of a file name that every file system in use takes; eCryptfs takes the fewest."""
@@ -119,7 +119,7 @@ class FileDelivery:
         return await run_with_timeout(partial(self._locate, token_id, location), self.timeout)
 
     async def list_unidentified_files(self) -> Sequence[Path]:
-        """Return the recovered files whose makers were killed before they wrote the id into the pending name."""
+        """Return the recovered files whose servers were killed before they wrote the id into the pending name."""
         return await run_with_timeout(partial(self._list_named, rf"{RECOVERED_PREFIX}[0-9a-f]*\.json"), self.timeout)
 
     def render_possible_location(self, _user: str, /) -> str:
