@@ -38,7 +38,7 @@ class ClusterConnection:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This project's settings as environment variables."""
+        """Return this project's settings as environment variables."""
         return {
             "QUMULO_HOST": self.host,
             "QUMULO_PORT": str(self.port),

@@ -70,7 +70,7 @@ _MIN_SIMILARITY: Final = 0.8
 """How similar two names are, from 0 to 1, if one may be a misspelling of the other."""
 _MIN_BEGINNING_CHARS: Final = 4
 _MIN_WORD_CHARS: Final = 6
-"""So many letters of the beginning of a setting's name, or of one word of it, are enough to know the setting."""
+"""A name may mean a setting whose name begins with so many of its letters, or shares so long a word with it."""
 _AMBIGUOUS_WORDS: Final = {"default"}
 """Long words that do not identify a setting: other tools of the vendor have a QUMULO_DEFAULT_USER."""
 _SYNONYMS: Final[dict[str, str]] = dict.fromkeys(["ttl", "expiry", "expiration"], "lifetime") | {

@@ -29,14 +29,14 @@ async def connected(
 
 
 class ScriptedCluster:
-    """Answers, or failures, one after the other; the last one again and again."""
+    """A handler that returns these answers, or raises these failures, one after the other and then repeats the last."""
 
     def __init__(self, *answers: httpx.Response | httpx.TransportError) -> None:
         self.answers = list(answers)
         self.requests: list[httpx.Request] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        """The next one."""
+        """Return the next answer, or raise the next failure."""
         self.requests.append(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, httpx.TransportError):

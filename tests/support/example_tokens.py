@@ -9,12 +9,12 @@ from token_tools.sandbox.cluster import Account, Token
 
 
 def add_token_without_findings(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `add_token`, whose types hold
-    """Add a token of which an audit finds nothing, unless a field in `special` is a finding."""
+    """Add a token without findings, unless a field in `special` is a finding."""
     return add_token(harness, account, **{"creator": account.auth_id, **special})
 
 
 def remove_findings_of_own_token(harness: Harness) -> None:
-    """Replace the server's own token by one of which an audit finds nothing."""
+    """Replace the server's own token by one without findings."""
     [own] = harness.tokens_of(ADMIN)
     del harness.cluster.tokens[own.id]
     harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=ADMIN.privileges))

@@ -38,7 +38,7 @@ def read_journal(state_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_outcomes(state_dir: Path) -> list[str]:
-    """Read what each entry says came of its attempt, in order."""
+    """Read the result of each entry, in order."""
     return [entry["result"] for entry in read_journal(state_dir)]
 
 
@@ -51,10 +51,10 @@ def write_journal(state_dir: Path, entries: Iterable[dict[str, Any]]) -> None:
 
 
 def forget_outcomes(state_dir: Path) -> None:
-    """Keep the first entry alone: a server that is killed before it writes an outcome leaves that."""
+    """Keep only the first entry, which is what a server leaves that is killed before it writes an outcome."""
     write_journal(state_dir, read_journal(state_dir)[:1])
 
 
 def leave_intent_of_another_server(state_dir: Path) -> None:
-    """Keep the first entry alone, as if a server had written it that has ended since."""
+    """Keep only the first entry, and mark it as written by a server that has ended since."""
     write_journal(state_dir, [read_journal(state_dir)[0] | ANOTHER_SERVER])

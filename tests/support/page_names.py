@@ -23,7 +23,7 @@ _SHELL_OPERATORS: Final = {"&&", "|"}
 
 
 def split_commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """The commands of one line of a shell, each as its words."""
+    """Yield the commands of one line of a shell, each as its words."""
     command: list[str] = []
     for word in [*words, "&&"]:
         if word in _SHELL_OPERATORS:
@@ -66,13 +66,13 @@ def _is_installed(command: str) -> bool:
 
 @cache
 def list_marks() -> frozenset[str]:
-    """The marks of tests that are registered."""
+    """Return the marks of tests that are registered."""
     pyproject: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     return frozenset(line.partition(":")[0] for line in pyproject["tool"]["pytest"].get("markers", []))
 
 
 def is_variable(text: str) -> bool:
-    """Whether this is a setting, or a variable that the tests read; a value may follow it."""
+    """Tell whether a text is a setting, or a variable that the tests read; a value may follow it."""
     written = _ASSIGNMENT.fullmatch(text)
     if written is None:
         return False
@@ -82,7 +82,7 @@ def is_variable(text: str) -> bool:
 
 
 def is_option(text: str) -> bool:
-    """Whether the command line, or pytest with these tests, has such an option."""
+    """Tell whether the command line, or pytest with these tests, has such an option."""
     name = text.partition("=")[0]
     setting = name.removeprefix("--").replace("-", "_")
     sources = [*PACKAGE.rglob("*.py"), TESTS / "conftest.py"]
@@ -92,7 +92,7 @@ def is_option(text: str) -> bool:
 
 
 def find_path(text: str, page: Path = REPOSITORY / "README.md") -> Path | None:
-    """What a path leads to from the top, from the page's folder or from the package; None if there is nothing."""
+    """Return the file that a path names, from the top, the page's folder or the package; None if there is none."""
     if not _PATH.fullmatch(text):
         return None
     bases = [REPOSITORY, page.parent, PACKAGE, PACKAGE.parent]
@@ -101,7 +101,7 @@ def find_path(text: str, page: Path = REPOSITORY / "README.md") -> Path | None:
 
 @cache
 def list_names() -> frozenset[str]:
-    """Everything that the package and the tests define: `name`, `Class.name`, `module.Class.name`."""
+    """Return everything that the package and the tests define: `name`, `Class.name`, `module.Class.name`."""
     return frozenset(
         ".".join(parts[start:])
         for file in [*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")]
@@ -129,7 +129,7 @@ def _iterate_definitions(node: ast.Module | ast.ClassDef, path: tuple[str, ...])
 
 @cache
 def list_literals() -> frozenset[str]:
-    """The words of all `Literal` types of the package, such as outcomes."""
+    """Return the words of all `Literal` types of the package, such as outcomes."""
     nodes = (node for file in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(file.read_text())))
     literals = (
         node.slice

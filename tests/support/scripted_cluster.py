@@ -21,7 +21,7 @@ def page_response(entries: Sequence[dict[str, Any]], cursor: str | None) -> http
 
 
 def render_entry(token: Token) -> dict[str, Any]:
-    """Return a token as the cluster lists it, with times of which an audit finds nothing."""
+    """Return a token as the cluster lists it, with times that are no finding of an audit."""
     return {
         "id": token.id,
         "user": {"auth_id": token.user, "name": "x", "domain": "LOCAL"},

@@ -7,7 +7,7 @@ MIN_MATCH_CHARACTERS = 8
 
 
 def find_secrets(haystack: bytes, secrets: Iterable[str]) -> list[str]:
-    """Return the bearer tokens of which a part is in `haystack`. The prefix that all of them share does not count."""
+    """Return the bearer tokens that `haystack` has a part of. The prefix that all of them share does not count."""
     return [secret for secret in secrets if any(part in haystack for part in secret_parts(secret))]
 
 

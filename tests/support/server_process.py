@@ -37,7 +37,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 CREATE_REQUEST = "POST /v1/auth/access-tokens/"
 BeforeServing = Callable[[str], Awaitable[None]]
 Streams = Literal["pipes", "terminal", "terminal-and-pipe"]
-"""What stdin and stdout of the process are. Only where both are the terminal it is the one that it hangs on."""
+"""What stdin and stdout of the process are. If both are the terminal, it is the controlling terminal of the process."""
 
 
 async def _serve_at_once(_request: str) -> None:
@@ -223,7 +223,7 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def assert_no_token_is_lost(cluster: ServedCluster, new: set[str]) -> None:
-    """Each new token is in a file of its own, and works, or the journal has an attempt that may have made it."""
+    """Check that each new token works and has its own file, or that an attempt in the journal may have created it."""
     delivered = cluster.read_delivered()
     assert all(cluster.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
     last = {line["attempt"]: line for line in cluster.read_journal() if line["operation"] in {"create", "rotate"}}

@@ -1,4 +1,4 @@
-"""What the operations work with, built without a server."""
+"""The services of the operations, built without a server."""
 
 from pathlib import Path
 

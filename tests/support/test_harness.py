@@ -1,4 +1,4 @@
-"""The helpers of tests of tools."""
+"""Test the helpers of the tests of tools."""
 
 from tests.support.harness import ToolAnswer
 

@@ -185,13 +185,13 @@ class SdkSide:
     def connected(cls, folder: Path) -> Generator["SdkSide"]:
         """Serve a new cluster, and yield the SDK with one connection to it."""
         cluster, bearer_token = create_cluster(FakeClock())
-        switchboard = ReplaceableApp(create_app(cluster))
-        with serve_over_https(switchboard, folder) as port:
+        served_app = ReplaceableApp(create_app(cluster))
+        with serve_over_https(served_app, folder) as port:
             rest = _REST_CLIENT_MODULE.RestClient(
                 LOOPBACK, port, _AUTH_MODULE.Credentials(bearer_token), timeout=TIMEOUT_SECONDS
             )
             try:
-                yield cls(cluster, switchboard, rest)
+                yield cls(cluster, served_app, rest)
             finally:
                 rest.close()
 

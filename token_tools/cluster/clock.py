@@ -74,6 +74,6 @@ def render_clock_difference(clock_ahead: timedelta) -> str | None:
 
 
 def render_clock_note(clock_ahead: timedelta) -> str | None:
-    """Return a sentence that says by which clock times are told, or None if the clocks agree."""
+    """Return a sentence that says which clock the times are by, or None if the clocks agree."""
     difference = render_clock_difference(clock_ahead)
     return f"Times are by {difference}." if difference else None

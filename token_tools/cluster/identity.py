@@ -46,7 +46,7 @@ MAX_SPELLING_CHARS: Final = 1024
 """A longer spelling is refused; no directory has such names, and a request could not carry them."""
 
 MAX_SHOWN_NAME_CHARS: Final = 96
-"""A longer name is replaced by the user's number, or cut if the number is unknown."""
+"""A longer name is replaced by the user's number, or truncated if the number is unknown."""
 
 _PREFIX_BY_DOMAIN: Final = {domain: domain.lower() for domain in get_args(Domain)} | {
     "ACTIVE_DIRECTORY": "ad",
@@ -266,7 +266,7 @@ def parse_user(spelling: object) -> "Identity | Literal['self']":
     """Return the user that a caller names: `"self"`, or the identity for any other spelling.
 
     Raises:
-        ValueError: As `Identity.parse`, and if it is not a string, such as an object with the fields of an identity.
+        ValueError: If it is no spelling of one user, or not a string, such as an object with the fields of an identity.
     """
     if not isinstance(spelling, str):
         raise ValueError("must be text")  # noqa: TRY004 - pydantic understands no other

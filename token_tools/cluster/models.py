@@ -148,7 +148,7 @@ class NewAccessToken(BaseModel):
 class TokenPage:
     """A page of the cluster's tokens, in the cluster's order.
 
-    `cursor` is the key for the next page; None if this is the last one.
+    `cursor` is the cluster's cursor of the next page; None if this is the last one.
     """
 
     entries: tuple[AccessToken, ...]

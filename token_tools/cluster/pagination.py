@@ -1,6 +1,6 @@
 """Read lists of tokens: one page from a cursor, all tokens of a user, or all tokens of the cluster.
 
-Reading ends whatever a cluster does with its keys, its limits and its empty pages, and however its tokens change
+Reading ends whatever a cluster does with its cursors, its limits and its empty pages, and however its tokens change
 meanwhile. No token is lost on the way.
 """
 
@@ -38,16 +38,16 @@ MAX_PAGES_PER_USER: Final = 64
 Processed = TypeVar("Processed")
 
 _PART_CURSOR: Final = re.compile(r"skip(\d{1,9}):([0-9A-Za-z_-]{0,64}):(.*)", re.ASCII | re.DOTALL)
-"""A cursor of ours: how many tokens to skip, the id of the last of them, and the cluster's key, quoted as in a URL."""
+"""A cursor of ours: how many tokens to skip, the id of the last one, and the cluster's cursor, URL-encoded."""
 
 
 class _Position(NamedTuple):
-    """A place in the cluster's list: behind the first `skip` tokens of the page that `key` asks for.
+    """A position in the cluster's list: behind the first `skip` tokens of the page at `cluster_cursor`.
 
-    `last_id` is the id of the last of them. It finds the place again where tokens before it were deleted meanwhile.
+    `last_id` is the id of the last of them. It finds the position again if tokens before it were deleted meanwhile.
     """
 
-    key: str | None
+    cluster_cursor: str | None
     skip: int = 0
     last_id: str = ""
 
@@ -56,46 +56,49 @@ class _Position(NamedTuple):
 class FilteredPage:
     """Some tokens of one page of the cluster: those from `start` to `stop`, without those of other users.
 
-    `entries` are all tokens of that page, each once. `key` asked the cluster for it, and `next_key` asks for the page
-    behind it, None at the end of the list. `user` is whose tokens were asked for, None for everybody's.
+    `entries` are all tokens of that page, each once. `cluster_cursor` is the cluster's own cursor of that page, and
+    `next_cluster_cursor` that of the page behind it, None at the end of the list. `user` is whose tokens were asked
+    for, None for everybody's.
     """
 
     entries: Sequence[AccessToken]
     start: int
     stop: int
-    key: str | None
-    next_key: str | None
+    cluster_cursor: str | None
+    next_cluster_cursor: str | None
     user: Identity | None = None
 
     @cached_property
     def tokens(self) -> Sequence[AccessToken]:
         """The tokens, each with all that is known of its user."""
         return [
-            self.entries[place] if self.user is None else merge_user(self.entries[place], self.user)
-            for place in self._places
+            self.entries[position] if self.user is None else merge_user(self.entries[position], self.user)
+            for position in self._positions
         ]
 
     @property
     def cursor(self) -> str | None:
         """The cursor of the tokens that follow, None at the end."""
         if self.stop < len(self.entries):
-            return _format_cursor(_Position(self.key, self.stop, self.entries[self.stop - 1].id))
-        return None if self.next_key is None else _format_cursor(_Position(self.next_key))
+            return _format_cursor(_Position(self.cluster_cursor, self.stop, self.entries[self.stop - 1].id))
+        return None if self.next_cluster_cursor is None else _format_cursor(_Position(self.next_cluster_cursor))
 
     @property
     def filtered_out(self) -> int:
         """How many entries are or may be another user's, and are left out."""
-        return self.stop - self.start - len(self._places)
+        return self.stop - self.start - len(self._positions)
 
     def shorten(self, count: int) -> "FilteredPage":
         """Return the first `count` tokens, at least 1, with the cursor of those that follow them."""
-        return replace(self, stop=self._places[count - 1] + 1)
+        return replace(self, stop=self._positions[count - 1] + 1)
 
     @cached_property
-    def _places(self) -> Sequence[int]:
+    def _positions(self) -> Sequence[int]:
         user = self.user
         return [
-            place for place in range(self.start, self.stop) if user is None or user.may_be(self.entries[place].user)
+            position
+            for position in range(self.start, self.stop)
+            if user is None or user.may_be(self.entries[position].user)
         ]
 
 
@@ -107,31 +110,36 @@ async def fetch_filtered_page(
     Raises:
         ClusterError: If the cluster cannot be asked, declines, or answers about another user.
     """
-    key, skip, last_id = _parse_cursor(cursor)
+    cluster_cursor, skip, last_id = _parse_cursor(cursor)
     query = None if user is None else user.as_user_filter()
-    # Only the cluster can tell keys, so a page of which only a part was shown is asked for again. If that part was less
-    # than `limit`, a page of `limit` tokens is asked for and its rest shown: then the next call starts on a new page,
-    # and the number to skip does not grow from call to call.
-    # With a user no limit is asked for: a user has two tokens at most, and some clusters refuse the two together.
+    # Only the cluster can choose its cursors, so a page that was shown in part is asked for again. If that part was
+    # less than `limit`, a page of `limit` tokens is asked for and its rest shown: then the next call starts on a new
+    # page, and the number to skip does not grow from call to call. With a user no limit is asked for: a user has two
+    # tokens at most, and some clusters refuse the two together.
     asked_limit = None if user is not None else limit if skip < limit else skip + limit
-    seen: set[str | None] = {key}
-    page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
+    seen: set[str | None] = {cluster_cursor}
+    page = await cluster.fetch_page(user=query, cursor=cluster_cursor, limit=asked_limit)
     while not page.entries and page.cursor not in seen | {None} and len(seen) < MAX_EMPTY_PAGES:
-        seen.add(key := page.cursor)
-        page = await cluster.fetch_page(user=query, cursor=key, limit=asked_limit)
+        seen.add(cluster_cursor := page.cursor)
+        page = await cluster.fetch_page(user=query, cursor=cluster_cursor, limit=asked_limit)
     _check_user_matches(page.entries, user)
     entries = [*{token.id: token for token in page.entries}.values()]
     # If the last token that was shown is gone, the page begins anew: to show a token twice is better than to lose one.
-    start = next((place for place, token in enumerate(entries, 1) if token.id == last_id), 0)
-    # A key that repeats, or that comes with nothing at all, leads nowhere.
-    next_key = None if page.cursor in seen or not page.entries else page.cursor
-    return FilteredPage(entries, start, min(start + limit, len(entries)), key, next_key, user)
+    start = next((position for position, token in enumerate(entries, 1) if token.id == last_id), 0)
+    # A cursor that repeats, or that comes with an empty page, leads nowhere.
+    next_cluster_cursor = None if page.cursor in seen or not page.entries else page.cursor
+    return FilteredPage(entries, start, min(start + limit, len(entries)), cluster_cursor, next_cluster_cursor, user)
 
 
 def _check_user_matches(tokens: Sequence[AccessToken], user: Identity | None) -> None:
     """Raise `BadAnswer` if these are all of one user, and that is another than the one asked for."""
-    keys = {token.user.auth_id for token in tokens}
-    if user is not None and user.auth_id is not None and len(keys) == 1 and keys.isdisjoint({user.auth_id, None}):
+    auth_ids = {token.user.auth_id for token in tokens}
+    if (
+        user is not None
+        and user.auth_id is not None
+        and len(auth_ids) == 1
+        and auth_ids.isdisjoint({user.auth_id, None})
+    ):
         raise BadAnswer(
             f"The answer lists the tokens of another user than {user}: something in front of the cluster, such as a "
             "cache, mixes up answers."
@@ -139,8 +147,8 @@ def _check_user_matches(tokens: Sequence[AccessToken], user: Identity | None) ->
 
 
 def _format_cursor(position: _Position) -> str:
-    """Return what the next call has to give to go on from a position: the cluster's own key wherever that is plain."""
-    text = position.key or ""
+    """Return the cursor for a position: the cluster's own cursor wherever that is plain."""
+    text = position.cluster_cursor or ""
     is_plain = text.isascii() and text.isprintable() and not text.startswith("skip")
     return text if is_plain and not position.skip else f"skip{position.skip}:{position.last_id}:{quote(text)}"
 
@@ -151,7 +159,7 @@ def _parse_cursor(cursor: str | None) -> _Position:
 
 
 def merge_user(token: AccessToken, user: Identity) -> AccessToken:
-    """Return the token with all that is known of its user: some clusters list no more of a user than a key."""
+    """Return the token with all that is known of its user: some clusters list only a user's auth_id."""
     return token.model_copy(update={"user": token.user.merged_with(user) or token.user})
 
 
@@ -280,7 +288,7 @@ class TokenPager:
             return
         self._used_cursors.add(self._cursor)
         self.page = await self._fetch_or_restart()
-        # None is the key of the first page, which is used by now: where no key follows, the next call ends the list.
+        # None is the cursor of the first page, which was used: if no cursor follows, the next call ends the list.
         self._cursor = self.page.cursor
 
     def deduplicate(self, page: LazyPage) -> Sequence[AccessToken]:
@@ -294,7 +302,8 @@ class TokenPager:
         if self._seen_ids.count > self._max_tokens:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {self._max_tokens:,}.")
         self._duplicates += len(entries) - len(new)
-        # A list that was started again repeats what was seen, which does not count as empty until all of it has come.
+        # After a restart, pages repeat tokens that were seen. They do not count as empty until all of those have come
+        # again.
         is_catching_up = entries and self._has_restarted and self._duplicates <= self._seen_ids.count
         self._empty_pages = 0 if new or is_catching_up else self._empty_pages + 1
         return new
@@ -305,7 +314,7 @@ class TokenPager:
         except (NotFound, Rejected):
             if self._cursor is None or self._has_restarted:
                 raise
-            # The token that the key stands for may be deleted: read the list once more, and drop what was seen.
+            # The token that the cursor stands for may be deleted: read the list once more, and drop what was seen.
             self._has_restarted = True
             self._duplicates = 0
             self._used_cursors = {None}

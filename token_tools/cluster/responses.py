@@ -167,7 +167,7 @@ def decode_page_lazily(answer: Answer) -> LazyPage:
     """Return a page whose tokens are decoded later, so that the next page can be requested at once.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
     return LazyPage(
         _decode_checked(_PagedBody, answer, expected=_EXPECTED_PAGE, privilege=READ_PRIVILEGE).cursor, answer
@@ -178,7 +178,7 @@ def decode_page(answer: Answer) -> TokenPage:
     """Return a page of tokens; its cursor is the `after` of `paging.next`, whose host is ignored.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
     page = _decode_checked(_TokenPageBody, answer, expected=_EXPECTED_PAGE, privilege=READ_PRIVILEGE)
     return TokenPage(page.entries, page.cursor)
@@ -188,7 +188,7 @@ def decode_token(answer: Answer) -> AccessToken:
     """Return one token.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
     return _decode_checked(AccessToken, answer, expected="an access token", privilege=READ_PRIVILEGE)
 
@@ -197,7 +197,7 @@ def decode_updated_token(answer: Answer) -> AccessToken:
     """Return a token after its update.
 
     Raises:
-        ClusterError: As `check_write`, or `BadAnswer`.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_write` raises.
     """
     check_write(answer)
     return _decode_body(AccessToken, answer, expected="an access token")
@@ -207,8 +207,9 @@ def decode_new_token(answer: Answer) -> NewAccessToken:
     """Return a new token with its secret.
 
     Raises:
-        ClusterError: As `check_write`, or `BadAnswer`. Its text quotes no sentence of the answer, which may contain a
-            secret that this process does not know yet and could not recognise.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_write` raises. Its text quotes no
+            sentence of the answer, which may contain a secret that this process does not know yet and could not
+            recognise.
     """
     check_write(answer, render=_render_known_class)
     new = _decode_body(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
@@ -221,7 +222,7 @@ def check_deletion(answer: Answer) -> None:
     """Check that an answer confirms a deletion: a 2xx with an empty body.
 
     Raises:
-        ClusterError: As `check_write`, or `BadAnswer`.
+        ClusterError: If it confirms none: `BadAnswer`, or what `check_write` raises.
     """
     check_write(answer)
     if answer.body.strip():
@@ -232,7 +233,7 @@ def decode_caller(answer: Answer) -> Caller:
     """Return the user of the server's own credential.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE)
     return _decode_caller_body(answer)
@@ -242,7 +243,8 @@ def decode_verified_caller(answer: Answer) -> Caller:
     """Return the user of a new bearer token.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`. Its text quotes no sentence of the answer.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises. Its text quotes no
+            sentence of the answer.
     """
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE, render=_render_known_class)
     return _decode_caller_body(answer)
@@ -252,7 +254,7 @@ def decode_identity(answer: Answer) -> Identity:
     """Return an identity that the cluster has resolved.
 
     Raises:
-        ClusterError: As `check_status`, or `BadAnswer`.
+        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
     identity = _decode_checked(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
     if not identity.is_identified:
@@ -291,8 +293,9 @@ def check_write(answer: Answer, *, render: Callable[[Answer], str] = _render_env
     """Check that a request that writes has succeeded with a 2xx; `render` returns what an error may quote.
 
     Raises:
-        ClusterError: As `check_status`, except that a 401 without a body is a `BadAnswer`. A cluster may give it, but
-            so may something in front of the cluster, after the write was carried out.
+        ClusterError: For any other status; `check_status` says which error for which. A 401 without a body is a
+            `BadAnswer` here: a cluster may give it, but so may something in front of the cluster, after the write was
+            carried out.
     """
     if answer.status == HTTPStatus.UNAUTHORIZED and _decode_envelope(answer) is None:
         raise BadAnswer(_render_not_from_cluster(answer.status))

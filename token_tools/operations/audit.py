@@ -1,4 +1,4 @@
-"""Audit all tokens of the cluster: count their findings while the list goes by, and keep no more than a few of them."""
+"""Audit all tokens of the cluster: count their findings while the list is read, and keep a few tokens as examples."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ from token_tools.operations.unfinished import (
 )
 
 MAX_UNFINISHED_LOOKUPS: Final = 8
-"""Users without a name who are looked up for what is unfinished."""
+"""How many users without a name are looked up, because an unfinished attempt may be about one of their tokens."""
 
 ProgressCallback = Callable[[int], Awaitable[None]]
 
@@ -58,8 +58,8 @@ _TESTS_BY_STATUS: Final = {
 class Audit:
     """The counts of an audit; each token is to be added once.
 
-    `tallies` count what tokens alone tell until `settle` makes them final. `latest_creation` is when the youngest token
-    was made.
+    `tallies` count the findings that single tokens show, until `finalize` adds what only the whole list shows.
+    `latest_creation` is when the newest token was created.
     """
 
     scope: AuditScope
@@ -76,7 +76,7 @@ class Audit:
         return sum(self.token_counts.values())
 
     def add(self, token: AccessToken) -> Sequence[str]:
-        """Count a token, and return the names of the findings that it has alone."""
+        """Count a token, and return the names of the findings that this token shows by itself."""
         status = _find_status(token, self.scope.now)
         self.token_counts[status] += 1
         self.census.add(token)
@@ -91,12 +91,12 @@ class Audit:
             self._own_token = user_key_of(token.user), found
         return found
 
-    def settle(self) -> None:
-        """Make the tallies final, once all tokens are there and the census knows all that it will."""
-        self.tallies = {finding: finding.settle(tally, self.census) for finding, tally in self.tallies.items()}
+    def finalize(self) -> None:
+        """Make the tallies final; call it once, after all tokens were added and all users were looked up."""
+        self.tallies = {finding: finding.finalize(tally, self.census) for finding, tally in self.tallies.items()}
 
     def complete_findings(self, user: UserKey, found: Sequence[str]) -> Sequence[str]:
-        """Return the names of all findings of a token of that user, in order, given those that it has alone."""
+        """Return all findings of a user's token, in order, by name; `found` are those that it shows by itself."""
         return [
             finding.name for finding in FINDINGS if finding.concerns(user, self.census, found=finding.name in found)
         ]
@@ -112,7 +112,7 @@ class Audit:
         return () if self._own_token is None else self.complete_findings(*self._own_token)
 
     def list_examples_to_resolve(self) -> Mapping[UserKey, AccessToken]:
-        """Return a token of each user of an example, where nothing but a key is known of the user."""
+        """Return one token of each user who has an example and of whom only a key is known, by the key."""
         examples = [example.token for tally in self.tallies.values() for example in tally.worst]
         unknown = {user_key_of(token.user): token for token in examples if token.user.domain is None}
         known = self.census.resolved.keys() | self.census.missing
@@ -129,8 +129,8 @@ def _find_status(token: AccessToken, now: datetime) -> TokenStatus:
 class AuditResult:
     """An audit that has seen every token.
 
-    `caveats` say what is not known, and `report_path` is the file with all rows. `unfinished_notes` tell what other
-    calls left unfinished, and of the tokens in `lost_ids` nobody is known to have the bearer token.
+    `caveats` say what is not known, and `report_path` is the file with all rows. `unfinished_notes` say what other
+    calls left unfinished. `lost_ids` are the ids of the tokens whose bearer token is lost, as far as is known.
 
     The rest decides what can mend a finding: the operator's `policy`, what the journal knows, whether this server is
     `read_only` or its credential may not write, and whether the cluster lets a new token be proved, so that this server
@@ -188,7 +188,7 @@ async def audit_tokens(
         lost_ids = frozenset(list_lost_ids(unfinished))
         await anyio.to_thread.run_sync(audit.census.count_users)
         audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
-        audit.settle()
+        audit.finalize()
         await _resolve_examples(services, audit)
         path = None if report is None else await anyio.to_thread.run_sync(report.finish, audit.complete_findings)
     return AuditResult(
@@ -215,7 +215,7 @@ def _name_report(services: Services) -> str:
 async def _locate_unfinished(
     services: Services, history: JournalHistory, suspects: Sequence[AccessToken]
 ) -> Sequence[Unfinished]:
-    """Return what is unfinished about some tokens; users of whom the list tells only a key are looked up first."""
+    """Return what is unfinished about some tokens; users of whom the list has only a key are looked up first."""
     named = [token for token in suspects if token.user.name]
     for token in [token for token in suspects if not token.user.name][:MAX_UNFINISHED_LOOKUPS]:
         with suppress(ClusterError, Refusal):
@@ -224,7 +224,7 @@ async def _locate_unfinished(
 
 
 async def _resolve_examples(services: Services, audit: Audit) -> None:
-    """Look up the users of examples of whom the list tells only a key: advice depends on who they are."""
+    """Look up the users of examples if the list has only their key: advice depends on who they are."""
     for user, token in audit.list_examples_to_resolve().items():
         try:
             found = await services.cluster.resolve_identity(token.user.as_minimal_identity())
@@ -278,12 +278,12 @@ async def _read_examples_at_limit(
 
 
 def _may_be_complete(own: OwnToken, audit: Audit) -> bool:
-    """Whether the tokens that an audit saw can be all: those of a whole list have the server's own among them."""
+    """Whether an audit may have seen all tokens: a complete list contains the server's own token."""
     return audit.has_own_token if own.token_id is not None else audit.total > 0 or own.is_token is False
 
 
 def _list_caveats(own: OwnToken, audit: Audit, history: JournalHistory) -> Sequence[str]:
-    """Return what an audit does not know."""
+    """Return the caveats of an audit: what it does not know."""
     undecided = audit.census.count_undecided_tokens()
     return [
         *own.caveats,

@@ -1,10 +1,10 @@
 """Write an audit to a file: a row for each token, in the delivery folder. The file is complete, or it is not there.
 
-The findings of a token alone are known while the list goes by, and are written to a file without a name. In the end
-that file is copied row by row into the file that stays, with the findings that only the whole list tells.
+The findings that a token shows by itself are known while the list is read, and are written to a file without a name. In
+the end that file is copied row by row into the file that stays, with the findings that only the whole list tells.
 
 Spreadsheets, which open CSV files, round a number to 15 digits unless there is a letter in it. In a CSV file an id is
-therefore `id:184…`, as a user's key is `auth_id:500`. In JSON each value is as the cluster tells it.
+therefore `id:184…`, just as a user may be `auth_id:500`. In JSON each value is as the cluster tells it.
 """
 
 import csv
@@ -53,7 +53,7 @@ class ReportWriter:
     row_file: IO[str]
 
     def add(self, tokens: Sequence[tuple[AccessToken, Sequence[str]]]) -> None:
-        """Add a row for each token, with the names of the findings that it has alone.
+        """Add a row for each token, with the names of the findings that it shows by itself.
 
         Raises:
             DeliveryError: If the disk is full or fails.
@@ -64,26 +64,26 @@ class ReportWriter:
     def finish(self, complete_findings: Callable[[UserKey, Sequence[str]], Sequence[str]]) -> Path:
         """Write the file that stays, and return its path.
 
-        `complete_findings` returns all findings of a token, given its user and the findings that it has alone.
+        `complete_findings` returns all findings of a token, given its user and the findings that it shows by itself.
 
         Raises:
             DeliveryError: If the file could not be written; nothing is left of it then.
         """
         pending = f".{secrets.token_hex(8)}"
-        # The file gets its name only when it is complete, and loses it again if that name does not reach the disk.
-        with _explaining_failures(self.folder), ExitStack() as closing, ExitStack() as unless_finished:
+        # The file gets its name only when it is complete. It is removed again if the name may not be on the disk.
+        with _explaining_failures(self.folder), ExitStack() as cleanup, ExitStack() as rollback:
             folder = ensure_private_folder(self.folder)
-            closing.callback(_close, self.folder, folder)
+            cleanup.callback(_close, self.folder, folder)
             file = create_private_file(pending, folder)
-            closing.callback(_close, self.folder / pending, file)
-            unless_finished.callback(remove_if_exists, pending, folder)
+            cleanup.callback(_close, self.folder / pending, file)
+            rollback.callback(remove_if_exists, pending, folder)
             with open(file, "w", encoding="utf-8", newline="", closefd=False) as stream:
                 _WRITERS[self.file_format](stream, self._read_rows(complete_findings))
             flush(file)
             rename(pending, self.file_name, folder)
-            unless_finished.callback(remove_if_exists, self.file_name, folder)
+            rollback.callback(remove_if_exists, self.file_name, folder)
             flush(folder)
-            unless_finished.pop_all()
+            rollback.pop_all()
         return self.folder / self.file_name
 
     def _read_rows(

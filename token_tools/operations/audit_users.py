@@ -1,7 +1,7 @@
-"""Counts of a cluster's users, kept while the list of all tokens goes by.
+"""Count a cluster's users while the list of all tokens is read.
 
-Of each token only the key of its user is kept, in eight bytes. Of what is told as an example, whole tokens are kept,
-but only a few.
+Only the key of each token's user is kept, in eight bytes. Whole tokens are kept only for the few examples of each
+finding.
 """
 
 from array import array
@@ -17,7 +17,7 @@ from token_tools.cluster.models import AccessToken
 from token_tools.operations.token_limit import MAX_TOKENS_PER_USER
 
 EXAMPLES_PER_FINDING: Final = 3
-"""Tokens that are told of each finding."""
+"""How many tokens are shown as examples of each finding."""
 
 MAX_USER_LOOKUPS: Final = 64
 """Users without a name who are looked up; of further ones only the tokens are counted."""
@@ -59,15 +59,15 @@ def _choose_worst(examples: Sequence[Example]) -> list[Example]:
 
 @dataclass
 class UserCensus:
-    """What the list of all tokens, and a few look-ups, tell about the users; each token is to be added once.
+    """What the list of all tokens and a few look-ups say about the users; each token is to be added once.
 
     `list_has_names` says whether the list names any user at all. `unnamed` are the tallies of the first few users whom
     it does not name, and `other_unnamed_tokens` counts the tokens of all further ones. A look-up puts an unnamed user
-    into `named` if it tells a name, or into `nameless` if it tells that there is none.
+    into `named` if it finds a name, or into `nameless` if it finds that there is none.
 
     `count` and `at_limit`, the users with as many tokens as a user can have, are there after `count_users`.
-    `at_limit_examples` are tokens of the first few of these. `resolved` are users of whom a look-up told more than the
-    list, and `missing` are those whom the cluster does not find.
+    `at_limit_examples` are tokens of the first few of these. `resolved` are users about whom a look-up found more than
+    the list says, and `missing` are those whom the cluster does not find.
     """
 
     list_has_names: bool = False
@@ -108,14 +108,14 @@ class UserCensus:
 
     def is_at_limit(self, user: UserKey) -> bool:
         """Whether a user has as many tokens as a user can have, so that none of them can be rotated."""
-        place = bisect_left(self.at_limit, user)
-        return place < len(self.at_limit) and self.at_limit[place] == user
+        position = bisect_left(self.at_limit, user)
+        return position < len(self.at_limit) and self.at_limit[position] == user
 
     def is_nameless(self, user: UserKey) -> bool:
         """Whether a user whom the list does not name has no name.
 
-        Where the list names others, a user has none unless a look-up told it. Where it names nobody, a user has a name
-        unless a look-up told that there is none.
+        If the list names other users, a user has no name unless a look-up found one. If the list names no user at all,
+        a user has a name unless a look-up found that there is none.
         """
         return user not in self.named if self.list_has_names else user in self.nameless
 
@@ -131,12 +131,12 @@ class UserCensus:
         return Tally(sum(tally.count for tally in tallies) + others, worst)
 
     def count_undecided_tokens(self) -> int:
-        """Return of how many tokens it is not known whether their users have a name."""
+        """Return how many tokens belong to users of whom it is not known whether they have a name."""
         if self.list_has_names:
             return 0
         undecided = self.unnamed.keys() - self.named - self.nameless
         return sum(self.unnamed[user].count for user in undecided) + self.other_unnamed_tokens
 
     def resolve(self, user: Identity) -> Identity:
-        """Return a user as a look-up told of them, or as the list did where there was none."""
+        """Return a user with everything that a look-up found; without one, the user as the list describes them."""
         return self.resolved.get(user_key_of(user), user)

@@ -1,6 +1,6 @@
 """Which changes a person has to agree to first, and the plans that wait for their answer.
 
-A client answers a question by calling again, and may do so more than once; so may a model that repeats itself. The plan
+A client answers a question by calling again. It may do so more than once, and a model may repeat a call. The plan
 behind a question is therefore stored here and removed once it is carried out. A later call finds no plan and asks anew.
 It cannot spend the old answer, since the new question has another id. How a person is asked is in `server.elicitation`.
 """
@@ -24,7 +24,7 @@ MAX_COUNTED_REQUESTS: Final = 256
 """Requests whose questions without a yes are counted; the oldest are forgotten."""
 
 NoConsent = Literal["declined", "dismissed", "not_ticked", "not_boolean", "failed", "timed_out"]
-"""What comes instead of a yes: a no, a form put away, one without its tick or without its field, an error, nothing."""
+"""Why there is no consent: a no, a closed form, a form without its tick or its field, an error, no answer in time."""
 
 
 class Risk(NamedTuple):
@@ -57,7 +57,7 @@ def find_update_risks(token: AccessToken, wanted: TokenState, *, now: datetime) 
     """Return the risks of a change to a token.
 
     A longer life is a risk, and so is to enable a token again: it may have been disabled because it leaked. A shorter
-    life, or to disable the token, may stop whoever works with it.
+    life, or to disable the token, may stop a service that works with it.
     """
     risks = [FOR_ADMIN] if is_admin(token.user) and wanted.enabled else []
     if token.is_disabled and wanted.enabled:

@@ -33,7 +33,7 @@ class CreateResult:
 
 
 async def plan_create(services: Services, user: User, expiration_time: str | None) -> CreatePlan:
-    """Return what a create would do. Nothing is changed by finding out.
+    """Return what a create would do. Planning changes nothing.
 
     While a person is asked about it, an equal request gets the same plan.
 
@@ -89,8 +89,8 @@ async def _read_current_tokens(services: Services, asked: User, meant: MeantUser
     except Forbidden:
         return None
     except (NotFound, Rejected) as failure:
-        # The list takes fewer spellings than a create does, no names without a domain for example. So the user is only
-        # missing where the look-up said so, too.
+        # The list takes fewer spellings than a create does, no names without a domain for example. So the user is
+        # missing only if the look-up said so, too.
         if meant.is_not_found:
             raise explain_missing_user(asked, meant) from failure
         return None
@@ -113,7 +113,7 @@ async def create_token(services: Services, plan: CreatePlan) -> CreateResult:
 
     Raises:
         Refusal: If the plan was carried out before, or cannot be carried out any more.
-        TokenToolsError: As `create_new_token` says.
+        TokenToolsError: If the token could not be created and delivered; see `create_new_token`.
     """
     services.pending_plans.consume(plan)
     request = await _renew_request(services, plan)
@@ -139,7 +139,7 @@ async def _renew_request(services: Services, plan: CreatePlan) -> CreateRequest:
 
 
 async def _explain_rejected(services: Services, user: Identity, failure: Rejected) -> Exception:
-    """Explain what a cluster most likely means that declined to create a token for a user."""
+    """Explain why the cluster most likely declined to create a token for a user."""
     try:
         history = await read_user_history(services, user, await fetch_user_tokens(services.cluster, user))
         check_token_limit(user, history, services.clock)

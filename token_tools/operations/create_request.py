@@ -19,7 +19,7 @@ class CreateRequest:
     attempts for the same user without a known end; the answer will mention them. `settled_intents` are those that need
     not be mentioned again. `replaces` is the token that the new one is to replace; the new one then has to prove that
     it works. `lifetime` is how long the new one is to live, None if the caller named a time or never. `max_lifetime` is
-    the longest lifetime that the operator allows, None if any is.
+    the longest lifetime that the operator allows, None if any lifetime is allowed.
     """
 
     user: Identity

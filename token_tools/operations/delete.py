@@ -41,7 +41,7 @@ class DeleteResult:
 
 
 async def plan_delete(services: Services, token_id: str) -> DeletePlan:
-    """Return what a deletion would do. Nothing is changed by finding out.
+    """Return what a deletion would do. Planning changes nothing.
 
     While a person is asked about it, an equal request gets the same plan.
 

@@ -1,7 +1,7 @@
-"""The findings of an audit: one record each, from which all that an audit tells of it follows.
+"""The findings of an audit: one record each, which holds all that an audit says about the finding.
 
-A finding is added by adding its record to `FINDINGS`. The answer counts it and tells what mends it, and the report
-file names it in each row. A test holds the description of the tool against `described_as`.
+A finding is added by adding its record to `FINDINGS`. The answer then counts the finding and says what mends it, and
+the report file names it in each row. A test holds the description of the tool against `described_as`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -31,7 +31,7 @@ Remedy = Literal[
 class AuditScope(NamedTuple):
     """What tokens are judged by: the cluster's present time, how soon is soon, and what the journal knows.
 
-    `disabled_since` is when this server disabled some tokens, and `successor_ids` are the tokens that it made in a
+    `disabled_since` is when this server disabled some tokens, and `successor_ids` are the tokens that it created in a
     rotate.
     """
 
@@ -53,8 +53,8 @@ class Finding:
     """A risk that an audit looks for.
 
     `find_since` returns since when a token has the finding, or from when on it will, and None if it has not. It is
-    asked about tokens of these `statuses`, and is None where no token alone can tell. Where a token alone does not
-    suffice, `whole_list` decides in the end. `described_as` are the words for the finding in the description of the
+    called for tokens of these `statuses`, and is None if a single token cannot show the finding. If a single token is
+    not enough, `whole_list` decides in the end. `described_as` are the words for the finding in the description of the
     audit tool, None where the description leaves it out to stay short.
     """
 
@@ -66,13 +66,13 @@ class Finding:
     described_as: str | None
 
     def concerns(self, user: UserKey, census: UserCensus, *, found: bool) -> bool:
-        """Whether a token of that user has the finding in the end; `found` says whether the token alone had it."""
+        """Whether a user's token has the finding in the end; `found` says whether the token showed it by itself."""
         if self.whole_list is None:
             return found
         return (found or self.find_since is None) and self.whole_list.concerns(census, user)
 
-    def settle(self, tally: Tally, census: UserCensus) -> Tally:
-        """Return the final tally; `tally` counts the tokens that had the finding alone."""
+    def finalize(self, tally: Tally, census: UserCensus) -> Tally:
+        """Return the final tally; `tally` counts the tokens that showed the finding by themselves."""
         return tally if self.whole_list is None else self.whole_list.tally(census)
 
 

@@ -14,7 +14,7 @@ from token_tools.storage.journal import Attempt, JournalEntry
 from token_tools.times import format_rfc3339
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
-"""By how much the cluster's clock may be behind ours without anybody noticing."""
+"""By how much the cluster's clock may be behind ours without being noticed."""
 
 MAX_CREATION_DELAY: Final = timedelta(hours=1)
 """How long after the last entry of an attempt its token may still be created: a cluster that hangs may take long."""
@@ -133,7 +133,7 @@ def _shift_within_calendar(time: datetime, by: timedelta) -> datetime:
 
 
 def format_change(wanted: TokenState, before: TokenState | None = None) -> str:
-    """Return a state in the journal's notation, `enabled: false, expires: never`, without what is so `before`."""
+    """Return a state in the journal's notation, `enabled: false, expires: never`, without what `before` has as well."""
     changes = {"enabled", "expiration_time"} if before is None else before.changes_to(wanted).keys()
     enabled = f"enabled: {str(wanted.enabled).lower()}" if "enabled" in changes else ""
     expires = "never" if wanted.expires is None else format_rfc3339(wanted.expires)

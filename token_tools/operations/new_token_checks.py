@@ -105,7 +105,7 @@ async def find_flaw(
 
 
 def _find_lifetime_flaw(services: Services, request: CreateRequest, found: AccessToken | None) -> str | None:
-    """Return why a token does not live as it may, by the cluster's own clock; None if it does, as far as is known."""
+    """Return why a token lives too long or not at all, by the cluster's own clock; None if no such flaw is known."""
     if found is None:
         return None
     difference = render_clock_difference(services.clock.ahead)
@@ -123,7 +123,7 @@ def _find_lifetime_flaw(services: Services, request: CreateRequest, found: Acces
 
 
 def _find_surplus_lifetime(found: AccessToken, lifetime: timedelta, by_whose_clock: str) -> str | None:
-    """Return why a token that expires when it was asked to lives much longer than was meant; None if it does not."""
+    """Return why a token with the requested expiry still lives much longer than was meant; None if it does not."""
     if found.expires is None or _is_within_lifetime(found, lifetime + REQUESTED_LIFETIME_TOLERANCE):
         return None
     created = f"made at {format_time(found.created)}{by_whose_clock}"

@@ -44,7 +44,7 @@ def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STE
 
 
 def render_retirement(token_id: str) -> str:
-    """Render how a token that nothing uses makes place for a new one."""
+    """Render how to remove a token that nothing uses, so that a new one can be created."""
     return (
         f'If nothing uses it: update_access_token(id="{token_id}", enabled=false), watch, '
         f'delete_access_token(id="{token_id}"), and rotate again.'
@@ -52,5 +52,5 @@ def render_retirement(token_id: str) -> str:
 
 
 def render_delete_and_rotate(token_id: str) -> str:
-    """Render how a token that is of no use makes place for a new one."""
+    """Render how to remove a token that is of no use, so that a new one can be created."""
     return f'delete_access_token(id="{token_id}"), then rotate again'

@@ -85,7 +85,7 @@ async def check_no_lockout(services: Services, token: AccessToken, action: str) 
 
 
 async def _render_replacement(services: Services, own: AccessToken) -> str:
-    """Render how the server comes to run on another token than its own."""
+    """Render how to make the server run on another token."""
     try:
         caller = await services.cluster.verify_bearer(await anyio.to_thread.run_sync(services.read_bearer))
     except Unauthenticated:

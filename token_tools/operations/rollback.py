@@ -1,4 +1,4 @@
-"""What is done where a create cannot end well: the new token is deleted again, or what may be left of it is told.
+"""What is done if a create fails after its request: the new token is deleted, or the answer says what may be left.
 
 No token is ever deleted that is not known to be new.
 """
@@ -86,10 +86,10 @@ async def _delete_new(services: Services, request: CreateRequest, token_id: str)
 
 
 class _Suspects(NamedTuple):
-    """The user's `new` tokens, and those of them that the create may have ended with.
+    """The user's `new` tokens, and in `tokens` those of them that the create may have created.
 
-    `are_older` says that these were all created before it began, unless the clocks differ. `is_being_created` says that
-    another call creates a token for the same user just now.
+    `are_older` says that all of `tokens` were created before the create began, unless the clocks differ.
+    `is_being_created` says that another call creates a token for the same user just now.
     """
 
     new: Sequence[AccessToken]
@@ -132,7 +132,7 @@ async def _find_suspects(services: Services, request: CreateRequest, intent: Jou
     known_ids = {me.access_token_id, *created}
     new = [token for token in now if not request.is_preexisting(token.id) and token.id not in known_ids]
     ours = [token for token in new if token.creator is None or me.identity.may_be(token.creator)]
-    # The cluster's clock is not ours, so a creation time only counts where it leaves somebody to suspect.
+    # The clocks may differ, so creation times only narrow down the suspects if at least one of them is left.
     begun = intent.time + services.clock.ahead - CLOCK_TOLERANCE
     recent = [token for token in ours if token.created > begun]
     return _Suspects(new, recent or ours, are_older=not recent, is_being_created=is_being_created)
@@ -155,7 +155,7 @@ def _explain_suspects(
     services: Services, request: CreateRequest, suspects: _Suspects, failure: ClusterError
 ) -> UnknownOutcome:
     tokens = render_first_items([f"{token.id} (made {format_time(token.created)})" for token in suspects.tokens])
-    rival = (
+    concurrent = (
         " Another call is making one for the same user just now; that may be it." if suspects.is_being_created else ""
     )
     older = (
@@ -167,7 +167,7 @@ def _explain_suspects(
     commands = [_render_delete_commands(services, token.id) for token in suspects.tokens[:MAX_ITEMS_SHOWN]]
     return UnknownOutcome(
         f"{failure} The cluster seems to have made a token all the same: {tokens} is new for {request.user}."
-        f"{rival}{older} Unless somebody else made it just now, its bearer token is lost and nobody can use it. "
+        f"{concurrent}{older} Unless somebody else made it just now, its bearer token is lost and nobody can use it. "
         f"It was not touched. {' '.join(commands)}"
     )
 
@@ -177,7 +177,7 @@ def _render_delete_commands(services: Services, token_id: str) -> str:
 
 
 def _render_undeleted(token: str, failure: ClusterError) -> str:
-    """Render what a failed deletion means for a new token; `token` is how to call it."""
+    """Render what a failed deletion means for a new token; `token` are the words for it."""
     if isinstance(failure, UnknownOutcome) and not isinstance(failure, StillThere):
         return f"Whether {token} was deleted again is not known: {failure}"
     return f"{token[:1].upper()}{token[1:]} could not be deleted again: {failure}"

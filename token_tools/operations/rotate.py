@@ -46,14 +46,14 @@ class RotateResult:
 
 
 async def plan_rotate(services: Services, token_id: str, expiration_time: str | None) -> RotatePlan:
-    """Return what a rotate would do. Nothing is changed by finding out.
+    """Return what a rotate would do. Planning changes nothing.
 
     While a person is asked about it, an equal request gets the same plan.
 
     Raises:
-        Refusal: If a rule forbids it, if there is no place for a second token, or if one was created for this before.
+        Refusal: If a rule forbids it, if the user can have no other token, or if the token was rotated before.
         ClusterError: If the cluster cannot be asked.
-        DeliveryError: If the place of bearer tokens cannot be looked through.
+        DeliveryError: If the destination of bearer tokens cannot be searched.
         JournalError: If the journal cannot be read.
     """
     request_key = ("rotate", token_id, expiration_time)
@@ -115,11 +115,11 @@ def _rotation_lock(services: Services, old: AccessToken) -> anyio.Lock:
 async def rotate_token(services: Services, plan: RotatePlan) -> RotateResult:
     """Create a second token as planned, deliver it and prove that it works.
 
-    Of several calls for the same token, one at a time creates a new one, and the next finds what it created.
+    Calls for the same token run one after the other, so that each finds what the one before it created.
 
     Raises:
         Refusal: If the plan was carried out before or cannot be any more, or if a second token was created meanwhile.
-        TokenToolsError: As `create_new_token` says.
+        TokenToolsError: If the token could not be created, delivered and proved to work; see `create_new_token`.
     """
     services.pending_plans.consume(plan)
     async with _rotation_lock(services, plan.old_token):
@@ -163,7 +163,7 @@ def _explain_deleted_user(old: AccessToken, user: Identity, now: datetime) -> Re
 
 
 def _explain_unprovable(user: Identity) -> Refusal:
-    """Explain why no token is rotated on a cluster that does not tell with which token a caller came."""
+    """Explain why no token is rotated on a cluster that does not say which token signed a request."""
     argument = json.dumps(str(user), ensure_ascii=False)
     return Refusal(
         "The cluster does not tell which access token a caller comes with, so a new one could not be proved to work, "

@@ -1,6 +1,7 @@
-"""What stands beside a token that is to be rotated: an earlier successor, or a token that takes the place of one.
+"""What other tokens a user has when one is to be rotated: an earlier successor, or one that leaves no room for it.
 
-A rotate that is repeated goes on with what was begun. So the refusals here name what that is, and which calls lead on.
+A repeated rotate must not create a third token. So each refusal here names the token that is there, and the calls that
+lead on.
 """
 
 from collections.abc import Sequence
@@ -37,11 +38,11 @@ _NO_LOCATION: Final = "then nobody has its bearer token. It is nowhere that QUMU
 
 @dataclass(frozen=True)
 class ExistingTokens:
-    """What there is beside a token that can be rotated.
+    """The tokens of a user who has a token that can be rotated.
 
-    `current_tokens` are all of its user's tokens, None if they could not be read, and `other_tokens` those besides it,
-    as far as is known. `history` is what the journal knows of the user, and `earlier_rotations` are the outcomes of
-    earlier rotations of this token.
+    `current_tokens` are all of the user's tokens, None if they could not be read, and `other_tokens` those besides the
+    one to be rotated, as far as is known. `history` is what the journal knows of the user, and `earlier_rotations` are
+    the outcomes of earlier rotations of that token.
     """
 
     current_tokens: Sequence[AccessToken] | None
@@ -53,12 +54,12 @@ class ExistingTokens:
 async def collect_existing_tokens(
     services: Services, old: AccessToken, user: Identity, hand_over: str = HAND_OVER_STEP
 ) -> ExistingTokens:
-    """Return what there is beside a token of this user; `hand_over` is the first step to a successor that is there.
+    """Return a user's tokens if `old` can be rotated; `hand_over` is the first step to a successor that exists.
 
     Raises:
-        Refusal: If the token was rotated before and the new one is still there, or if another takes its place.
+        Refusal: If the token was rotated before and the new one is still there, or if the user can have no other token.
         ClusterError: If the cluster cannot be asked.
-        DeliveryError: If the place of bearer tokens cannot be looked through.
+        DeliveryError: If the destination of bearer tokens cannot be searched.
         JournalError: If the journal cannot be read.
     """
     await _check_no_concurrent_rotation(services, old)
@@ -71,7 +72,7 @@ async def collect_existing_tokens(
         current_tokens = None
     others = [token for token in current_tokens or () if token.id != old.id]
     if old.id not in {token.id for token in current_tokens or ()}:
-        # A list without this token may lack its successors too, and does not tell what is new.
+        # A list without this token may lack its successors too, and does not show what is new.
         current_tokens = None
         others += await _read_successors(services, earlier, known={token.id for token in others})
     await _check_not_rotated_before(services, old, others, earlier, hand_over)
@@ -162,7 +163,7 @@ async def _render_earlier_rotation(
 async def _check_room_for_second(
     services: Services, old: AccessToken, user: Identity, existing: ExistingTokens
 ) -> None:
-    # Only live tokens count here: whether disabled and expired ones do is the cluster's to say.
+    # Only live tokens count here: whether disabled and expired ones count too, only the cluster knows.
     now = services.clock()
     live = [token for token in existing.other_tokens if user.may_be(token.user) and token.is_live(now=now)]
     if live:
@@ -177,7 +178,7 @@ async def _check_room_for_second(
 async def _describe_other(
     services: Services, old: AccessToken, token: AccessToken, history: UserHistory
 ) -> tuple[str, str | None]:
-    """Return which token this is, and what leads on; the latter is None if it is only known that the token works."""
+    """Return a sentence that names another token, and the next step; None for the step if only the state is known."""
     expires = "never expires" if token.expires is None else f"expires {format_time(token.expires)}"
     other = f"The other is {token.id}, made {format_time(token.created)}, which {expires}."
     open_attempts = find_unfinished(
@@ -197,13 +198,14 @@ async def _describe_other(
 
 
 async def _render_suspect(services: Services, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
-    """Render what is known of a token that an attempt may have created which never ended."""
+    """Render what is known of a token that an unfinished attempt may have created."""
     intent = unfinished.attempt.intent
     location = await services.delivery.locate(token.id, None, {intent.user, str(token.user)})
     attempt = f"An attempt that was begun at {format_time(intent.time)} and never finished may have made it;"
     if location is None:
         return f"{attempt} {await _render_lost_location(services)} {render_retirement(token.id)}"
-    # Only one way is named: somebody who followed the calls of going on and of going back would stop both tokens.
+    # Only one way is named: a caller who made both the calls to go on and the calls to go back would disable both
+    # tokens.
     leads_on = (
         f"To go on with it: {render_steps(old, services.clock())}"
         if intent.replaces == old.id
@@ -213,13 +215,13 @@ async def _render_suspect(services: Services, old: AccessToken, token: AccessTok
 
 
 async def _render_lost_location(services: Services) -> str:
-    """Render what is known of a bearer token whose location nothing tells."""
+    """Render what is known of a bearer token whose location is not recorded."""
     files = await _render_unidentified_files(services)
     return f"where its bearer token is, nothing tells for sure.{files}" if files else _NO_LOCATION
 
 
 async def _render_unidentified_files(services: Services) -> str:
-    """Render the files in which a bearer token may be, and which do not tell; empty if there are none."""
+    """Render the files that may hold the bearer token but do not say whose it is; empty if there are none."""
     paths = await services.delivery.list_unidentified_files()
     if not paths:
         return ""
@@ -230,7 +232,7 @@ async def _render_unidentified_files(services: Services) -> str:
 
 
 async def explain_rejected_rotate(services: Services, old: AccessToken, user: Identity, failure: Rejected) -> Exception:
-    """Explain what a cluster most likely means that declined to create a second token."""
+    """Explain why the cluster most likely declined to create a second token."""
     try:
         existing = await collect_existing_tokens(services, old, user)
     except Refusal as refusal:

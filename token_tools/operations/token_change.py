@@ -33,7 +33,7 @@ class AppliedChange:
 
     @classmethod
     def with_warnings(cls, token_after: AccessToken | None, warnings: Iterable[str | None]) -> Self:
-        """Return a change with those of the warnings that are not None."""
+        """Return a change with the warnings that are not None."""
         return cls(token_after, [warning for warning in warnings if warning])
 
 

@@ -1,4 +1,4 @@
-"""How many tokens a user can have, and which of them can go where there is no place for another."""
+"""How many tokens a user can have, and which of them can go if a user has as many as that."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,12 +18,12 @@ MAX_TOKENS_PER_USER: Final = 2
 
 
 def check_token_limit(user: Identity, history: UserHistory, clock: ClusterClock) -> None:
-    """Check that a user has a place for another token, as far as is known.
+    """Check that a user can have another token, as far as is known.
 
     Raises:
-        Refusal: If there is none. It names the user's tokens, what is the matter with each, and which of them can go.
+        Refusal: If the user cannot. It names the user's tokens, what is the matter with each, and which of them can go.
     """
-    # Only live tokens count here: whether disabled and expired ones do is the cluster's to say.
+    # Only live tokens count here: whether disabled and expired ones count too, only the cluster knows.
     live = [token for token in history.tokens if user.may_be(token.user) and token.is_live(now=clock())]
     if len(live) >= MAX_TOKENS_PER_USER:
         raise Refusal(

@@ -1,7 +1,7 @@
 """Attempts without a known end, with the tokens that they may be about, until they are settled.
 
 An attempt is settled once the cluster has none of its tokens any more, once a bearer token is found where it was
-delivered, or by what was done since. The journal and the delivery are asked here, but never waited for long.
+delivered, or by what was done since. The journal and the delivery are asked here, but with a short timeout.
 """
 
 from collections import defaultdict
@@ -62,7 +62,7 @@ class Unfinished:
 
     @property
     def lost_tokens(self) -> Sequence[AccessToken]:
-        """The suspects whose bearer token nobody is known to have."""
+        """The suspects whose bearer token is lost, as far as is known."""
         has_ended = self.attempt.is_creating and not self.attempt.is_in_flight
         is_lost = self.attempt.outcome == "undeletable" or not self.locations
         return self.suspects if has_ended and is_lost and not self.is_settled else ()
@@ -118,7 +118,7 @@ class _TokensByUser:
                 self._tokens[key][token.id] = token
 
     def find(self, spelling: str) -> Sequence[AccessToken]:
-        """Return the tokens of those users whom the journal may spell so."""
+        """Return the tokens of the users whom this spelling in the journal may denote."""
         spelled = _parse_user(spelling)
         known = dict(self._tokens.get(("spelling", spelling), {}))
         for key in _list_identity_keys(spelled) if spelled is not None else ():
@@ -134,7 +134,7 @@ def _list_identity_keys(user: Identity) -> Iterator[tuple[str, object]]:
 
 
 def _has_ended(journal_history: JournalHistory, attempt: Attempt, token: AccessToken) -> bool:
-    """Whether an update or a deletion needs no mention: the token is as wanted, or was changed again since."""
+    """Whether an update or a deletion need not be mentioned: the token is as wanted, or was changed again since."""
     state = format_change(token.state)
     is_done = attempt.intent.change is not None and {*attempt.intent.change.split(", ")} <= {*state.split(", ")}
     return (
@@ -146,7 +146,7 @@ def _has_ended(journal_history: JournalHistory, attempt: Attempt, token: AccessT
 
 
 def may_denote(spelling: str, user: Identity) -> bool:
-    """Whether the journal may spell this user so."""
+    """Whether a spelling in the journal may denote this user."""
     if spelling == str(user):
         return True
     spelled = _parse_user(spelling)
@@ -172,7 +172,7 @@ class UserHistory:
 
     `me` is who this server is, None if that does not matter or is not known. `tokens` are those that were looked at,
     and `unfinished` are the attempts that are open among them. `open_intents` are the intents to tell of: of what is
-    unfinished, and of what nobody was told yet. `settled_intents` are those that need not be told again.
+    unfinished, and of what was not mentioned yet. `settled_intents` are those that need not be mentioned again.
     """
 
     journal_history: JournalHistory
@@ -232,7 +232,7 @@ async def locate_unfinished(
     me: Caller | None = None,
     timeout_seconds: float = LOCATE_TIMEOUT_SECONDS,
 ) -> Sequence[Unfinished]:
-    """Return what `find_unfinished` finds and is not settled, with where the first few bearer tokens are.
+    """Return what `find_unfinished` finds without what is settled, and where the first few bearer tokens are.
 
     The delivery has `timeout_seconds` for each of these bearer tokens.
     """
@@ -343,5 +343,5 @@ def _render_retirement(token: AccessToken, clock: ClusterClock) -> str:
 
 
 def list_lost_ids(unfinished: Iterable[Unfinished]) -> Iterator[str]:
-    """Return the ids of the tokens whose bearer token nobody is known to have."""
+    """Return the ids of the tokens whose bearer token is lost, as far as is known."""
     return (token.id for each in unfinished for token in each.lost_tokens)

@@ -63,7 +63,7 @@ class UpdateResult:
 async def plan_update(
     services: Services, token_id: str, *, enabled: bool | None, expiration_time: str | None
 ) -> UpdatePlan:
-    """Return what an update would do; None leaves a part of the state as it is. Nothing is changed by finding out.
+    """Return what an update would do; None leaves a part of the state as it is. Planning changes nothing.
 
     While a person is asked about it, an equal request gets the same plan.
 
@@ -145,7 +145,7 @@ async def _apply(services: Services, token: AccessToken, wanted: TokenState) -> 
     async with record_change(services, "update", token, format_change(wanted, token.state)) as intent:
         after = await _send(services, token, wanted, intent)
         if after.state != wanted:
-            # The answer may tell the state from before.
+            # The answer may describe the state before the update.
             after = await _read_after_update(
                 services, token, intent, "The cluster's answer tells another state than was asked for."
             )

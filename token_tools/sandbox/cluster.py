@@ -245,7 +245,8 @@ class Cluster:
         created = creation_time or self.clock()
         key = self._random.getrandbits(64)
         creation_nanoseconds = 0 if creation_time else key % 1000
-        # This is the layout of one published example. Nobody should rely on it, but so a token looks like a real one.
+        # This is the layout of one published example. Nobody should rely on it, but it makes a token look like a real
+        # one.
         seconds, nanoseconds = int(created.timestamp()), created.microsecond * 1000 + creation_nanoseconds
         secret = self._random.randbytes(32) + struct.pack("<IQQQI", 1, int(user), key, seconds, nanoseconds)
         token = Token(

@@ -1,10 +1,11 @@
 """The ways in which each endpoint of a cluster can fail, or the network or a gateway in front of it.
 
-A fault whose name ends in `-after` comes when the cluster has carried out the request; the same answer without it, when
-the cluster never saw the request.
+If the name of a fault ends in `-after`, the cluster has carried out the request before the fault comes. Otherwise the
+cluster never sees the request.
 
 In one process with the client, a cut connection is the error that httpx raises. Over HTTPS, the server drops the
-connection instead of sending an answer, for `refuse` as well: it only knows what is asked once a connection is there.
+connection instead of sending an answer. It does so for `refuse` as well, because it learns what is asked only after the
+connection was accepted.
 """
 
 import gzip
@@ -85,7 +86,7 @@ _TOKENS_PATH: Final = "/v1/auth/access-tokens/"
 _ENDPOINTS: Final[Mapping[Endpoint, tuple[str, re.Pattern[str]]]] = {
     "who-am-i": ("GET", re.compile("/v1/session/who-am-i")),
     "find": ("POST", re.compile("/v1(/auth)?/identity/find")),
-    # Only from the second list on: the look after a create, and not the one before it.
+    # This fault begins with the second list: it hits the look after a create, and not the one before it.
     "list-again": ("GET", re.compile(_TOKENS_PATH)),
     "list": ("GET", re.compile(_TOKENS_PATH)),
     "create": ("POST", re.compile(_TOKENS_PATH)),

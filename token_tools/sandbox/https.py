@@ -73,7 +73,7 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[
         uvicorn.Config(app, http=AbortableH11Protocol, ssl_certfile=key_file, log_level="warning", access_log=False)
     )
     end_signals = {signal.SIGINT, signal.SIGTERM}
-    # Blocked before the thread starts, which inherits it: so only `sigwait` gets them.
+    # Block the signals before the thread starts, because it inherits the mask: then only `sigwait` gets them.
     signal.pthread_sigmask(signal.SIG_BLOCK, end_signals)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -38,7 +38,7 @@ from token_tools.server.strict_tool import StrictTool
 from token_tools.views.new_tokens import render_expiry, render_open_intents
 
 REPEATS_BEFORE_NOTICE: Final = 2
-"""From this question in a row without a yes on, the answer tells how many it were."""
+"""Once so many questions in a row got no yes, the answer says how many there were."""
 
 AnyPlan = CreatePlan | UpdatePlan | DeletePlan
 """A plan of any kind; a rotate is planned as a create."""
@@ -47,7 +47,7 @@ _CALL_SCOPE: Final[ContextVar[anyio.CancelScope]] = ContextVar("call_scope")
 """The scope of the current tool call, whose deadline is the consent timeout while a question is open."""
 
 _REFUSE: Final[ContextVar[Callable[[NoConsent], Refusal]]] = ContextVar("refuse")
-"""What builds the refusal of the current tool call, once a question was asked in it."""
+"""The function that builds the refusal of the current tool call, once a question was asked in it."""
 
 _NO_CONSENT_TEXTS: Final[Mapping[NoConsent, tuple[str, str]]] = {
     "declined": (
@@ -102,7 +102,7 @@ class AskingTool(StrictTool):
         """Run the tool; a question that is asked in it has to be answered in time.
 
         Raises:
-            ToolError: As the SDK raises it.
+            ToolError: If the tool fails; the SDK raises it.
             Refusal: If a question came back without an answer.
         """
         with anyio.CancelScope() as scope:
@@ -114,7 +114,7 @@ class AskingTool(StrictTool):
                 raise _REFUSE.get()("failed") from None
             except ToolError as failure:
                 if isinstance(failure.__cause__, ToolError):
-                    # Only the SDK raises these, about an answer without what was asked for.
+                    # Only the SDK raises these, about an answer without the field that was asked for.
                     raise _REFUSE.get()("not_boolean") from None
                 raise
         raise _REFUSE.get()("timed_out")
@@ -136,7 +136,8 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolv
             )
         _CALL_SCOPE.get().deadline = anyio.current_time() + services.consent_timeout.total_seconds()
         _REFUSE.set(lambda no_consent: _explain_no_consent(services, plan, no_consent))
-        # The SDK takes an answer only for the very text that it answers, also when the question is asked again.
+        # The SDK accepts an answer only for exactly the text that was asked, so a repeated question needs the same
+        # text.
         question = services.pending_plans.get_question(
             plan, lambda: redact(truncate(_render_question(plan, services.address)))
         )
@@ -152,12 +153,12 @@ def _can_show_forms(capabilities: ClientCapabilities | None) -> bool:
 
 
 def require_consent(ctx: Context[Services], answer: ElicitationResult[ConsentAnswer], plan: AnyPlan) -> Services:
-    """Return what carries the plan out, if a person agreed to it or nobody had to.
+    """Return the services that carry out the plan, if a person agreed to it or no consent was needed.
 
     Raises:
-        Refusal: If nobody agreed.
+        Refusal: If consent was needed and there is none.
     """
-    # The question is answered, so the call may take its time again.
+    # The question is answered, so the consent timeout no longer bounds the call.
     _CALL_SCOPE.get().deadline = math.inf
     services = ctx.request_context.lifespan_context
     if (no_consent := _find_no_consent(answer)) is not None:
@@ -168,7 +169,7 @@ def require_consent(ctx: Context[Services], answer: ElicitationResult[ConsentAns
 
 
 def _find_no_consent(answer: ElicitationResult[ConsentAnswer]) -> NoConsent | None:
-    """Return what came instead of a yes; None if it was a yes."""
+    """Return why an answer is no consent; None if it is a yes."""
     match answer:
         case AcceptedElicitation(data=ConsentAnswer(agree=None)):
             return "not_boolean"
@@ -181,7 +182,7 @@ def _find_no_consent(answer: ElicitationResult[ConsentAnswer]) -> NoConsent | No
 
 
 def _explain_no_consent(services: Services, plan: AnyPlan, no_consent: NoConsent) -> Refusal:
-    """Explain why a plan is not carried out that was asked about without a yes, and what leads on."""
+    """Explain why a plan is not carried out for lack of consent, and what to do instead."""
     what, when = _NO_CONSENT_TEXTS[no_consent]
     times = services.pending_plans.count_no_consent(plan)
     if times >= REPEATS_BEFORE_NOTICE:
@@ -211,7 +212,7 @@ def _render_question(plan: AnyPlan, address: str) -> str:
 
 
 def _render_manual_command(plan: AnyPlan, qq: Qq) -> str:
-    """Render what leads on where no person can be asked: the command that does the same, or another client."""
+    """Render what to do if no person can be asked: run the command that does the same, or use another client."""
     match plan:
         case CreatePlan():
             request = plan.create_request

@@ -74,12 +74,12 @@ class StrictMetadata(FuncMetadata):
 
 @cache
 def _log_host_argument(name: str) -> None:
-    """Log it for the operator, once for each name."""
+    """Log an argument that a host adds, once for each name."""
     _LOG.warning("The host adds an argument %s to the calls of tools; it is ignored", name)
 
 
 def is_empty(value: object) -> bool:
-    """Whether the value of an argument says nothing: null, or text without a character."""
+    """Whether the value of an argument says nothing: null, or a text of nothing but blanks."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -151,12 +151,12 @@ class StrictTool(Tool):
         """Let the SDK validate the arguments and run the tool. A kind of tool can wrap this.
 
         Raises:
-            ToolError: As the SDK raises it, with what happened as its cause.
+            ToolError: If the tool fails or its arguments are wrong; the SDK raises it, with what happened as its cause.
         """
         return await super().run(arguments, context, convert_result)
 
     def _explain_refusal(self, text: str) -> ToolError:
-        """Explain a call that changed nothing; where it could have, the first words say so."""
+        """Explain a call that changed nothing; if the tool could have changed something, the first words say so."""
         return ToolError(f"Nothing was done. {text}" if self._may_change_tokens else text)
 
     def _explain_failure(self, failure: TokenToolsError) -> ToolError:

@@ -63,7 +63,7 @@ async def list_access_tokens(
 
 
 async def get_access_token(ctx: Context[Services], id: IdArgument) -> Annotated[CallToolResult, TokenDetails]:
-    """Return one token, and what is beside it."""
+    """Return one token, and its user's other tokens."""
     services = ctx.request_context.lifespan_context
     return _to_call_result(render_token_view(await get_token(services, id), address=services.address))
 

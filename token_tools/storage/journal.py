@@ -168,7 +168,7 @@ class Journal:
     ) -> str | None:
         """Write what came of an intent, and return None; or return why it could not be written.
 
-        `mentioned` are earlier intents of which nobody has to be told any more. A failure is no exception, since the
+        `mentioned` are earlier intents that need not be mentioned again. A failure raises no exception, because the
         change on the cluster has happened in any case.
         """
         changes = {

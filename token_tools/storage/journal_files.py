@@ -42,7 +42,7 @@ class JournalFolder:
 
     @classmethod
     def ensure(cls, path: Path) -> Self:
-        """Open the folder, which is made if it is not there.
+        """Open the folder, which is created if it is not there.
 
         Raises:
             OSError: If there is no such private folder; the text says what mends it.
@@ -119,7 +119,7 @@ class JournalFolder:
             close_or_log(file)
 
     def open_lock(self, name: str) -> int:
-        """Return a descriptor of a lock file, which is made if it is not there.
+        """Return a descriptor of a lock file, which is created if it is not there.
 
         Raises:
             OSError: If it cannot be opened, or others can write in it.
@@ -139,7 +139,7 @@ class JournalFolder:
             close_or_log(lock)
 
     def remove_stale_locks(self, prefix: str, suffix: str) -> None:
-        """Remove the lock files that no process holds; the caller makes sure that nobody makes new ones meanwhile."""
+        """Remove the lock files that no process holds; the caller makes sure that no new ones are created meanwhile."""
         with os.scandir(self.fd) as entries:
             names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
         for name in names:

@@ -7,7 +7,7 @@ the owner and the mode of each folder on the way). Four things differ here:
 - Each folder is checked through the descriptor with which the next one is opened, so nothing can change in between.
 - A sticky folder such as `/tmp` may be on the way, since others can add to it but not replace what is there. What they
   added is recognised by its owner.
-- A symbolic link is followed if root or the user made it. sshd does not look at who made a link.
+- A symbolic link is followed if root or the user created it. sshd does not look at who created a link.
 - A group may write if the user is its only member, as many systems make one for each user.
 
 The mode of a folder or file is read back after it was set, because some file systems accept every mode and keep none.
@@ -44,12 +44,12 @@ _TRAVERSE_FLAGS: Final[int] = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY
 
 
 def ensure_private_folder(path: Path) -> int:
-    """Return a descriptor of the server's own private folder, which is made if it is not there.
+    """Return a descriptor of the server's own private folder, which is created if it is not there.
 
     A folder that others can enter is only made private while it is empty, since that takes nothing away from anyone.
 
     Raises:
-        OSError: If there is no such folder and none can be made; the text names the folder and what mends it.
+        OSError: If there is no such folder and none can be created; the text names the folder and what mends it.
     """
     real_path, folder = _open_by_parts(path, _ensure_folder)
     with ExitStack() as rollback:
@@ -79,10 +79,10 @@ def open_private_folder(path: Path) -> int:
 
 
 def create_private_file(name: str, folder_fd: int) -> int:
-    """Make a file that only its owner can read, and return its descriptor.
+    """Create a file that only its owner can read, and return its descriptor.
 
     Raises:
-        OSError: If there is a file of that name, or none can be made.
+        OSError: If there is a file of that name, or none can be created.
     """
     file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _PRIVATE_FILE_MODE, dir_fd=folder_fd)
     with ExitStack() as rollback:
@@ -322,7 +322,7 @@ def _is_empty(folder_fd: int) -> bool:
 
 
 def _check_modes_are_kept(folder_fd: int) -> None:
-    """Raise if a new folder gets another mode than it was made with: then no command mends the mode of its parent."""
+    """Raise if a new folder gets another mode than it was created with: then no command mends its parent."""
     probe, mode = f".probe-{secrets.token_hex(8)}", 0
     # In a folder in which we cannot write this cannot be tried.
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Render an audit: what is a risk, how much of it there is, and what mends it."""
+"""Render an audit: which risks there are, how many tokens have each, and what mends it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ MAX_CHANNEL_BYTES: Final = 4_000
 """Bytes that the text or the fields of an audit may have, whatever the cluster holds."""
 
 MAX_USER_BYTES: Final = 40
-"""Bytes, as JSON, of a user's spelling; a user with a longer one is told by a key."""
+"""Bytes, as JSON, of a user's spelling; a user with a longer one is shown by a number."""
 
 SUGGESTED_LIFETIME: Final = timedelta(days=90)
 """How long a token that never expires is to live from now on, unless the operator allows less."""
@@ -80,7 +80,7 @@ class AuditReport(BaseModel):
 def render_audit_result(result: AuditResult, *, address: str) -> RenderedResult:
     """Return the counts, the findings with their worst few and what mends them, and what is not known.
 
-    Of each finding as many examples are told as fit.
+    Of each finding, as many examples are shown as fit.
     """
     max_examples = EXAMPLES_PER_FINDING
     rendered = _render(result, address, max_examples)
@@ -162,7 +162,7 @@ def _to_worst_token(finding: Finding, example: Example) -> WorstToken:
 
 
 def _format_user(user: Identity) -> str:
-    """Return the spelling of a user if it is short, else a key."""
+    """Return the spelling of a user if it is short, else a number."""
     spelling = str(user)
     if len(json.dumps(spelling)) <= MAX_USER_BYTES:
         return spelling
@@ -181,7 +181,7 @@ class _Advice(NamedTuple):
 
 
 def _render_remedies(found: Mapping[Finding, Tally], result: AuditResult) -> Mapping[Finding, str]:
-    """Return what mends each finding; each call is told once, so that all can be made one after the other."""
+    """Return what mends each finding; each call is named once, so that all can be made one after the other."""
     remedies: dict[Finding, str] = {}
     finding_by_called_id: dict[str, Finding] = {}
     for finding, tally in found.items():
@@ -236,7 +236,7 @@ def _advise(remedy: Remedy, token: AccessToken, result: AuditResult) -> _Advice:
 def _advise_on_live(
     remedy: Literal["find_user", "rotate", "rotate_with_expiry"], token: AccessToken, result: AuditResult
 ) -> _Advice:
-    """Return the call that makes a successor, or why there is none; a token that works is left alone."""
+    """Return the call that creates a successor, or why there is none; a token that works is left alone."""
     census, user = result.audit.census, user_key_of(token.user)
     if user in census.missing:
         # A token of a user who does not exist authenticates nobody.

@@ -1,4 +1,4 @@
-"""Render the answers of create and rotate, and what is told of a new token before it is made."""
+"""Render the answers of create and rotate, and what a question says about a new token before it is created."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from token_tools.views.rendered_result import RenderedResult, join_lines, join_w
 
 
 class NewToken(BaseModel):
-    """An access token just made."""
+    """An access token that was just created."""
 
     summary: str
     id: str
@@ -29,7 +29,7 @@ class NewToken(BaseModel):
 
 
 class RotatedToken(NewToken):
-    """An access token just made to replace another."""
+    """An access token that was just created to replace another."""
 
     replaces: str
 
@@ -50,7 +50,7 @@ def render_create_result(result: CreateResult, *, address: str) -> RenderedResul
 def render_rotate_result(result: RotateResult, *, address: str, credential_location: str) -> RenderedResult:
     """Render the new token beside the old one, and what remains to be done.
 
-    `credential_location` is where the server has its own bearer token from.
+    `credential_location` says where the operator keeps the server's own bearer token.
     """
     plan, created = result.plan, result.created
     old, delivered = plan.old_token, created.delivered
@@ -69,7 +69,7 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
 
 
 def render_open_intents(plan: CreatePlan) -> str:
-    """Render which creates for the same user have no outcome in the journal; empty if there are none."""
+    """Render which earlier creates for the same user have no outcome in the journal; empty if there are none."""
     if not plan.create_request.open_intents:
         return ""
     times = render_first_items([format_time(intent.time) for intent in plan.create_request.open_intents])

@@ -1,7 +1,7 @@
 """Render tokens as rows and as fields, and the answers that list tokens or show one.
 
-Times in the text are told to the minute. Text that the cluster's users chose appears in the spelling of `identity`,
-which shows it as data.
+The text gives times to the minute. Text that the cluster's users chose appears in the spelling of `identity`, which
+shows it as data.
 """
 
 import json

@@ -182,8 +182,8 @@ async def run_with_timeout(
     """
     results: list[WorkResult] = []
     # The thread and the event loop may each come to their end at any moment. Who takes this lock first decides whether
-    # the result counts. Without it, the thread could undo what the caller is told to be done, or leave what the caller
-    # is told to have failed.
+    # the result counts. Without it, the thread could undo what the caller reports as done, or keep what the caller
+    # reports as failed.
     decision = threading.Lock()
 
     def work_or_roll_back() -> None:

@@ -1,8 +1,8 @@
 """Delivery of new bearer tokens into files: one a token, in a private folder, in the format of qq's credentials store.
 
-A file is made, locked and filled with blanks before the cluster is asked, so that the disk has room for the token. Its
-pending name tells a server that starts later what it is; the lock tells whether its maker still lives, since the system
-takes the locks of a process that is killed.
+A file is created, locked and filled with blanks before the cluster is asked, so that the disk has room for the token.
+Its pending name tells a server that starts later what it is; the lock tells whether the process that created it still
+runs, since the system releases the locks of a process that ends.
 """
 
 import fcntl
@@ -57,13 +57,13 @@ RESERVED_BYTES: Final = 4096
 """Bytes that are proved to be free; a credentials store with one token takes about 150."""
 
 PENDING_PREFIX: Final = ".pending-"
-"""Begins the name of a file that is not delivered yet and that its maker keeps locked.
+"""Begins the name of a file that is not delivered yet and that the process which created it keeps locked.
 
 The name ends in `_` and the id of the token as soon as that is known.
 """
 
 RECOVERED_PREFIX: Final = "recovered-"
-"""Begins the name of a file whose maker was killed before it could deliver it."""
+"""Begins the name of a file whose server was killed before it could deliver it."""
 
 MAX_FILE_NAME_CHARS: Final = 143
 """Characters of a file name that every file system in use takes; eCryptfs takes the fewest."""
@@ -119,7 +119,7 @@ class FileDelivery:
         return await run_with_timeout(partial(self._locate, token_id, location), self.timeout)
 
     async def list_unidentified_files(self) -> Sequence[Path]:
-        """Return the recovered files whose makers were killed before they wrote the id into the pending name."""
+        """Return the recovered files whose servers were killed before they wrote the id into the pending name."""
         return await run_with_timeout(partial(self._list_named, rf"{RECOVERED_PREFIX}[0-9a-f]*\.json"), self.timeout)
 
     def render_possible_location(self, _user: str, /) -> str:
@@ -280,7 +280,8 @@ def _create_locked_file(folder_fd: int, rollback: ExitStack) -> tuple[int, str]:
         rollback.callback(remove_if_exists, name, folder_fd)
         rollback.callback(os.close, file)
         fcntl.flock(file, fcntl.LOCK_EX)
-        # A server that starts removes pending files that nobody has locked. It may have come before the lock.
+        # A server that starts removes pending files that nobody has locked. It may have come before this file was
+        # locked.
         if has_name(file, name, folder_fd):
             return file, name
 
