@@ -64,7 +64,7 @@ async def test_a_user_whose_tokens_go_on_for_ever_is_given_up(harness: Harness) 
 async def test_a_key_that_is_no_longer_good_starts_the_list_again_without_telling_a_token_twice(
     harness: Harness, forgotten: int, pages: tuple[int, int]
 ) -> None:
-    """As where a cluster's key is a token that somebody deletes meanwhile; its pages may be smaller from then on."""
+    """The key of a cluster may be a token, which somebody deletes meanwhile; its pages may be smaller from then on."""
     before, after = (replace(harness.cluster.behaviour, max_page_size=size) for size in pages)
     harness.cluster.behaviour = before
     for _ in range(2 * MAX_EMPTY_PAGES):

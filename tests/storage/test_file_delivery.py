@@ -357,7 +357,7 @@ async def test_what_a_killed_server_left_is_recovered_or_removed(delivery: Deliv
 
 
 def test_what_a_killed_server_left_is_recovered_where_only_writers_can_lock(folder: Path) -> None:
-    """As over NFS."""
+    """NFS lets a process lock only what it has opened for writing."""
     script = f"""
 import anyio, errno, fcntl, os, sys
 from pathlib import Path

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """As many storms as were asked for."""
+    """Run a storm for each seed that `--storms` asks for."""
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(int(metafunc.config.getoption("--storms") or 0)))
 

@@ -283,7 +283,7 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
 
 
 def test_an_input_that_cannot_be_read_is_the_end_of_it() -> None:
-    """As that of a terminal is for a process in the background of a shell that is gone."""
+    """A process in the background of a shell that is gone cannot read its terminal."""
     ended = subprocess.run(
         ["/bin/sh", "-c", f"exec '{COMMAND}' --demo 0>/dev/null"],
         capture_output=True,

@@ -300,7 +300,7 @@ async def test_a_cluster_that_ignores_the_limit_is_cut_to_it(mode: Mode) -> None
     [
         pytest.param("local:jain", f"Better {HOW_TO_WRITE_A_USER}.", id="name"),
         pytest.param(r"ad:CORP\nobody", f"Better {HOW_TO_WRITE_A_USER}.", id="ad"),
-        # As a list writes a user who was deleted: there is no better spelling.
+        # A list writes a user who was deleted like this: there is no better spelling.
         pytest.param("auth_id:999", "if they are not deleted, check the number.", id="key"),
         pytest.param("sid:S-1-5-21-7", "if they are not deleted, check the number.", id="sid"),
     ],

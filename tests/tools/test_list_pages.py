@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 LIST_TOOL = "list_access_tokens"
 MAX_ANSWER_CHARS = 25_000
 LONGEST_NAME = "\N{PILE OF POO}" * 96
-"""As JSON, twelve characters for each of its own."""
+"""JSON writes twelve characters for each of its own."""
 
 
 def add_tokens_with_long_names(harness: Harness, count: int) -> None:
