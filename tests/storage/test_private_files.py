@@ -399,6 +399,17 @@ def test_the_links_of_the_system_are_followed() -> None:
         open_private_folder(link / "no-such-folder")
 
 
+@pytest.mark.parametrize("setting", ["state_dir", "delivery_dir"])
+async def test_a_file_on_the_way_is_named(harness: Harness, tmp_path: Path, setting: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+
+    refusal = await harness.with_folder(setting, tmp_path / "file" / "x").call_refused(
+        "create_access_token", {"user": "local:jane"}
+    )
+
+    assert f"Not a directory ({tmp_path / 'file'}" in refusal
+
+
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")

@@ -22,8 +22,8 @@ import pwd
 import secrets
 import shlex
 import stat
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -192,12 +192,23 @@ def _open_by_parts(path: Path, open_part: Callable[[str, int], int]) -> tuple[Pa
                 names += reversed((at / target).parts[1:])
                 at, following = Path("/"), os.open("/", _TRAVERSE_FLAGS)
             else:
-                at, following = at.parent if name == ".." else at / name, open_part(name, folder)
+                with _naming(at / name):
+                    following = open_part(name, folder)
+                at = at.parent if name == ".." else at / name
             os.close(folder)
             folder = following
     finally:
         os.close(folder)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+@contextmanager
+def _naming(part: Path) -> Generator[None]:
+    """Let an error of the system name the part of the path that it is about."""
+    try:
+        yield
+    except OSError as failure:
+        raise type(failure)(failure.errno, f"{failure.strerror} ({part})") from failure
 
 
 def _open_folder(name: str, folder_fd: int) -> int:
