@@ -37,7 +37,7 @@ MAX_PAGES_PER_USER: Final = 64
 
 Processed = TypeVar("Processed")
 
-_PART_CURSOR: Final = re.compile(r"skip(\d{1,9}):([0-9A-Za-z_-]{0,64}):(.*)", re.ASCII | re.DOTALL)
+_PART_CURSOR: Final = re.compile(r"skip(\d{1,5}):([0-9A-Za-z_-]{0,64}):(.*)", re.ASCII | re.DOTALL)
 """A cursor of ours: how many tokens to skip, the id of the last one, and the cluster's cursor, URL-encoded."""
 
 
