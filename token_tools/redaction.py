@@ -21,7 +21,7 @@ import html
 import re
 import sys
 import unicodedata
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -82,26 +82,31 @@ class _SecretHashes:
     """Hashes of the parts of all secrets that this process remembers."""
 
     def __init__(self) -> None:
-        self.runs: set[int] = set()
-        self._permanent: set[int] = set()
+        self.runs: Counter[int] = Counter()
         self._by_last_use: deque[frozenset[int]] = deque()
 
     def add_permanently(self, runs: frozenset[int]) -> None:
         """Remember a secret as long as the process lives."""
-        self._permanent |= runs
-        self.add(runs)
+        self.runs.update(runs)
+        _has_known_secret.cache_clear()
 
     def add(self, runs: frozenset[int]) -> None:
         """Remember a secret, and forget the one that was used least recently if there are too many."""
         if runs in self._by_last_use:
             self._by_last_use.remove(runs)
+        else:
+            self.runs.update(runs)
         self._by_last_use.append(runs)
-        self.runs |= runs
         if len(self._by_last_use) > MAX_REMEMBERED_SECRETS:
-            self._by_last_use.popleft()
-            # Recompute instead of subtracting, because another secret may share a part with the forgotten one.
-            self.runs = self._permanent.union(*self._by_last_use)
+            self._forget(self._by_last_use.popleft())
         _has_known_secret.cache_clear()
+
+    def _forget(self, runs: frozenset[int]) -> None:
+        # Parts are counted, because another secret may share one with the forgotten secret.
+        self.runs.subtract(runs)
+        for run in runs:
+            if not self.runs[run]:
+                del self.runs[run]
 
 
 _SECRET_HASHES: Final = _SecretHashes()
@@ -182,7 +187,7 @@ def _is_joined_words(word: str) -> bool:
 @lru_cache(maxsize=4096)
 def _has_known_secret(text: str) -> bool:
     return len(text) >= MIN_MATCH_CHARS and any(
-        not _SECRET_HASHES.runs.isdisjoint(_hash_runs(form)) for form in _decode_all_ways(text)
+        not _SECRET_HASHES.runs.keys().isdisjoint(_hash_runs(form)) for form in _decode_all_ways(text)
     )
 
 
