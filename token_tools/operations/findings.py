@@ -17,7 +17,7 @@ from token_tools.operations.policy import is_built_in
 STALE_AFTER: Final = timedelta(days=30)
 """How long a token can be disabled before it counts as forgotten."""
 
-YEAR: Final = timedelta(days=365)
+OLD_AFTER: Final = timedelta(days=365)
 
 TokenStatus = Literal["live", "disabled", "expired"]
 """A token that is both disabled and expired is `expired`."""
@@ -109,7 +109,7 @@ def _find_long_disabled(token: AccessToken, scope: AuditScope) -> datetime | Non
 
 
 def _find_old(token: AccessToken, scope: AuditScope) -> datetime | None:
-    return token.created if token.created <= scope.now - YEAR else None
+    return token.created if token.created <= scope.now - OLD_AFTER else None
 
 
 def _find_near_expiry(token: AccessToken, scope: AuditScope) -> datetime | None:

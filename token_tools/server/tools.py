@@ -97,29 +97,29 @@ async def audit_access_tokens(
     return _to_call_result(render_audit_result(audit, address=services.address))
 
 
-async def _plan_create(ctx: Context[Services], user: User, expiration_time: str | None) -> CreatePlan:
+async def _resolve_create_plan(ctx: Context[Services], user: User, expiration_time: str | None) -> CreatePlan:
     return await plan_create(ctx.request_context.lifespan_context, user, expiration_time)
 
 
-async def _plan_update(
+async def _resolve_update_plan(
     ctx: Context[Services], id: str, enabled: bool | None, expiration_time: str | None
 ) -> UpdatePlan:
     services = ctx.request_context.lifespan_context
     return await plan_update(services, id, enabled=enabled, expiration_time=expiration_time)
 
 
-async def _plan_delete(ctx: Context[Services], id: str) -> DeletePlan:
+async def _resolve_delete_plan(ctx: Context[Services], id: str) -> DeletePlan:
     return await plan_delete(ctx.request_context.lifespan_context, id)
 
 
-async def _plan_rotate(ctx: Context[Services], id: str, expiration_time: str | None) -> RotatePlan:
+async def _resolve_rotate_plan(ctx: Context[Services], id: str, expiration_time: str | None) -> RotatePlan:
     return await plan_rotate(ctx.request_context.lifespan_context, id, expiration_time)
 
 
 async def create_access_token(
     ctx: Context[Services],
-    plan: Annotated[CreatePlan, Resolve(_plan_create)],
-    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_create)],
+    plan: Annotated[CreatePlan, Resolve(_resolve_create_plan)],
+    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_create_plan)],
     user: Annotated[
         UserArgument,
         Field(
@@ -142,8 +142,8 @@ async def create_access_token(
 
 async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are filled by the server
     ctx: Context[Services],
-    plan: Annotated[UpdatePlan, Resolve(_plan_update)],
-    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_update)],
+    plan: Annotated[UpdatePlan, Resolve(_resolve_update_plan)],
+    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_update_plan)],
     id: IdArgument,
     enabled: Annotated[
         bool | None,
@@ -164,8 +164,8 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
 
 async def delete_access_token(
     ctx: Context[Services],
-    plan: Annotated[DeletePlan, Resolve(_plan_delete)],
-    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_delete)],
+    plan: Annotated[DeletePlan, Resolve(_resolve_delete_plan)],
+    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_delete_plan)],
     id: IdArgument,
 ) -> Annotated[CallToolResult, DeletedToken]:
     """Delete a token as planned, once it is agreed to."""
@@ -175,8 +175,8 @@ async def delete_access_token(
 
 async def rotate_access_token(
     ctx: Context[Services],
-    plan: Annotated[RotatePlan, Resolve(_plan_rotate)],
-    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_plan_rotate)],
+    plan: Annotated[RotatePlan, Resolve(_resolve_rotate_plan)],
+    consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_rotate_plan)],
     id: IdArgument,
     expiration_time: Annotated[
         str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
