@@ -10,6 +10,7 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
 from token_tools.operations.policy import Policy
 from token_tools.operations.services import Services
+from token_tools.server.elicitation.asking import CONSENT_TIMEOUT
 from token_tools.storage.delivery import Delivery
 from token_tools.storage.journal import Journal
 
@@ -20,6 +21,7 @@ def create_services(cluster: ClusterClient, delivery: Delivery, journal: Journal
         address="c:8000",
         cluster=cluster,
         policy=Policy(default_lifetime=None),
+        consent_timeout=CONSENT_TIMEOUT,
         confirm="none",
         delivery=delivery,
         journal=journal,

@@ -33,6 +33,7 @@ class Services:
     cluster: ClusterClient
     policy: Policy
     confirm: Confirm
+    consent_timeout: timedelta
     delivery: Delivery
     journal: Journal
     qq: Qq
@@ -41,6 +42,5 @@ class Services:
     credential_location: str
     read_bearer: Callable[[], SecretStr]
     read_only: bool = False
-    consent_timeout: timedelta = timedelta(minutes=5)
     pending_plans: PendingPlans = field(default_factory=PendingPlans)
     rotation_locks: WeakValueDictionary[str, anyio.Lock] = field(default_factory=WeakValueDictionary[str, anyio.Lock])

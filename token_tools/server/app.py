@@ -20,6 +20,7 @@ from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.policy import choose_policy
 from token_tools.operations.services import Services
 from token_tools.server import prompts
+from token_tools.server.elicitation.asking import CONSENT_TIMEOUT
 from token_tools.server.middleware import Catalogue, refuse_secret_names
 from token_tools.server.tools import READ_TOOLS, WRITE_TOOLS
 from token_tools.settings import Settings
@@ -52,7 +53,7 @@ def create_server(
     *,
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
-    consent_timeout: timedelta = timedelta(minutes=5),
+    consent_timeout: timedelta = CONSENT_TIMEOUT,
     shutdown: Shutdown | None = None,
 ) -> MCPServer[Services]:
     """Return an MCP server for the cluster that the settings name.

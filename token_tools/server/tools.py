@@ -20,7 +20,7 @@ from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
 from token_tools.operations.services import Services
 from token_tools.operations.update import UpdatePlan, plan_update, update_token
 from token_tools.operations.user_lookup import User
-from token_tools.server.elicitation import AskingTool, ConsentAnswer, consent_resolver, require_consent
+from token_tools.server.elicitation.asking import AskingTool, ConsentAnswer, consent_resolver, require_consent
 from token_tools.server.strict_tool import StrictTool
 from token_tools.server.tool_arguments import DurationArgument, IdArgument, ReportArgument, UserArgument
 from token_tools.times import parse_duration

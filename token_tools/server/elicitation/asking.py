@@ -1,0 +1,144 @@
+"""Asking a person over the protocol: the form, the time for an answer, and what it means if no yes comes back."""
+
+import math
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import anyio
+from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation, ElicitationResult
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resolve import Elicit, Resolve
+from mcp.shared.exceptions import MCPError
+from mcp.types import ClientCapabilities
+from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from token_tools.errors import Refusal
+from token_tools.operations.consent import NoConsent
+from token_tools.operations.services import Services
+from token_tools.quoting import truncate
+from token_tools.redaction import redact
+from token_tools.server.elicitation.questions import AnyPlan, render_cannot_ask, render_no_consent, render_question
+from token_tools.server.strict_tool import StrictTool
+
+CONSENT_TIMEOUT: Final = timedelta(minutes=5)
+"""How long a call waits for a person's answer."""
+
+_CALL_SCOPE: Final[ContextVar[anyio.CancelScope]] = ContextVar("call_scope")
+"""The scope of the current tool call, whose deadline is the consent timeout while a question is open."""
+
+_REFUSE: Final[ContextVar[Callable[[NoConsent], Refusal]]] = ContextVar("refuse")
+"""The function that builds the refusal of the current tool call, once a question was asked in it."""
+
+
+class ConsentAnswer(BaseModel):
+    """What a person answers; `agree` is None if the client sent neither true nor false."""
+
+    agree: Annotated[bool | None, BeforeValidator(lambda given: given if isinstance(given, bool) else None)] = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the form. It uses only what the specification lists, since some clients take no more.
+
+        Without the default, other clients show the form with the tick set.
+        """
+        tick = {
+            "type": "boolean",
+            "title": "Yes, do this",
+            "description": "Set this tick to agree; accepting without it does nothing.",
+            "default": False,
+        }
+        return {"type": "object", "properties": {"agree": tick}, "required": ["agree"]}
+
+
+class AskingTool(StrictTool):
+    """A tool that asks a person before it does what needs their consent."""
+
+    async def execute(self, arguments: dict[str, Any], context: Context[Any, Any], *, convert_result: bool) -> object:
+        """Run the tool; a question that is asked in it has to be answered in time.
+
+        Raises:
+            ToolError: If the tool fails; the SDK raises it.
+            Refusal: If a question came back without an answer.
+        """
+        with anyio.CancelScope() as scope:
+            _CALL_SCOPE.set(scope)
+            try:
+                return await super().execute(arguments, context, convert_result=convert_result)
+            except MCPError:
+                # The only thing that a client is asked for during a call is a person's answer.
+                raise _REFUSE.get()("failed") from None
+            except ToolError as failure:
+                if isinstance(failure.__cause__, ToolError):
+                    # Only the SDK raises these, about an answer without the field that was asked for.
+                    raise _REFUSE.get()("not_boolean") from None
+                raise
+        raise _REFUSE.get()("timed_out")
+
+
+def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolve:
+    """Return the resolver that asks a person about a plan, or answers yes where nobody has to be asked."""
+
+    async def ask_for_consent(
+        ctx: Context[Services], plan: Annotated[AnyPlan, Resolve(plan_resolver)]
+    ) -> Elicit[ConsentAnswer] | ConsentAnswer:
+        if not plan.needs_consent:
+            return ConsentAnswer(agree=True)
+        services = ctx.request_context.lifespan_context
+        if not _can_show_forms(ctx.client_capabilities):
+            raise Refusal(render_cannot_ask(plan, services.qq))
+        _CALL_SCOPE.get().deadline = anyio.current_time() + services.consent_timeout.total_seconds()
+        _REFUSE.set(lambda no_consent: _explain_no_consent(services, plan, no_consent))
+        # The SDK accepts an answer only for exactly the text that was asked, so a repeated question needs the same
+        # text.
+        question = services.pending_plans.get_question(
+            plan, lambda: redact(truncate(render_question(plan, services.address)))
+        )
+        return Elicit(question, ConsentAnswer)
+
+    return Resolve(ask_for_consent)
+
+
+def _can_show_forms(capabilities: ClientCapabilities | None) -> bool:
+    """Whether the client shows forms. An empty declaration means them: once there was nothing else to declare."""
+    elicitation = None if capabilities is None else capabilities.elicitation
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+
+
+def require_consent(ctx: Context[Services], answer: ElicitationResult[ConsentAnswer], plan: AnyPlan) -> Services:
+    """Return the services that carry out the plan, if a person agreed to it or no consent was needed.
+
+    Raises:
+        Refusal: If consent was needed and there is none.
+    """
+    # The question is answered, so the consent timeout no longer bounds the call.
+    _CALL_SCOPE.get().deadline = math.inf
+    services = ctx.request_context.lifespan_context
+    if (no_consent := _find_no_consent(answer)) is not None:
+        services.pending_plans.consume(plan)
+        raise _explain_no_consent(services, plan, no_consent)
+    services.pending_plans.reset_no_consent_count(plan)
+    return services
+
+
+def _find_no_consent(answer: ElicitationResult[ConsentAnswer]) -> NoConsent | None:
+    """Return why an answer is no consent; None if it is a yes."""
+    match answer:
+        case AcceptedElicitation(data=ConsentAnswer(agree=None)):
+            return "not_boolean"
+        case AcceptedElicitation(data=ConsentAnswer(agree=agree)):
+            return None if agree else "not_ticked"
+        case DeclinedElicitation():
+            return "declined"
+        case _:
+            return "dismissed"
+
+
+def _explain_no_consent(services: Services, plan: AnyPlan, no_consent: NoConsent) -> Refusal:
+    """Explain why a plan is not carried out that was asked about without a yes, and what leads on."""
+    times = services.pending_plans.count_no_consent(plan)
+    return Refusal(render_no_consent(plan, services.qq, no_consent, times=times))
