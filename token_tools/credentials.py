@@ -175,4 +175,4 @@ def find_default_store(host: str, port: int, *, config_home: Path | None, home: 
     name = f"{host.lower()}_{port}"
     candidates = [config_home and config_home / "qumulo" / "credentials" / name, home and home / ".qfsd_cred"]
     # Unlike `Path.is_file`, this returns False if a folder on the way cannot be entered.
-    return next((store for store in candidates if store and os.path.isfile(store)), None)  # noqa: PTH113
+    return next((path for path in candidates if path and os.path.isfile(path)), None)  # noqa: PTH113 - as just said

@@ -51,7 +51,9 @@ def _is_path(text: str) -> bool:
     first, *others = text.removeprefix("/").split("/")
     if not others or has_labelled_token(text) or "+" in text or max(map(len, others)) > _MAX_FOLDER_NAME_CHARS:
         return False
-    return first == "~" or (text.startswith(f"/{first}/") and os.path.isdir(f"/{first}"))  # noqa: PTH112
+    # Unlike `Path.is_dir`, `os.path.isdir` returns False for any text that is no path.
+    is_absolute = text.startswith(f"/{first}/") and os.path.isdir(f"/{first}")  # noqa: PTH112 - as just said
+    return first == "~" or is_absolute
 
 
 def check_ordinary(text: str) -> None:

@@ -280,7 +280,7 @@ async def connect(
 
         def open_connection() -> Connection:
             # Importing HTTP and TLS is slow. Hosts list the tools at every start, and often never call one.
-            from token_tools.cluster.transport import Connection  # noqa: PLC0415
+            from token_tools.cluster.transport import Connection  # noqa: PLC0415 - as just said
 
             connection = Connection(settings, bearer, transport=transport)
             stack.push_async_callback(connection.aclose)

@@ -67,7 +67,7 @@ class Connection:
             verify=_build_tls_context(settings),
             transport=transport,
             # `client` bounds the whole request, which the timeouts of httpx do not: they start again with every byte.
-            timeout=None,  # noqa: S113
+            timeout=None,  # noqa: S113 - as just said
             # Ignore proxies, .netrc and certificate folders of the environment: only the settings count.
             trust_env=False,
             follow_redirects=False,
