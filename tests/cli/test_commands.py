@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.json_rpc import COMMAND
+from tests.support.permissions import needs_root
 from tests.support.secret_scan import find_secrets
 from tests.support.stdio_client import run_to_end
 from token_tools import __version__
@@ -23,7 +24,6 @@ CREDENTIALS_FILE_JSON = json.dumps({"bearer_token": SECRET, "version": 1})
 REQUIRED_ENVIRONMENT = {"QUMULO_HOST": "c", "QUMULO_BEARER_TOKEN": SECRET}
 STARTED_CLEANLY = (0, "")
 RUN_AS_UNKNOWN_USER_SCRIPT = "import os, sys; os.setreuid(54321, -1); os.execv(sys.argv[1], sys.argv[1:])"
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as somebody else")
 
 
 def run_command(
@@ -143,7 +143,7 @@ def test_stdin_is_no_file_of_credentials() -> None:
     )
 
 
-@only_root
+@needs_root
 def test_a_user_whom_the_system_does_not_know_is_told_what_is_missing(tmp_path: Path) -> None:
     nobody = [sys.executable, "-c", RUN_AS_UNKNOWN_USER_SCRIPT, COMMAND]
     without = ["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"]

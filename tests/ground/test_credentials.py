@@ -15,6 +15,7 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
+from tests.support.permissions import needs_root
 from token_tools.credentials import encode_store, read_bearer, read_bearer_once
 from token_tools.errors import SettingsError
 from token_tools.redaction import has_known_secret
@@ -26,7 +27,6 @@ CREDENTIALS_FILE_CONTENT = encode_store(SecretStr(SECRET))
 CERTIFICATE_AUTHORITY = trustme.CA()
 CA_CERTIFICATE = CERTIFICATE_AUTHORITY.cert_pem.bytes()
 TIMEOUT_SECONDS = 10
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
 
 
 def encode_credentials(content: object) -> bytes:
@@ -150,7 +150,7 @@ def test_a_store_that_others_can_write_is_refused_with_what_mends_it(path: Path,
     )
 
 
-@only_root
+@needs_root
 def test_a_store_of_somebody_else_is_refused_with_what_mends_it(path: Path) -> None:
     path.write_bytes(CREDENTIALS_FILE_CONTENT)
     os.chown(path, 54321, -1)

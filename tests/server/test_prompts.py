@@ -68,7 +68,7 @@ TOKEN_ARGUMENT_ERROR = "rotate_token takes `token`: Id of the token, or the user
 EXPIRING_WITHIN_ERROR = "review_tokens takes `expiring_within`: How soon is soon to expire, such as 30d."
 
 
-async def get_prompt_unchecked(client: Client, name: str, arguments: Any) -> GetPromptResult:  # noqa: ANN401 - as hosts write them
+async def get_prompt_unchecked(client: Client, name: str, arguments: object) -> GetPromptResult:
     """Get a prompt with arguments that the SDK's own client would not send."""
     params: dict[str, Any] = {"name": name, "arguments": arguments}
     return await client.session.send_request(

@@ -27,7 +27,7 @@ from tests.support.journal_file import (
     read_journal,
     write_journal,
 )
-from tests.support.permissions import permission_bits
+from tests.support.permissions import needs_root, permission_bits
 from token_tools.errors import JournalError
 from token_tools.sandbox.cluster import Account
 from token_tools.settings import Settings
@@ -334,7 +334,7 @@ async def test_a_journal_in_which_others_can_write_is_not_believed(
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
+@needs_root
 @pytest.mark.parametrize("name", [JOURNAL_NAME, ARCHIVE_NAME])
 async def test_a_journal_of_another_user_is_not_believed(harness: Harness, name: str) -> None:
     old, journal = plant_journal(harness, name)

@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from tests.support.harness import Harness
-from tests.support.permissions import permission_bits
+from tests.support.permissions import needs_root, permission_bits
 from token_tools.storage.private_files import ensure_private_folder, open_private_folder, read_private_mode
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +26,6 @@ CREATE_TOOL = "create_access_token"
 CREATE_REQUEST = ("POST", "/v1/auth/access-tokens/")
 OTHER_USER_ID = 65534
 TIMEOUT_SECONDS = 30
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give things to another user")
 
 
 @pytest.fixture
@@ -202,7 +200,7 @@ def test_a_group_counts_for_others_unless_it_is_the_user_s_own(
 ) -> None:
     group = find_group()
     if group is None:
-        pytest.skip("this user has no such group")
+        pytest.skip("the present user has no group of this kind on this machine")
     (tmp_path / "grouped").mkdir()
     os.chown(tmp_path / "grouped", -1, group)
     (tmp_path / "grouped").chmod(0o770)
@@ -218,7 +216,7 @@ def test_a_group_counts_for_others_unless_it_is_the_user_s_own(
 def test_an_access_control_list_can_let_others_write_where_the_group_is_the_user_s_own(tmp_path: Path) -> None:
     group = find_private_group()
     if group is None:
-        pytest.skip("this user has no such group")
+        pytest.skip("the present user has no group of this kind on this machine")
     grouped = tmp_path / "grouped"
     grouped.mkdir()
     grouped.chmod(0o770)

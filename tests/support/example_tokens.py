@@ -8,7 +8,7 @@ from tests.support.harness import ADMIN, JANE, NOW, Harness
 from token_tools.sandbox.cluster import Account, Token
 
 
-def add_token_without_findings(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - handed on to `add_token`, whose types hold
+def add_token_without_findings(harness: Harness, account: Account = JANE, **special: object) -> Token:
     """Add a token without findings, unless a field in `special` is a finding."""
     return add_token(harness, account, **{"creator": account.auth_id, **special})
 
@@ -22,14 +22,15 @@ def remove_findings_of_own_token(harness: Harness) -> None:
     harness.cluster.tokens[kept.id] = kept
 
 
-def add_token(harness: Harness, account: Account = JANE, **special: Any) -> Token:  # noqa: ANN401 - as `add_token` takes them
+def add_token(harness: Harness, account: Account = JANE, **special: object) -> Token:
     """Add a token that was created 40 days ago and expires in 50, unless `special` has other fields."""
     usual: dict[str, Any] = {
         "creator": ADMIN.auth_id,
         "creation_time": NOW - timedelta(days=40),
         "expiration_time": NOW + timedelta(days=50),
     }
-    return harness.cluster.add_token(account.auth_id, **{**usual, **special})
+    fields: dict[str, Any] = {**usual, **special}
+    return harness.cluster.add_token(account.auth_id, **fields)
 
 
 def lockout_refusal(own: Token, action: str) -> str:

@@ -46,9 +46,9 @@ anyio.run(main)
 
 needs_bindfs = pytest.mark.skipif(
     shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK) or os.geteuid() != 0,
-    reason="bindfs is not installed, or cannot mount anything here",
+    reason="mounting with bindfs takes root, /dev/fuse and bindfs; the gate installs it",
 )
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing; the gate installs it")
 
 
 @contextmanager
