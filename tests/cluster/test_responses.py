@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from tests.support.harness import TIMEOUT_SECONDS
 from token_tools.cluster import responses as wire
-from token_tools.cluster.models import Caller, TokenPage
+from token_tools.cluster.models import TokenPage
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.redaction import remember_secret
 
@@ -220,7 +220,6 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
             'a list of access tokens (it does not fit at "entries.0.user.auth_id")',
             id="one-of-several-forms",
         ),
-        pytest.param(wire.decode_page_lazily, b"", "a list of access tokens, nor any JSON object", id="skimmed-list"),
         pytest.param(wire.decode_token, [], "an access token, nor any JSON object", id="token"),
         pytest.param(wire.decode_updated_token, [], "an access token, nor any JSON object", id="changed-token"),
         pytest.param(
@@ -345,7 +344,6 @@ SELF_SERVICE_HINT = " Without it, from Core 7.3 on, what concerns the credential
     ("read", "privilege", "still"),
     [
         pytest.param(wire.decode_page, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="list"),
-        pytest.param(wire.decode_page_lazily, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="skimmed-list"),
         pytest.param(wire.decode_token, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="token"),
         pytest.param(wire.decode_updated_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="change"),
         pytest.param(wire.decode_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="new-token"),
@@ -554,4 +552,8 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
 
 
 def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
-    assert not Caller.model_validate({"id": "500", "is_token": True}).is_unidentified_token
+    caller = wire.decode_caller(
+        replace(create_answer(body={"id": "500", "is_token": 1, "may_be_token": True}), credential=SecretStr("1:QUJD"))
+    )
+
+    assert not caller.is_unidentified_token
