@@ -90,7 +90,7 @@ def decode_body(body: bytes, model: type[Model]) -> Model:
     """
     form = _FORMS[model]
     try:
-        return msgspec.convert(normalize(msgspec.json.decode(body), form.normalizers), model, strict=False)
+        return msgspec.convert(normalize(msgspec.json.decode(body), form.normalizers), model)
     except (ValueError, RecursionError) as misfit:
         path = _find_path(str(misfit))
         flaw = f" (it does not fit at {quote_untrusted(path, max_chars=80)})" if path else ", nor any JSON object"
@@ -116,12 +116,13 @@ def _is_usual(tokens: Sequence[AccessToken]) -> bool:
     auth_ids += [auth_id for token in tokens if token.creator and (auth_id := token.creator.auth_id)]
     times = [token.creation_time for token in tokens]
     times += [time for token in tokens if (time := token.expiration_time)]
-    joined_auth_ids = _join(auth_ids)
+    joined_auth_ids, joined_times = _join(auth_ids), _join(times)
     return (
         _join(ids).encode().translate(None, _DIGITS) == b"\n" * len(ids)
         and joined_auth_ids.count("\n") == len(auth_ids)
         and _USUAL_AUTH_IDS.fullmatch(joined_auth_ids) is not None
-        and _join(times).encode().translate(None, _DIGITS + b".") == b"--T::Z\n" * len(times)
+        and joined_times.encode().translate(None, _DIGITS + b".") == b"--T::Z\n" * len(times)
+        and ".Z" not in joined_times
         and _are_in_calendar(times)
     )
 

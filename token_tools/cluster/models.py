@@ -11,12 +11,12 @@ import msgspec
 from pydantic import SecretStr
 
 from token_tools.cluster.identity import Identity, bare_name
-from token_tools.times import MAX_TEXT_CHARS, format_relative_time, format_rfc3339, format_time, parse_rfc3339
+from token_tools.times import format_relative_time, format_rfc3339, format_time, parse_rfc3339
 
 _TokenId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 """An opaque text. Today it is a decimal number of 22 digits or more, too long for the JSON numbers of many clients."""
-_Time = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
-"""A time exactly as the cluster wrote it, in RFC 3339 and UTC with up to nine fractional digits."""
+_Time = Annotated[str, msgspec.Meta(min_length=1, max_length=51)]
+"""A time exactly as the cluster wrote it, in RFC 3339 with up to 30 fractional digits; clusters give up to nine."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ Normalizers = Mapping[str, Callable[[object], object]]
 _NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 """JSON can escape half of a pair, which has no UTF-8."""
+_FLAGS: Final = dict.fromkeys(["true", "t", "yes", "y", "on", "1", "1.0"], True) | dict.fromkeys(
+    ["false", "f", "no", "n", "off", "0", "0.0"], False
+)
 _PLAIN_ID: Final = re.compile(r"0|[1-9][0-9]{0,63}", re.ASCII)
 _TOKEN_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}", re.ASCII)
 
@@ -110,7 +113,11 @@ def _normalize_time(value: object) -> object:
 
 
 def _normalize_bearer(value: object) -> object:
-    return _validate(lambda text: validate_bearer(SecretStr(text)), value)
+    return _validate(lambda text: validate_bearer(SecretStr(text)), _normalize_number_as_text(value))
+
+
+def _normalize_flag(value: object) -> object:
+    return _FLAGS.get(str(value).lower(), value)
 
 
 IDENTITY: Final[Normalizers] = {
@@ -127,6 +134,7 @@ TOKEN: Final[Normalizers] = {
     "creator": lambda creator: normalize(creator, IDENTITY),
     "creation_time": _normalize_time,
     "expiration_time": lambda time: _normalize_time(time) if time else None,
+    "enabled": _normalize_flag,
 }
 CALLER: Final[Normalizers] = {
     "id": _normalize_auth_id,
