@@ -36,9 +36,6 @@ LAZY_MODULES: Final = (
 )
 """The modules that the list of tools does not need, each with what the start gains by not running it."""
 
-GARBAGE_THRESHOLD_OBJECTS: Final = 20_000
-"""New objects after which Python looks for garbage; its own default is 700."""
-
 
 def main() -> None:
     """Run the command line and exit with its status: 2, with one line on stderr, if this system is not supported."""
@@ -63,7 +60,7 @@ def _refuse_windows() -> None:
 
 @contextmanager
 def importing_fast() -> Generator[None]:
-    """Make imports in the block as fast as they can be; afterwards the process looks for garbage less often."""
+    """Make imports in the block as fast as they can be."""
     # Modules stay until the end, so looking for garbage among them only takes time: 64 ms.
     gc.disable()
     for name in LAZY_MODULES:
@@ -76,9 +73,6 @@ def importing_fast() -> Generator[None]:
     finally:
         # Later searches for garbage, the last one at the exit, pass over all that is loaded: 226 ms.
         gc.freeze()
-        # A call's objects have no cycles and go by counting references. Looking through them at Python's own threshold
-        # takes 45 of the 575 ms of an audit of 20,000 tokens, and finds nothing.
-        gc.set_threshold(GARBAGE_THRESHOLD_OBJECTS)
         gc.enable()
 
 
