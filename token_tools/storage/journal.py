@@ -68,6 +68,15 @@ _OPEN_RESULTS: Final[AbstractSet[str]] = {"intended", "unknown", "undeletable"}
 _CREATING_OPERATIONS: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
 
 
+def _sign(path: Path) -> tuple[int, ...] | None:
+    """Return what changes with a file or folder, its content, its mode or its owner; None if it cannot be told."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def _validate_utc(time: datetime) -> datetime:
     try:
         return time.astimezone(UTC)
@@ -122,6 +131,7 @@ class Journal:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._queue = anyio.Lock()
+        self._last_read: tuple[Sequence[object], list[Attempt]] | None = None
 
     @asynccontextmanager
     async def record_intent(
@@ -231,6 +241,17 @@ class Journal:
         )
 
     def _list_attempts(self) -> list["Attempt"]:
+        # To check the folder and to read the files takes 0.5 ms of each answer, so what is unchanged is not read again.
+        signature = [_sign(path) for path in (self.folder, self._path, self.folder / _ARCHIVE_FILE)]
+        if self._last_read is None or self._last_read[0] != signature:
+            attempts = self._read_own_attempts()
+            # Whether an attempt is still being made shows in no file.
+            is_settled = not any(attempt.outcome == "intended" for attempt in attempts)
+            self._last_read = (signature, attempts) if is_settled else None
+            return attempts
+        return self._last_read[1]
+
+    def _read_own_attempts(self) -> list["Attempt"]:
         try:
             opened = JournalFolder.open(self.folder)
         except FileNotFoundError:
