@@ -14,8 +14,8 @@ from typing import Final
 import anyio
 import psutil
 
-from benchmarks.figures import Figure
-from benchmarks.measures import MEASURES, QUICK_REPETITIONS, Measure, Repetitions
+from benchmarks.figures import QUICK_REPETITIONS, Figure, Measure, Repetitions
+from benchmarks.measures import MEASURES
 from benchmarks.picture import render_svg
 from benchmarks.table import render_table
 

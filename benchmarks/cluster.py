@@ -4,6 +4,7 @@
 """
 
 import json
+import ssl
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -20,6 +21,9 @@ from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_
 from token_tools.sandbox.https import Address, serve_https
 from token_tools.times import utc_now
 
+SMALL_TOKEN_COUNT: Final = 50
+MEDIUM_TOKEN_COUNT: Final = 1_000
+LARGE_TOKEN_COUNT: Final = 100_000
 ADMIN_ID: Final = "500"
 SERVICE_ID: Final = "1010"
 FIRST_USER_ID: Final = 2000
@@ -44,6 +48,15 @@ class ClusterConnection:
             "QUMULO_PORT": str(self.port),
             "QUMULO_CA_FILE": self.ca_file,
             "QUMULO_BEARER_TOKEN": self.bearer_token,
+        }
+
+    @property
+    def http_options(self) -> dict[str, Any]:
+        """Return the arguments with which a client of httpx is one of this cluster."""
+        return {
+            "base_url": f"https://{self.host}:{self.port}",
+            "headers": {"Authorization": f"Bearer {self.bearer_token}"},
+            "verify": ssl.create_default_context(cafile=self.ca_file),
         }
 
 

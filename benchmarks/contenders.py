@@ -1,4 +1,4 @@
-"""The servers that are measured: how a client starts each, and how much memory each takes."""
+"""The servers that are measured: how each is started and called, and how much memory each takes."""
 
 import os
 import sys
@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 from mcp.client import Client
-from mcp.client.stdio import StdioServerParameters
+from mcp.client.stdio import StdioServerParameters, get_default_environment
+from mcp.types import CallToolResult, TextContent
 
 from benchmarks.cluster import ClusterConnection
+from benchmarks.lines import LineSession, running_line_server
 
 READ_TIMEOUT_SECONDS: Final = 600.0
 BIN_FOLDER: Final = Path(sys.executable).parent
@@ -46,6 +48,30 @@ class Contender:
         async with self.connected() as client:
             [process] = set(psutil.Process().children()) - before
             yield client, process
+
+    @contextmanager
+    def connected_by_lines(self) -> Generator[LineSession]:
+        """Start the server as a child process, and yield a session with it that has no client."""
+        environment = get_default_environment() | self.environment
+        with running_line_server([self.command, *self.arguments], environment) as session:
+            yield session
+
+
+async def call(client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+    """Call a tool and return its result.
+
+    Raises:
+        AssertionError: If the call failed.
+    """
+    result = await client.call_tool(tool, arguments)
+    if result.is_error:
+        raise AssertionError(f"{tool} failed: {join_text(result)[:400]}")
+    return result
+
+
+def join_text(result: CallToolResult) -> str:
+    """Return the text of a result, one of its two channels."""
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
 def create_token_tools(connection: ClusterConnection, state: Path) -> Contender:

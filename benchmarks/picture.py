@@ -37,7 +37,7 @@ _STYLE: Final = """
 
 def render_svg(figures: Sequence[Figure]) -> str:
     """Return an SVG document of all figures that compare this project with a rival."""
-    groups = [figure for figure in figures if figure.is_measured and len(figure.values) > 1]
+    groups = [figure for figure in figures if len(figure.values) > 1]
     height = HEADER_HEIGHT_PX + sum(_compute_group_height_px(figure) for figure in groups)
     body: list[str] = []
     top = HEADER_HEIGHT_PX

@@ -37,6 +37,7 @@ class Question:
     in_a_file: bool = False
 
 
+LIST_TOOL: Final = "list_access_tokens"
 AUDIT_TOOL: Final = "audit_access_tokens"
 _AUDIT_CALL: Final = Call(AUDIT_TOOL, {"expiring_within": "30d"})
 _REPORT_CALL: Final = Call(AUDIT_TOOL, {"expiring_within": "30d", "report": "csv"})
@@ -49,9 +50,7 @@ QUESTIONS: Final = (
     Question("Whose never expire?", _REPORT_CALL, in_a_file=True),
     Question("Who has two tokens, so that theirs cannot be rotated?", _REPORT_CALL, in_a_file=True),
     Question("Are there tokens of users who are gone?", _AUDIT_CALL),
-    Question(
-        "Which tokens does this user have, and do they work?", Call("list_access_tokens", {"user": "{user}"}), "{user}"
-    ),
-    Question("Who made this user's token, and when?", Call("list_access_tokens", {"user": "{user}"}), "{user}"),
+    Question("Which tokens does this user have, and do they work?", Call(LIST_TOOL, {"user": "{user}"}), "{user}"),
+    Question("Who made this user's token, and when?", Call(LIST_TOOL, {"user": "{user}"}), "{user}"),
     Question("Whose is the token with this id, and when does it expire?", Call("get_access_token", {"id": "{id}"})),
 )

@@ -14,7 +14,7 @@ def render_table(figures: Sequence[Figure]) -> str:
             rows.append(
                 (
                     "" if number else figure.what,
-                    "" if number else format_value(figure, OUR_NAME) if figure.is_measured else "–",
+                    "" if number else format_value(figure, OUR_NAME),
                     f"{rival} {format_value(figure, rival)}" if rival else "",
                     f"{figure.ratios[rival]:.3g}" if rival in figure.ratios else "",
                     "" if number else figure.target,
@@ -39,6 +39,4 @@ def format_value(figure: Figure, contender: str) -> str:
 
 def render_verdict(figure: Figure) -> str:
     """Return whether the target was reached, as one word; an empty text if the figure has no target."""
-    if not figure.is_measured:
-        return "not there yet"
     return {True: "reached", False: "MISSED", None: ""}[figure.reached]

@@ -32,7 +32,12 @@ _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/:-]+=*")
 """A bearer token in an Authorization header; the colon is added for Qumulo's. Source: RFC 6750, section 2.1."""
 
 
-def _validate_bearer(bearer_token: SecretStr) -> SecretStr:
+def validate_bearer(bearer_token: SecretStr) -> SecretStr:
+    """Return a bearer token that fits into an Authorization header, and remember it, so that no text repeats it.
+
+    Raises:
+        ValueError: If it does not fit; the text says why.
+    """
     text = strip_invisible(bearer_token.get_secret_value())
     _check_bearer_text(text)
     secret = SecretStr(text)
@@ -57,8 +62,8 @@ def _check_bearer_text(text: str) -> None:
         raise ValueError("is not a token: one word of letters, digits and a few signs, as the cluster gave it")
 
 
-BearerToken = Annotated[SecretStr, AfterValidator(_validate_bearer)]
-"""A secret that fits into an Authorization header. Its validation also remembers it, so that no text repeats it."""
+BearerToken = Annotated[SecretStr, AfterValidator(validate_bearer)]
+"""A secret that fits into an Authorization header."""
 
 
 class StoredCredentials(BaseModel):

@@ -274,7 +274,9 @@ def test_whatever_a_cluster_tells_is_spelled_on_one_bounded_line_that_denotes_it
 
 
 @pytest.mark.parametrize(
-    "identity", [Identity(), Identity(domain="LOCAL"), Identity(uid=2**32)], ids=["empty", "domain", "no-uid"]
+    "identity",
+    [Identity(), Identity(domain="LOCAL"), Identity.from_json({"uid": 2**32})],
+    ids=["empty", "domain", "no-uid"],
 )
 def test_nothing_is_asked_about_nobody(identity: Identity) -> None:
     for name in (identity.as_request_body, identity.as_user_filter):
@@ -430,9 +432,9 @@ def test_quotes_around_a_whole_spelling_change_nothing(quoted: str, spelling: st
     ],
 )
 def test_a_caller_is_a_user_by_the_first_common_number_or_by_name(user: Identity, *, is_theirs: bool) -> None:
-    answer = {"id": "1001", "name": "CORP\\jane", "sid": "S-1-5-21-1", "uid": "7"}
+    caller = Caller(id="1001", name="CORP\\jane", sid="S-1-5-21-1", uid=7)
 
-    assert Caller.model_validate(answer).is_user(user) is is_theirs
+    assert caller.is_user(user) is is_theirs
 
 
 BACKUP = Account(auth_id="1002", domain="LOCAL", name="backup", sid="S-1-5-21-1-2-3-1002")

@@ -32,9 +32,10 @@ async def test_a_list_that_always_has_more_is_given_up(tmp_path: Path) -> None:
     async with connect(settings, transport=httpx.MockTransport(answer)) as cluster:
         walk = TokenPager(cluster, max_tokens=3)
         for _ in range(3):
-            assert await walk.fetch_next_tokens()
+            await walk.advance()
+            assert walk.tokens
         with pytest.raises(BadAnswer, match="without an end: more than 3"):
-            await walk.fetch_next_tokens()
+            await walk.advance()
 
 
 async def test_a_user_whose_tokens_go_on_for_ever_is_given_up(harness: Harness) -> None:

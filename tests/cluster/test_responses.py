@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from tests.support.harness import TIMEOUT_SECONDS
 from token_tools.cluster import responses as wire
-from token_tools.cluster.models import Caller, TokenPage
+from token_tools.cluster.models import TokenPage
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.redaction import remember_secret
 
@@ -169,6 +169,55 @@ def test_what_a_cluster_does_not_tell_of_a_user_does_not_hide_the_token(
     assert token.user.known_fields() == known
 
 
+ODD_VALUES: dict[str, list[object]] = {
+    "id": [7, "an-id_7", "007", "5\n6", "", "9" * 65, "\u0667", "1.5", True, {}],
+    "auth_id": [7, "007", "0", "0x1f4", "5\n6", "", "none", "\u0667", "1.5", -1, None, 2**64 - 1, "9" * 20],
+    "creation_time": [
+        "2026-10-01t10:00:00z",
+        "2026-10-01 10:00:00+05:30",
+        "2026-10-01T10:00Z",
+        "2026-10-01T10:00:00",
+        "2026-10-01T10:00:00.Z",
+        "2026.-10-01T10:00:00Z",
+        "20261001T100000.123Z",
+        "2026-W40-4T10:00:00Z",
+        "2026-02-30T10:00:00Z",
+        "2026-10-01T24:00:00Z",
+        "2026-10-01T10:00:00Z\n",
+        f"2026-10-01T10:00:00.{'1' * 30}Z",
+        f"2026-10-01T10:00:00.{'1' * 31}Z",
+        "",
+        None,
+        0,
+    ],
+    "enabled": [None, 0, "yes", "FALSE", 2, "maybe"],
+    "uid": [7, "7", 7.0, -1, 2**32, True, "x", []],
+    "name": ["", "jane\n", 5],
+}
+
+
+def decode_or_explain(decode: Callable[[wire.Answer], object], body: object) -> object:
+    try:
+        return decode(create_answer(body=body))
+    except BadAnswer as misfit:
+        return str(misfit).replace("a list of access tokens", "an access token").replace("entries.1.", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in ODD_VALUES.items() for value in values], ids=repr
+)
+def test_a_page_tells_of_a_token_what_the_token_alone_tells(field: str, value: object) -> None:
+    usual = TOKEN_ENTRY | {"expiration_time": "2027-10-01T10:00:00Z", "creator": {"auth_id": "500"}}
+    identities = [{role: {"auth_id": "7"} | {field: value}} for role in ("user", "creator")]
+    changes = identities if field in {"auth_id", "uid", "name"} else [{field: value}]
+
+    for change in changes:
+        alone = decode_or_explain(wire.decode_token, usual | change)
+        paged = decode_or_explain(wire.decode_page, {"entries": [usual, usual | change]})
+
+        assert (paged.entries[1] if isinstance(paged, TokenPage) else paged) == alone
+
+
 @pytest.mark.parametrize("expiration_time", ["9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"])
 def test_a_time_beyond_the_calendar_does_not_hide_the_token(expiration_time: str) -> None:
     [token] = wire.decode_page(
@@ -220,7 +269,6 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
             'a list of access tokens (it does not fit at "entries.0.user.auth_id")',
             id="one-of-several-forms",
         ),
-        pytest.param(wire.decode_page_lazily, b"", "a list of access tokens, nor any JSON object", id="skimmed-list"),
         pytest.param(wire.decode_token, [], "an access token, nor any JSON object", id="token"),
         pytest.param(wire.decode_updated_token, [], "an access token, nor any JSON object", id="changed-token"),
         pytest.param(
@@ -345,7 +393,6 @@ SELF_SERVICE_HINT = " Without it, from Core 7.3 on, what concerns the credential
     ("read", "privilege", "still"),
     [
         pytest.param(wire.decode_page, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="list"),
-        pytest.param(wire.decode_page_lazily, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="skimmed-list"),
         pytest.param(wire.decode_token, "PRIVILEGE_ACCESS_TOKENS_READ", SELF_SERVICE_HINT, id="token"),
         pytest.param(wire.decode_updated_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="change"),
         pytest.param(wire.decode_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="new-token"),
@@ -554,4 +601,8 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
 
 
 def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
-    assert not Caller.model_validate({"id": "500", "is_token": True}).is_unidentified_token
+    caller = wire.decode_caller(
+        replace(create_answer(body={"id": "500", "is_token": 1, "may_be_token": True}), credential=SecretStr("1:QUJD"))
+    )
+
+    assert not caller.is_unidentified_token

@@ -134,7 +134,7 @@ async def test_a_spreadsheet_can_take_no_id_and_no_user_for_a_number_or_a_date(
     assert row["id"] == f"id:{entry['id']}"
     for name in ("user", "creator"):
         assert re.match(r'[a-z_]+:|"', row[name])
-        assert Identity.parse(row[name]) == Identity.model_validate(user)
+        assert Identity.parse(row[name]) == Identity.from_json(user)
 
 
 async def test_a_report_that_has_no_place_is_refused_before_anything_is_read(harness: Harness) -> None:

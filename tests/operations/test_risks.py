@@ -32,14 +32,12 @@ YESTERDAY, TOMORROW, NEXT_WEEK = (NOW + timedelta(days=days) for days in (-1, 1,
 
 
 def build_token(*, enabled: bool = True, expires: datetime | None = None, user: Identity = JANE) -> AccessToken:
-    return AccessToken.model_validate(
-        {
-            "id": "1",
-            "user": user,
-            "creation_time": (NOW - timedelta(days=30)).isoformat(),
-            "expiration_time": expires and expires.isoformat(),
-            "enabled": enabled,
-        }
+    return AccessToken(
+        id="1",
+        user=user,
+        creation_time=(NOW - timedelta(days=30)).isoformat(),
+        expiration_time=None if expires is None else expires.isoformat(),
+        enabled=enabled,
     )
 
 

@@ -40,7 +40,7 @@ from tests.support.server_process import CREATE_REQUEST, running_server, served_
 from tests.support.services import create_services
 from token_tools.cluster.client import connect
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, Timestamp
+from token_tools.cluster.models import AccessToken
 from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.unfinished import find_unfinished, locate_unfinished, may_denote
 from token_tools.sandbox.cluster import Token
@@ -355,7 +355,7 @@ def test_thousands_of_open_intents_and_of_tokens_are_held_against_each_other_in_
             id=f"{number}",
             user=users[number // 2],
             creator=users[0],
-            creation_time=Timestamp.parse("2026-11-24T09:00:00Z"),
+            creation_time="2026-11-24T09:00:00Z",
         )
         for number in range(20_000)
     ]
@@ -403,8 +403,8 @@ async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(
     journal = Journal(
         harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW, timeout_seconds=0.05
     )
-    jane = {"domain": "LOCAL", "name": "jane"}
-    token = AccessToken.model_validate({"id": orphan.id, "user": jane, "creation_time": NOW.isoformat()})
+    jane = Identity(domain="LOCAL", name="jane")
+    token = AccessToken(id=orphan.id, user=jane, creation_time=NOW.isoformat())
     threads = anyio.to_thread.current_default_thread_limiter()
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with connect(harness.settings, transport=harness.recorder) as cluster:

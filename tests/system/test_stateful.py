@@ -376,7 +376,7 @@ ENDPOINT_FIELDS: Final = ("id", "user", "creator", "creation_time", "expiration_
 
 def convert_sdk_entry(entry: Entry) -> Entry:
     """Convert an entry of the SDK to our form, with identities as strings and without nulls."""
-    answer = entry | {role: str(Identity.model_validate(entry[role])) for role in ("user", "creator")}
+    answer = entry | {role: str(Identity.from_json(entry[role])) for role in ("user", "creator")}
     return {key: value for key, value in answer.items() if value is not None}
 
 

@@ -238,8 +238,8 @@ async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: Sandb
 
     def as_we_tell_it(entry: dict[str, Any]) -> dict[str, Any]:
         answer = entry | {
-            "user": str(Identity.model_validate(entry["user"])),
-            "creator": str(Identity.model_validate(entry["creator"])),
+            "user": str(Identity.from_json(entry["user"])),
+            "creator": str(Identity.from_json(entry["creator"])),
         }
         return {key: value for key, value in answer.items() if value is not None}
 

@@ -82,12 +82,6 @@ class ClusterClient:
         """
         return await self._send_with_retry(responses.decode_page, self._build_page_request(user, cursor, limit))
 
-    async def fetch_page_lazily(
-        self, *, user: str | None = None, cursor: str | None = None, limit: int | None = None
-    ) -> responses.LazyPage:
-        """Return a page whose tokens are not decoded yet, so that its cursor is known early."""
-        return await self._send_with_retry(responses.decode_page_lazily, self._build_page_request(user, cursor, limit))
-
     def _build_page_request(self, user: str | None, cursor: str | None, limit: int | None) -> httpx.Request:
         arguments = {"user": user, "after": cursor, "limit": limit}
         params = {name: value for name, value in arguments.items() if value is not None}

@@ -16,11 +16,11 @@ Source: the published schema of `/v1/auth/access-tokens/`; `qumulo.lib.identity_
 import json
 import re
 from contextlib import suppress
-from functools import cached_property
 from typing import Annotated, Final, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+import msgspec
 
+from token_tools.cluster.normalization import IDENTITY, normalize
 from token_tools.errors import Refusal
 from token_tools.quoting import has_one_script, has_secret, is_visible, quote_untrusted
 
@@ -90,62 +90,35 @@ _MIN_INEXACT_INTEGER: Final = 2**53
 
 _PROPOSABLE_NAME: Final = re.compile(rf'[^":{{}}<>]{{1,{MAX_SHOWN_NAME_CHARS}}}')
 _WITH_AUTH_ID: Final = re.compile(r"(.+) \(auth_id (\d{1,20})\)", re.ASCII)
-_NUMBER: Final = re.compile(r"\d{1,20}|0x[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 _SID: Final = re.compile(r"S(?:-\d{1,20}){2,17}", re.ASCII)
 
 
-def _coerce_number(value: object) -> int | None:
-    """Return a whole number from a JSON number or a text, or None. `int` alone would accept texts such as `1_0`."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return int(value, base=16 if value.lower().startswith("0x") else 10)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_PosixId = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
-def _coerce_empty(value: object) -> object:
-    return None if value == "" else value
-
-
-def _coerce_auth_id(value: object) -> str:
-    number = _coerce_number(value)
-    if number is None or not 0 <= number < 2**64:
-        raise ValueError("must be a whole number below 2**64")
-    return str(number)
-
-
-def _coerce_posix_id(value: object) -> int | None:
-    number = int(value) if isinstance(value, float) and value.is_integer() else _coerce_number(value)
-    return number if number is not None and 0 <= number < 2**32 else None
-
-
-# A list has hundreds of thousands of these values. The usual form is tried first, because pydantic checks it without
-# calling Python.
-_FIRST_FIT: Final = Field(union_mode="left_to_right")
-_PlainText = Annotated[str, Field(min_length=1)]
-_PlainAuthId = Annotated[str, Field(pattern=r"^(?:0|[1-9][0-9]{0,18})$")]
-_PlainPosixId = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
-_EmptyText = Annotated[None, BeforeValidator(_coerce_empty)]
-
-AuthId = Annotated[_PlainAuthId | Annotated[str, BeforeValidator(_coerce_auth_id)], _FIRST_FIT]
-PosixId = Annotated[_PlainPosixId | Annotated[int | None, BeforeValidator(_coerce_posix_id)] | None, _FIRST_FIT]
-OptionalText = Annotated[_PlainText | _EmptyText | None, _FIRST_FIT]
-
-
-class Identity(BaseModel):
-    """A user or group as the endpoint describes it. Any field may be unknown (None); an empty text counts as unknown.
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """A user or group as the endpoint describes it. Any field may be unknown (None).
 
     `auth_id` is the cluster's own key, a decimal number below 2**64 as text. `uid` and `gid` are POSIX numbers below
-    2**32; another value counts as unknown. `domain` is one of the eleven published ones, or another word from a cluster
-    that is newer than this code.
+    2**32. `domain` is one of the eleven published ones, or another word from a cluster that is newer than this code.
     """
 
-    model_config = ConfigDict(frozen=True)
+    domain: _Text | None = None
+    auth_id: _Text | None = None
+    uid: _PosixId | None = None
+    gid: _PosixId | None = None
+    sid: _Text | None = None
+    name: _Text | None = None
 
-    domain: OptionalText = None
-    auth_id: Annotated[_PlainAuthId | _EmptyText | AuthId | None, _FIRST_FIT] = None
-    uid: PosixId = None
-    gid: PosixId = None
-    sid: OptionalText = None
-    name: OptionalText = None
+    @classmethod
+    def from_json(cls, fields: object) -> Self:
+        """Return the identity for decoded JSON, in any form that a cluster is known to use.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        return msgspec.convert(normalize(fields, IDENTITY), cls)
 
     @classmethod
     def parse(cls, spelling: str) -> Self:
@@ -158,8 +131,8 @@ class Identity(BaseModel):
         if len(spelling) > MAX_SPELLING_CHARS:
             raise ValueError(f"is too long for a user, with more than {MAX_SPELLING_CHARS} characters")
         try:
-            identity = cls.model_validate(_parse_spelling(spelling.strip()))
-        except ValidationError:
+            identity = cls.from_json(_parse_spelling(spelling.strip()))
+        except msgspec.ValidationError:
             identity = cls()
         if not identity.is_identified:
             raise ValueError(f"is not a user: {HOW_TO_WRITE_A_USER}")
@@ -167,10 +140,6 @@ class Identity(BaseModel):
 
     def __str__(self) -> str:
         """Return the spelling; `parse` of it means the same identity, unless a long name had to be cut."""
-        return self._spelling
-
-    @cached_property
-    def _spelling(self) -> str:
         prefix = (
             f"{_PREFIX_BY_DOMAIN.get(self.domain) or quote_untrusted(self.domain, max_chars=MAX_SHOWN_NAME_CHARS)}:"
             if self.domain
@@ -247,7 +216,7 @@ class Identity(BaseModel):
         is_local = _LOCAL_DOMAIN in {self.domain, found.domain}
         if is_local and self.name and found.name and _local_name(self.name) != _local_name(found.name):
             return None
-        return Identity.model_validate(own_fields | found_fields)
+        return Identity.from_json(own_fields | found_fields)
 
     def shares_identifier_with(self, found: "Identity") -> bool:
         """Tell whether a look-up and this identity have a known field in common; the domain does not count."""
@@ -255,7 +224,7 @@ class Identity(BaseModel):
 
     def known_fields(self) -> dict[str, str | int]:
         """Return the fields that are not None."""
-        return self.model_dump(exclude_none=True)
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
 
     def _check_identified(self) -> None:
         if not self.is_identified:
@@ -354,7 +323,7 @@ def _parse_without_domain(text: str) -> dict[str, str]:
 def _parse_prefixed(text: str) -> dict[str, str] | None:
     prefix, colon, rest = text.partition(":")
     key = prefix.strip().lower()
-    if colon and key in Identity.model_fields and key != "domain":
+    if colon and key in Identity.__struct_fields__ and key != "domain":
         return _parse_value(key, rest.strip())
     return {"sid": text.upper()} if _SID.fullmatch(text.upper()) else None
 
@@ -402,8 +371,8 @@ def _format_json_object(text: str) -> str | None:
 def _format_object(fields: dict[str, object]) -> str | None:
     domain = fields.get("domain")
     try:
-        identity = Identity.model_validate(fields | {"domain": _DOMAIN_BY_PREFIX.get(str(domain).lower(), domain)})
-    except ValidationError:
+        identity = Identity.from_json(fields | {"domain": _DOMAIN_BY_PREFIX.get(str(domain).lower(), domain)})
+    except msgspec.ValidationError:
         return None
     return str(identity) if identity.is_identified else None
 

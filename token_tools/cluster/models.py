@@ -1,63 +1,22 @@
-"""Which objects does the endpoint return, and which of their forms are accepted? The models are immutable.
-
-Real clusters differ from the published schema, so the models also accept null instead of a number, identities with
-nothing but an `auth_id`, tokens without `expiration_time` (before Core 5.3.2) and without `enabled` (before 5.3.3).
-Fields that a newer cluster adds are ignored.
+"""Which objects does the endpoint return? The models are immutable; `decoding` reads them.
 
 Source: the published schema of `/v1/auth/access-tokens/`; the vendor's SDK 7.10.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import CoreSchema, core_schema
+import msgspec
+from pydantic import SecretStr
 
-from token_tools.cluster.identity import AuthId, Identity, OptionalText, PosixId, bare_name
-from token_tools.credentials import BearerToken
-from token_tools.redaction import has_known_secret
+from token_tools.cluster.identity import Identity, bare_name
 from token_tools.times import format_relative_time, format_rfc3339, format_time, parse_rfc3339
 
-
-class Timestamp(str):
-    """A time exactly as the cluster wrote it, in RFC 3339 and UTC with up to nine fractional digits.
-
-    `instant` is the time that it means. It is parsed only once, because an audit reads hundreds of thousands of times,
-    and each of them more than once.
-    """
-
-    __slots__ = ("instant",)
-    instant: datetime
-
-    @classmethod
-    def parse(cls, text: str) -> "Timestamp":
-        """Return the timestamp for a text.
-
-        Raises:
-            ValueError: If the text is not a time in RFC 3339.
-        """
-        timestamp = cls(text)
-        timestamp.instant = parse_rfc3339(text)
-        return timestamp
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
-
-
-def _validate_not_secret(token_id: str) -> str:
-    if has_known_secret(token_id):
-        raise ValueError("repeats something of a secret")
-    return token_id
-
-
-_PlainId = Annotated[str, Field(pattern=r"^[0-9]{1,64}$")]
-_OtherId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$"), AfterValidator(_validate_not_secret)]
-_PLAIN_ID: Final = re.compile(r"0|[1-9][0-9]{0,63}", re.ASCII)
-TokenId = Annotated[_PlainId | _OtherId, Field(union_mode="left_to_right")]
+_TokenId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 """An opaque text. Today it is a decimal number of 22 digits or more, too long for the JSON numbers of many clients."""
+_Time = Annotated[str, msgspec.Meta(min_length=1, max_length=51)]
+"""A time exactly as the cluster wrote it, in RFC 3339 with up to 30 fractional digits; clusters give up to nine."""
 
 
 @dataclass(frozen=True)
@@ -85,31 +44,34 @@ class TokenState:
         return f"{enabled}, {verb} {format_time(self.expires)} ({format_relative_time(self.expires, now=now)})"
 
 
-class AccessToken(BaseModel):
+def _parse_checked(time: str) -> datetime:
+    # What a model holds was checked when it was decoded, so the usual form needs no second look.
+    return datetime.fromisoformat(time) if time[-1] == "Z" else parse_rfc3339(time)
+
+
+class AccessToken(msgspec.Struct, frozen=True, gc=False):
     """A token as the endpoint lists it, without its secret.
 
     If `enabled` is None, the cluster did not say, and the token is enabled. If `expiration_time` is None, it does not
     expire. `creator` may be unknown, and `user` may be an identity without any field.
     """
 
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
-
-    id: TokenId
-    user: Annotated[Identity, BeforeValidator(lambda value: {} if value is None else value)]
+    id: _TokenId
+    user: Identity
+    creation_time: _Time
     creator: Identity | None = None
-    creation_time: Timestamp
-    expiration_time: Annotated[Timestamp | None, BeforeValidator(lambda value: value or None)] = None
+    expiration_time: _Time | None = None
     enabled: bool | None = None
 
     @property
     def created(self) -> datetime:
         """Return the time of its creation, aware."""
-        return self.creation_time.instant
+        return _parse_checked(self.creation_time)
 
     @property
     def expires(self) -> datetime | None:
         """Return the time at which it expires, aware; None if it does not expire."""
-        return None if self.expiration_time is None else self.expiration_time.instant
+        return None if self.expiration_time is None else _parse_checked(self.expiration_time)
 
     @property
     def state(self) -> TokenState:
@@ -135,13 +97,11 @@ class AccessToken(BaseModel):
         return f"{self.state.render(now=now)}; made {format_relative_time(self.created, now=now)}{creator}"
 
 
-class NewAccessToken(BaseModel):
+class NewAccessToken(msgspec.Struct, frozen=True):
     """The answer to a create, the only one in which the cluster tells the secret."""
 
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, hide_input_in_errors=True)
-
-    bearer_token: BearerToken
-    id: TokenId
+    bearer_token: SecretStr
+    id: _TokenId
 
 
 @dataclass(frozen=True)
@@ -155,30 +115,22 @@ class TokenPage:
     cursor: str | None = None
 
 
-def _coerce_plain_id(value: object) -> str | None:
-    """Return an id in plain digits, or None for any other value, because `007` may or may not be the token `7`."""
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    return text if isinstance(text, str) and _PLAIN_ID.fullmatch(text) else None
-
-
-class Caller(BaseModel):
+class Caller(msgspec.Struct, frozen=True):
     """The user of a credential, as who-am-i describes them.
 
     `id` is their auth_id. `access_token_id` is None for the credential of a login, and if the cluster does not tell it.
-    `privileges` is None if the cluster does not tell them. `responses` sets `is_token` and `may_be_token` by the form
-    of the credential; they are never read from the answer.
+    `privileges` is None if the cluster does not tell them. `is_token` and `may_be_token` are known by the form of the
+    credential; they are never read from the answer.
     """
 
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
-
-    id: AuthId
+    id: str
     name: str | None = None
-    sid: OptionalText = None
-    uid: PosixId = None
-    access_token_id: Annotated[str | None, BeforeValidator(_coerce_plain_id)] = None
+    sid: str | None = None
+    uid: int | None = None
+    access_token_id: str | None = None
     privileges: frozenset[str] | None = None
-    is_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
-    may_be_token: Annotated[bool, BeforeValidator(lambda _: False)] = False
+    is_token: bool = False
+    may_be_token: bool = False
 
     @property
     def is_unidentified_token(self) -> bool:

@@ -5,19 +5,18 @@ meanwhile. No token is lost on the way.
 """
 
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 import anyio
-import anyio.lowlevel
+import msgspec
 
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken
-from token_tools.cluster.responses import LazyPage
+from token_tools.cluster.models import AccessToken, TokenPage
 from token_tools.errors import BadAnswer, NotFound, Rejected
 
 MAX_EMPTY_PAGES: Final = 8
@@ -26,16 +25,11 @@ MAX_EMPTY_PAGES: Final = 8
 PAGE_SIZE: Final = 500
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
 
-BATCH_SIZE: Final = 50
-"""Tokens that are processed in one go before other tasks have their turn."""
-
 MAX_LISTED_TOKENS: Final = 2_000_000
 """Tokens after which a list counts as one without an end."""
 
 MAX_PAGES_PER_USER: Final = 64
 """Pages, far more than a user with two tokens can need."""
-
-Processed = TypeVar("Processed")
 
 _PART_CURSOR: Final = re.compile(r"skip(\d{1,5}):([0-9A-Za-z_-]{0,64}):(.*)", re.ASCII | re.DOTALL)
 """A cursor of ours: how many tokens to skip, the id of the last one, and the cluster's cursor, URL-encoded."""
@@ -160,7 +154,7 @@ def _parse_cursor(cursor: str | None) -> _Position:
 
 def merge_user(token: AccessToken, user: Identity) -> AccessToken:
     """Return the token with all that is known of its user: some clusters list only a user's auth_id."""
-    return token.model_copy(update={"user": token.user.merged_with(user) or token.user})
+    return msgspec.structs.replace(token, user=token.user.merged_with(user) or token.user)
 
 
 async def fetch_user_tokens(cluster: ClusterClient, user: Identity) -> list[AccessToken]:
@@ -172,82 +166,37 @@ async def fetch_user_tokens(cluster: ClusterClient, user: Identity) -> list[Acce
     pager = TokenPager(cluster, user=user.as_user_filter())
     tokens: list[AccessToken] = []
     for _ in range(MAX_PAGES_PER_USER):
-        new_tokens = await pager.fetch_next_tokens()
-        if new_tokens is None:
+        await pager.advance()
+        if pager.tokens is None:
             return tokens
-        _check_user_matches(new_tokens, user)
-        tokens += [token for token in new_tokens if user.merged_with(token.user) is not None]
+        _check_user_matches(pager.tokens, user)
+        tokens += [token for token in pager.tokens if user.merged_with(token.user) is not None]
     raise BadAnswer(f"The cluster lists tokens of {user} without an end.")
 
 
-async def fetch_all_tokens(
-    cluster: ClusterClient, process: Callable[[AccessToken], Processed]
-) -> AsyncGenerator[list[tuple[AccessToken, Processed]]]:
-    """Give every token of the cluster once, with what `process` makes of it, a page at a time.
-
-    While one page is being fetched, the page before it is decoded, and the page before that one is processed.
+async def process_all_tokens(
+    cluster: ClusterClient, process: Callable[[Sequence[AccessToken]], Awaitable[object]]
+) -> None:
+    """Read every token of the cluster once: `process` is awaited with one page while the next page is being fetched.
 
     Raises:
         ClusterError: If a page cannot be had, or the list has no end.
     """
     pager = TokenPager(cluster, limit=PAGE_SIZE)
-    tokens: Sequence[AccessToken] = ()
     await pager.advance()
-    while (page := pager.page) is not None:
-        processed: list[tuple[AccessToken, Processed]] = []
+    while (tokens := pager.tokens) is not None:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(pager.advance)
-                # Between the batches the event loop sends the request for the next page.
-                processed += await _process_in_batches(tokens, process)
-                tokens = pager.deduplicate(page)
+                await process(tokens)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        if processed:
-            yield processed
-    if tokens:
-        yield await _process_in_batches(tokens, process)
-
-
-async def _process_in_batches(
-    tokens: Sequence[AccessToken], process: Callable[[AccessToken], Processed]
-) -> list[tuple[AccessToken, Processed]]:
-    processed: list[tuple[AccessToken, Processed]] = []
-    for start in range(0, len(tokens), BATCH_SIZE):
-        processed += [(token, process(token)) for token in tokens[start : start + BATCH_SIZE]]
-        # A thread would not help: processing holds the interpreter's lock, which receiving needs as well.
-        await anyio.lowlevel.checkpoint()
-    return processed
-
-
-class _CompactIdSet:
-    """A set of ids that takes some ten bytes for each, where Python's set takes ninety: an audit may see a million.
-
-    It keeps a 64-bit hash of each id. The chance that any two of a million ids have the same one is below one in ten
-    million.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._hashes = [bytearray() for _ in range(4096)]
-
-    def add(self, new: str) -> bool:
-        """Add an id, and return whether it is new."""
-        number = hash(new)
-        id_hash = number.to_bytes(8, "little", signed=True)
-        bucket = self._hashes[number % len(self._hashes)]
-        if id_hash in bucket:
-            return False
-        bucket += id_hash
-        self.count += 1
-        return True
 
 
 class TokenPager:
     """Read a list to its end, of everybody's tokens or of one user's.
 
-    A page is fetched and then decoded, and the next page may be fetched before that. `page` is the one fetched last,
-    None after the end.
+    `tokens` are those of the page that was fetched last, without those of earlier pages; None after the last page.
     """
 
     def __init__(
@@ -258,9 +207,11 @@ class TokenPager:
         limit: int | None = None,
         max_tokens: int = MAX_LISTED_TOKENS,
     ) -> None:
-        self.page: LazyPage | None = None
-        self._fetch_page = partial(cluster.fetch_page_lazily, user=user, limit=limit)
-        self._seen_ids = _CompactIdSet()
+        self.tokens: Sequence[AccessToken] | None = ()
+        self._fetch_page = partial(cluster.fetch_page, user=user, limit=limit)
+        # A hash takes a third of the memory of an id. That two of a million ids have the same is as likely as one in
+        # ten million.
+        self._seen_hashes: set[int] = set()
         self._used_cursors: set[str | None] = set()
         self._cursor: str | None = None
         self._max_tokens = max_tokens
@@ -268,47 +219,37 @@ class TokenPager:
         self._duplicates = 0
         self._has_restarted = False
 
-    async def fetch_next_tokens(self) -> Sequence[AccessToken] | None:
-        """Fetch the next page, and return its tokens that were not on an earlier one; None after the last page.
+    async def advance(self) -> None:
+        """Fetch the next page, and put its new tokens into `tokens`.
 
         Raises:
             ClusterError: If the page cannot be had, or the list has no end.
         """
-        await self.advance()
-        return None if self.page is None else self.deduplicate(self.page)
-
-    async def advance(self) -> None:
-        """Fetch the next page into `page`.
-
-        Raises:
-            ClusterError: If the page cannot be had.
-        """
         if self._cursor in self._used_cursors or self._empty_pages >= MAX_EMPTY_PAGES:
-            self.page = None
+            self.tokens = None
             return
         self._used_cursors.add(self._cursor)
-        self.page = await self._fetch_or_restart()
+        page = await self._fetch_or_restart()
         # None is the cursor of the first page, which was used: if no cursor follows, the next call ends the list.
-        self._cursor = self.page.cursor
+        self._cursor = page.cursor
+        self.tokens = self._drop_seen(page.entries)
 
-    def deduplicate(self, page: LazyPage) -> Sequence[AccessToken]:
-        """Return the tokens of a page that were not on an earlier one.
-
-        Raises:
-            BadAnswer: If the page cannot be decoded, or the list has no end.
-        """
-        entries = page.decode().entries
-        new = [token for token in entries if self._seen_ids.add(token.id)]
-        if self._seen_ids.count > self._max_tokens:
+    def _drop_seen(self, entries: Sequence[AccessToken]) -> Sequence[AccessToken]:
+        new: list[AccessToken] = []
+        for token in entries:
+            if (id_hash := hash(token.id)) not in self._seen_hashes:
+                self._seen_hashes.add(id_hash)
+                new.append(token)
+        if len(self._seen_hashes) > self._max_tokens:
             raise BadAnswer(f"The cluster lists tokens without an end: more than {self._max_tokens:,}.")
         self._duplicates += len(entries) - len(new)
         # After a restart, pages repeat tokens that were seen. They do not count as empty until all of those have come
         # again.
-        is_catching_up = entries and self._has_restarted and self._duplicates <= self._seen_ids.count
+        is_catching_up = entries and self._has_restarted and self._duplicates <= len(self._seen_hashes)
         self._empty_pages = 0 if new or is_catching_up else self._empty_pages + 1
         return new
 
-    async def _fetch_or_restart(self) -> LazyPage:
+    async def _fetch_or_restart(self) -> TokenPage:
         try:
             return await self._fetch_page(cursor=self._cursor)
         except (NotFound, Rejected):

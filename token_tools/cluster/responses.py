@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, FailFast, Field, SecretStr, ValidationError
+import msgspec
+from pydantic import SecretStr
 
+from token_tools.cluster.decoding import decode_body, decode_page_body
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, Caller, NewAccessToken, TokenPage
+from token_tools.cluster.normalization import MAX_TOKENS_PER_PAGE
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.quoting import has_secret, quote_untrusted
 from token_tools.redaction import WITHHELD_KNOWN, WITHHELD_LIKELY, has_known_secret
@@ -44,14 +47,14 @@ _WHO_AM_I_PRIVILEGE: Final = "whatever who-am-i needs there"
 _TOKEN_MARKER: Final = b'"creation_time"'
 """A key that each token of a page has once, so that tokens can be counted before they are decoded."""
 
+MIN_OVERSIZED_BYTES: Final = MAX_TOKENS_PER_PAGE * 40
+"""A page with more tokens than `MAX_TOKENS_PER_PAGE` is larger than this: a token without its user has 40 bytes."""
+
 MAX_CURSOR_CHARS: Final = 1024
 """A longer cursor would not fit into an answer or a URL."""
 
 MAX_LINK_CHARS: Final = 8 * MAX_CURSOR_CHARS
 """The longest `paging.next` that is parsed; URL encoding can make its cursor several times longer."""
-
-MAX_TOKENS_PER_PAGE: Final = 20_000
-"""The largest page that is decoded; a real cluster returns at most half of it. Source: the vendor's S3 guide."""
 
 MAX_DATE_CHARS: Final = 64
 """Characters of a date that are parsed; a date of RFC 9110 has 29."""
@@ -91,7 +94,6 @@ _PERMANENT_STATUSES: Final = {
 }
 """Statuses that the same request will meet again."""
 _UNKNOWN_ADMINISTRATOR: Final = "whoever runs the cluster, or the gateway if there is one,"
-_EXPECTED_PAGE: Final = "a list of access tokens"
 
 NO_CREDENTIAL: Final = SecretStr("")
 
@@ -114,11 +116,11 @@ class Answer:
         return None if "age" in self.headers else _parse_date(self.headers.get("date", ""))
 
 
-class _Envelope(BaseModel):
+class _Envelope(msgspec.Struct):
     """The vendor's form of an error. Only its class is certain; the description may be missing or no text."""
 
-    error_class: Annotated[str, Field(min_length=1)]
-    description: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else "")] = ""
+    error_class: Annotated[str, msgspec.Meta(min_length=1)]
+    description: Any = None
 
     @property
     def safe_class(self) -> str | None:
@@ -127,61 +129,18 @@ class _Envelope(BaseModel):
         return self.error_class if is_safe else None
 
 
-class _Paging(BaseModel):
-    next: str | None = None
-
-
-class _PagedBody(BaseModel):
-    paging: _Paging | None = None
-
-    @property
-    def cursor(self) -> str | None:
-        return _parse_next_link(self.paging.next) if self.paging and self.paging.next else None
-
-
-class _TokenPageBody(_PagedBody):
-    # Stop at the first invalid entry: a hostile page could have millions.
-    entries: Annotated[tuple[AccessToken, ...], FailFast(), Field(max_length=MAX_TOKENS_PER_PAGE)]
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class LazyPage:
-    """A page of which only the `cursor` is decoded, which takes a tenth of the time; `cursor` is as in `TokenPage`."""
-
-    cursor: str | None
-    answer: Answer
-
-    def decode(self) -> TokenPage:
-        """Return the page with its tokens.
-
-        Raises:
-            BadAnswer: If it is no page of tokens.
-        """
-        return decode_page(self.answer)
-
-
-def decode_page_lazily(answer: Answer) -> LazyPage:
-    """Return a page whose tokens are decoded later, so that the next page can be requested at once.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
-    """
-    return LazyPage(
-        _decode_checked(_PagedBody, answer, expected=_EXPECTED_PAGE, privilege=READ_PRIVILEGE).cursor, answer
-    )
-
-
 def decode_page(answer: Answer) -> TokenPage:
     """Return a page of tokens; its cursor is the `after` of `paging.next`, whose host is ignored.
 
     Raises:
         ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
-    page = _decode_checked(_TokenPageBody, answer, expected=_EXPECTED_PAGE, privilege=READ_PRIVILEGE)
-    return TokenPage(page.entries, page.cursor)
+    check_status(answer, privilege=READ_PRIVILEGE)
+    if len(answer.body) > MIN_OVERSIZED_BYTES and answer.body.count(_TOKEN_MARKER) > MAX_TOKENS_PER_PAGE:
+        raise BadAnswer(f"The answer has more than {MAX_TOKENS_PER_PAGE:,} access tokens at once, and was not read.")
+    page = decode_page_body(answer.body)
+    link = page.paging.next if page.paging else None
+    return TokenPage(page.entries, _parse_next_link(link) if link else None)
 
 
 def decode_token(answer: Answer) -> AccessToken:
@@ -190,7 +149,8 @@ def decode_token(answer: Answer) -> AccessToken:
     Raises:
         ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
-    return _decode_checked(AccessToken, answer, expected="an access token", privilege=READ_PRIVILEGE)
+    check_status(answer, privilege=READ_PRIVILEGE)
+    return decode_body(answer.body, AccessToken)
 
 
 def decode_updated_token(answer: Answer) -> AccessToken:
@@ -200,7 +160,7 @@ def decode_updated_token(answer: Answer) -> AccessToken:
         ClusterError: If the answer has no such content: `BadAnswer`, or what `check_write` raises.
     """
     check_write(answer)
-    return _decode_body(AccessToken, answer, expected="an access token")
+    return decode_body(answer.body, AccessToken)
 
 
 def decode_new_token(answer: Answer) -> NewAccessToken:
@@ -212,7 +172,7 @@ def decode_new_token(answer: Answer) -> NewAccessToken:
             recognise.
     """
     check_write(answer, render=_render_known_class)
-    new = _decode_body(NewAccessToken, answer, expected="the id and the bearer token of a new access token")
+    new = decode_body(answer.body, NewAccessToken)
     if new.bearer_token.get_secret_value() == answer.credential.get_secret_value():
         raise BadAnswer("The answer has this server's own credential in it, and not a new bearer token.")
     return new
@@ -256,7 +216,8 @@ def decode_identity(answer: Answer) -> Identity:
     Raises:
         ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
     """
-    identity = _decode_checked(Identity, answer, expected="an identity", privilege="PRIVILEGE_IDENTITY_READ")
+    check_status(answer, privilege="PRIVILEGE_IDENTITY_READ")
+    identity = decode_body(answer.body, Identity)
     if not identity.is_identified:
         raise BadAnswer("The answer is not an identity: it tells nothing of anybody.")
     return identity
@@ -279,7 +240,7 @@ def _render_class(answer: Answer) -> str:
 def _render_envelope(answer: Answer) -> str:
     """Return ` (409 some_error: "Its description")`, or ` (409)` if the body is not the vendor's envelope."""
     envelope = _decode_envelope(answer)
-    if envelope is None or not envelope.description:
+    if envelope is None or not (isinstance(envelope.description, str) and envelope.description):
         return _render_class(answer)
     words = quote_untrusted(envelope.description, max_chars=MAX_DESCRIPTION_CHARS)
     if WITHHELD_KNOWN in words:
@@ -393,42 +354,19 @@ def _render_not_from_cluster(status: int) -> str:
 
 def _decode_envelope(answer: Answer) -> _Envelope | None:
     try:
-        return _Envelope.model_validate_json(answer.body)
-    except ValidationError:
+        return msgspec.json.decode(answer.body, type=_Envelope)
+    except (ValueError, RecursionError):
         return None
 
 
-def _decode_checked(model: type[Model], answer: Answer, *, expected: str, privilege: str) -> Model:
-    check_status(answer, privilege=privilege)
-    return _decode_body(model, answer, expected=expected)
-
-
 def _decode_caller_body(answer: Answer) -> Caller:
-    caller = _decode_body(Caller, answer, expected="who-am-i")
+    caller = decode_body(answer.body, Caller)
     credential = answer.credential.get_secret_value()
-    appearance = {
-        "is_token": credential.startswith(_ACCESS_PREFIX),
-        "may_be_token": not credential.startswith(_LOGIN_PREFIXES),
-    }
-    return caller.model_copy(update=appearance)
-
-
-def _decode_body(model: type[Model], answer: Answer, *, expected: str) -> Model:
-    if answer.body.count(_TOKEN_MARKER) > MAX_TOKENS_PER_PAGE:
-        raise BadAnswer(f"The answer has more than {MAX_TOKENS_PER_PAGE:,} access tokens at once, and was not read.")
-    try:
-        return model.model_validate_json(answer.body)
-    except ValidationError as invalid:
-        path = invalid.errors(include_input=False, include_url=False)[0]["loc"]
-        # Drop the parts by which pydantic tells the members of a union apart: they are no names in the answer.
-        key_path = ".".join(str(part) for part in path if isinstance(part, int) or part.isidentifier())
-        flaw = (
-            f" (it does not fit at {quote_untrusted(key_path, max_chars=80)})" if key_path else ", nor any JSON object"
-        )
-        raise BadAnswer(
-            f"The answer is not {expected}{flaw}. "
-            "Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
-        ) from None
+    return msgspec.structs.replace(
+        caller,
+        is_token=credential.startswith(_ACCESS_PREFIX),
+        may_be_token=not credential.startswith(_LOGIN_PREFIXES),
+    )
 
 
 def _parse_next_link(link: str) -> str:

@@ -6,18 +6,19 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, get_args
 
-import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
-from token_tools.cluster.pagination import fetch_all_tokens, fetch_user_tokens, merge_user
+from token_tools.cluster.pagination import fetch_user_tokens, merge_user, process_all_tokens
 from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
-from token_tools.operations.audit_export import ReportFormat, open_report
+from token_tools.operations.audit_export import ReportFormat, ReportWriter, open_report
 from token_tools.operations.audit_users import (
     EXAMPLES_PER_FINDING,
     Example,
@@ -27,7 +28,7 @@ from token_tools.operations.audit_users import (
     user_key_of,
 )
 from token_tools.operations.findings import FINDINGS, AuditScope, Finding, TokenStatus
-from token_tools.operations.journal_history import JournalHistory, read_history
+from token_tools.operations.journal_history import JournalHistory, SuspectFilter, read_history
 from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
 from token_tools.operations.policy import Policy
 from token_tools.operations.services import Services
@@ -41,6 +42,9 @@ from token_tools.operations.unfinished import (
 
 MAX_UNFINISHED_LOOKUPS: Final = 8
 """How many users without a name are looked up, because an unfinished attempt may be about one of their tokens."""
+
+BATCH_SIZE: Final = 100
+"""Tokens that are looked at in one go before other tasks have their turn, such as the request for the next page."""
 
 ProgressCallback = Callable[[int], Awaitable[None]]
 
@@ -169,24 +173,17 @@ async def audit_tokens(
     audit = Audit(scope, own.token_id)
     suspect_filter = history.build_suspect_filter(clock_ahead=services.clock.ahead)
 
-    def process(token: AccessToken) -> Sequence[str]:
-        suspect_filter.add_if_suspect(token)
-        return audit.add(token)
-
     with ExitStack() as cleanup:
         report = (
             cleanup.enter_context(open_report(services.report_folder, _name_report(services), report_format))
             if report_format
             else None
         )
-        async for found in fetch_all_tokens(services.cluster, process):
-            if report is not None:
-                await anyio.to_thread.run_sync(report.add, found)
-            await on_progress(audit.total)
+        process = partial(_process_page, audit=audit, suspect_filter=suspect_filter, report=report)
+        await process_all_tokens(services.cluster, partial(process, on_progress=on_progress))
         await _look_up_unnamed_users(services, audit.census)
         unfinished = await _locate_unfinished(services, history, suspect_filter.suspects)
         lost_ids = frozenset(list_lost_ids(unfinished))
-        await anyio.to_thread.run_sync(audit.census.count_users)
         audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
         audit.finalize()
         await _resolve_examples(services, audit)
@@ -205,6 +202,24 @@ async def audit_tokens(
         is_complete=_may_be_complete(own, audit),
         clock_ahead=services.clock.ahead,
     )
+
+
+async def _process_page(
+    tokens: Sequence[AccessToken],
+    *,
+    audit: Audit,
+    suspect_filter: SuspectFilter,
+    report: ReportWriter | None,
+    on_progress: ProgressCallback,
+) -> None:
+    found: list[tuple[AccessToken, Sequence[str]]] = []
+    for start in range(0, len(tokens), BATCH_SIZE):
+        found += [(token, audit.add(token)) for token in tokens[start : start + BATCH_SIZE]]
+        await anyio.lowlevel.checkpoint()
+    suspect_filter.add_suspects(tokens)
+    if report is not None:
+        await anyio.to_thread.run_sync(report.add, found)
+    await on_progress(audit.total)
 
 
 def _name_report(services: Services) -> str:

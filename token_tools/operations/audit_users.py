@@ -1,15 +1,13 @@
 """Count a cluster's users while the list of all tokens is read.
 
-Only the key of each token's user is kept, in eight bytes. Whole tokens are kept only for the few examples of each
-finding.
+Only the key of each user and the number of their tokens are kept. Whole tokens are kept only for the few examples of
+each finding.
 """
 
-from array import array
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
 from typing import Final
 
 from token_tools.cluster.identity import Identity
@@ -28,7 +26,7 @@ UserKey = int
 
 def user_key_of(user: Identity) -> UserKey:
     """Return a number for a user that is the same for all of their tokens."""
-    return int(user.auth_id) % 2**64 if user.auth_id else hash(user) % 2**64
+    return int(user.auth_id) if user.auth_id else hash(user)
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,8 @@ class UserCensus:
     it does not name, and `other_unnamed_tokens` counts the tokens of all further ones. A look-up puts an unnamed user
     into `named` if it finds a name, or into `nameless` if it finds that there is none.
 
-    `count` and `at_limit`, the users with as many tokens as a user can have, are there after `count_users`.
-    `at_limit_examples` are tokens of the first few of these. `resolved` are users about whom a look-up found more than
-    the list says, and `missing` are those whom the cluster does not find.
+    `at_limit_examples` are tokens of the first few users with as many tokens as a user can have. `resolved` are users
+    about whom a look-up found more than the list says, and `missing` are those whom the cluster does not find.
     """
 
     list_has_names: bool = False
@@ -75,17 +72,15 @@ class UserCensus:
     other_unnamed_tokens: int = 0
     named: set[UserKey] = field(default_factory=set[UserKey])
     nameless: set[UserKey] = field(default_factory=set[UserKey])
-    count: int = 0
-    at_limit: Sequence[UserKey] = ()
+    tokens_per_user: Counter[UserKey] = field(default_factory=Counter[UserKey])
     at_limit_examples: Sequence[Example] = ()
     resolved: dict[UserKey, Identity] = field(default_factory=dict[UserKey, Identity])
     missing: set[UserKey] = field(default_factory=set[UserKey])
-    _key_per_token: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def add(self, token: AccessToken) -> None:
         """Count the user of a token."""
         if token.user.is_identified:
-            self._key_per_token.append(user_key_of(token.user))
+            self.tokens_per_user[user_key_of(token.user)] += 1
         if token.user.name:
             self.list_has_names = True
         else:
@@ -98,18 +93,19 @@ class UserCensus:
         else:
             self.unnamed.setdefault(user, Tally()).add(token, token.created)
 
-    def count_users(self) -> None:
-        """Find out `count` and `at_limit` once all tokens are there; this takes a second for a million tokens."""
-        self.count, at_limit = 0, list[UserKey]()
-        for user, tokens in groupby(sorted(self._key_per_token)):
-            self.count += 1
-            at_limit += [user] if sum(1 for _ in tokens) >= MAX_TOKENS_PER_USER else []
-        self.at_limit = at_limit
+    @property
+    def count(self) -> int:
+        """How many users there are of whom something is known."""
+        return len(self.tokens_per_user)
+
+    @property
+    def at_limit(self) -> Sequence[UserKey]:
+        """The users with as many tokens as a user can have, by their keys."""
+        return [user for user, count in self.tokens_per_user.items() if count >= MAX_TOKENS_PER_USER]
 
     def is_at_limit(self, user: UserKey) -> bool:
         """Whether a user has as many tokens as a user can have, so that none of them can be rotated."""
-        position = bisect_left(self.at_limit, user)
-        return position < len(self.at_limit) and self.at_limit[position] == user
+        return self.tokens_per_user[user] >= MAX_TOKENS_PER_USER
 
     def is_nameless(self, user: UserKey) -> bool:
         """Whether a user whom the list does not name has no name.

@@ -1,7 +1,7 @@
 """What the journal knows of a cluster's tokens, and which tokens an attempt without a known end may be about."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -105,11 +105,14 @@ class SuspectFilter:
     creation_spans: Sequence[tuple[datetime, datetime]]
     suspects: list[AccessToken] = field(default_factory=list[AccessToken])
 
-    def add_if_suspect(self, token: AccessToken) -> None:
-        """Collect a token if an open attempt may be about it."""
+    def add_suspects(self, tokens: Iterable[AccessToken]) -> None:
+        """Collect the tokens that an open attempt may be about."""
+        if self.token_ids or self.creation_spans:
+            self.suspects.extend(filter(self._is_suspect, tokens))
+
+    def _is_suspect(self, token: AccessToken) -> bool:
         position = bisect_right(self.creation_spans, token.created, key=lambda span: span[0]) - 1
-        if token.id in self.token_ids or (position >= 0 and token.created <= self.creation_spans[position][1]):
-            self.suspects.append(token)
+        return token.id in self.token_ids or (position >= 0 and token.created <= self.creation_spans[position][1])
 
 
 async def read_history(services: Services) -> JournalHistory:

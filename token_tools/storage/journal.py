@@ -34,7 +34,7 @@ from pydantic import (
     ValidationError,
 )
 
-from token_tools.cluster.models import TokenId
+from token_tools.cluster.normalization import validate_token_id
 from token_tools.errors import RETRY_ONCE_FIXED, JournalError
 from token_tools.storage.delivery import Location, StoredLocation
 from token_tools.storage.journal_files import JournalFolder, unlock
@@ -82,6 +82,7 @@ def _validate_printable(text: str) -> str:
 
 
 _PrintableText = Annotated[str, AfterValidator(_validate_printable)]
+_TokenId = Annotated[str, AfterValidator(validate_token_id)]
 
 
 class JournalEntry(BaseModel):
@@ -99,8 +100,8 @@ class JournalEntry(BaseModel):
     cluster: _PrintableText
     user: _PrintableText
     result: Annotated[Outcome | Literal["intended", "reported", "mentioned"], BeforeValidator(upgrade_result)]
-    token_id: TokenId | None = None
-    replaces: TokenId | None = None
+    token_id: _TokenId | None = None
+    replaces: _TokenId | None = None
     change: _PrintableText | None = None
     location: Annotated[StoredLocation | None, BeforeValidator(upgrade_location)] = Field(
         default=None, validation_alias=AliasChoices("location", "place")
