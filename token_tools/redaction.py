@@ -151,10 +151,11 @@ def _redact_sentences(line: str) -> str:
 
 
 def _is_random(chars: str) -> bool:
+    if len(_WORD_OR_NUMBER.findall(chars)) < _MIN_RANDOM_WORDS:
+        return False
     capitals = {*filter(str.isupper, chars)}
     others = {*chars} - capitals - {*filter(str.isdecimal, chars)}
-    has_all_kinds = len(capitals) >= _MIN_DISTINCT_CAPITALS and len(others) >= _MIN_DISTINCT_OTHERS
-    return has_all_kinds and len(_WORD_OR_NUMBER.findall(chars)) >= _MIN_RANDOM_WORDS
+    return len(capitals) >= _MIN_DISTINCT_CAPITALS and len(others) >= _MIN_DISTINCT_OTHERS
 
 
 def _hash_secret(secret: str) -> tuple[int, ...]:
