@@ -10,6 +10,7 @@ for a clear one.
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -391,7 +392,7 @@ def format_time(instant: datetime) -> str:
 
 def format_time_without_zone(instant: datetime) -> str:
     """Return a time in UTC to the minute, without the zone, for tables whose heading names it: `2027-01-31 17:00`."""
-    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "minutes")
+    return instant.astimezone(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
 
 
 def format_duration(duration: timedelta) -> str:
@@ -412,6 +413,8 @@ def _round_down(length: timedelta, unit: timedelta) -> timedelta:
     return int(length / unit + 0.01) * unit
 
 
+# A list of 50 tokens takes 0.5 ms less this way: it has the same few lengths again and again.
+@lru_cache(maxsize=1024)
 def _format_exactly(length: timedelta) -> str:
     if length in _FORMATTED_UNITS:
         return humanize.naturaldelta(length)

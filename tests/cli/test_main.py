@@ -34,6 +34,25 @@ print(early)
     assert ended.stderr == ""
 
 
+def test_the_list_of_tools_needs_neither_the_network_nor_the_sandbox() -> None:
+    script = """
+import sys
+from token_tools.cli.main import importing_fast
+with importing_fast():
+    from token_tools.cli.commands import run_command
+slow = ("mcp.client", "httpx", "httpx2", "stamina", "truststore", "trustme", "uvicorn", "rich", "token_tools.sandbox")
+print([name for name in sys.modules if name.startswith(tuple(f"{each}." for each in slow))])
+import uvicorn
+print(uvicorn.Config.__module__)
+"""
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+    )
+
+    assert ended.stdout.split() == ["[]", "uvicorn.config"]
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["demo"], ["--demo"]], ids=" ".join)
 @pytest.mark.parametrize(
     "blocking",

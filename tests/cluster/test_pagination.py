@@ -29,7 +29,7 @@ async def test_a_list_that_always_has_more_is_given_up(tmp_path: Path) -> None:
         return httpx.Response(200, json={"entries": [entry], "paging": {"next": f"/?after={pages}"}})
 
     settings = Settings(host="c", bearer_token=SecretStr("access-v1:own"), state_dir=tmp_path)
-    async with connect(settings, transport=httpx.MockTransport(answer)) as cluster:
+    async with connect(settings, cluster_transport=httpx.MockTransport(answer)) as cluster:
         walk = TokenPager(cluster, max_tokens=3)
         for _ in range(3):
             await walk.advance()

@@ -686,7 +686,7 @@ class CrashingDelivery(InlineDelivery):
 async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connect(harness.settings, transport=harness.recorder) as cluster:
+    async with connect(harness.settings, cluster_transport=harness.recorder) as cluster:
         journal = Journal(harness.settings.state_dir, cluster="c:8000", clock=lambda: NOW)
         services = create_services(cluster, CrashingDelivery(), journal)
 

@@ -407,7 +407,7 @@ async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(
     token = AccessToken(id=orphan.id, user=jane, creation_time=NOW.isoformat())
     threads = anyio.to_thread.current_default_thread_limiter()
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with connect(harness.settings, transport=harness.recorder) as cluster:
+        async with connect(harness.settings, cluster_transport=harness.recorder) as cluster:
             services = create_services(cluster, KeyringDelivery("c"), journal)
             [unfinished] = await locate_unfinished(
                 services, await read_history(services), [token], timeout_seconds=0.05

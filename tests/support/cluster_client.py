@@ -24,7 +24,7 @@ async def connected(
     if not (transport is None or isinstance(transport, httpx.AsyncBaseTransport)):
         transport = httpx.MockTransport(transport)
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with connect(settings, transport=transport) as cluster:
+        async with connect(settings, cluster_transport=transport) as cluster:
             yield cluster
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 
+from token_tools.cli import demo, sandbox, serve_demo
 from token_tools.cli.arguments import Arguments, parse_arguments
 from token_tools.cli.serve import serve_cluster
 from token_tools.cli.stderr import redact_stderr
@@ -51,19 +52,12 @@ def run_command(words: Sequence[str]) -> int:
 def _run(arguments: Arguments) -> int:
     if sys.stdout is None or (arguments.command == "serve" and sys.stdin is None):
         raise SettingsError("stdin or stdout is closed, and there is no other way to talk.")
-    # A host waits for each start of the server, so what only the other commands need is loaded only for them.
     if arguments.command == "demo":
-        from token_tools.cli.demo import play_conversation  # noqa: PLC0415 - see above
-
-        return 0 if anyio.run(play_conversation) else 1
+        return 0 if anyio.run(demo.play_conversation) else 1
     if arguments.command == "sandbox":
-        from token_tools.cli.sandbox import serve_sandbox  # noqa: PLC0415 - see above
-
-        serve_sandbox(port=arguments.sandbox_port, faults=arguments.faults)
+        sandbox.serve_sandbox(port=arguments.sandbox_port, faults=arguments.faults)
     elif arguments.is_demo:
-        from token_tools.cli.serve_demo import serve_demo_cluster  # noqa: PLC0415 - see above
-
-        serve_demo_cluster(arguments.settings)
+        serve_demo.serve_demo_cluster(arguments.settings)
     else:
         serve_cluster(load_settings(arguments.settings))
     return 0

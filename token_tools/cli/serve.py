@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
+import httpx
 
 from token_tools.server.app import create_server
 from token_tools.server.stdio import serve
 from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown, new_event_loop
-
-if TYPE_CHECKING:
-    import httpx
 
 _LOG: Final = logging.getLogger(__name__)
 

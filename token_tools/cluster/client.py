@@ -16,23 +16,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
+import httpx
+import stamina
 from pydantic import SecretStr
 
-from token_tools.cluster import responses
+from token_tools.cluster import responses, transport
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, Caller, NewAccessToken, TokenPage
 from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown
 from token_tools.times import format_duration, format_rfc3339
-
-if TYPE_CHECKING:
-    import httpx
-
-    from token_tools.cluster.transport import Connection
 
 MAX_CONCURRENT_REQUESTS: Final = 8
 MAX_READ_ATTEMPTS: Final = 4
@@ -59,7 +56,7 @@ class ClusterClient:
 
     def __init__(
         self,
-        open_connection: Callable[[], Connection],
+        open_connection: Callable[[], transport.Connection],
         *,
         address: str,
         timeout: timedelta,
@@ -139,7 +136,7 @@ class ClusterClient:
         return await self._send_with_retry(responses.decode_identity, request)
 
     @cached_property
-    def _http(self) -> Connection:
+    def _http(self) -> transport.Connection:
         return self._open_connection()
 
     async def _send_with_retry(
@@ -149,8 +146,6 @@ class ClusterClient:
         *,
         bearer_token: SecretStr | None = None,
     ) -> Decoded:
-        import stamina  # noqa: PLC0415 - a slow import, which the list of tools does not need
-
         # The wait doubles, from 0.1 to 2 seconds. The jitter keeps servers that failed together from coming back
         # together. There is no timeout here because `_limit_request` bounds all attempts together.
         attempts = stamina.retry_context(
@@ -222,6 +217,12 @@ class ClusterClient:
 
     async def _acquire_limiter(self) -> None:
         try:
+            self._limiter.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._wait_for_limiter()
+
+    async def _wait_for_limiter(self) -> None:
+        try:
             with self._shutdown.request_timeout(self._timeout.total_seconds()):
                 await self._limiter.acquire()
         except TimeoutError:
@@ -260,11 +261,11 @@ def _fits_into_url(text: str) -> bool:
 async def connect(
     settings: Settings,
     *,
-    transport: httpx.AsyncBaseTransport | None = None,
+    cluster_transport: httpx.AsyncBaseTransport | None = None,
     shutdown: Shutdown | None = None,
     on_date: Callable[[datetime], object] = lambda _: None,
 ) -> AsyncGenerator[ClusterClient]:
-    """Yield a client of the cluster that the settings name; requests go over `transport` if one is given.
+    """Yield a client of the cluster that the settings name; requests go over `cluster_transport` if one is given.
 
     Its requests end when `shutdown` says so, and `on_date` is called with the date of every answer of the cluster that
     has one. Before the first request, nothing is opened and only the credential is read.
@@ -272,11 +273,8 @@ async def connect(
     bearer = settings.read_bearer()
     async with AsyncExitStack() as stack:
 
-        def open_connection() -> Connection:
-            # Importing HTTP and TLS is slow. Hosts list the tools at every start, and often never call one.
-            from token_tools.cluster.transport import Connection  # noqa: PLC0415 - as just said
-
-            connection = Connection(settings, bearer, transport=transport)
+        def open_connection() -> transport.Connection:
+            connection = transport.Connection(settings, bearer, transport=cluster_transport)
             stack.push_async_callback(connection.aclose)
             return connection
 

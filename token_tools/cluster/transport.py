@@ -1,8 +1,4 @@
-"""How does a request reach the cluster? Trust, signing with the current credential, and errors of the connection.
-
-Importing the libraries for HTTP and TLS takes a twentieth of the server's start, so `client` imports this module only
-when there is something to send.
-"""
+"""How does a request reach the cluster? Trust, signing with the current credential, and errors of the connection."""
 
 import logging
 import os

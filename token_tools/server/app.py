@@ -6,8 +6,9 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import httpx
 from mcp.server import CacheHint
 from mcp.server.caching import CacheableMethod
 from mcp.server.mcpserver import MCPServer
@@ -29,9 +30,6 @@ from token_tools.storage.delivery import Delivery, choose_delivery
 from token_tools.storage.journal import Journal, JournalEntry
 from token_tools.times import Clock, format_time, utc_now
 from token_tools.views.tokens import format_count
-
-if TYPE_CHECKING:
-    import httpx
 
 _LOG: Final = logging.getLogger(__name__)
 SERVER_NAME: Final = "qumulo-token-tools"
@@ -109,7 +107,7 @@ async def _open_services(
         await _log_recovered(delivery)
     cluster_clock = ClusterClock(clock)
     on_date = cluster_clock.observe_date
-    async with connect(settings, transport=cluster_transport, shutdown=shutdown, on_date=on_date) as cluster:
+    async with connect(settings, cluster_transport=cluster_transport, shutdown=shutdown, on_date=on_date) as cluster:
         yield Services(
             address=settings.address,
             cluster=cluster,

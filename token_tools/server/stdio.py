@@ -203,11 +203,11 @@ class _OutputRelay:
                 while rest and (
                     self.stdout_fd in _ready_fds(poll_until_shutdown) or poll_stdout.poll(OUTPUT_TIMEOUT_MS)
                 ):
-                    rest = rest[os.write(self.stdout_fd, rest) :]
+                    rest = rest[os.write(self.stdout_fd, rest[:_WRITE_BYTES]) :]
                 if rest:
                     break
             # Take what comes and drop it, so that the SDK can finish.
-            while self.sdk_output.recv(_WRITE_BYTES):
+            while self.sdk_output.recv(_READ_BYTES):
                 pass
         self.begin_shutdown()
 
@@ -219,7 +219,7 @@ class _OutputRelay:
             chunk = b""
             # Stay with one socket to the end of its line: a line is a message.
             while not chunk.endswith(b"\n"):
-                if not (chunk := receiver.recv(_WRITE_BYTES)):
+                if not (chunk := receiver.recv(_READ_BYTES)):
                     return
                 yield chunk
 

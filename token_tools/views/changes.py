@@ -13,7 +13,7 @@ from token_tools.operations.next_steps import DISABLE_FIRST_ADVICE
 from token_tools.operations.update import UpdateResult
 from token_tools.times import format_duration_argument, format_rfc3339, format_time
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
-from token_tools.views.tokens import TABLE_HEADER, TokenEntry, render_row, to_fields
+from token_tools.views.tokens import TABLE_HEADER, TokenEntry, render_row, to_entry
 
 MIN_PROPOSED_LIFETIME: Final = timedelta(minutes=1)
 
@@ -117,17 +117,16 @@ def render_delete_result(result: DeleteResult, *, address: str) -> RenderedResul
     )
     advice = f" The deleted one still worked. {DISABLE_FIRST_ADVICE}" if token.is_live(now=now) else ""
     user = json.dumps(str(token.user), ensure_ascii=False)
-    fields = DeletedToken.model_validate(
-        {
-            **to_fields(token, now),
-            "summary": headline,
-            "warning": join_warnings(*result.applied.warnings, render_clock_note(result.plan.clock_ahead)),
-            "next_step": f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
-        }
+    fields = to_entry(
+        DeletedToken,
+        token,
+        now,
+        summary=headline,
+        warning=join_warnings(*result.applied.warnings, render_clock_note(result.plan.clock_ahead)),
+        next_step=f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
     )
-    return RenderedResult(
-        join_lines([headline, TABLE_HEADER, render_row(token, now), fields.warning, fields.next_step]), fields
-    )
+    row = render_row(token, fields, now)
+    return RenderedResult(join_lines([headline, TABLE_HEADER, row, fields.warning, fields.next_step]), fields)
 
 
 def _format_same_expiry(token: AccessToken, now: datetime, max_lifetime: timedelta | None) -> str:

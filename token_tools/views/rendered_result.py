@@ -22,7 +22,7 @@ class RenderedResult:
     text: str
     fields: BaseModel
 
-    @property
+    @cached_property
     def char_count(self) -> int:
         """How many characters the larger channel has; the fields count as JSON in its longest form."""
         return max(len(self.text), len(json.dumps(self.structured)))
@@ -34,6 +34,8 @@ class RenderedResult:
 
     def truncate(self) -> tuple[str, dict[str, Any]]:
         """Return the text and the fields, both cut to `MAX_ANSWER_CHARS`, with a notice where something is cut."""
+        if self.char_count < MAX_ANSWER_CHARS:
+            return self.text, self.structured
         return truncate(self.text), _truncate_fields(self.structured)
 
 

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -43,6 +43,9 @@ class TokenEntry(BaseModel):
     expiration_time: str | None = Field(None, description="Absent: never")
     expired: bool | None = Field(None, description="Absent: false", json_schema_extra={"default": False})
     enabled: bool | None = Field(None, description="Absent: true", json_schema_extra={"default": True})
+
+
+Entry = TypeVar("Entry", bound=TokenEntry)
 
 
 class TokenList(BaseModel):
@@ -90,14 +93,18 @@ def _render_listing(listing: TokenListing, address: str) -> RenderedResult:
     headline = _render_headline(listing, address)
     next_step = _render_next_page(listing)
     tokens = listing.page.tokens
+    entries = [to_entry(TokenEntry, token, listing.time) for token in tokens]
     # Most tokens of a cluster are made by one administrator: naming them once is a seventh of the answer.
-    usual = _find_usual_creator(tokens)
-    rows = [render_row(token, listing.time, usual_creator=usual) for token in tokens]
+    usual = _find_usual_creator(entries)
+    rows = [
+        render_row(token, entry, listing.time, usual_creator=usual)
+        for token, entry in zip(tokens, entries, strict=True)
+    ]
     columns = [f"{TABLE_HEADER}, where not {usual}" if usual else TABLE_HEADER] if rows else []
     fields = TokenList(
         summary=headline,
         usual_creator=usual,
-        tokens=[_to_entry(token, listing.time, usual) for token in tokens],
+        tokens=[_leave_out_usual(entry, usual) for entry in entries],
         after=listing.page.cursor,
         next_step=next_step,
     )
@@ -113,22 +120,22 @@ def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
     headline = f"Access token {token.id} of {token.user} on {address}: {life}. {present}."
     others = None if view.other_tokens is None else _render_rows(view.other_tokens, now)
     identities = _to_identity_fields("user", token.user) | _to_identity_fields("creator", token.creator or Identity())
-    fields = TokenDetails.model_validate(
-        {
-            **to_fields(token, now),
-            **identities,
-            "summary": headline,
-            "is_own": view.is_own,
-            "other_tokens": others,
-            "warning": join_warnings(
-                *view.caveats, *render_future_caveat(_find_latest_creation([token, *(view.other_tokens or [])]), now)
-            ),
-        }
+    fields = to_entry(
+        TokenDetails,
+        token,
+        now,
+        **identities,
+        summary=headline,
+        is_own=view.is_own,
+        other_tokens=others,
+        warning=join_warnings(
+            *view.caveats, *render_future_caveat(_find_latest_creation([token, *(view.other_tokens or [])]), now)
+        ),
     )
     lines = [
         headline,
         TABLE_HEADER,
-        render_row(token, now),
+        render_row(token, fields, now),
         "; ".join(f"{name} {value}" for name, value in identities.items()),
         _render_others_heading(view),
         *(others or []),
@@ -137,8 +144,8 @@ def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
     return RenderedResult(join_lines(lines), fields)
 
 
-def render_row(token: AccessToken, now: datetime, *, usual_creator: str | None = None) -> str:
-    """Render a token as a row under `TABLE_HEADER`; the creator is left out if it is the usual one.
+def render_row(token: AccessToken, entry: TokenEntry, now: datetime, *, usual_creator: str | None = None) -> str:
+    """Render a token, whose fields are `entry`, as a row under `TABLE_HEADER`; the usual creator is left out.
 
     A cell without content stays as an empty cell, unless no other cell follows it.
     """
@@ -147,8 +154,8 @@ def render_row(token: AccessToken, now: datetime, *, usual_creator: str | None =
         if token.expires is None
         else f"{format_time_without_zone(token.expires)} ({_render_expiry_distance(token, now)})"
     )
-    state, creator = "disabled" if token.is_disabled else "", _format_creator(token)
-    cells = [token.id, str(token.user), expires, format_time_without_zone(token.created), state]
+    state, creator = "disabled" if token.is_disabled else "", entry.creator or UNKNOWN_CREATOR
+    cells = [token.id, entry.user, expires, format_time_without_zone(token.created), state]
     return " | ".join([*cells, "" if creator == usual_creator else creator]).rstrip(" |")
 
 
@@ -157,21 +164,19 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _find_usual_creator(tokens: Iterable[AccessToken]) -> str | None:
+def _find_usual_creator(entries: Iterable[TokenEntry]) -> str | None:
     """Return who created most of the tokens, if that is more than one token."""
-    for creator, number in Counter(map(_format_creator, tokens)).most_common(1):
-        return creator if number > 1 and creator != UNKNOWN_CREATOR else None
+    for creator, number in Counter(entry.creator for entry in entries).most_common(1):
+        return creator if number > 1 else None
     return None
 
 
-def _format_creator(token: AccessToken) -> str:
-    return UNKNOWN_CREATOR if token.creator is None else str(token.creator)
-
-
-def _to_entry(token: AccessToken, now: datetime, usual_creator: str | None) -> TokenEntry:
-    creator = _format_creator(token)
-    fields = to_fields(token, now) | {"creator": None if creator == usual_creator else creator}
-    return TokenEntry.model_validate(fields | {"enabled": None if token.enabled else token.enabled})
+def _leave_out_usual(entry: TokenEntry, usual_creator: str | None) -> TokenEntry:
+    if entry.creator == usual_creator:
+        entry.creator = None
+    if entry.enabled:
+        entry.enabled = None
+    return entry
 
 
 def _render_headline(listing: TokenListing, address: str) -> str:
@@ -200,7 +205,7 @@ def _render_expiry_distance(token: AccessToken, now: datetime) -> str:
 
 
 def _render_rows(tokens: Sequence[AccessToken], now: datetime) -> list[str]:
-    rows = [render_row(token, now) for token in tokens[:MAX_OTHER_ROWS]]
+    rows = [render_row(token, to_entry(TokenEntry, token, now), now) for token in tokens[:MAX_OTHER_ROWS]]
     return rows if len(rows) == len(tokens) else [*rows, f"and {len(tokens) - len(rows):,} more"]
 
 
@@ -223,17 +228,20 @@ def _render_others_heading(view: TokenView) -> str | None:
     return "The user's other tokens:" if view.other_tokens else "The user has no other token."
 
 
-def to_fields(token: AccessToken, now: datetime) -> dict[str, object]:
-    """Return the fields of a `TokenEntry` or of a model that extends it."""
-    return {
-        "id": token.id,
-        "user": str(token.user),
-        "creator": None if token.creator is None else str(token.creator),
-        "creation_time": token.creation_time,
-        "expiration_time": token.expiration_time,
-        "expired": token.is_expired(now=now) or None,
-        "enabled": token.enabled,
-    }
+def to_entry(model: type[Entry], token: AccessToken, now: datetime, **others: object) -> Entry:
+    """Return a token as a `TokenEntry`, or as a model that extends it and takes `others`."""
+    return model.model_validate(
+        {
+            "id": token.id,
+            "user": str(token.user),
+            "creator": None if token.creator is None else str(token.creator),
+            "creation_time": token.creation_time,
+            "expiration_time": token.expiration_time,
+            "expired": token.is_expired(now=now) or None,
+            "enabled": token.enabled,
+            **others,
+        }
+    )
 
 
 def _to_identity_fields(role: str, identity: Identity) -> dict[str, str | int]:
