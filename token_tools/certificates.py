@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from token_tools.file_reading import decode_text, open_checked, read_whole
+from token_tools.operator_input import MAX_INPUT_CHARS
 from token_tools.quoting import has_secret
-from token_tools.redaction import MAX_SEARCHED_CHARS
 
 MAX_CERTIFICATES_BYTES: Final = 4 << 20
 """The largest file that is read; those of operating systems have a tenth of it."""
@@ -49,6 +49,6 @@ def _render_no_certificate(content: bytes, text: str, path: Path) -> str:
         return "holds no readable PEM certificate: what begins as one is damaged"
     if "PRIVATE KEY-----" in text:
         return "holds a private key and no readable PEM certificate"
-    if has_secret(text[:MAX_SEARCHED_CHARS]):
+    if has_secret(text[:MAX_INPUT_CHARS]):
         return "holds a token or something like one, and no readable PEM certificate"
     return "holds no readable PEM certificate"

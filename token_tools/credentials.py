@@ -18,8 +18,8 @@ from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
 from token_tools.file_reading import READ_TIMEOUT_SECONDS, decode_text, open_checked, read_mode, read_whole
-from token_tools.operator_input import check_expanded, format_input, strip_invisible
-from token_tools.redaction import MAX_SEARCHED_CHARS, has_likely_secret, remember_secret
+from token_tools.operator_input import MAX_INPUT_CHARS, check_expanded, format_input, strip_invisible
+from token_tools.redaction import has_likely_secret, remember_secret
 
 MAX_STORE_BYTES: Final = 64 << 10
 """The largest store that is read; a token has about a hundred bytes."""
@@ -46,8 +46,8 @@ def validate_bearer(bearer_token: SecretStr) -> SecretStr:
 
 
 def _check_bearer_text(text: str) -> None:
-    if len(text) > MAX_SEARCHED_CHARS:
-        raise ValueError(f"is longer than {MAX_SEARCHED_CHARS} characters, which no token is")
+    if len(text) > MAX_INPUT_CHARS:
+        raise ValueError(f"is longer than {MAX_INPUT_CHARS} characters, which no token is")
     if text.startswith(("{", "[")) and not text.startswith(("{{", "{env:", "{file:")):
         raise ValueError("is the content of a credentials file: QUMULO_CREDENTIALS_FILE takes its path")
     check_expanded(text)

@@ -11,7 +11,10 @@ import unicodedata
 from typing import Final
 
 from token_tools.quoting import has_secret, is_visible, quote_untrusted
-from token_tools.redaction import MAX_SEARCHED_CHARS, has_known_secret, has_labelled_token, has_likely_secret
+from token_tools.redaction import has_known_secret, has_labelled_token, has_likely_secret
+
+MAX_INPUT_CHARS: Final = 4096
+"""A longer text is refused; paths and tokens are shorter."""
 
 MAX_SHOWN_CHARS: Final = 200
 """Errors show at most this many characters of a text."""
@@ -62,8 +65,8 @@ def check_ordinary(text: str) -> None:
     Raises:
         ValueError: If it is one of these; the text says which, and repeats no secret.
     """
-    if len(text) > MAX_SEARCHED_CHARS:
-        raise ValueError(f"must not be longer than {MAX_SEARCHED_CHARS} characters")
+    if len(text) > MAX_INPUT_CHARS:
+        raise ValueError(f"must not be longer than {MAX_INPUT_CHARS} characters")
     if secret := find_secret_reason(text):
         raise ValueError(f"is wrong: {secret}")
     check_expanded(text)
@@ -93,7 +96,7 @@ def format_input(text: str) -> str:
 def render_refused_input(text: str) -> str:
     """Return the quoted text for the end of an error, or nothing if it may have a secret in it."""
     # In a URL, a user and perhaps a password precede the @.
-    is_harmless = len(text) <= MAX_SEARCHED_CHARS and "@" not in text and find_secret_reason(text) is None
+    is_harmless = len(text) <= MAX_INPUT_CHARS and "@" not in text and find_secret_reason(text) is None
     # Punctuation could hide that the letters are a secret, so look at the letters and digits alone too.
     is_harmless = is_harmless and not has_likely_secret("".join(filter(str.isalnum, text)))
     return f" (given: {quote_untrusted(text, max_chars=MAX_SHOWN_CHARS)})" if is_harmless else ""

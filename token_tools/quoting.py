@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Final
 
 from token_tools.redaction import (
-    MAX_SEARCHED_CHARS,
     WITHHELD_KNOWN,
     WITHHELD_LIKELY,
     has_known_secret,
@@ -44,7 +43,7 @@ def quote_untrusted(text: str, *, max_chars: int) -> str:
     `json.loads` of the result is the text, unless something was cut or redacted.
     """
     # Search only the part that can be shown, because a list may have hundreds of long names.
-    head = text[: min(2 * max_chars, MAX_SEARCHED_CHARS)]
+    head = text[: 2 * max_chars]
     redacted = redact_bearers(head)
     if has_known_secret(head):
         return f'"{WITHHELD_KNOWN}"'
