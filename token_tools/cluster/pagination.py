@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from token_tools.cluster.client import ClusterClient
@@ -24,6 +25,10 @@ MAX_EMPTY_PAGES: Final = 8
 
 PAGE_SIZE: Final = 500
 """Tokens asked for at a time where all are read: few enough to be small, enough not to wait for many answers."""
+
+SENDING_TURNS: Final = 20
+"""Turns of the event loop in which a request goes out: a page that is processed before it has would delay the next one,
+and an audit would take a sixth longer."""
 
 MAX_LISTED_TOKENS: Final = 2_000_000
 """Tokens after which a list counts as one without an end."""
@@ -188,6 +193,8 @@ async def process_all_tokens(
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(pager.advance)
+                for _ in range(SENDING_TURNS):
+                    await anyio.lowlevel.checkpoint()
                 await process(tokens)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None

@@ -11,7 +11,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final, get_args
 
-import anyio.lowlevel
 import anyio.to_thread
 
 from token_tools.cluster.identity import Identity
@@ -42,9 +41,6 @@ from token_tools.operations.unfinished import (
 
 MAX_UNFINISHED_LOOKUPS: Final = 8
 """How many users without a name are looked up, because an unfinished attempt may be about one of their tokens."""
-
-BATCH_SIZE: Final = 100
-"""Tokens that are looked at in one go before other tasks have their turn, such as the request for the next page."""
 
 ProgressCallback = Callable[[int], Awaitable[None]]
 
@@ -212,10 +208,7 @@ async def _process_page(
     report: ReportWriter | None,
     on_progress: ProgressCallback,
 ) -> None:
-    found: list[tuple[AccessToken, Sequence[str]]] = []
-    for start in range(0, len(tokens), BATCH_SIZE):
-        found += [(token, audit.add(token)) for token in tokens[start : start + BATCH_SIZE]]
-        await anyio.lowlevel.checkpoint()
+    found = [(token, audit.add(token)) for token in tokens]
     suspect_filter.add_suspects(tokens)
     if report is not None:
         await anyio.to_thread.run_sync(report.add, found)
