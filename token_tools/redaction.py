@@ -40,9 +40,6 @@ WITHHELD_LIKELY: Final = "[withheld: it looks like a secret]"
 _MIN_DISTINCT_CHARS: Final = 5
 """Different characters that a part of a secret has at least; `00000000` occurs by chance."""
 
-MAX_NAME_CHARS: Final = 200
-"""What was found in a text of so many characters is kept, until another secret is remembered."""
-
 _LABELLED_TOKEN: Final = re.compile(r"\b((?:access|session)-v\d{1,3})\s{0,3}:\s{0,3}[A-Za-z0-9+/=_-]*", re.IGNORECASE)
 _AFTER_BEARER: Final = re.compile(r"\b((?i:bearer))\s{1,9}(?![A-Za-z]?[a-z]{0,20}[.,;:!?)]{0,3}(?:\s|\Z))\S+")
 """The word behind `Bearer`, unless it is plain English, as in `Bearer authentication is required`."""
@@ -97,7 +94,7 @@ class _KnownParts:
 
     def _merge(self) -> None:
         self.all = self._permanent.union(*self._by_last_use)
-        _search_name.cache_clear()
+        has_known_secret.cache_clear()
 
 
 _KNOWN_PARTS: Final = _KnownParts()
@@ -113,18 +110,10 @@ def remember_secret_permanently(secret: SecretStr) -> None:
     _KNOWN_PARTS.add_permanently(_hash_secret(secret.get_secret_value()))
 
 
+# Lists have the same names again and again: one of 50 tokens takes 0.5 ms less.
+@lru_cache(maxsize=1024)
 def has_known_secret(text: str) -> bool:
     """Tell whether a text has eight characters in a row of a remembered secret, plain or encoded in a usual way."""
-    return _search_name(text) if len(text) <= MAX_NAME_CHARS else _search(text)
-
-
-@lru_cache(maxsize=4096)
-def _search_name(name: str) -> bool:
-    # Lists have the same names again and again: one of 50 tokens takes 0.5 ms less.
-    return _search(name)
-
-
-def _search(text: str) -> bool:
     forms = {form for reading in {text, *_unescape(text), _read_char_codes(text)} for form in _normalize(reading)}
     runs = (run for form in forms for chars in (MIN_MATCH_CHARS, _HEX_RUN_CHARS) for run in _split_runs(form, chars))
     return not _KNOWN_PARTS.all.isdisjoint(map(hash, runs))

@@ -602,7 +602,9 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
 
 def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
     caller = wire.decode_caller(
-        replace(create_answer(body={"id": "500", "is_token": 1, "may_be_token": True}), credential=SecretStr("1:QUJD"))
+        replace(
+            create_answer(body={"id": "500", "is_token": True, "may_be_token": True}), credential=SecretStr("1:QUJD")
+        )
     )
 
     assert not caller.is_unidentified_token

@@ -9,17 +9,16 @@ which all of it takes 410 ms and the bare SDK's server 690.
 import gc
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Final, cast
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 DEFERRED: Final = ConfigDict(defer_build=True)
-INIT_ADAPTER: Final[Callable[..., None]] = vars(TypeAdapter)["__init__"]
 LAZY_MODULES: Final = (
     # Its `__init__` imports the client half of the SDK: 46 ms.
     "mcp",
@@ -65,54 +64,25 @@ def importing_fast() -> Generator[None]:
     gc.disable()
     for name in LAZY_MODULES:
         _load_lazily(name)
-    # If rich is installed, the SDK would load it for logs that this program formats itself: 25 ms.
+    # What the SDK would load for logs, which this program formats itself, and for HTTP: 25 ms each.
     sys.modules.setdefault("rich", cast(ModuleType, None))
+    sys.modules["uvicorn"] = cast(ModuleType, None)
     try:
-        with _hiding_uvicorn(), _deferring_validators():
+        # Models and adapters are built when they are first used: 55 and 19 ms. A session speaks one version of the
+        # protocol and few of its messages, and most only ask for the tools.
+        with _replacing(BaseModel, "model_config", DEFERRED), _replacing(TypeAdapter, "_defer_build", value=True):
             yield
     finally:
+        # The sandbox needs it.
+        del sys.modules["uvicorn"]
         # Later searches for garbage, the last one at the exit, pass over all that is loaded: 226 ms.
         gc.freeze()
         gc.enable()
 
 
 @contextmanager
-def _hiding_uvicorn() -> Generator[None]:
-    """Let uvicorn seem not to be installed, so that the HTTP half of the SDK does not load it: 25 ms.
-
-    Only the sandbox needs uvicorn, and it imports it after the block.
-    """
-    sys.modules["uvicorn"] = cast(ModuleType, None)
-    try:
-        yield
-    finally:
-        del sys.modules["uvicorn"]
-
-
-@contextmanager
-def _deferring_validators() -> Generator[None]:
-    """Let pydantic build the validator of each model and adapter that is made in the block when it is first used.
-
-    A session speaks one version of the protocol and few of its messages, and most only ask for the tools: 55 ms for the
-    models, and 19 ms for the adapters.
-    """
-    with _replacing(BaseModel, "model_config", DEFERRED), _replacing(TypeAdapter, "__init__", _init_deferred_adapter):
-        yield
-
-
-def _init_deferred_adapter(adapter: object, adapted: object, *, config: ConfigDict = DEFERRED) -> None:
-    # Names in the type are looked up where the adapter is made, which is one call further up than pydantic expects.
-    try:
-        INIT_ADAPTER(adapter, adapted, config=config, _parent_depth=3)
-    except PydanticUserError:
-        # The type is a model, whose own configuration counts.
-        INIT_ADAPTER(adapter, adapted, _parent_depth=3)
-
-
-@contextmanager
 def _replacing(owner: type, name: str, value: object) -> Generator[None]:
-    """Give an attribute of a class another value as long as the block."""
-    previous = getattr(owner, name)
+    previous = getattr(owner, name, None)
     setattr(owner, name, value)
     try:
         yield

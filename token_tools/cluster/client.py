@@ -217,12 +217,6 @@ class ClusterClient:
 
     async def _acquire_limiter(self) -> None:
         try:
-            self._limiter.acquire_nowait()
-        except anyio.WouldBlock:
-            await self._wait_for_limiter()
-
-    async def _wait_for_limiter(self) -> None:
-        try:
             with self._shutdown.request_timeout(self._timeout.total_seconds()):
                 await self._limiter.acquire()
         except TimeoutError:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -52,20 +52,15 @@ class PageBody(msgspec.Struct, frozen=True):
             raise ValueError("too long: field `entries`")
 
 
-class _Form(NamedTuple):
-    """What an answer is called, and in which forms its fields may come."""
-
-    expected: str
-    normalizers: Normalizers
-
-
-_FORMS: Final[Mapping[type, _Form]] = {
-    PageBody: _Form("a list of access tokens", PAGE),
-    AccessToken: _Form("an access token", TOKEN),
-    NewAccessToken: _Form("the id and the bearer token of a new access token", NEW_TOKEN),
-    Caller: _Form("who-am-i", CALLER),
-    Identity: _Form("an identity", IDENTITY),
+_FORMS: Final[Mapping[type, tuple[str, Normalizers]]] = {
+    PageBody: ("a list of access tokens", PAGE),
+    AccessToken: ("an access token", TOKEN),
+    NewAccessToken: ("the id and the bearer token of a new access token", NEW_TOKEN),
+    Caller: ("who-am-i", CALLER),
+    Identity: ("an identity", IDENTITY),
 }
+"""What errors call each model, and in which forms its fields may come."""
+
 _PAGE_DECODER: Final = msgspec.json.Decoder(PageBody)
 
 
@@ -88,14 +83,14 @@ def decode_body(body: bytes, model: type[Model]) -> Model:
     Raises:
         BadAnswer: If it is no such thing; the text says at which key it does not fit.
     """
-    form = _FORMS[model]
+    expected, normalizers = _FORMS[model]
     try:
-        return msgspec.convert(normalize(msgspec.json.decode(body), form.normalizers), model)
+        return msgspec.convert(normalize(msgspec.json.decode(body), normalizers), model)
     except (ValueError, RecursionError) as misfit:
         path = _find_path(str(misfit))
         flaw = f" (it does not fit at {quote_untrusted(path, max_chars=80)})" if path else ", nor any JSON object"
         raise BadAnswer(
-            f"The answer is not {form.expected}{flaw}. "
+            f"The answer is not {expected}{flaw}. "
             "Do QUMULO_HOST and QUMULO_PORT name the REST address of a Qumulo cluster?"
         ) from None
 

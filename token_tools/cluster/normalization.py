@@ -103,7 +103,7 @@ def _validate(validate: Callable[[str], object], value: object) -> object:
 
 def _normalize_plain_id(value: object) -> object:
     # `007` may or may not be the token `7`.
-    token_id = None if isinstance(value, float) else _normalize_number_as_text(value)
+    token_id = _normalize_number_as_text(value)
     return token_id if isinstance(token_id, str) and _PLAIN_ID.fullmatch(token_id) else None
 
 
@@ -142,9 +142,6 @@ CALLER: Final[Normalizers] = {
     "sid": lambda sid: _normalize_text(_normalize_number_as_text(sid)),
     "uid": _normalize_posix_id,
     "access_token_id": _normalize_plain_id,
-    # The form of the credential says these two, whatever the answer says.
-    "is_token": lambda _: False,
-    "may_be_token": lambda _: False,
 }
 NEW_TOKEN: Final[Normalizers] = {"bearer_token": _normalize_bearer, "id": _normalize_token_id}
 PAGE: Final[Normalizers] = {"entries": _normalize_entries}

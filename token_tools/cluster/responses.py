@@ -1,7 +1,8 @@
 """What does an answer mean? Bytes become models, and statuses become errors, here and nowhere else.
 
-This module has no I/O and no clock. A function returns what its name says or raises one of our errors, whatever the
-answer is. Of an answer it quotes only the vendor's error text, marked as data.
+This module has no I/O and no clock. Each `decode_*` returns what its name says, whatever the answer is, or raises a
+`ClusterError`: that of `check_status` or `check_write`, and `BadAnswer` for a success without such content. Of an
+answer it quotes only the vendor's error text, marked as data.
 
 An answer comes from the endpoint only if both its status and its form are right: JSON of the promised shape, or for an
 error the vendor's envelope. Every other answer comes from something in front of the cluster, such as a gateway. It is a
@@ -130,11 +131,7 @@ class _Envelope(msgspec.Struct):
 
 
 def decode_page(answer: Answer) -> TokenPage:
-    """Return a page of tokens; its cursor is the `after` of `paging.next`, whose host is ignored.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
-    """
+    """Return a page of tokens; its cursor is the `after` of `paging.next`, whose host is ignored."""
     check_status(answer, privilege=READ_PRIVILEGE)
     if len(answer.body) > MIN_OVERSIZED_BYTES and answer.body.count(_TOKEN_MARKER) > MAX_TOKENS_PER_PAGE:
         raise BadAnswer(f"The answer has more than {MAX_TOKENS_PER_PAGE:,} access tokens at once, and was not read.")
@@ -144,21 +141,13 @@ def decode_page(answer: Answer) -> TokenPage:
 
 
 def decode_token(answer: Answer) -> AccessToken:
-    """Return one token.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
-    """
+    """Return one token."""
     check_status(answer, privilege=READ_PRIVILEGE)
     return decode_body(answer.body, AccessToken)
 
 
 def decode_updated_token(answer: Answer) -> AccessToken:
-    """Return a token after its update.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_write` raises.
-    """
+    """Return a token after its update."""
     check_write(answer)
     return decode_body(answer.body, AccessToken)
 
@@ -166,10 +155,8 @@ def decode_updated_token(answer: Answer) -> AccessToken:
 def decode_new_token(answer: Answer) -> NewAccessToken:
     """Return a new token with its secret.
 
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_write` raises. Its text quotes no
-            sentence of the answer, which may contain a secret that this process does not know yet and could not
-            recognise.
+    An error quotes no sentence of the answer, which may contain a secret that this process does not know yet and could
+    not recognise.
     """
     check_write(answer, render=_render_known_class)
     new = decode_body(answer.body, NewAccessToken)
@@ -190,32 +177,19 @@ def check_deletion(answer: Answer) -> None:
 
 
 def decode_caller(answer: Answer) -> Caller:
-    """Return the user of the server's own credential.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
-    """
+    """Return the user of the server's own credential."""
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE)
     return _decode_caller_body(answer)
 
 
 def decode_verified_caller(answer: Answer) -> Caller:
-    """Return the user of a new bearer token.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises. Its text quotes no
-            sentence of the answer.
-    """
+    """Return the user of a new bearer token. An error quotes no sentence of the answer."""
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE, render=_render_known_class)
     return _decode_caller_body(answer)
 
 
 def decode_identity(answer: Answer) -> Identity:
-    """Return an identity that the cluster has resolved.
-
-    Raises:
-        ClusterError: If the answer has no such content: `BadAnswer`, or what `check_status` raises.
-    """
+    """Return an identity that the cluster has resolved."""
     check_status(answer, privilege="PRIVILEGE_IDENTITY_READ")
     identity = decode_body(answer.body, Identity)
     if not identity.is_identified:

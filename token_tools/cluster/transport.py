@@ -96,7 +96,7 @@ class Connection:
             # Decompressed, it could take a thousand times its size.
             raise BadAnswer(f"The answer of {self._address} is compressed, which was not asked for, and was not read.")
         body = bytearray()
-        async for chunk in response.aiter_raw():
+        async for chunk in response.aiter_bytes():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 raise BadAnswer(

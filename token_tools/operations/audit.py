@@ -6,7 +6,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, get_args
@@ -17,7 +16,7 @@ from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens, merge_user, process_all_tokens
 from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
-from token_tools.operations.audit_export import ReportFormat, ReportWriter, open_report
+from token_tools.operations.audit_export import ReportFormat, open_report
 from token_tools.operations.audit_users import (
     EXAMPLES_PER_FINDING,
     Example,
@@ -27,7 +26,7 @@ from token_tools.operations.audit_users import (
     user_key_of,
 )
 from token_tools.operations.findings import FINDINGS, AuditScope, Finding, TokenStatus
-from token_tools.operations.journal_history import JournalHistory, SuspectFilter, read_history
+from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
 from token_tools.operations.policy import Policy
 from token_tools.operations.services import Services
@@ -175,8 +174,15 @@ async def audit_tokens(
             if report_format
             else None
         )
-        process = partial(_process_page, audit=audit, suspect_filter=suspect_filter, report=report)
-        await process_all_tokens(services.cluster, partial(process, on_progress=on_progress))
+
+        async def process(tokens: Sequence[AccessToken]) -> None:
+            found = [(token, audit.add(token)) for token in tokens]
+            suspect_filter.add_suspects(tokens)
+            if report is not None:
+                await anyio.to_thread.run_sync(report.add, found)
+            await on_progress(audit.total)
+
+        await process_all_tokens(services.cluster, process)
         await _look_up_unnamed_users(services, audit.census)
         unfinished = await _locate_unfinished(services, history, suspect_filter.suspects)
         lost_ids = frozenset(list_lost_ids(unfinished))
@@ -198,21 +204,6 @@ async def audit_tokens(
         is_complete=_may_be_complete(own, audit),
         clock_ahead=services.clock.ahead,
     )
-
-
-async def _process_page(
-    tokens: Sequence[AccessToken],
-    *,
-    audit: Audit,
-    suspect_filter: SuspectFilter,
-    report: ReportWriter | None,
-    on_progress: ProgressCallback,
-) -> None:
-    found = [(token, audit.add(token)) for token in tokens]
-    suspect_filter.add_suspects(tokens)
-    if report is not None:
-        await anyio.to_thread.run_sync(report.add, found)
-    await on_progress(audit.total)
 
 
 def _name_report(services: Services) -> str:

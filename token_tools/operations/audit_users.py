@@ -94,11 +94,6 @@ class UserCensus:
             self.unnamed.setdefault(user, Tally()).add(token, token.created)
 
     @property
-    def count(self) -> int:
-        """How many users there are of whom something is known."""
-        return len(self.tokens_per_user)
-
-    @property
     def at_limit(self) -> Sequence[UserKey]:
         """The users with as many tokens as a user can have, by their keys."""
         return [user for user, count in self.tokens_per_user.items() if count >= MAX_TOKENS_PER_USER]

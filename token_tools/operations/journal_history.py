@@ -1,6 +1,5 @@
 """What the journal knows of a cluster's tokens, and which tokens an attempt without a known end may be about."""
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -82,19 +81,13 @@ class JournalHistory:
 
     def build_suspect_filter(self, *, clock_ahead: timedelta) -> "SuspectFilter":
         """Return the filter for tokens that open attempts may be about, on a cluster whose clock is ahead of ours."""
-        spans = sorted(
+        spans = [
             find_creation_span(attempt, clock_ahead)
             for attempt in self.open_attempts
             if attempt.is_creating and attempt.last.token_id is None
-        )
-        merged: list[tuple[datetime, datetime]] = []
-        for begin, end in spans:
-            if merged and begin <= merged[-1][1]:
-                merged[-1] = merged[-1][0], max(end, merged[-1][1])
-            else:
-                merged.append((begin, end))
+        ]
         ids = {token_id for a in self.open_attempts for token_id in (a.last.token_id, a.intent.replaces) if token_id}
-        return SuspectFilter(frozenset(ids), merged)
+        return SuspectFilter(frozenset(ids), spans)
 
 
 @dataclass(frozen=True)
@@ -111,8 +104,7 @@ class SuspectFilter:
             self.suspects.extend(filter(self._is_suspect, tokens))
 
     def _is_suspect(self, token: AccessToken) -> bool:
-        position = bisect_right(self.creation_spans, token.created, key=lambda span: span[0]) - 1
-        return token.id in self.token_ids or (position >= 0 and token.created <= self.creation_spans[position][1])
+        return token.id in self.token_ids or any(begin <= token.created <= end for begin, end in self.creation_spans)
 
 
 async def read_history(services: Services) -> JournalHistory:

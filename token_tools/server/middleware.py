@@ -6,7 +6,7 @@ cannot render as a fault of the server.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver.prompts import Prompt
@@ -14,12 +14,10 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 
+from token_tools.operator_input import MAX_INPUT_CHARS
 from token_tools.quoting import has_secret, quote_untrusted
 from token_tools.server.strict_tool import MAX_MISTAKES, is_empty
 from token_tools.views.hints import MAX_NAME_CHARS, render_unknown_tool
-
-MAX_REPEATED_CHARS: Final = 4_096
-"""The SDK repeats an unknown name as it is, so a longer one does not reach it."""
 
 
 async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -30,7 +28,7 @@ async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: Ca
     """
     params = ctx.params or {}
     named = [name for name in (ctx.method, params.get("name"), params.get("uri")) if isinstance(name, str)]
-    if ctx.request_id is not None and any(len(name) > MAX_REPEATED_CHARS or has_secret(name) for name in named):
+    if ctx.request_id is not None and any(len(name) > MAX_INPUT_CHARS or has_secret(name) for name in named):
         raise MCPError(
             INVALID_PARAMS,
             "There is no such thing here. Its name is not repeated: it is too long, or looks like a secret.",

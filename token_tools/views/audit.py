@@ -104,7 +104,7 @@ def _render(result: AuditResult, address: str, max_examples: int) -> RenderedRes
     fields = AuditReport(
         summary=_render_headline(result, address),
         total=audit.total,
-        users=audit.census.count,
+        users=len(audit.census.tokens_per_user),
         **audit.token_counts,
         findings=[
             FindingCount(finding=finding.name, count=tally.count, mend=remedies[finding])
@@ -127,8 +127,8 @@ def _render_headline(result: AuditResult, address: str) -> str:
     audit = result.audit
     by_status = ", ".join(f"{count:,} {status}" for status, count in audit.token_counts.items())
     return (
-        f"{format_count(audit.total, 'access token')} of {format_count(audit.census.count, 'user')} on {address}: "
-        f"{by_status}. {render_present(audit.scope.now, result.clock_ahead)}. "
+        f"{format_count(audit.total, 'access token')} of {format_count(len(audit.census.tokens_per_user), 'user')} "
+        f"on {address}: {by_status}. {render_present(audit.scope.now, result.clock_ahead)}. "
         f"Soon is within {format_duration(audit.scope.expiring_within)}."
     )
 

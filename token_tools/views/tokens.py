@@ -30,8 +30,6 @@ MAX_OTHER_ROWS: Final = 20
 
 TABLE_HEADER: Final = "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator"
 
-UNKNOWN_CREATOR: Final = "unknown"
-
 
 class TokenEntry(BaseModel):
     """One access token; what the cluster does not tell is left out."""
@@ -100,11 +98,14 @@ def _render_listing(listing: TokenListing, address: str) -> RenderedResult:
         render_row(token, entry, listing.time, usual_creator=usual)
         for token, entry in zip(tokens, entries, strict=True)
     ]
+    for entry in entries:
+        entry.creator = None if entry.creator == usual else entry.creator
+        entry.enabled = None if entry.enabled else entry.enabled
     columns = [f"{TABLE_HEADER}, where not {usual}" if usual else TABLE_HEADER] if rows else []
     fields = TokenList(
         summary=headline,
         usual_creator=usual,
-        tokens=[_leave_out_usual(entry, usual) for entry in entries],
+        tokens=entries,
         after=listing.page.cursor,
         next_step=next_step,
     )
@@ -154,7 +155,7 @@ def render_row(token: AccessToken, entry: TokenEntry, now: datetime, *, usual_cr
         if token.expires is None
         else f"{format_time_without_zone(token.expires)} ({_render_expiry_distance(token, now)})"
     )
-    state, creator = "disabled" if token.is_disabled else "", entry.creator or UNKNOWN_CREATOR
+    state, creator = "disabled" if token.is_disabled else "", entry.creator or "unknown"
     cells = [token.id, entry.user, expires, format_time_without_zone(token.created), state]
     return " | ".join([*cells, "" if creator == usual_creator else creator]).rstrip(" |")
 
@@ -169,14 +170,6 @@ def _find_usual_creator(entries: Iterable[TokenEntry]) -> str | None:
     for creator, number in Counter(entry.creator for entry in entries).most_common(1):
         return creator if number > 1 else None
     return None
-
-
-def _leave_out_usual(entry: TokenEntry, usual_creator: str | None) -> TokenEntry:
-    if entry.creator == usual_creator:
-        entry.creator = None
-    if entry.enabled:
-        entry.enabled = None
-    return entry
 
 
 def _render_headline(listing: TokenListing, address: str) -> str:
