@@ -16,10 +16,12 @@ The process remembers only hashes of these parts, and no secret.
 """
 
 import base64
+import binascii
 import codecs
 import html
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -64,37 +66,43 @@ _HEX_ESCAPE: Final = re.compile(
 _OCTAL_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _CHAR_CODE: Final = re.compile(r"([01]{8})|\b([0-9]{1,3})\b")
 _NO_LETTER: Final = re.compile(r"[^a-z0-9]+")
-_PART_BYTES: Final = 6
-"""Base64 writes groups of three bytes, and eight bytes contain two such groups wherever they are: eight letters."""
-_BASE32_BYTES: Final = 5
-"""Base32 writes groups of five bytes in eight letters, and nine bytes contain such a group."""
-_HEX_RUN_CHARS: Final = 2 * _PART_BYTES
+_HEX_CODE_LETTERS: Final = 12
+_ENCODINGS: Final = (
+    (binascii.hexlify, 1, 2, _HEX_CODE_LETTERS),
+    (base64.b64encode, 3, 4, MIN_MATCH_CHARS),
+    (base64.b32encode, 5, 8, MIN_MATCH_CHARS),
+)
+"""Each encoding, the bytes and letters of its groups, and the letters that count as a part of a secret: two groups of
+base64 are in eight bytes wherever they begin, and one group of base32 is in nine."""
 
 
 class _KnownParts:
-    """Hashes of the parts of all secrets that this process remembers."""
+    """Hashes of the parts of all secrets that this process remembers, with the number of secrets that have each."""
 
     def __init__(self) -> None:
-        self.all: set[int] = set()
-        self._permanent: set[int] = set()
-        self._by_last_use: dict[tuple[int, ...], None] = {}
+        self.counts: Counter[int] = Counter()
+        self._by_last_use: dict[frozenset[int], None] = {}
 
-    def add_permanently(self, parts: tuple[int, ...]) -> None:
+    def add_permanently(self, parts: frozenset[int]) -> None:
         """Remember a secret as long as the process lives."""
-        self._permanent.update(parts)
-        self._merge()
+        self.counts.update(parts)
+        has_known_secret.cache_clear()
 
-    def add(self, parts: tuple[int, ...]) -> None:
+    def add(self, parts: frozenset[int]) -> None:
         """Remember a secret, and forget the one that was used least recently if there are too many."""
+        if parts not in self._by_last_use:
+            self.add_permanently(parts)
         self._by_last_use.pop(parts, None)
         self._by_last_use[parts] = None
         if len(self._by_last_use) > MAX_REMEMBERED_SECRETS:
-            del self._by_last_use[next(iter(self._by_last_use))]
-        self._merge()
+            self._forget(next(iter(self._by_last_use)))
 
-    def _merge(self) -> None:
-        self.all = self._permanent.union(*self._by_last_use)
-        has_known_secret.cache_clear()
+    def _forget(self, parts: frozenset[int]) -> None:
+        del self._by_last_use[parts]
+        self.counts.subtract(parts)
+        for part in parts:
+            if not self.counts[part]:
+                del self.counts[part]
 
 
 _KNOWN_PARTS: Final = _KnownParts()
@@ -115,8 +123,8 @@ def remember_secret_permanently(secret: SecretStr) -> None:
 def has_known_secret(text: str) -> bool:
     """Tell whether a text has eight characters in a row of a remembered secret, plain or encoded in a usual way."""
     forms = {form for reading in {text, *_unescape(text), _read_char_codes(text)} for form in _normalize(reading)}
-    runs = (run for form in forms for chars in (MIN_MATCH_CHARS, _HEX_RUN_CHARS) for run in _split_runs(form, chars))
-    return not _KNOWN_PARTS.all.isdisjoint(map(hash, runs))
+    runs = (run for form in forms for chars in (MIN_MATCH_CHARS, _HEX_CODE_LETTERS) for run in _split_runs(form, chars))
+    return not _KNOWN_PARTS.counts.keys().isdisjoint(map(hash, runs))
 
 
 def has_likely_secret(text: str) -> bool:
@@ -162,7 +170,7 @@ def _is_random(chars: str) -> bool:
     return len(capitals) >= _MIN_DISTINCT_CAPITALS and len(others) >= _MIN_DISTINCT_OTHERS
 
 
-def _hash_secret(secret: str) -> tuple[int, ...]:
+def _hash_secret(secret: str) -> frozenset[int]:
     """Return the hashes of a secret's parts, in its own writing and in the usual encodings.
 
     The bytes that it encodes in base64 are searched for too, because somebody may decode a token and encode it in
@@ -176,7 +184,7 @@ def _hash_secret(secret: str) -> tuple[int, ...]:
     base64_forms = [base64.b64encode(body[start:].encode()) for start in range(3)]
     contents = (body.encode(), decoded, body.encode("utf-16-be"), *base64_forms)
     codes = {code for content in contents for code in _encode_parts(content)}
-    return tuple(sorted({hash(run) for run in runs | codes if len(set(run)) >= _MIN_DISTINCT_CHARS}))
+    return frozenset(hash(run) for run in runs | codes if len(set(run)) >= _MIN_DISTINCT_CHARS)
 
 
 def _decode_base64(body: str) -> bytes:
@@ -193,11 +201,13 @@ def _decode_base64(body: str) -> bytes:
 
 def _encode_parts(content: bytes) -> Iterator[str]:
     """Yield codes of which a text has one if it has eight of these bytes in a row in hex, base64 or base32."""
-    for start in range(len(content) - _PART_BYTES + 1):
-        part = content[start : start + _PART_BYTES]
-        yield part.hex()
-        yield base64.b64encode(part).decode().casefold()
-        yield base64.b32encode(part[:_BASE32_BYTES]).decode().casefold()
+    for encode, group_bytes, group_letters, code_letters in _ENCODINGS:
+        # Other bytes may precede the secret, so its groups can begin at any of its bytes.
+        for start in range(group_bytes):
+            letters = encode(content[start:]).decode().casefold().rstrip("=")
+            yield from (
+                letters[at : at + code_letters] for at in range(0, len(letters) - code_letters + 1, group_letters)
+            )
 
 
 def _split_runs(text: str, chars: int) -> Iterator[str]:
