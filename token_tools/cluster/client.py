@@ -77,15 +77,13 @@ class ClusterClient:
 
         `user` selects the tokens of one user, in the endpoint's spelling. The cluster may return fewer than `limit`.
         """
-        return await self._send_with_retry(responses.decode_page, self._build_page_request(user, cursor, limit))
-
-    def _build_page_request(self, user: str | None, cursor: str | None, limit: int | None) -> httpx.Request:
         arguments = {"user": user, "after": cursor, "limit": limit}
         params = {name: value for name, value in arguments.items() if value is not None}
         for name, value in params.items():
             if not _fits_into_url(str(value)):
                 raise Refusal(f"`{name}` cannot be what a cluster gave: it is too long, or no text. Nothing was asked.")
-        return self._http.build_request("GET", TOKENS_PATH, params=params)
+        request = self._http.build_request("GET", TOKENS_PATH, params=params)
+        return await self._send_with_retry(responses.decode_page, request)
 
     async def get_token(self, token_id: str) -> AccessToken:
         """Return one token by its id."""

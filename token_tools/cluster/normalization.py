@@ -116,10 +116,6 @@ def _normalize_bearer(value: object) -> object:
     return _validate(lambda text: validate_bearer(SecretStr(text)), _normalize_number_as_text(value))
 
 
-def _normalize_flag(value: object) -> object:
-    return _FLAGS.get(str(value).lower(), value)
-
-
 IDENTITY: Final[Normalizers] = {
     "domain": _normalize_text,
     "auth_id": _normalize_auth_id,
@@ -134,7 +130,7 @@ TOKEN: Final[Normalizers] = {
     "creator": lambda creator: normalize(creator, IDENTITY),
     "creation_time": _normalize_time,
     "expiration_time": lambda time: _normalize_time(time) if time else None,
-    "enabled": _normalize_flag,
+    "enabled": lambda flag: _FLAGS.get(str(flag).lower(), flag),
 }
 CALLER: Final[Normalizers] = {
     "id": _normalize_auth_id,
