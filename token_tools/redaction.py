@@ -12,7 +12,7 @@ There are three lines of defence:
  3. Labelled secrets: what follows `access-v1:` or `Bearer` is cut out, and the rest of the text is kept
     (`redact_bearers`).
 
-The process remembers only hashes of these parts, and no secret.
+The process remembers only hashes of these parts, and no secret. The texts that were searched last stay in a cache.
 """
 
 import base64
@@ -61,10 +61,10 @@ _MAX_ESCAPES: Final = 3
 """So many times a character can be escaped, such as for JSON inside of a URL inside of HTML."""
 _ESCAPE_SIGN: Final = re.compile(r"[%&\\+]|0[xX]")
 _HEX_ESCAPE: Final = re.compile(
-    r"(?:\\+x|0x)[0-9a-f]{2}|(?:\\+u|%u|U\+)[0-9a-f]{4}|\\+[xu]\{[0-9a-f]{1,5}\}", re.IGNORECASE
+    r"(?:\\x|0x)[0-9a-f]{2}|(?:\\u|%u|U\+)[0-9a-f]{4}|\\[xu]\{[0-9a-f]{1,5}\}", re.IGNORECASE
 )
 _OCTAL_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
-_CHAR_CODE: Final = re.compile(r"([01]{8})|\b([0-9]{1,3})\b")
+_CHAR_CODE: Final = re.compile(r"([01]{8})|(?<![0-9])([0-9]{1,3})(?![0-9])")
 _NO_LETTER: Final = re.compile(r"[^a-z0-9]+")
 _HEX_CODE_LETTERS: Final = 12
 _ENCODINGS: Final = (
@@ -122,7 +122,8 @@ def remember_secret_permanently(secret: SecretStr) -> None:
 @lru_cache(maxsize=1024)
 def has_known_secret(text: str) -> bool:
     """Tell whether a text has eight characters in a row of a remembered secret, plain or encoded in a usual way."""
-    forms = {form for reading in {text, *_unescape(text), _read_char_codes(text)} for form in _normalize(reading)}
+    readings = {text, *_unescape(text)}
+    forms = {form for reading in readings.union(map(_read_char_codes, readings)) for form in _normalize(reading)}
     runs = (run for form in forms for chars in (MIN_MATCH_CHARS, _HEX_CODE_LETTERS) for run in _split_runs(form, chars))
     return not _KNOWN_PARTS.counts.keys().isdisjoint(map(hash, runs))
 

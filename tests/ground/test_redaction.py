@@ -77,6 +77,9 @@ PARTIAL_SPELLINGS: dict[str, Callable[[str], str]] = {
     "hex-of-base64": lambda part: encode_base64(part).encode().hex(),
     "hex-literals": lambda part: ", ".join(map(hex, part.encode())),
     "decimals": lambda part: str(list(part.encode())),
+    "decimals-escaped-for-urls": lambda part: quote(str(list(part.encode()))),
+    "decimals-in-lines-escaped-for-json": lambda part: json.dumps("\n".join(map(str, part.encode()))),
+    "bits-escaped-for-urls": lambda part: "%20".join(f"{code:08b}" for code in part.encode()),
     "bits": lambda part: "".join(f"{code:08b}" for code in part.encode()),
     "every-second-escaped": lambda part: "".join(f"%{ord(c):02x}" if at % 2 else c for at, c in enumerate(part)),
     "escaped-for-urls-three-times": lambda part: "".join(f"%2525{code:02x}" for code in part.encode()),
@@ -194,6 +197,14 @@ def test_hundreds_of_long_names_are_quoted_at_once(unit: str) -> None:
         quoted(name, max_chars=96)
 
     assert time.perf_counter() - before < TIMEOUT_SECONDS  # the limit of a call; the redaction once took minutes
+
+
+@pytest.mark.parametrize("unit", ["\\", "%25", "&amp;", "0x"])
+def test_a_long_line_of_signs_of_escapes_is_redacted_at_once(unit: str) -> None:
+    before = time.perf_counter()
+    redaction.redact(unit * (1 << 18))
+
+    assert time.perf_counter() - before < TIMEOUT_SECONDS
 
 
 def test_a_secret_that_is_withheld_is_looked_for_in_all_that_is_shown() -> None:

@@ -1,6 +1,6 @@
 """Serves MCP over stdio, which is what the command line does by default."""
 
-from __future__ import annotations
+from __future__ import annotations  # to evaluate them would run httpx at the start
 
 import logging
 from typing import Final

@@ -9,7 +9,7 @@
 - Shutdown: once the process has to end, all requests end by one common deadline.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # to evaluate them would run httpx at the start
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -219,9 +219,8 @@ class ClusterClient:
                 await self._limiter.acquire()
         except TimeoutError:
             raise Unsent(
-                f"{self._address} was not asked: {MAX_CONCURRENT_REQUESTS} other requests of this server were "
-                "not through "
-                f"{self._render_timeout()}, and this one was never sent.",
+                f"{self._address} was not asked: {MAX_CONCURRENT_REQUESTS} other requests of this server were not "
+                f"through {self._render_timeout()}, and this one was never sent.",
                 advice=_RETRY_AFTER_RESTART if self._shutdown.has_begun else "Try again when less is asked at once.",
             ) from None
 

@@ -1,7 +1,7 @@
 """How does the JSON of an answer get the form that the models take?
 
 Real clusters differ from the published schema: ids may be numbers, numbers may be text, and an unknown value may be
-null, empty or absent. What cannot be normalized becomes a `MISFIT`.
+null, empty or absent. What cannot be normalized becomes a `MISFIT`, or unknown if the rest is of use without it.
 """
 
 import re

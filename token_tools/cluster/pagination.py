@@ -216,8 +216,8 @@ class TokenPager:
     ) -> None:
         self.tokens: Sequence[AccessToken] | None = ()
         self._fetch_page = partial(cluster.fetch_page, user=user, limit=limit)
-        # A hash takes a third of the memory of an id. That two of a million ids have the same is as likely as one in
-        # ten million.
+        # A hash takes a third of the memory of an id. That two of a million ids have the same is less likely than
+        # one in ten million.
         self._seen_hashes: set[int] = set()
         self._used_cursors: set[str | None] = set()
         self._cursor: str | None = None

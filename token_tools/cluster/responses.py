@@ -271,9 +271,8 @@ def _explain_status(status: int, rendered_error: str, privilege: str) -> Cluster
     if status == HTTPStatus.UNAUTHORIZED:
         return Unauthenticated(
             f"The cluster does not accept this server's own credential{rendered_error}: it has expired, was "
-            "disabled or deleted, "
-            "or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN, QUMULO_CREDENTIALS_FILE or the login "
-            "of qq, whichever this server works with."
+            "disabled or deleted, or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN, "
+            "QUMULO_CREDENTIALS_FILE or the login of qq, whichever this server works with."
         )
     if status == HTTPStatus.FORBIDDEN:
         self_hint = (
@@ -282,9 +281,8 @@ def _explain_status(status: int, rendered_error: str, privilege: str) -> Cluster
             else ""
         )
         return Forbidden(
-            f"This server's credential lacks a privilege{rendered_error}. An administrator can grant "
-            f"{privilege} through a role."
-            f"{self_hint}"
+            f"This server's credential lacks a privilege{rendered_error}. An administrator can grant {privilege} "
+            f"through a role.{self_hint}"
         )
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(f"The cluster knows no such thing{rendered_error}.")

@@ -108,9 +108,7 @@ class Connection:
     def _explain_errors(self) -> Generator[None]:
         try:
             yield
-        except httpx.TransportError as failure:
-            raise _explain_failure(failure, self._address, self._ca_file) from failure
-        except OSError as failure:
+        except (httpx.TransportError, OSError) as failure:
             # httpx does not wrap an error that the TLS library raises in the middle of an answer.
             raise _explain_failure(failure, self._address, self._ca_file) from failure
 

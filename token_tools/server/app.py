@@ -1,6 +1,6 @@
 """The server: which tools and prompts it has, and what they work with while it lives."""
 
-from __future__ import annotations
+from __future__ import annotations  # to evaluate them would run httpx at the start
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
