@@ -50,6 +50,8 @@ _SENTENCE_END: Final = re.compile(r"((?<=[.:;!?])\s+|[\r\n]+)")
 _JUDGED_CHARS: Final = 20
 """This many characters in a row without a blank are judged at a time, whether a machine made them."""
 _LONG_WORD: Final = re.compile(rf"[!-~]{{{_JUDGED_CHARS},}}")
+_LONG_HEX: Final = re.compile(r"[0-9a-f]{129,}", re.IGNORECASE)
+"""More than the longest hash in use, SHA-512: a secret that was encoded more than once."""
 _WORD_OR_NUMBER: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _MIN_RANDOM_WORDS: Final = 10
 """Random characters break into this many words and numbers at least; paths and names such as `CN=BackupEU01` do not."""
@@ -122,6 +124,10 @@ def remember_secret_permanently(secret: SecretStr) -> None:
 @lru_cache(maxsize=1024)
 def has_known_secret(text: str) -> bool:
     """Tell whether a text has eight characters in a row of a remembered secret, plain or encoded in a usual way."""
+    return _search(text)
+
+
+def _search(text: str) -> bool:
     readings = {text, *_unescape(text)}
     forms = {form for reading in readings.union(map(_read_char_codes, readings)) for form in _normalize(reading)}
     runs = (run for form in forms for chars in (MIN_MATCH_CHARS, _HEX_CODE_LETTERS) for run in _split_runs(form, chars))
@@ -130,8 +136,10 @@ def has_known_secret(text: str) -> bool:
 
 def has_likely_secret(text: str) -> bool:
     """Tell whether a text has a word in it that looks like a bearer token, remembered or not."""
-    return has_labelled_token(text) or any(
-        _is_random(chars) for word in _LONG_WORD.findall(text) for chars in _split_runs(word, _JUDGED_CHARS)
+    return (
+        has_labelled_token(text)
+        or bool(_LONG_HEX.search(text))
+        or any(_is_random(chars) for word in _LONG_WORD.findall(text) for chars in _split_runs(word, _JUDGED_CHARS))
     )
 
 
@@ -152,15 +160,14 @@ def _redact_tokens(text: str) -> str:
 def redact(text: str) -> str:
     """Withhold what repeats a remembered secret, and replace labelled tokens, line by line."""
     return "".join(
-        _redact_tokens(_redact_sentences(line) if has_known_secret(line) else line)
-        for line in text.splitlines(keepends=True)
+        _redact_tokens(_redact_sentences(line) if _search(line) else line) for line in text.splitlines(keepends=True)
     )
 
 
 def _redact_sentences(line: str) -> str:
     """Withhold only the sentences that repeat a secret, or the whole line if the secret spans several of them."""
-    kept = "".join(WITHHELD_KNOWN if has_known_secret(part) else part for part in _SENTENCE_END.split(line))
-    return kept if not has_known_secret(kept) else WITHHELD_KNOWN + line[len(line.rstrip("\r\n")) :]
+    kept = "".join(WITHHELD_KNOWN if _search(part) else part for part in _SENTENCE_END.split(line))
+    return kept if not _search(kept) else WITHHELD_KNOWN + line[len(line.rstrip("\r\n")) :]
 
 
 def _is_random(chars: str) -> bool:

@@ -61,6 +61,9 @@ UNLISTED_SPELLINGS: dict[str, Callable[[str], str]] = {
     "base64-of-gzip": lambda body: base64.b64encode(gzip.compress(body.encode(), mtime=0)).decode(),
     "base64-of-hex": lambda body: encode_base64(body.encode().hex()),
     "base64-of-itself-backwards": lambda body: encode_base64(body[::-1]),
+    "hex-of-hex": lambda body: body.encode().hex().encode().hex(),
+    "hex-of-small-letters": lambda body: body.lower().encode().hex(),
+    "hex-of-utf-32": lambda body: body.encode("utf-32").hex(),
     "base64-three-times": lambda body: encode_base64(encode_base64(encode_base64(body))),
 }
 PARTIAL_SPELLINGS: dict[str, Callable[[str], str]] = {
