@@ -269,6 +269,12 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
             'a list of access tokens (it does not fit at "entries.0.user.auth_id")',
             id="one-of-several-forms",
         ),
+        pytest.param(
+            wire.decode_page,
+            b'{"entries":[' + b"9" * 5000 + b"]}",
+            "a list of access tokens, nor any JSON object",
+            id="number-beyond-any-type",
+        ),
         pytest.param(wire.decode_token, [], "an access token, nor any JSON object", id="token"),
         pytest.param(wire.decode_updated_token, [], "an access token, nor any JSON object", id="changed-token"),
         pytest.param(
@@ -600,10 +606,11 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
         wire.decode_page(wire.Answer(200, {}, b'{"entries":[' + b",".join([entry] * 20_001) + b"]}"))
 
 
-def test_a_login_is_no_token_whatever_the_cluster_says() -> None:
+@pytest.mark.parametrize("told", [True, None, 1, "yes", []], ids=str)
+def test_a_login_is_no_token_whatever_the_cluster_says(told: object) -> None:
     caller = wire.decode_caller(
         replace(
-            create_answer(body={"id": "500", "is_token": True, "may_be_token": True}), credential=SecretStr("1:QUJD")
+            create_answer(body={"id": "500", "is_token": told, "may_be_token": told}), credential=SecretStr("1:QUJD")
         )
     )
 

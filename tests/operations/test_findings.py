@@ -10,6 +10,9 @@ import httpx
 import pytest
 
 from tests.support.harness import JANE, NOW, Harness, refusal_response
+from token_tools.cluster.identity import Identity
+from token_tools.cluster.models import AccessToken
+from token_tools.operations.audit_users import UserCensus
 from token_tools.operations.findings import FINDINGS
 
 pytestmark = pytest.mark.anyio
@@ -61,3 +64,13 @@ async def test_a_user_whom_the_cluster_declines_to_look_up_has_no_name_and_may_e
 
     mends = {entry["finding"]: entry["mend"] for entry in answer.fields["findings"]}
     assert mends["user_has_no_name"] == "Whose they are is not known: a person finds out, and decides"
+
+
+def test_the_first_users_at_the_limit_are_those_who_can_be_looked_up_in_order() -> None:
+    census = UserCensus()
+    for user in (Identity(name="jane"), Identity(auth_id="1002"), Identity(auth_id="1001")):
+        for token_id in ("1", "2"):
+            census.add(AccessToken(id=token_id, user=user, creation_time="2026-11-24T09:00:00Z"))
+
+    assert census.at_limit[:2] == [1001, 1002]
+    assert census.at_limit[2] > 1002

@@ -602,6 +602,28 @@ async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path
     assert permission_bits(journal_file(folder)) == 0o600
 
 
+async def test_a_journal_that_was_read_is_not_believed_once_others_can_replace_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "state"
+    journal = create_journal(folder)
+    await record_attempt(journal, "created")
+    await journal.list_attempts()
+
+    folder.parent.chmod(0o777)
+
+    with pytest.raises(JournalError, match="others can replace what is in"):
+        await journal.list_attempts()
+
+
+async def test_a_folder_that_leads_nowhere_is_not_taken_for_one_that_is_not_there(folder: Path) -> None:
+    journal = create_journal(folder)
+    assert await journal.list_attempts() == []
+
+    folder.symlink_to(folder)
+
+    with pytest.raises(JournalError, match="Too many levels of symbolic links"):
+        await journal.list_attempts()
+
+
 async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
     journal_file(folder).symlink_to(tmp_path / "elsewhere")

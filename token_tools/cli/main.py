@@ -16,9 +16,7 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Final, cast
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
-
-DEFERRED: Final = ConfigDict(defer_build=True)
+DEFERRED: Final = {"defer_build": True}
 LAZY_MODULES: Final = (
     # Its `__init__` imports the client half of the SDK: 46 ms.
     "mcp",
@@ -62,6 +60,9 @@ def importing_fast() -> Generator[None]:
     """Make imports in the block as fast as they can be."""
     # Modules stay until the end, so looking for garbage among them only takes time: 64 ms.
     gc.disable()
+    # Not above, where a Ctrl-C still ends in a traceback.
+    from pydantic import BaseModel, TypeAdapter  # noqa: PLC0415 - see above
+
     for name in LAZY_MODULES:
         _load_lazily(name)
     # What the SDK would load for logs, which this program formats itself, and for HTTP: 25 ms each.

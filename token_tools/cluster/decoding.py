@@ -29,7 +29,7 @@ from token_tools.quoting import quote_untrusted
 Model = TypeVar("Model")
 
 _MISSING_FIELD: Final = re.compile(r"field `(\w+)`")
-_PATH: Final = re.compile(r" - at `\$(\S*)`$")
+_PATH: Final = re.compile(r" - at `\$((?:\.\w+|\[\d+\])*)`$")
 _USUAL_AUTH_IDS: Final = re.compile(r"(?:(?:0|[1-9][0-9]{0,18})\n)*+")
 _DIGITS: Final = b"0123456789"
 

@@ -138,6 +138,9 @@ CALLER: Final[Normalizers] = {
     "sid": lambda sid: _normalize_text(_normalize_number_as_text(sid)),
     "uid": _normalize_posix_id,
     "access_token_id": _normalize_plain_id,
+    # The form of the credential says these two, whatever the answer says.
+    "is_token": lambda _: False,
+    "may_be_token": lambda _: False,
 }
 NEW_TOKEN: Final[Normalizers] = {"bearer_token": _normalize_bearer, "id": _normalize_token_id}
 PAGE: Final[Normalizers] = {"entries": _normalize_entries}

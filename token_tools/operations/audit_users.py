@@ -21,12 +21,15 @@ MAX_USER_LOOKUPS: Final = 64
 """Users without a name who are looked up; of further ones only the tokens are counted."""
 
 UserKey = int
-"""A user's auth_id as a number, or a hash of the other fields of a user whose auth_id the cluster does not tell."""
+"""A user's auth_id as a number, or a hash of the other fields of a user whose auth_id the cluster does not tell.
+
+Hashes are nearly always the largest keys, so users who can be looked up by their key come before those who cannot.
+"""
 
 
 def user_key_of(user: Identity) -> UserKey:
     """Return a number for a user that is the same for all of their tokens."""
-    return int(user.auth_id) if user.auth_id else hash(user)
+    return int(user.auth_id) if user.auth_id else hash(user) % 2**64
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class UserCensus:
 
     @property
     def at_limit(self) -> Sequence[UserKey]:
-        """The users with as many tokens as a user can have, by their keys."""
-        return [user for user, count in self.tokens_per_user.items() if count >= MAX_TOKENS_PER_USER]
+        """The users with as many tokens as a user can have, by their keys, in order."""
+        return sorted(user for user, count in self.tokens_per_user.items() if count >= MAX_TOKENS_PER_USER)
 
     def is_at_limit(self, user: UserKey) -> bool:
         """Whether a user has as many tokens as a user can have, so that none of them can be rotated."""
