@@ -12,10 +12,9 @@ write, is passed over.
 
 import fcntl
 import logging
-import os
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,21 +66,6 @@ _LOCK_FILE: Final = "journal.lock"
 _MARKS: Final[AbstractSet[str]] = {"reported", "mentioned"}
 _OPEN_RESULTS: Final[AbstractSet[str]] = {"intended", "unknown", "undeletable"}
 _CREATING_OPERATIONS: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
-
-
-def _sign(path: Path) -> tuple[int, ...] | None:
-    """Return what changes with a file or folder, its content, its mode or its owner; None if it is not there."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _sign_way(path: Path) -> list[tuple[int, ...]]:
-    """Return what changes with the folders on the way to a path if others may replace what is in them."""
-    way = [*path.parents, *Path(os.path.realpath(path)).parents]
-    return [(status.st_ino, status.st_mode, status.st_uid, status.st_gid) for status in map(os.stat, way)]
 
 
 def _validate_utc(time: datetime) -> datetime:
@@ -138,7 +122,6 @@ class Journal:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._queue = anyio.Lock()
-        self._last_read: tuple[Sequence[object], list[Attempt]] | None = None
 
     @asynccontextmanager
     async def record_intent(
@@ -248,20 +231,6 @@ class Journal:
         )
 
     def _list_attempts(self) -> list["Attempt"]:
-        # To check the folder and to read the files takes 0.5 ms of each answer, so what is unchanged is not read again.
-        signature: Sequence[object] | None = None
-        with suppress(OSError):
-            files = [_sign(path) for path in (self.folder, self._path, self.folder / _ARCHIVE_FILE)]
-            signature = [*files, *_sign_way(self.folder)]
-        if signature is None or self._last_read is None or self._last_read[0] != signature:
-            attempts = self._read_own_attempts()
-            # Whether an attempt is still being made shows in no file.
-            is_settled = not any(attempt.outcome == "intended" for attempt in attempts)
-            self._last_read = (signature, attempts) if is_settled and signature else None
-            return attempts
-        return self._last_read[1]
-
-    def _read_own_attempts(self) -> list["Attempt"]:
         try:
             opened = JournalFolder.open(self.folder)
         except FileNotFoundError:
