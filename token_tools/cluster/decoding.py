@@ -112,17 +112,17 @@ def _is_usual(tokens: Sequence[AccessToken]) -> bool:
     auth_ids += [auth_id for token in tokens if token.creator and (auth_id := token.creator.auth_id)]
     times = [token.creation_time for token in tokens]
     times += [time for token in tokens if (time := token.expiration_time)]
-    joined_auth_ids, joined_times = _join(auth_ids), _join(times)
+    joined_auth_ids, joined_times = _join(auth_ids), _join(times).encode()
     return (
         _join(ids).encode().translate(None, _DIGITS) == b"\n" * len(ids)
         and joined_auth_ids.count("\n") == len(auth_ids)
         and _USUAL_AUTH_IDS.fullmatch(joined_auth_ids) is not None
-        and joined_times.encode().translate(None, _DIGITS + b".") == b"--T::Z\n" * len(times)
-        and ".Z" not in joined_times
+        and joined_times.translate(None, _DIGITS + b".") == b"--T::Z\n" * len(times)
+        and b".Z" not in joined_times
         # A time that is in no calendar raises a ValueError, as what fits no type does.
         and all(map(datetime.fromisoformat, times))
     )
 
 
 def _join(values: Sequence[str]) -> str:
-    return "\n".join([*values, ""])
+    return "\n".join(values) + "\n" * bool(values)
