@@ -44,8 +44,9 @@ async def main():
 anyio.run(main)
 """
 
+BINDFS, UMOUNT = (shutil.which(name) or "" for name in ("bindfs", "umount"))
 needs_bindfs = pytest.mark.skipif(
-    shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK) or os.geteuid() != 0,
+    not BINDFS or not os.access("/dev/fuse", os.W_OK) or os.geteuid() != 0,
     reason="mounting with bindfs takes root, /dev/fuse and bindfs; the gate installs it",
 )
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing; the gate installs it")
@@ -57,11 +58,11 @@ def bindfs_mounted(folder: Path, *options: str) -> Generator[Path]:
     real, shown = folder / "real", folder / "shown"
     for path in (real, shown):
         path.mkdir(mode=0o700)
-    subprocess.run(["bindfs", *options, str(real), str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - bindfs is found on PATH
+    subprocess.run([BINDFS, *options, str(real), str(shown)], check=True, timeout=TIMEOUT_SECONDS)
     try:
         yield shown
     finally:
-        subprocess.run(["umount", "--lazy", str(shown)], check=True, timeout=TIMEOUT_SECONDS)  # noqa: S607 - umount is found on PATH
+        subprocess.run([UMOUNT, "--lazy", str(shown)], check=True, timeout=TIMEOUT_SECONDS)
 
 
 @dataclass(frozen=True)

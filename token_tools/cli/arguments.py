@@ -69,13 +69,13 @@ class _Parser(argparse.ArgumentParser):
     known_options: ClassVar[set[str]] = set()
     """All options, those of the commands included: each command has a parser of its own."""
 
-    def add_argument(self, *names: Any, **details: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own signature
+    def add_argument(self, *names: Any, **details: Any) -> argparse.Action:  # noqa: ANN401 - argparse has fifteen keywords here, each with a type of its own
         """Add an argument and remember its options."""
         action = super().add_argument(*names, **details)
         self.known_options.update(action.option_strings)
         return action
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - argparse's own signature
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         # argparse would repeat the word, which may be anything: a secret, for one.
         if action.choices is not None and value not in action.choices:
             self.error(f"there is no such command; there are {' and '.join(action.choices)}.")

@@ -144,23 +144,16 @@ class ClusterClient:
         *,
         bearer_token: SecretStr | None = None,
     ) -> Decoded:
+        async def send() -> Decoded:
+            return self._decode_answer(decode, await self._http.send(request, is_read=True, bearer_token=bearer_token))
+
         # The wait doubles, from 0.1 to 2 seconds. The jitter keeps servers that failed together from coming back
         # together. There is no timeout here because `_limit_request` bounds all attempts together.
-        attempts = stamina.retry_context(
-            on=self._choose_backoff,
-            attempts=MAX_READ_ATTEMPTS,
-            timeout=None,
-            wait_initial=0.1,
-            wait_max=2,
-            wait_jitter=0.2,
+        retry = stamina.AsyncRetryingCaller(
+            attempts=MAX_READ_ATTEMPTS, timeout=None, wait_initial=0.1, wait_max=2, wait_jitter=0.2
         )
         async with self._limit_request():
-            async for attempt in attempts:
-                with attempt:
-                    return self._decode_answer(
-                        decode, await self._http.send(request, is_read=True, bearer_token=bearer_token)
-                    )
-        raise AssertionError  # pragma: no cover - the last attempt returns or raises, which its types cannot say
+            return await retry(self._choose_backoff, send)
 
     async def _send_once(self, decode: Callable[[responses.Answer], Decoded], request: httpx.Request) -> Decoded:
         async with self._limit_request():
