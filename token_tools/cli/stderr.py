@@ -46,6 +46,6 @@ def redact_stderr() -> None:
     stream = sys.stderr
     if stream is None:
         # Python and C code write errors to descriptor 2. Unless this takes it, the next file that is opened would.
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - stays open until the process ends
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
         return
     sys.stderr = RedactedStream(stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
