@@ -50,6 +50,8 @@ _SENTENCE_END: Final = re.compile(r"((?<=[.:;!?])\s+|[\r\n]+)")
 _JUDGED_CHARS: Final = 20
 """This many characters in a row without a blank are judged at a time, whether a machine made them."""
 _LONG_WORD: Final = re.compile(rf"[!-~]{{{_JUDGED_CHARS},}}")
+_PATH: Final = re.compile(r"(?<![^\s\"'(=])~?/[!-~]+")
+"""A path; tools name folders at random, and few such names together are no secret."""
 _LONG_HEX: Final = re.compile(r"[0-9a-f]{129,}", re.IGNORECASE)
 """More than the longest hash in use, SHA-512: a secret that was encoded more than once."""
 _WORD_OR_NUMBER: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
@@ -135,11 +137,15 @@ def _search(text: str) -> bool:
 
 
 def has_likely_secret(text: str) -> bool:
-    """Tell whether a text has a word in it that looks like a bearer token, remembered or not."""
+    """Tell whether a text has a word in it that looks like a bearer token, remembered or not.
+
+    Of a path, each folder's name is looked at by itself.
+    """
+    words = _LONG_WORD.findall(_PATH.sub(lambda path: path[0].replace("/", " "), text))
     return (
         has_labelled_token(text)
         or bool(_LONG_HEX.search(text))
-        or any(_is_random(chars) for word in _LONG_WORD.findall(text) for chars in _split_runs(word, _JUDGED_CHARS))
+        or any(_is_random(chars) for word in words for chars in _split_runs(word, _JUDGED_CHARS))
     )
 
 

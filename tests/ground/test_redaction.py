@@ -186,6 +186,13 @@ def test_what_looks_like_a_secret_is_told_from_words_written_together(length: in
     assert sum(map(redaction.has_likely_secret, texts)) > 190
 
 
+@pytest.mark.parametrize("folder", ["/", "/etc/qumulo/", "~/"])
+def test_what_looks_like_a_secret_is_withheld_as_the_name_of_a_file_too(folder: str) -> None:
+    name = base64.urlsafe_b64encode(hashlib.sha512(b"a name").digest()).decode()
+
+    assert redaction.has_likely_secret(f"{folder}{name}")
+
+
 @pytest.mark.parametrize("text", ["Bearer authentication is required.", "Bearer Service", "no bearer token"])
 def test_a_plain_word_after_bearer_is_no_secret(text: str) -> None:
     assert redaction.redact_bearers(text) == text
@@ -273,6 +280,7 @@ def test_the_secrets_that_are_remembered_do_not_grow_without_end() -> None:
     [
         *("svc-backup", r"CORP\jane.doe", "snapshot-mover-2024", "Jürgen", "日本語", "BackupServiceAccount", "0" * 9),
         *("ProductionBackupServiceAccount01", "SvcQumuloSnapshotMover01", "SQLServerAgentProdCluster01"),
+        *("/run/x/tmp.5v3YzABt9J/tests/x", '"/run/a8Kd/Q0zXm1Yc/Tr4Bv9W"', "~/9fXk2Bq7Lw/tmp.5v3YzABt9J"),
         *(r"CORP\SvcSQLBackupProdEU01", "ESXiHostVMwareBackup70u3", "CN=SvcQumuloBackupProd01,OU=Services,DC=corp"),
     ],
 )
