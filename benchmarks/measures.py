@@ -36,6 +36,7 @@ from benchmarks.figures import (
 )
 from benchmarks.lists import LIST_ARGUMENTS, LIST_MEASURES, PING_TOOL
 from benchmarks.questions import AUDIT_TOOL, LIST_TOOL
+from benchmarks.record import RECORD_MEASURES
 from benchmarks.sizes import SIZE_MEASURES
 from token_tools.cluster.client import TOKENS_PATH
 from token_tools.cluster.pagination import PAGE_SIZE
@@ -191,6 +192,7 @@ MEASURES: Final[Sequence[Measure]] = (
     measure_decoding,
     *LIST_MEASURES,
     measure_audit,
+    *RECORD_MEASURES,
     *SIZE_MEASURES,
     measure_memory,
     measure_growth,

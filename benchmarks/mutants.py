@@ -29,7 +29,7 @@ MUTATED_MODULES: Final = (
     "operations.update",
     "storage.delivery",
     "storage.journal",
-    "storage.journal_files",
+    "storage.state",
 )
 """Modules, and packages with all their modules, by their names below `token_tools`."""
 MIN_KILLED_SHARE: Final = 0.9

@@ -7,11 +7,12 @@ end these three must agree about every token. The exit status is 1 if they do no
 import argparse
 import json
 import random
+import sqlite3
 import sys
 import threading
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,8 @@ USER_COUNT: Final = 40
 READ_TIMEOUT_SECONDS: Final = 120.0
 MAX_CALL_DURATION: Final = timedelta(seconds=10)
 """How long after its beginning a call can still have an effect; the server waits three seconds for an answer."""
+Attempt = Mapping[str, Any]
+"""An entry of the journal, as it is in the database."""
 HOST: Final = "127.0.0.1"
 SERVER_ACCOUNT: Final = Account(
     "500", "LOCAL", "admin", privileges=frozenset({READ_PRIVILEGE, WRITE_PRIVILEGE, "PRIVILEGE_IDENTITY_READ"})
@@ -52,7 +55,6 @@ class SoakRun:
     random: random.Random
     outcome_counts: Counter[str] = field(default_factory=Counter[str])
     crashes: list[str] = field(default_factory=list[str])
-    journal_lines: dict[str, None] = field(default_factory=dict[str, None])
 
     async def run(self, clients: int, duration: timedelta) -> None:
         """Let the clients make calls until the time is up; at the end, the cluster has no faults."""
@@ -62,14 +64,8 @@ class SoakRun:
                 tasks.start_soon(self._run_client, deadline)
             while anyio.current_time() < deadline:
                 self.faults.plan = self._choose_faults()
-                self.collect_journal()
                 await anyio.sleep(0.5)
             self.faults.plan = {}
-
-    def collect_journal(self) -> None:
-        """Keep the lines of the journal so far: it drops old ones, and the check at the end needs all of them."""
-        for path in sorted((self.folder / "state" / "qumulo-token-tools").glob("journal*.jsonl")):
-            self.journal_lines.update((line, None) for line in path.read_text().splitlines() if line.endswith("}"))
 
     async def _run_client(self, deadline: float) -> None:
         server = StdioServerParameters(
@@ -120,6 +116,7 @@ class SoakRun:
             "QUMULO_CA_FILE": str(self.folder / "ca.pem"),
             "QUMULO_BEARER_TOKEN": own.bearer_token,
             "QUMULO_CONFIRM": "none",
+            "QUMULO_MAX_CHANGES": "0",
             "QUMULO_TIMEOUT": "3s",
             "QUMULO_DELIVERY_DIR": str(self.folder / "tokens"),
             "XDG_STATE_HOME": str(self.folder / "state"),
@@ -128,11 +125,11 @@ class SoakRun:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What cluster, folder and journal say: tokens by id, bearer tokens by id, and the lines of each attempt."""
+    """What cluster, folder and journal say: tokens by id, bearer tokens by id, and the entry of each attempt."""
 
     tokens: Mapping[str, Token]
     delivered: Mapping[str, str]
-    attempts: Sequence[Sequence[Mapping[str, Any]]]
+    attempts: Sequence[Attempt]
 
     def find_disagreements(self, initial_ids: set[str]) -> list[str]:
         """Return a line for each contradiction; the tokens in `initial_ids` were there before the run."""
@@ -144,7 +141,7 @@ class Ledger:
         ]
 
     def _find_lost_tokens(self, initial_ids: set[str]) -> Generator[str]:
-        lost = {line.get("token_id") for line in self._lines_with("unknown", "undeletable")}
+        lost = {attempt["token_id"] for attempt in self._list_ended("unknown", "undeletable")}
         vague = [attempt for attempt in self.attempts if _has_unknown_token(attempt)]
         for token in self.tokens.values():
             if token.id in initial_ids or token.id in self.delivered or token.id in lost:
@@ -158,22 +155,22 @@ class Ledger:
 
     def _find_wrong_states(self) -> Generator[str]:
         """Check that each token is as its last update left it; of updates that overlap, any may be the last."""
-        updates: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+        updates: dict[str, list[Attempt]] = {}
         for attempt in self.attempts:
-            if attempt[0]["operation"] == "update" and _find_outcome(attempt) != "not done":
-                updates.setdefault(attempt[0]["token_id"], []).append(attempt)
+            if attempt["operation"] == "update" and attempt["outcome"] != "not done":
+                updates.setdefault(attempt["token_id"], []).append(attempt)
         for token in self.tokens.values():
             theirs = updates.get(token.id, [])
-            certain = [_parse_begin_time(attempt) for attempt in theirs if _find_outcome(attempt) == "done"]
+            certain = [_parse_begin_time(attempt) for attempt in theirs if attempt["outcome"] == "done"]
             last = [attempt for attempt in theirs if not any(later > _estimate_end_time(attempt) for later in certain)]
-            possible: set[str] = {attempt[0]["change"] for attempt in last}
+            possible: set[str] = {attempt["state_after"] for attempt in last}
             possible |= set() if certain else {"enabled: true"}
             if f"enabled: {str(token.enabled).lower()}" not in possible:
                 yield f"token {token.id}: it is {'' if token.enabled else 'not '}enabled, and nobody made it so"
 
     def _find_wrong_files(self) -> Generator[str]:
         deleted = {
-            line.get("token_id") for line in self._lines_with("done", "unknown") if line["operation"] == "delete"
+            attempt["token_id"] for attempt in self._list_ended("done", "unknown") if attempt["operation"] == "delete"
         }
         for token_id, bearer_token in self.delivered.items():
             token = self.tokens.get(token_id)
@@ -184,53 +181,46 @@ class Ledger:
 
     def _find_wrong_attempts(self) -> Generator[str]:
         deleted = {
-            line.get("token_id") for line in self._lines_with("done", "unknown") if line["operation"] == "delete"
+            attempt["token_id"] for attempt in self._list_ended("done", "unknown") if attempt["operation"] == "delete"
         }
-        for line in self._lines_with("created"):
-            if line["token_id"] not in self.delivered:
-                yield f"journal: {line['token_id']} was made, but it was not delivered"
-            if line["token_id"] not in self.tokens and line["token_id"] not in deleted:
-                yield f"journal: {line['token_id']} was made and is gone, but nobody deleted it"
-        for line in self._lines_with("rolled back"):
-            if line["token_id"] in self.tokens:
-                yield f"journal: {line['token_id']} was deleted again, but it is there"
-        for line in self._lines_with("done"):
-            if line["operation"] == "delete" and line["token_id"] in self.tokens:
-                yield f"journal: {line['token_id']} was deleted, but it is there"
+        for attempt in self._list_ended("created"):
+            if attempt["token_id"] not in self.delivered:
+                yield f"journal: {attempt['token_id']} was made, but it was not delivered"
+            if attempt["token_id"] not in self.tokens and attempt["token_id"] not in deleted:
+                yield f"journal: {attempt['token_id']} was made and is gone, but nobody deleted it"
+        for attempt in self._list_ended("rolled back"):
+            if attempt["token_id"] in self.tokens:
+                yield f"journal: {attempt['token_id']} was deleted again, but it is there"
+        for attempt in self._list_ended("done"):
+            if attempt["operation"] == "delete" and attempt["token_id"] in self.tokens:
+                yield f"journal: {attempt['token_id']} was deleted, but it is there"
 
-    def _lines_with(self, *outcomes: str) -> Generator[Mapping[str, Any]]:
-        for attempt in self.attempts:
-            yield from (line for line in attempt if line["result"] in outcomes)
-
-
-def _find_outcome(attempt: Sequence[Mapping[str, Any]]) -> str | None:
-    outcomes = [line["result"] for line in attempt if line["result"] not in {"intended", "reported", "mentioned"}]
-    return outcomes[-1] if outcomes else None
+    def _list_ended(self, *outcomes: str) -> Sequence[Attempt]:
+        return [attempt for attempt in self.attempts if attempt["outcome"] in outcomes]
 
 
-def _has_unknown_token(attempt: Sequence[Mapping[str, Any]]) -> bool:
+def _has_unknown_token(attempt: Attempt) -> bool:
     """Return whether the attempt may have created a token whose id is not in the journal."""
-    is_create = attempt[0]["operation"] in {"create", "rotate"}
-    ended = [line for line in attempt if line["result"] == _find_outcome(attempt)]
-    return is_create and (not ended or (_find_outcome(attempt) == "unknown" and "token_id" not in ended[-1]))
+    is_create = attempt["operation"] in {"create", "rotate"}
+    return is_create and attempt["outcome"] in {"intended", "unknown"} and attempt["token_id"] is None
 
 
-def _may_have_created(attempt: Sequence[Mapping[str, Any]], token: Token) -> bool:
-    is_theirs = attempt[0]["user"] == f"local:{_user_name(token)}"
+def _may_have_created(attempt: Attempt, token: Token) -> bool:
+    is_theirs = attempt["user_name"] == f"local:{_user_name(token)}"
     return (
         is_theirs
         and _parse_begin_time(attempt) <= token.creation_time <= _parse_begin_time(attempt) + MAX_CALL_DURATION
     )
 
 
-def _parse_begin_time(attempt: Sequence[Mapping[str, Any]]) -> datetime:
-    return datetime.fromisoformat(attempt[0]["time"])
+def _parse_begin_time(attempt: Attempt) -> datetime:
+    return datetime.fromisoformat(attempt["begun"])
 
 
-def _estimate_end_time(attempt: Sequence[Mapping[str, Any]]) -> datetime:
+def _estimate_end_time(attempt: Attempt) -> datetime:
     """Return when the outcome was recorded, or without a clear one, the last time at which it can have an effect."""
-    if _find_outcome(attempt) == "done":
-        return max(datetime.fromisoformat(line["time"]) for line in attempt if line["result"] == "done")
+    if attempt["outcome"] == "done":
+        return datetime.fromisoformat(attempt["ended"])
     return _parse_begin_time(attempt) + MAX_CALL_DURATION
 
 
@@ -242,15 +232,14 @@ def read_ledger(soak: SoakRun) -> Ledger:
     """Read what the cluster, the delivery folder and the journal say."""
     stores = {path: json.loads(path.read_text()) for path in (soak.folder / "tokens").glob("*.json")}
     by_secret = {token.bearer_token: token.id for token in soak.cluster.tokens.values()}
-    attempts: dict[str, list[Mapping[str, Any]]] = {}
-    soak.collect_journal()
-    for line in map(json.loads, soak.journal_lines):
-        attempts.setdefault(line["attempt"], []).append(line)
+    with closing(sqlite3.connect(soak.folder / "state" / "qumulo-token-tools" / "state.db")) as database:
+        database.row_factory = sqlite3.Row
+        attempts = [dict(row) for row in database.execute("SELECT * FROM changes WHERE outcome != 'refused'")]
     delivered = {
         by_secret.get(store["bearer_token"]) or path.stem.split("_")[-1]: store["bearer_token"]
         for path, store in stores.items()
     }
-    return Ledger(soak.cluster.tokens, delivered, [*attempts.values()])
+    return Ledger(soak.cluster.tokens, delivered, attempts)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from hypothesis import settings
 
 from tests.support.fake_keyring import FakeKeyring
 from tests.support.harness import Harness, Mode, create_harness
-from token_tools.settings import ENV_PREFIX
+from tests.support.postgres import create_database, running_postgres
+from token_tools.settings import ENV_PREFIX, StateSettings
 
 settings.register_profile("long", max_examples=3_400)
 """For the fuzz run: `--hypothesis-profile=long`."""
@@ -71,3 +72,25 @@ def no_retry_backoff() -> Generator[None]:
     """Retry as often as in production, but without pauses."""
     with stamina.set_testing(testing=True, attempts=4):
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Generator[str]:
+    """Run PostgreSQL as long as there are tests; it is started by the first one that needs it."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> StateSettings:
+    """Name an empty database, of each kind in its turn."""
+    folder = tmp_path / "state"
+    if request.param == "sqlite":
+        return StateSettings(state_dir=folder)
+    return StateSettings(state_dir=folder, state_url=create_database(request.getfixturevalue("postgres_server")))
+
+
+@pytest.fixture
+def record_harness(harness: Harness, state: StateSettings) -> Harness:
+    """Create a harness whose servers keep their record in each kind of database in its turn."""
+    return harness.with_state(state)

@@ -185,6 +185,8 @@ def is_within(name: str, places: set[str]) -> bool:
         pytest.param("pydantic_settings", {"settings"}, id="the sources of settings"),
         pytest.param("stamina", {"cluster.client"}, id="retries"),
         pytest.param("keyring", {"storage.delivery"}, id="the keyring"),
+        pytest.param("sqlite3", {"storage.state.sqlite"}, id="SQLite"),
+        pytest.param("psycopg", {"storage.state.postgres"}, id="PostgreSQL"),
         # The transport reads a 401 as well: it tries a renewed credential then.
         pytest.param("http.HTTPStatus", {"cluster.responses", "cluster.transport", "sandbox"}, id="statuses"),
     ],

@@ -68,7 +68,12 @@ class JournalError(TokenToolsError):
 
 
 class Refusal(TokenToolsError):
-    """A rule of this server forbids the call; the cluster was not asked to change anything."""
+    """A rule of this server forbids the call; the cluster was not asked to change anything.
+
+    `user` is whose token it is about, None if the call named them or nobody looked.
+    """
+
+    user: str | None = None
 
 
 class PastExpiry(Refusal):

@@ -15,10 +15,13 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from ipaddress import IPv6Address
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
+from urllib.parse import unquote
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -41,21 +44,31 @@ from token_tools.credentials import (
 )
 from token_tools.errors import SettingsError
 from token_tools.file_reading import read_mode
-from token_tools.operator_input import check_ordinary, format_input, render_refused_input, strip_invisible
+from token_tools.operator_input import (
+    check_expanded,
+    check_ordinary,
+    format_input,
+    render_refused_input,
+    strip_invisible,
+)
 from token_tools.paths import AbsolutePath, find_config_home, find_home, find_state_dir, validate_path
-from token_tools.redaction import has_likely_secret, remember_secret
+from token_tools.quoting import is_visible
+from token_tools.redaction import has_likely_secret, remember_secret, remember_secret_permanently
 from token_tools.times import parse_duration, parse_lifetime
 
 ENV_PREFIX: Final = "QUMULO_"
-SECRET_SETTINGS: Final = frozenset({"bearer_token"})
+SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url"})
 """Settings whose value must never be repeated."""
 RESTRICTING_VARIABLES: Final = frozenset(
     {
         "QUMULO_CONFIRM",
         "QUMULO_DEFAULT_LIFETIME",
         "QUMULO_DELIVERY",
+        "QUMULO_KEEP_RECORD",
+        "QUMULO_MAX_CHANGES",
         "QUMULO_MAX_LIFETIME",
         "QUMULO_READ_ONLY",
+        "QUMULO_STATE_URL",
         "QUMULO_VERIFY_TLS",
     }
 )
@@ -65,6 +78,12 @@ _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?",
 _MAX_HOST_CHARS: Final = 253
 _MAX_LABEL_CHARS: Final = 63
 """Characters of a DNS name, and of each label between its dots. Source: RFC 1035, section 2.3.4."""
+_DATABASE_HOST: Final = r"(?:\[[0-9A-Fa-f:.%]*\]|[^][:/?@,\s]*)(?::\d+)?"
+_DATABASE_URL: Final = re.compile(
+    rf"postgres(?:ql)?://(?:[^@/\s]*@)?{_DATABASE_HOST}(?:,{_DATABASE_HOST})*(?:/[^@?\s]*)?(?:\?\S*)?"
+)
+"""A URL for libpq, strict about hosts and ports: libpq would quote parts of a password that is not encoded as these."""
+_URL_PASSWORD: Final = re.compile(r"://[^:@]*:([^?]+)@|[?&](?:ssl)?password=([^&]+)")
 _WORD: Final = re.compile("[a-z0-9]+")
 _MIN_SIMILARITY: Final = 0.8
 """How similar two names are, from 0 to 1, if one may be a misspelling of the other."""
@@ -94,12 +113,45 @@ Lifetime = Annotated[timedelta | None, BeforeValidator(_coerce_lifetime)]
 Confirm = Literal["all", "risky", "none"]
 
 
-class Settings(BaseSettings):
-    """The decisions of the operator. Use `load_settings` to get them complete and free of contradictions."""
+def _validate_database_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    check_expanded(text)
+    if not _DATABASE_URL.fullmatch(text) or not is_visible(text):
+        raise ValueError(
+            "must be the URL of a PostgreSQL database, postgresql://USER@HOST/DATABASE; a password in it has %40 for @ "
+            "and %2F for /"
+        )
+    remember_url_password(text)
+    return url
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_validate_database_url)]
+"""The URL of a database, with a password in it perhaps."""
+
+
+class _CleanSettings(BaseSettings):
+    """How every setting is read: from the environment, without invisible characters, and refused if it is a secret."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _coerce_clean_values(cls, values: dict[str, object]) -> dict[str, object]:
+        cleaned = {name: strip_invisible(value) if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in cleaned.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _validate_ordinary(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and info.field_name not in SECRET_SETTINGS:
+            check_ordinary(value)
+        return value
+
+
+class ClusterSettings(_CleanSettings):
+    """Which cluster is administered, with which credential, and what may be done to it."""
 
     host: str = Field(description="Cluster address: a DNS name or an IP address")
     port: int = Field(default=8000, ge=1, le=MAX_PORT, description="REST port of the cluster")
@@ -117,19 +169,6 @@ class Settings(BaseSettings):
     verify_tls: bool = Field(default=True, description="false: do not verify the cluster's certificate")
     timeout: Duration = Field(default=timedelta(seconds=30), description="Whole time for one request, such as 30s")
     read_only: bool = Field(default=False, description="Do not offer the tools that write")
-    delivery: Literal["file", "keyring", "inline"] = Field(
-        default="file",
-        description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
-        "and so to the model",
-    )
-    state_dir: AbsolutePath = Field(
-        default_factory=find_state_dir,
-        description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
-    )
-    delivery_dir: AbsolutePath = Field(
-        default_factory=lambda values: values["state_dir"] / "tokens",
-        description="Folder for new bearer tokens",
-    )
     default_lifetime: Lifetime = Field(
         default=timedelta(days=90),
         description="Expiry of a new token when the caller names none, such as 90d, or never",
@@ -143,19 +182,6 @@ class Settings(BaseSettings):
         "one live longer or for ever, and a new one for the built-in administrator or for whom the cluster did not "
         "identify)",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _coerce_clean_values(cls, values: dict[str, object]) -> dict[str, object]:
-        cleaned = {name: strip_invisible(value) if isinstance(value, str) else value for name, value in values.items()}
-        return {name: value for name, value in cleaned.items() if value != ""}
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _validate_ordinary(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str) and info.field_name not in SECRET_SETTINGS:
-            check_ordinary(value)
-        return value
 
     @field_validator("host")
     @classmethod
@@ -176,6 +202,50 @@ class Settings(BaseSettings):
         if ca_file is not None:
             _read_certificates(ca_file)
         return ca_file
+
+
+class StateSettings(_CleanSettings):
+    """Where the record of all changes is kept, how long, and how many changes may be made.
+
+    Use `load_state_settings`, or `load_settings` for all settings.
+    """
+
+    state_dir: AbsolutePath = Field(
+        default_factory=find_state_dir,
+        description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
+    )
+    state_url: DatabaseUrl | None = Field(
+        default=None,
+        description="PostgreSQL for the journal instead of a file in that folder, for servers on several machines to "
+        "share: postgresql://USER@HOST/DATABASE, as libpq reads it",
+    )
+    keep_record: Duration = Field(
+        default=timedelta(days=400), description="How long the journal keeps what is finished, such as 400d"
+    )
+    max_changes: int = Field(
+        default=30, ge=0, le=1_000_000, description="Changes of tokens that may be made in an hour; 0 for no bound"
+    )
+
+    @field_validator("keep_record")
+    @classmethod
+    def _validate_keep_record(cls, keep_record: timedelta) -> timedelta:
+        if keep_record < timedelta(days=1):
+            raise ValueError("must be at least 1d")
+        return keep_record
+
+
+class Settings(StateSettings, ClusterSettings):
+    """The decisions of the operator. Use `load_settings` to get them complete and free of contradictions."""
+
+    delivery: Literal["file", "keyring", "inline"] = Field(
+        default="file",
+        description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
+        "and so to the model",
+    )
+    delivery_dir: AbsolutePath = Field(
+        default_factory=lambda values: values["state_dir"] / "tokens",
+        description="Folder for new bearer tokens",
+    )
 
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:
@@ -244,8 +314,30 @@ def variable_name(field: str) -> str:
 def remember_given_secrets() -> None:
     """Remember the secrets in the environment before anything is validated, so that no error can repeat one."""
     for name, value in os.environ.items():
-        if name.upper() in map(variable_name, SECRET_SETTINGS) and has_likely_secret(value):
+        if name.upper() == variable_name("state_url"):
+            remember_url_password(value)
+        elif name.upper() in map(variable_name, SECRET_SETTINGS) and has_likely_secret(value):
             remember_secret(SecretStr(strip_invisible(value)))
+
+
+def remember_url_password(url: str) -> None:
+    """Remember the passwords in a URL: the one before the host, and one among its parameters."""
+    for password in filter(None, chain.from_iterable(_URL_PASSWORD.findall(url))):
+        for spelling in {password, unquote(password)}:
+            remember_secret_permanently(SecretStr(spelling))
+
+
+def load_state_settings(options: Mapping[str, Any]) -> StateSettings:
+    """Return the settings of the record alone, for commands that need no cluster.
+
+    Raises:
+        SettingsError: If a setting is unusable; one line names each of these.
+    """
+    _check_options(options)
+    try:
+        return StateSettings(**options)
+    except ValidationError as invalid:
+        raise SettingsError("; ".join(map(_render_mistake, invalid.errors()))) from None
 
 
 def load_settings(options: Mapping[str, Any]) -> Settings:
@@ -323,7 +415,8 @@ def _render_expected(field: FieldInfo) -> str:
     if field.annotation is bool:
         return "true or false"
     if field.annotation is int:
-        return f"a whole number from 1 to {MAX_PORT}"
+        lowest, highest = (getattr(bound, name) for bound, name in zip(field.metadata, ("ge", "le"), strict=True))
+        return f"a whole number from {lowest} to {highest}"
     *others, last = get_args(field.annotation)
     return f"{', '.join(others)} or {last}"
 

@@ -25,6 +25,8 @@ NEVER: Final = "never"
 MAX_DURATION: Final = timedelta(days=36_525)
 """A hundred years. A longer duration is a mistake, and adding it to a date could leave the range of `datetime`."""
 
+_TIMESTAMP_CHARS: Final = len("2027-01-31T17:00:00.000000Z")
+
 MAX_TEXT_CHARS: Final = 64
 """Longer texts are refused before they are matched, because the time of a match can grow faster than the text."""
 
@@ -101,6 +103,7 @@ _TIME: Final = re.compile(
 )
 """A time as RFC 3339, ISO 8601 and our own answers write it; `rest` is the text that was not understood."""
 
+_SINCE_FORMS: Final = "Write a duration such as 7d, or a time such as 2026-11-17T09:00:00Z"
 _DIGIT: Final = re.compile(r"\d")
 _MINUTE: Final = _UNIT_DURATIONS["min"]
 _DASHES: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
@@ -281,6 +284,27 @@ def parse_rfc3339(text: str) -> datetime:
         return _MIN_INSTANT if instant.year == _MIN_INSTANT.year else _MAX_INSTANT
 
 
+def parse_since(text: str, *, now: datetime) -> datetime:
+    """Return the past time that a text means: `7d` for a week ago, `2026-11-17`, `2026-11-17 09:00 UTC` or RFC 3339.
+
+    A time without an offset is in UTC, and a day begins at midnight.
+
+    Raises:
+        ValueError: If it is none; the text says what to write instead.
+    """
+    text = _normalize(text)
+    match = _TIME.fullmatch(text)
+    if match is None or match["rest"]:
+        duration = _try_parse_duration(re.sub(r" ago$", "", text, flags=re.IGNORECASE))
+        if duration is None:
+            raise ValueError(f"is not understood. {_SINCE_FORMS}")
+        return now - duration
+    since = _parse_iso(_format_time_match(match, clock=match["clock"] or "00:00"), _SINCE_FORMS)
+    if since > now:
+        raise ValueError(f"is still to come. {_SINCE_FORMS}")
+    return since.astimezone(UTC)
+
+
 class _PastError(ValueError):
     """An expiry lies in the past, or is now."""
 
@@ -329,18 +353,24 @@ def _parse_time_match(match: re.Match[str], now: datetime, forms: str) -> dateti
     Raises:
         ValueError: If it can mean several times; the text proposes the most likely one, correctly written.
     """
-    date = match["compact"] or f"{match['year']}{match['month']}{match['day']}"
-    day, clock = f"{date[:4]}-{date[4:6]}-{date[6:]}", match["clock"]
-    offset = f"{match['east']}{match['hours']:0>2}{match['minutes'] or ''}" if match["east"] else "Z"
+    clock = match["clock"]
     if clock and match["zone"] and not match["rest"]:
-        return _parse_iso(f"{day}T{clock}{offset}", forms)
+        return _parse_iso(_format_time_match(match, clock=clock), forms)
     if not clock and _DIGIT.search(match["rest"]):
         raise ValueError(f"has a time of day that cannot be read. {forms}")
-    proposed = _validate_future(_parse_iso(f"{day}T{clock or '23:59:59'}{offset}", forms), now, forms)
+    time = _parse_iso(_format_time_match(match, clock=clock or "23:59:59"), forms)
+    proposed = _validate_future(time, now, forms)
     raise ValueError(
         f"has no offset from UTC{'' if clock else ', or no time of day,'} that can be read: "
         f"write {format_rfc3339(proposed)} if that is meant, or the offset in place of Z, such as +01:00"
     )
+
+
+def _format_time_match(match: re.Match[str], *, clock: str) -> str:
+    """Return a match of `_TIME` in ISO 8601, in UTC unless it has an offset."""
+    date = match["compact"] or f"{match['year']}{match['month']}{match['day']}"
+    offset = f"{match['east']}{match['hours']:0>2}{match['minutes'] or ''}" if match["east"] else "Z"
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}T{clock}{offset}"
 
 
 def _parse_iso(text: str, forms: str) -> datetime:
@@ -383,6 +413,22 @@ def is_lifetime(text: str) -> bool:
 def format_rfc3339(instant: datetime) -> str:
     """Return a time in RFC 3339 and UTC, as the cluster accepts it: `2027-01-31T17:00:00Z`."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def format_timestamp(instant: datetime) -> str:
+    """Return a time in UTC that sorts as a text, as the database has it: `2027-01-31T17:00:00.000000Z`."""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Return the time that `format_timestamp` wrote.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if len(text) != _TIMESTAMP_CHARS or not text.endswith("Z"):
+        raise ValueError("expected a time such as 2027-01-31T17:00:00.000000Z")
+    return datetime.fromisoformat(text)
 
 
 def format_time(instant: datetime) -> str:

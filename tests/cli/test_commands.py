@@ -231,7 +231,7 @@ def test_a_piece_of_a_secret_among_the_arguments_is_not_repeated(words: Sequence
 def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> None:
     refusal = read_start_failure(COMMAND, "serve-it")
 
-    assert refusal == "there is no such command; there are demo and sandbox."
+    assert refusal == "there is no such command; there are demo, sandbox and journal."
 
 
 @pytest.mark.parametrize(

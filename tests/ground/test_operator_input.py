@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from tests.support.environment import BEARER_TOKEN, REQUIRED_ENVIRONMENT, SECRET, set_environment
 from token_tools.credentials import encode_store
 from token_tools.errors import SettingsError
-from token_tools.settings import Settings, load_settings
+from token_tools.settings import SECRET_SETTINGS, Settings, load_settings
 
-SETTING_NAMES = sorted({*Settings.model_fields} - {"bearer_token"})
+SETTING_NAMES = sorted({*Settings.model_fields} - SECRET_SETTINGS)
 SECRETS_IN_WRONG_SETTING = {
     "token": (BEARER_TOKEN, "this is a token, or looks like one: it belongs in QUMULO_BEARER_TOKEN"),
     "body": (BEARER_TOKEN.partition(":")[2], "it belongs in QUMULO_BEARER_TOKEN"),

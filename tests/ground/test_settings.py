@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from tests.support.environment import REQUIRED_ENVIRONMENT, SECRET, set_environment
 from token_tools.credentials import encode_store, read_bearer
 from token_tools.errors import SettingsError
-from token_tools.settings import find_unknown_variables, load_settings
+from token_tools.settings import find_unknown_variables, load_settings, load_state_settings
 
 
 def test_every_variable_is_read(
@@ -25,6 +25,9 @@ def test_every_variable_is_read(
         "READ_ONLY": "true",
         "DELIVERY": "inline",
         "STATE_DIR": str(tmp_path / "state"),
+        "STATE_URL": "postgresql://jane@db.example.com/tokens?sslmode=verify-full",
+        "KEEP_RECORD": "30d",
+        "MAX_CHANGES": "5",
         "DELIVERY_DIR": str(tmp_path),
         "DEFAULT_LIFETIME": "1w",
         "MAX_LIFETIME": "30d",
@@ -45,6 +48,9 @@ def test_every_variable_is_read(
         "read_only": True,
         "delivery": "inline",
         "state_dir": tmp_path / "state",
+        "state_url": SecretStr("postgresql://jane@db.example.com/tokens?sslmode=verify-full"),
+        "keep_record": timedelta(days=30),
+        "max_changes": 5,
         "delivery_dir": tmp_path,
         "default_lifetime": timedelta(weeks=1),
         "max_lifetime": timedelta(days=30),
@@ -114,6 +120,22 @@ def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(mo
             REQUIRED_ENVIRONMENT | {"QUMULO_MAX_LIFETIME": "30d", "QUMULO_DEFAULT_LIFETIME": "never"},
             "QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME",
             id="endless-default-with-maximum",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_KEEP_RECORD": "23h"},
+            "QUMULO_KEEP_RECORD must be at least 1d",
+            id="no-record",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_MAX_CHANGES": "-1"},
+            "QUMULO_MAX_CHANGES must be a whole number from 0 to 1000000",
+            id="negative-changes",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_STATE_URL": "/var/lib/state.db"},
+            "QUMULO_STATE_URL must be the URL of a PostgreSQL database, postgresql://USER@HOST/DATABASE; a password in "
+            "it has %40 for @ and %2F for /",
+            id="file-for-database",
         ),
         pytest.param(
             REQUIRED_ENVIRONMENT | {"QUMULO_CONFIRM": "maybe"},
@@ -304,3 +326,25 @@ def test_a_store_is_what_the_vendor_s_qq_reads(tmp_path: Path) -> None:
 
     theirs.set_credentials({"bearer_token": SECRET + "2"}, str(path))
     assert read_bearer(path).get_secret_value() == SECRET + "2"
+
+
+def test_the_settings_of_the_record_need_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUMULO_MAX_CHANGES", "5")
+
+    settings = load_state_settings({"state_dir": str(tmp_path), "keep_record": "2d"})
+
+    assert (settings.state_dir, settings.keep_record, settings.max_changes) == (tmp_path, timedelta(days=2), 5)
+    assert load_state_settings({}).keep_record == timedelta(days=400)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"keep_record": "soon"}, "QUMULO_KEEP_RECORD"),
+        ({"keep_record": ""}, "QUMULO_KEEP_RECORD is given as an option, and without a value."),
+        ({"max_changes": "many"}, "QUMULO_MAX_CHANGES must be a whole number from 0 to 1000000"),
+    ],
+)
+def test_a_setting_of_the_record_that_is_unusable_is_named(options: dict[str, str], expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected):
+        load_state_settings(options)

@@ -21,6 +21,7 @@ from token_tools.times import (
     parse_expiry,
     parse_lifetime,
     parse_rfc3339,
+    parse_since,
     utc_now,
 )
 
@@ -330,6 +331,36 @@ def test_any_text_is_an_expiry_in_the_future_or_refused(text: str) -> None:
     except Refusal:
         return
     assert expiry is None or (expiry >= NOW and expiry.utcoffset() == timedelta())
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        ("7d", NOW - timedelta(days=7)),
+        ("1 week ago", NOW - timedelta(days=7)),
+        ("2026-11-17", datetime(2026, 11, 17, tzinfo=UTC)),
+        ("2026-11-17 09:00", datetime(2026, 11, 17, 9, tzinfo=UTC)),
+        ("2026-11-17 09:00 UTC", datetime(2026, 11, 17, 9, tzinfo=UTC)),
+        ("2026-11-17T09:00:00+02:00", datetime(2026, 11, 17, 7, tzinfo=UTC)),
+    ],
+)
+def test_a_past_time_is_a_duration_back_a_day_or_a_time(text: str, since: datetime) -> None:
+    assert parse_since(text, now=NOW) == since
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("yesterday", "is not understood. Write a duration such as 7d, or a time such as 2026-11-17T09:00:00Z"),
+        ("2026-11-17 9:00", "is not understood. Write a duration such as 7d"),
+        ("2026-13-01", "is not in the calendar. Write a duration such as 7d"),
+        ("2026-11-25", "is still to come. Write a duration such as 7d"),
+        ("7", "has no unit: write 7d or 7h or 7s"),
+    ],
+)
+def test_what_is_no_past_time_is_told_with_what_is(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(why)}"):
+        parse_since(text, now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ from tests.support.harness import (
     create_harness,
     refusal_response,
 )
-from tests.support.journal_file import journal_file, read_journal, read_outcomes, write_journal
+from tests.support.record import add_entries, read_outcomes, read_record, state_file
 from tests.support.sandbox_process import running_sandbox
 from tests.support.secret_scan import find_secrets
-from tests.support.services import create_services
+from tests.support.services import create_services, open_journal
 from token_tools.cluster.client import connect
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
@@ -42,8 +42,8 @@ from token_tools.operations.create_request import CreateRequest
 from token_tools.operations.new_token import create_new_token
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
+from token_tools.storage.attempts import Mandate
 from token_tools.storage.delivery import DeliveredToken, InlineDelivery
-from token_tools.storage.journal import Journal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_retry_backoff")]
 
@@ -348,13 +348,15 @@ async def test_a_token_that_another_server_made_for_the_same_user_meanwhile_is_n
 
 
 async def test_while_another_call_is_making_one_it_is_said_that_it_may_be_that(harness: Harness) -> None:
-    journal = Journal(harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW)
-    async with journal.record_intent("local:jane"):
+    async with (
+        open_journal(harness.settings, cluster=harness.settings.address) as journal,
+        journal.record_intent(journal.draft("create", "local:jane", Mandate("somebody"))),
+    ):
         inject_fault(harness, "create", "cut-after")
         answer = await harness.call("create_access_token", {"user": "local:jane"})
 
     assert "Another call is making one for the same user just now; that may be it." in answer.text
-    assert read_journal(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
+    assert read_record(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
 
 
 async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(harness: Harness) -> None:
@@ -369,7 +371,7 @@ async def test_of_two_new_tokens_each_can_be_looked_at_and_none_is_written_down(
     for token in harness.tokens_of(JANE):
         assert f'delete_access_token(id="{token.id}")' in answer.text
         assert f"auth_delete_access_token {token.id}" in answer.text
-    assert read_journal(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
+    assert read_record(harness.settings.state_dir)[-1].keys().isdisjoint({"token_id"})
 
 
 @pytest.mark.parametrize("age", [timedelta(days=3), timedelta(hours=-3)], ids=["slow-clock", "fast-clock"])
@@ -413,7 +415,7 @@ async def test_a_create_of_which_nothing_is_to_be_seen_yet_is_mentioned_by_the_n
     named = {"user": "local:jane"} if tool == "create_access_token" else {"id": old.id}
     answer = await harness.call(tool, named)
 
-    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in answer.fields["warning"]
+    assert "begun at 2026-11-24 09:00 UTC has no known end, and no token of it is seen." in answer.fields["warning"]
 
 
 async def test_whatever_breaks_after_the_request_the_orphan_is_named(
@@ -455,7 +457,7 @@ async def test_a_token_that_lives_longer_than_the_operator_allows_is_deleted_aga
     assert ("it never expires" if expires is None else "it expires only 2026-12-25 09:00 UTC") in refusal
     assert harness.tokens_of(JANE) == []
     assert not [*harness.settings.delivery_dir.parent.rglob("*.json")]
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "rolled back"]
+    assert read_outcomes(harness.settings.state_dir) == ["rolled back"]
 
 
 async def test_a_rotated_token_lives_no_longer_than_the_operator_allows_either(harness: Harness) -> None:
@@ -509,7 +511,7 @@ async def test_a_token_that_can_neither_live_nor_be_deleted_is_named_with_its_pl
     assert "It could not be deleted again: The cluster declined (400" in refusal
     assert f"It is in {harness.settings.delivery_dir}" in refusal
     assert refusal.endswith(f"auth_delete_access_token {token.id}")
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "undeletable"]
+    assert read_outcomes(harness.settings.state_dir) == ["undeletable"]
 
 
 async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_told(harness: Harness) -> None:
@@ -519,7 +521,7 @@ async def test_what_was_delivered_of_a_deleted_token_and_cannot_be_removed_is_to
 
     assert harness.tokens_of(JANE) == []
     assert f"It was deleted again. What was delivered is still in {harness.settings.delivery_dir}" in refusal
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "rolled back"]
+    assert read_outcomes(harness.settings.state_dir) == ["rolled back"]
 
 
 async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness: Harness) -> None:
@@ -529,7 +531,7 @@ async def test_a_create_that_is_not_allowed_is_written_down_as_not_made(harness:
     harness.recorder.on_served = forbid
 
     assert "lacks a privilege" in await harness.call_refused("create_access_token", {"user": "local:jane"})
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "not created"]
+    assert read_outcomes(harness.settings.state_dir) == ["not created"]
 
 
 @pytest.mark.parametrize("fault", [None, "cut-before"])
@@ -553,19 +555,19 @@ async def test_a_token_that_only_a_cancelled_answer_would_tell_is_deleted_again(
         calls.cancel_scope.cancel()
         go_on.set()
 
-    [*_, last] = read_journal(harness.settings.state_dir)
-    assert last["result"] == ("rolled back" if fault is None else "undeletable")
+    [*_, last] = read_record(harness.settings.state_dir)
+    assert last["outcome"] == ("rolled back" if fault is None else "undeletable")
     assert [token.id for token in harness.tokens_of(JANE)] == ([] if fault is None else [last["token_id"]])
 
 
 @pytest.mark.parametrize(
     ("plan", "results"),
     [
-        pytest.param({}, ["intended", "created"], id="made"),
-        pytest.param({"create": "error-400"}, ["intended", "not created"], id="declined"),
-        pytest.param({"create": "refuse"}, ["intended", "not created"], id="refused"),
-        pytest.param({"create": "cut-before"}, ["intended", "unknown"], id="cut-before"),
-        pytest.param({"create": "cut-after"}, ["intended", "unknown"], id="cut-after"),
+        pytest.param({}, ["created"], id="made"),
+        pytest.param({"create": "error-400"}, ["not created"], id="declined"),
+        pytest.param({"create": "refuse"}, ["not created"], id="refused"),
+        pytest.param({"create": "cut-before"}, ["unknown"], id="cut-before"),
+        pytest.param({"create": "cut-after"}, ["unknown"], id="cut-after"),
     ],
 )
 async def test_the_journal_knows_what_came_of_it(
@@ -578,9 +580,7 @@ async def test_the_journal_knows_what_came_of_it(
     assert read_outcomes(harness.settings.state_dir) == results
 
 
-async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
-    harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_without_a_journal_no_token_is_asked_for_but_lists_work(harness: Harness) -> None:
     harness.settings.state_dir.write_text("a file where the folder should be")
 
     answer = await harness.call("create_access_token", {"user": "local:jane"})
@@ -590,7 +590,7 @@ async def test_without_a_journal_no_token_is_asked_for_but_lists_work(
     assert answer.text.startswith("Nothing was done. The journal ")
     assert harness.recorder.bodies("POST", "/v1/auth/access-tokens/") == []
     assert not listed.is_error
-    assert "cannot be written" in caplog.text
+    assert "cannot be read: Not a directory" in listed.text
 
 
 async def test_a_start_tells_of_what_a_killed_server_had_on_the_disk_already(
@@ -621,8 +621,8 @@ async def test_a_start_tells_of_a_folder_that_it_cannot_look_through(
 async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(harness: Harness) -> None:
     async def break_the_journal(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if request.method == "POST" and request.url.path == "/v1/auth/access-tokens/":
-            journal_file(harness.settings.state_dir).unlink()
-            journal_file(harness.settings.state_dir).mkdir()
+            state_file(harness.settings.state_dir).unlink()
+            state_file(harness.settings.state_dir).mkdir()
         return response
 
     harness.recorder.on_served = break_the_journal
@@ -634,20 +634,14 @@ async def test_a_journal_that_breaks_meanwhile_is_told_beside_the_token(harness:
     assert Path(answer.fields["bearer_token_in"]).exists()
 
 
-async def test_a_create_that_was_never_finished_is_reported_and_then_mentioned_once(
-    harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_create_that_was_never_finished_is_mentioned_once_if_no_token_of_it_is_there(harness: Harness) -> None:
     await harness.call("create_access_token", {"user": "local:jane"})
-    write_journal(harness.settings.state_dir, [read_journal(harness.settings.state_dir)[0] | {"attempt": "a"}])
+    add_entries(harness.settings, [{"operation": "create"}])
 
     mentioned = await harness.call("create_access_token", {"user": "local:jane"}, person=ScriptedPerson([]))
     again = await harness.call("create_access_token", {"user": r"ad:CORP\jane"})
 
-    assert (
-        "The create of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was begun"
-        in caplog.text
-    )
-    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in mentioned.fields["warning"]
+    assert "a create or rotate for this user begun at 2026-11-24 09:00 UTC" in mentioned.fields["warning"]
     assert "warning" not in again.fields
 
 
@@ -686,12 +680,15 @@ class CrashingDelivery(InlineDelivery):
 async def test_whatever_breaks_the_delivery_the_token_is_deleted_again(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connect(harness.settings, cluster_transport=harness.recorder) as cluster:
-        journal = Journal(harness.settings.state_dir, cluster="c:8000", clock=lambda: NOW)
+    async with (
+        connect(harness.settings, cluster_transport=harness.recorder) as cluster,
+        open_journal(harness.settings) as journal,
+    ):
         services = create_services(cluster, CrashingDelivery(), journal)
+        intent = journal.draft("create", "local:jane", Mandate("somebody"))
 
         with pytest.raises(DeliveryError, match=r"this server stumbled\. The new token [0-9]+ was deleted again"):
-            await create_new_token(services, CreateRequest(Identity(auth_id=JANE.auth_id), None, []))
+            await create_new_token(services, CreateRequest(Identity(auth_id=JANE.auth_id), None, []), intent)
 
     assert harness.tokens_of(JANE) == []
     assert "stumbled over a RuntimeError" in caplog.text

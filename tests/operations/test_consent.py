@@ -27,9 +27,9 @@ from tests.support.harness import (
     create_harness,
     refusal_response,
 )
-from tests.support.questions import call_until_question, call_with_answers
+from tests.support.questions import ExamplePlan, call_until_question, call_with_answers
 from token_tools.errors import Refusal
-from token_tools.operations.consent import IRREVERSIBLE, MAX_COUNTED_REQUESTS, PLAN_TIMEOUT, PendingPlans, Plan
+from token_tools.operations.consent import IRREVERSIBLE, MAX_COUNTED_REQUESTS, PLAN_TIMEOUT, PendingPlans
 from token_tools.operations.next_steps import PERSON_DECIDES
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +118,7 @@ async def test_nobody_is_asked_where_the_operator_wants_it_so(
 def test_only_the_latest_requests_that_were_asked_in_vain_are_counted() -> None:
     questions = PendingPlans()
     plans = [
-        Plan(request_key=number, time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+        ExamplePlan(request_key=number, time=NOW, confirm="risky", risks=[IRREVERSIBLE])
         for number in range(MAX_COUNTED_REQUESTS + 1)
     ]
 
@@ -192,23 +192,23 @@ async def test_an_expiry_that_passes_while_the_person_thinks_is_no_expiry(harnes
 
 def test_a_question_stays_open_for_a_while_and_is_closed_once() -> None:
     questions = PendingPlans()
-    plan = Plan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+    plan = ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
     questions.add(plan)
 
-    assert questions.get(Plan, "other request", now=NOW) is None
-    assert questions.get(Plan, "request", now=NOW + PLAN_TIMEOUT - timedelta(seconds=1)) is plan
+    assert questions.get(ExamplePlan, "other request", now=NOW) is None
+    assert questions.get(ExamplePlan, "request", now=NOW + PLAN_TIMEOUT - timedelta(seconds=1)) is plan
     questions.consume(plan)
     with pytest.raises(Refusal, match="its answer is used up"):
         questions.consume(plan)
 
     questions.add(plan)
-    assert questions.get(Plan, "request", now=NOW + PLAN_TIMEOUT) is None
+    assert questions.get(ExamplePlan, "request", now=NOW + PLAN_TIMEOUT) is None
 
 
 def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
     questions = PendingPlans()
-    old = Plan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
-    new = Plan(request_key="request", time=NOW + PLAN_TIMEOUT, confirm="risky", risks=[IRREVERSIBLE])
+    old = ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+    new = ExamplePlan(request_key="request", time=NOW + PLAN_TIMEOUT, confirm="risky", risks=[IRREVERSIBLE])
     assert questions.add(old) is old
     assert questions.add(new) is new
 
@@ -219,12 +219,12 @@ def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
 
 def test_plans_without_need_of_consent_are_not_stored() -> None:
     questions = PendingPlans()
-    plan = Plan(request_key="request", time=NOW, confirm="risky", risks=[])
+    plan = ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[])
 
     questions.add(plan)
     questions.consume(plan)
 
-    assert questions.get(Plan, "request", now=NOW) is None
+    assert questions.get(ExamplePlan, "request", now=NOW) is None
 
 
 @pytest.mark.parametrize(

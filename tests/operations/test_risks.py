@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.support.harness import NOW
+from tests.support.questions import ExamplePlan
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.operations.consent import (
@@ -18,7 +19,6 @@ from token_tools.operations.consent import (
     STOPS_USERS,
     WAS_DISABLED,
     PendingPlans,
-    Plan,
     Risk,
     find_create_risks,
     find_update_risks,
@@ -87,7 +87,7 @@ def test_a_change_is_a_risk_where_a_token_lives_longer_or_somebody_may_be_stoppe
     ],
 )
 def test_the_operator_decides_what_needs_consent(confirm: Confirm, risks: list[Risk], *, is_needed: bool) -> None:
-    assert Plan(request_key="request", time=NOW, confirm=confirm, risks=risks).needs_consent is is_needed
+    assert ExamplePlan(request_key="request", time=NOW, confirm=confirm, risks=risks).needs_consent is is_needed
 
 
 def test_a_change_that_changes_nothing_never_needs_consent() -> None:
@@ -105,10 +105,10 @@ def test_the_question_about_a_plan_is_composed_once_and_forgotten_with_it() -> N
         composed.append("question")
         return f"question {len(composed)}"
 
-    plan = pending_plans.add(Plan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE]))
+    plan = pending_plans.add(ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE]))
     assert [pending_plans.get_question(plan, compose) for _ in range(2)] == ["question 1", "question 1"]
 
     later = NOW + PLAN_TIMEOUT
-    new = pending_plans.add(Plan(request_key="request", time=later, confirm="risky", risks=[IRREVERSIBLE]))
+    new = pending_plans.add(ExamplePlan(request_key="request", time=later, confirm="risky", risks=[IRREVERSIBLE]))
     assert pending_plans.get_question(new, compose) == "question 2"
     assert pending_plans.get_question(plan, compose) == "question 3"

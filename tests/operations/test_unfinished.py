@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,52 +18,60 @@ from tests.support.fake_keyring import FakeKeyring
 from tests.support.harness import (
     AD_JANE,
     ADMIN,
+    AGREES,
     AUDIT_TOOL,
+    DECLINES,
     JANE,
     LDAP_BOB,
     NOW,
     TIMEOUT_SECONDS,
     TOKENS_PATH,
     Harness,
+    Mode,
+    ScriptedPerson,
+    create_harness,
     refusal_response,
-)
-from tests.support.journal_file import (
-    forget_outcomes,
-    journal_file,
-    leave_intent_of_another_server,
-    read_journal,
-    write_journal,
 )
 from tests.support.json_rpc import create_call
 from tests.support.misbehaving_cluster import replace_answer
+from tests.support.record import add_entries, end_leases, forget_outcomes, read_record, state_file
 from tests.support.remedies import parse_calls
 from tests.support.server_process import CREATE_REQUEST, running_server, served_cluster
-from tests.support.services import create_services
+from tests.support.services import create_services, open_journal
 from token_tools.cluster.client import connect
+from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.unfinished import find_unfinished, locate_unfinished, may_denote
 from token_tools.sandbox.cluster import Token
+from token_tools.settings import StateSettings
+from token_tools.storage.attempts import Attempt, Mandate, Operation
 from token_tools.storage.delivery import KeyringDelivery
-from token_tools.storage.journal import Attempt, Journal, JournalEntry, Operation
+from token_tools.storage.journal import Limits
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_change_that_was_never_finished_is_reported_with_its_token(
+@pytest.fixture
+def harness(harness: Harness, state: StateSettings) -> Harness:
+    """Create a harness whose servers keep their record in each kind of database in its turn."""
+    return harness.with_state(state)
+
+
+async def test_a_change_that_was_never_finished_is_told_by_each_server_that_starts(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = add_token(harness)
     await harness.call("delete_access_token", {"id": token.id}, confirm="none")
-    leave_intent_of_another_server(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
 
-    await harness.call("list_access_tokens")
-
-    assert (
-        "The delete of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was " in caplog.text
-    )
-    assert f"look at token {token.id}" in caplog.text
+    for _ in range(2):
+        report = await harness.read_start_report(caplog)
+        assert (
+            "The delete of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was" in report
+        )
+        assert f"look at token {token.id}" in report
 
 
 def render_disable_steps(token_id: str) -> str:
@@ -75,7 +84,7 @@ def render_disable_steps(token_id: str) -> str:
 async def test_a_create_that_was_killed_after_the_delivery_is_told_with_the_place(harness: Harness) -> None:
     old = add_token(harness)
     first = await harness.call("create_access_token", {"user": "local:jane"})
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
 
     refusal = await harness.call_refused("rotate_access_token", {"id": old.id}, delivery="file")
 
@@ -87,11 +96,11 @@ async def test_a_create_that_was_killed_after_the_delivery_is_told_with_the_plac
 
 async def test_a_start_without_files_says_nothing_of_them(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     await harness.call("rotate_access_token", {"id": add_token(harness).id}, delivery="inline")
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
 
-    await harness.call("list_access_tokens", delivery="inline")
+    report = await harness.read_start_report(caplog, delivery="inline")
 
-    assert caplog.text.rstrip().endswith("a token whose bearer token nobody has may be among theirs")
+    assert report.rstrip().endswith("a token whose bearer token nobody has may be among theirs")
 
 
 def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_that_works_is_let_be(
@@ -116,6 +125,7 @@ def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_tha
             ("rotate_access_token", {"id": old.id}),
             ("rotate_access_token", {"id": orphan.id}),
         ]
+        end_leases(cluster.state_folder)
         for _ in range(2):
             with running_server(cluster) as server:
                 for number, (tool, arguments) in enumerate(asked, start=3):
@@ -128,14 +138,14 @@ def test_an_orphan_of_a_killed_server_is_told_until_it_is_gone_and_the_token_tha
         with running_server(cluster) as server:
             for number, (tool, arguments) in enumerate(asked[:3], start=3):
                 server.send(create_call(number, tool, **arguments))
-                assert b"Unfinished" not in server.read_line()
+                assert orphan.id.encode() not in server.read_line()
 
 
 async def create_as_killed_server(harness: Harness, **arguments: object) -> Token:
     """Create a token, and leave what a killed server leaves: the token and the intent, but no bearer token."""
     answer = await harness.call("create_access_token", {"user": "local:jane"} | arguments)
     Path(answer.fields["bearer_token_in"]).unlink()
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
     return harness.cluster.tokens[answer.fields["id"]]
 
 
@@ -183,7 +193,7 @@ async def test_what_was_begun_for_somebody_else_or_long_before_or_made_since_is_
 
 async def test_an_unfinished_create_whose_bearer_token_is_found_is_settled(harness: Harness) -> None:
     await harness.call("create_access_token", {"user": "local:jane"})
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
 
     assert "Unfinished" not in (await harness.call(AUDIT_TOOL)).text
     assert "Unfinished" not in (await harness.call("list_access_tokens", {"user": "local:jane"})).text
@@ -193,7 +203,7 @@ async def test_a_rotate_that_was_cut_off_before_its_proof_is_told_until_the_old_
     old = add_token(harness)
     rotated = await harness.call("rotate_access_token", {"id": old.id})
     new, place = rotated.fields["id"], rotated.fields["bearer_token_in"]
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
 
     answer = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
     answer += [await harness.call("get_access_token", {"id": token_id}) for token_id in (old.id, new)]
@@ -216,7 +226,7 @@ async def test_what_the_server_runs_on_by_now_is_not_told_as_what_nobody_has(
     reply = await harness.call(tool, asked, confirm="none")
     new = harness.cluster.tokens[reply.fields["id"]]
     Path(reply.fields["bearer_token_in"]).unlink()
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
     there: dict[str, Any] = {"bearer_token": SecretStr(new.bearer_token)}
 
     answers = [
@@ -294,7 +304,7 @@ async def test_a_change_without_a_known_end_is_told_with_its_token_until_somethi
     token = add_token(harness)
     arguments = {"enabled": False} if tool == "update_access_token" else {}
     await harness.call(tool, {"id": token.id, **arguments}, confirm="none")
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
     harness.cluster.tokens[token.id] = token
 
     answer = [await harness.call(AUDIT_TOOL), await harness.call("get_access_token", {"id": token.id})]
@@ -310,14 +320,15 @@ async def test_a_change_without_a_known_end_is_told_with_its_token_until_somethi
 async def test_a_change_that_is_there_has_come_to_its_end(harness: Harness) -> None:
     token = add_token(harness)
     await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
-    forget_outcomes(harness.settings.state_dir)
+    forget_outcomes(harness.settings)
 
     assert "Unfinished" not in (await harness.call("get_access_token", {"id": token.id})).text
 
 
 @pytest.mark.parametrize("spoiled", ["folder", "pipe"])
-async def test_reading_does_without_the_journal(harness: Harness, spoiled: str) -> None:
-    journal = journal_file(harness.settings.state_dir)
+async def test_reading_does_without_the_journal(mode: Mode, tmp_path: Path, spoiled: str) -> None:
+    harness = create_harness(mode, tmp_path)
+    journal = state_file(harness.settings.state_dir)
     journal.parent.mkdir(parents=True)
     journal.mkdir() if spoiled == "folder" else os.mkfifo(journal)
     token = add_token(harness)
@@ -335,13 +346,11 @@ async def test_reading_does_without_the_journal(harness: Harness, spoiled: str) 
 
 async def test_thousands_of_open_intents_make_no_answer_long(harness: Harness) -> None:
     orphan = await create_as_killed_server(harness)
-    [intent] = read_journal(harness.settings.state_dir)
     users = ["local:jane"] * 2_000 + [f'local:"{number} {"x" * 200}"' for number in range(1_000)]
-    others = [intent | {"attempt": f"{number:x}f", "user": user} for number, user in enumerate(users)]
-    write_journal(harness.settings.state_dir, [intent, *others])
+    add_entries(harness.settings, [{"operation": "create", "user_name": user} for user in users])
 
     answer = [await harness.call(AUDIT_TOOL), await harness.call("list_access_tokens", {"user": "local:jane"})]
-    refused = await harness.call_refused("rotate_access_token", {"id": add_token(harness).id})
+    refused = await harness.call_refused("rotate_access_token", {"id": add_token(harness).id}, max_changes=0)
 
     assert all(orphan.id in each.text and len(each.text) < 4_000 for each in answer)
     assert len(refused) < 2_000
@@ -359,24 +368,22 @@ def test_thousands_of_open_intents_and_of_tokens_are_held_against_each_other_in_
         )
         for number in range(20_000)
     ]
-    intents = [
-        JournalEntry(time=NOW, attempt=f"{number:x}", cluster="c", result="intended", user=str(user))
-        if operation == "create"
-        else JournalEntry(
-            time=NOW,
-            attempt=f"{number:x}",
-            operation="update",
+    attempts = [
+        Attempt(
+            id=f"{number:x}",
+            begun=NOW,
             cluster="c",
-            result="intended",
+            operation=operation,
             user=str(user),
-            token_id=f"{2 * number}",
-            change="enabled: false",
+            actor="somebody",
+            token_id=None if operation == "create" else f"{2 * number}",
+            after="enabled: false",
         )
         for number, user in enumerate(users[:2_000])
     ]
     begun = time.process_time()
 
-    found = find_unfinished(JournalHistory([Attempt((intent,)) for intent in intents]), tokens, clock_ahead=timedelta())
+    found = find_unfinished(JournalHistory(attempts), tokens, clock=ClusterClock(lambda: NOW))
 
     # Comparing each intent with each token would take half a minute.
     assert time.process_time() - begun < 5
@@ -400,14 +407,16 @@ async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(
 ) -> None:
     orphan = await create_as_killed_server(harness)
     fake_keyring.failing_step = "silent"
-    journal = Journal(
-        harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW, timeout_seconds=0.05
-    )
     jane = Identity(domain="LOCAL", name="jane")
     token = AccessToken(id=orphan.id, user=jane, creation_time=NOW.isoformat())
     threads = anyio.to_thread.current_default_thread_limiter()
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with connect(harness.settings, cluster_transport=harness.recorder) as cluster:
+        async with (
+            connect(harness.settings, cluster_transport=harness.recorder) as cluster,
+            open_journal(
+                harness.settings, cluster=harness.settings.address, limits=Limits(timeout_seconds=0.5)
+            ) as journal,
+        ):
             services = create_services(cluster, KeyringDelivery("c"), journal)
             [unfinished] = await locate_unfinished(
                 services, await read_history(services), [token], timeout_seconds=0.05
@@ -419,7 +428,7 @@ async def test_a_disk_and_a_keyring_that_hang_keep_nobody_from_reading(
             threads.release_on_behalf_of(journal)
 
     assert [*unfinished.lookup_errors.values()] == ["the place of bearer tokens does not answer"]
-    assert "its disk does not answer" in str(memory.journal_error)
+    assert "does not answer" in str(memory.journal_error)
 
 
 async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token_of_an_orphan(harness: Harness) -> None:
@@ -432,19 +441,100 @@ async def test_a_file_that_does_not_tell_whose_it_is_may_have_the_bearer_token_o
     assert "recovered-1.json, left by a killed server, which does not tell whose it is" in answer.text
 
 
-async def test_an_orphan_that_is_disabled_is_told_as_of_no_use(harness: Harness) -> None:
+@pytest.mark.parametrize("remedy", ["update_access_token", "delete_access_token", "by hand"])
+async def test_an_orphan_that_is_disabled_or_deleted_is_settled(harness: Harness, remedy: str) -> None:
     orphan = await create_as_killed_server(harness)
-    harness.cluster.tokens[orphan.id] = replace(orphan, enabled=False)
+    if remedy == "by hand":
+        harness.cluster.tokens[orphan.id] = replace(orphan, enabled=False)
+    else:
+        disabling = {"enabled": False} if remedy == "update_access_token" else {}
+        await harness.call(remedy, {"id": orphan.id, **disabling}, confirm="none")
+        [attempt, _] = read_record(harness.settings)
+        assert attempt["settlement"] == ("disabled" if disabling else "deleted")
 
-    answer = await harness.call("get_access_token", {"id": orphan.id})
+    for tool in (AUDIT_TOOL, "list_access_tokens"):
+        assert "Unfinished" not in (await harness.call(tool)).text
 
-    assert f'If nobody has its bearer token: delete_access_token(id="{orphan.id}").' in answer.text
+
+async def test_of_two_possible_orphans_the_one_that_is_deleted_settles_it_and_the_other_is_let_be(
+    harness: Harness,
+) -> None:
+    orphan = await create_as_killed_server(harness)
+    harness.cluster.add_token(JANE.auth_id, creator="500", creation_time=NOW)
+
+    await harness.call("delete_access_token", {"id": orphan.id}, confirm="none")
+
+    assert "Unfinished" not in (await harness.call("list_access_tokens", {"user": "local:jane"})).text
+
+
+async def list_user(harness: Harness, token: Token) -> str:
+    return (await harness.call("list_access_tokens", {"user": "local:jane"})).text
+
+
+async def get_token(harness: Harness, token: Token) -> str:
+    return (await harness.call("get_access_token", {"id": token.id})).text
+
+
+@pytest.mark.parametrize("look", [list_user, get_token])
+async def test_an_attempt_of_which_no_token_is_there_is_told_where_its_user_is_looked_at_and_then_settled(
+    harness: Harness, look: Callable[[Harness, Token], Awaitable[str]]
+) -> None:
+    orphan = await create_as_killed_server(harness)
+    del harness.cluster.tokens[orphan.id]
+    other = add_token(harness, creation_time=NOW - timedelta(days=1))
+    person = ScriptedPerson([DECLINES])
+
+    audited = (await harness.call(AUDIT_TOOL)).text
+    bobs = (await harness.call("list_access_tokens", {"user": "ldap_user:bob"})).text
+    await harness.call("create_access_token", {"user": "local:jane"}, person=person, confirm="all")
+    looked_at = [await look(harness, other) for _ in range(2)]
+
+    untraced = "begun at 2026-11-24 09:00 UTC has no known end, and no token of it is seen."
+    assert audited.splitlines()[1] == "Of 1 unfinished no token is seen: list_token_changes tells more."
+    assert untraced in person.questions[0]
+    assert [f"{untraced} So it is settled." in text for text in looked_at] == [True, False]
+    assert "Unfinished" not in bobs + looked_at[1]
+
+
+async def test_what_a_person_was_told_before_they_agreed_is_settled(harness: Harness) -> None:
+    orphan = await create_as_killed_server(harness)
+    old = harness.cluster.add_token(LDAP_BOB.auth_id, creator="500")
+    person = ScriptedPerson([AGREES])
+
+    await harness.call("rotate_access_token", {"id": old.id}, person=person, confirm="all")
+    told_before = (await harness.call("list_access_tokens", {"user": "local:jane"})).text
+    await harness.call("create_access_token", {"user": "local:jane"}, person=person, confirm="all")
+    told_after = (await harness.call("list_access_tokens", {"user": "local:jane"})).text
+
+    assert "Unfinished" not in person.questions[0]
+    assert f"Token {orphan.id} (made 2026-11-24 09:00 UTC) may be what it made" in person.questions[1]
+    assert "Unfinished" in told_before
+    assert "Unfinished" not in told_after
+
+
+async def test_what_another_server_may_still_be_at_is_told_as_such(harness: Harness) -> None:
+    token = add_token(harness, creation_time=NOW)
+    async with (
+        open_journal(harness.settings, cluster=harness.settings.address) as journal,
+        journal.record_intent(journal.draft("create", "local:jane", Mandate("somebody"))),
+    ):
+        at_work = (await harness.call("get_access_token", {"id": token.id})).text
+        end_leases(harness.settings)
+        cut_off = (await harness.call("get_access_token", {"id": token.id})).text
+
+    assert f"It may have just made {token.id}: leave that alone" in at_work
+    assert (
+        f"Unfinished: the create for local:jane begun at 2026-11-24 09:00 UTC has no known end. Token {token.id}"
+        in cut_off
+    )
 
 
 async def test_a_change_that_is_being_made_is_not_told_as_unfinished(harness: Harness) -> None:
     token = add_token(harness)
-    journal = Journal(harness.settings.state_dir, cluster=harness.settings.address, clock=lambda: NOW)
-    async with journal.record_intent("local:jane", "delete", token_id=token.id):
+    async with (
+        open_journal(harness.settings, cluster=harness.settings.address) as journal,
+        journal.record_intent(journal.draft("delete", "local:jane", Mandate("somebody"), token_id=token.id)),
+    ):
         assert "Unfinished" not in (await harness.call("get_access_token", {"id": token.id})).text
 
 

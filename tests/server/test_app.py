@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.harness import Harness, ToolAnswer
-from tests.support.journal_file import LOCK_NAME
+from tests.support.record import state_file
 
 pytestmark = pytest.mark.anyio
 
@@ -27,9 +27,9 @@ async def test_a_read_only_server_reads_and_does_not_know_how_to_write(harness: 
     assert (refused.is_error, refused.text) == (
         True,
         'There is no tool "create_access_token": this server only reads. '
-        "The tools are list_access_tokens, get_access_token, audit_access_tokens.",
+        "The tools are list_access_tokens, get_access_token, audit_access_tokens, list_token_changes.",
     )
-    assert not (harness.settings.state_dir / LOCK_NAME).exists()
+    assert not state_file(harness.settings.state_dir).exists()
 
 
 async def test_a_delivery_folder_in_disorder_does_not_keep_anyone_from_reading(

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
 from tests.support.harness import AGREES, JANE, NOW, TOKENS_PATH, Harness, ScriptedPerson, refusal_response
-from tests.support.journal_file import journal_file
+from tests.support.record import read_record
 from tests.support.secret_spellings import SPELLINGS, secret_body
 from token_tools import redaction
 
@@ -154,7 +154,7 @@ async def test_a_new_token_whose_id_is_of_its_bearer_token_is_no_answer(harness:
     [token] = harness.tokens_of(JANE)
     assert f'delete_access_token(id="{token.id}")' in refusal
     assert not is_leaked(refusal, token.bearer_token)
-    assert not is_leaked(journal_file(harness.settings.state_dir).read_text(), token.bearer_token)
+    assert not is_leaked(json.dumps(read_record(harness.settings.state_dir)), token.bearer_token)
     assert [*harness.settings.delivery_dir.iterdir()] == []
 
 

@@ -127,7 +127,7 @@ async def test_one_answer_is_enough_to_write_it_right(
 
 
 TOOLS_SENTENCE = (
-    "The tools are list_access_tokens, get_access_token, audit_access_tokens, create_access_token, "
+    "The tools are list_access_tokens, get_access_token, audit_access_tokens, list_token_changes, create_access_token, "
     "update_access_token, delete_access_token, rotate_access_token."
 )
 DISABLE_HINT = "update_access_token(id=…, enabled=false) disables a token"
@@ -177,8 +177,8 @@ LIST_HINT = "list_access_tokens() lists all tokens, with user=… those of one u
         ("get_token_value", "nobody can read the bearer token of an existing token"),
         ("read_file", "the tools are for access tokens alone"),
         ("get_cluster_info", "no tool tells of the cluster itself"),
-        ("get_audit_log", "the operator can read the journal"),
-        ("get_token_history", "the operator can read the journal"),
+        ("get_audit_log", "list_token_changes() lists what was done"),
+        ("get_token_history", "list_token_changes() lists what was done"),
         ("rename_token", "access tokens have no names"),
         ("transfer_token", "whose a token is never changes"),
         ("restore_access_token", "enables a token that was disabled; nothing brings a deleted one back"),
@@ -216,7 +216,7 @@ async def test_of_a_tool_that_writes_a_server_that_only_reads_says_that_it_does(
 
     assert refusal == (
         f'There is no tool "{tool}": this server only reads. '
-        "The tools are list_access_tokens, get_access_token, audit_access_tokens."
+        "The tools are list_access_tokens, get_access_token, audit_access_tokens, list_token_changes."
     )
 
 

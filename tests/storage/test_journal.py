@@ -1,698 +1,888 @@
-"""Test the journal of intents and outcomes: crashes, archiving, torn lines, and several processes at once."""
+"""Test the record on both databases: intents and outcomes, leases, two servers at once, what is kept, what is read."""
 
-import fcntl
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from tests.support.harness import JANE, TOKENS_PATH, Harness, ToolAnswer
-from tests.support.journal_file import (
-    ARCHIVE_NAME,
-    INTENT,
-    JOURNAL_NAME,
-    LOCK_NAME,
-    attempt_lock,
-    journal_file,
-    read_journal,
-    write_journal,
+from tests.support.permissions import permission_bits
+from tests.support.record import (
+    LONG_AGO,
+    add_entries,
+    end_leases,
+    execute,
+    forget_outcomes,
+    read_outcomes,
+    read_record,
+    state_environment,
+    state_file,
 )
-from tests.support.permissions import needs_root, permission_bits
-from token_tools.errors import JournalError
-from token_tools.sandbox.cluster import Account
-from token_tools.settings import Settings
+from token_tools.errors import JournalError, Refusal
+from token_tools.settings import Settings, StateSettings
+from token_tools.storage.attempts import UNTRIED, Attempt, Mandate, Operation, Outcome, Settlement
 from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
-from token_tools.storage.journal import ARCHIVE_AFTER_BYTES, Journal, JournalEntry, Outcome
+from token_tools.storage.journal import Journal, Limits
+from token_tools.storage.state import open_state
+from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, MAX_REVISIONS
 
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+CLUSTER = "c.example.com:8000"
+MANDATE = Mandate("ann (sandbox 1.0)")
+DEFAULT_LIMITS = Limits()
+FAST_RENEWALS = Limits(renewal_seconds=0.01)
+TOKEN_ID = "7"
 TIMEOUT_SECONDS = 30
+OPEN_OUTCOMES: Sequence[Outcome] = ["intended", "unknown", "undeletable"]
+ENDED_OUTCOMES: Sequence[Outcome] = ["created", "not created", "rolled back", "done", "not done"]
 
 
-def create_journal(folder: Path, *, cluster: str = "c:8000", now: datetime = NOW) -> Journal:
-    return Journal(folder, cluster=cluster, clock=lambda: now)
+@dataclass
+class SettableClock:
+    """A clock that stands still until it is set."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        """Return the time that it was set to."""
+        return self.now
+
+
+class Servers:
+    """The servers on one database, whose connections are closed after the test."""
+
+    def __init__(self, state: StateSettings, closing: ExitStack) -> None:
+        self._state = state
+        self._closing = closing
+
+    def start(
+        self, *, cluster: str = CLUSTER, clock: SettableClock | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> Journal:
+        """Return the journal of one more server."""
+        clock = clock or SettableClock()
+        connections = open_state(self._state, clock)
+        self._closing.callback(connections.close)
+        return Journal(connections, cluster=cluster, clock=clock, limits=limits)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "state"
+def closing() -> Generator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
-@contextmanager
-def working_process(folder: Path, user: str = "local:jane") -> Generator[JournalEntry]:
-    """Yield the intent of a process that is killed at the end of the block; it stays a zombie for a while."""
-    script = f"""
-import anyio, pathlib, datetime, sys
-from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
-from token_tools.storage.journal import Journal
-async def main():
-    now = datetime.datetime.fromisoformat({NOW.isoformat()!r})
-    journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=lambda: now)
-    async with journal.record_intent({user!r}) as intent:
-        print(intent.model_dump_json(), flush=True)
-        sys.stdin.read()
-anyio.run(main)
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield JournalEntry.model_validate_json(process.stdout.readline())
-        finally:
-            process.kill()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+@pytest.fixture
+def servers(state: StateSettings, closing: ExitStack) -> Servers:
+    return Servers(state, closing)
 
 
-def leave_open_intent(folder: Path, user: str = "local:jane") -> JournalEntry:
-    """Leave the intent of a process that was killed before it wrote an outcome."""
-    with working_process(folder, user) as intent:
-        pass
-    return intent
-
-
-async def find_open_intents(journal: Journal, user: str) -> list[JournalEntry]:
-    """Return the intents for a user that no process works on and that have to be reported."""
-    attempts = await journal.list_attempts()
-    return [a.intent for a in attempts if a.intent.user == user and not a.is_settled and not a.is_in_flight]
+@pytest.fixture
+def journal(servers: Servers) -> Journal:
+    return servers.start()
 
 
 async def record_attempt(
-    journal: Journal, outcome: Outcome, *, mentioned_entries: Sequence[JournalEntry] = ()
-) -> JournalEntry:
-    """Record the intent and the outcome of an attempt, and return the intent."""
-    async with journal.record_intent("local:jane") as intent:
-        await journal.record_outcome(intent, outcome, mentioned=mentioned_entries)
+    journal: Journal, outcome: Outcome = "created", token_id: str | None = None, *, user: str = "local:jane"
+) -> Attempt:
+    """Record the intent and the outcome of a create, and return the intent."""
+    async with journal.record_intent(journal.draft("create", user, MANDATE)) as intent:
+        assert await journal.record_outcome(intent, outcome, token_id) is None
     return intent
 
 
-async def test_an_intent_and_its_outcome_are_two_private_lines(folder: Path) -> None:
-    journal = create_journal(folder)
-
-    async with journal.record_intent("local:jane") as intent:
-        await journal.record_outcome(intent, "created", "123")
-
-    first, second = read_journal(folder)
-    assert first == {
-        "time": "2026-11-24T09:00:00Z",
-        "attempt": intent.attempt,
-        "operation": "create",
-        "cluster": "c:8000",
-        "user": "local:jane",
-        "result": "intended",
-    }
-    assert second == first | {"result": "created", "token_id": "123"}
-    assert {permission_bits(file) for file in folder.iterdir()} == {0o600}
-    assert permission_bits(folder) == 0o700
+async def rotate(journal: Journal, *, known_rotations: Sequence[str] = ()) -> str:
+    """Record a rotate of token 7, and return the id of the attempt."""
+    intent = journal.draft("rotate", "local:jane", MANDATE, replaces="7")
+    async with journal.record_intent(intent, known_rotations=known_rotations):
+        await journal.record_outcome(intent, "created", "8")
+    return intent.id
 
 
-async def test_each_line_has_the_time_at_which_it_was_written(folder: Path) -> None:
-    crashed = leave_open_intent(folder)
-    times = iter(NOW + timedelta(minutes=minute) for minute in (1, 2, 3))
-
-    await record_attempt(
-        Journal(folder, cluster="c:8000", clock=lambda: next(times)), "created", mentioned_entries=[crashed]
+async def ask(journal: Journal, question: str = "q1") -> None:
+    """Record that a person is asked about a create."""
+    await journal.record_untried(
+        journal.draft("create", "local:jane", Mandate("ann", "asked", question), outcome="asked")
     )
 
-    assert [(line["result"], line["time"]) for line in read_journal(folder)] == [
-        ("intended", "2026-11-24T09:00:00Z"),
-        ("intended", "2026-11-24T09:01:00Z"),
-        ("created", "2026-11-24T09:02:00Z"),
-        ("mentioned", "2026-11-24T09:03:00Z"),
+
+def agree(journal: Journal, question: str = "q1") -> Attempt:
+    """Return the intent of a create to which a person agreed."""
+    return journal.draft("create", "local:jane", Mandate("ann", "agreed", question))
+
+
+async def test_an_intent_and_its_outcome_are_one_row_that_is_durable_at_each_step(
+    state: StateSettings, journal: Journal
+) -> None:
+    intent = journal.draft("rotate", "local:jane", MANDATE, replaces="7", before="enabled: true", after="enabled: true")
+
+    async with journal.record_intent(intent):
+        [begun] = read_record(state)
+        await journal.record_outcome(intent, "created", "8", location=FileLocation(Path("/x")))
+
+    [ended] = read_record(state)
+    lease = begun.pop("leased_until")
+    assert lease > "2026-11-24T09:00:00"
+    assert begun == {
+        "number": 1,
+        "id": intent.id,
+        "begun": "2026-11-24T09:00:00.000000Z",
+        "cluster": CLUSTER,
+        "operation": "rotate",
+        "user_name": "local:jane",
+        "actor": "ann (sandbox 1.0)",
+        "consent": "not needed",
+        "outcome": "intended",
+        "replaces": "7",
+        "state_before": "enabled: true",
+        "state_after": "enabled: true",
+    }
+    assert ended == begun | {
+        "leased_until": lease,
+        "outcome": "created",
+        "ended": "2026-11-24T09:00:00.000000Z",
+        "token_id": "8",
+        "location": '{"path":"/x","kind":"file"}',
+    }
+
+
+async def test_what_is_read_is_what_was_written(journal: Journal) -> None:
+    intent = journal.draft(
+        "update", "local:o'neil", Mandate("ann", "agreed", "q"), token_id=TOKEN_ID, reason="%s ? -- 'x'"
+    )
+    await journal.record_untried(intent)
+
+    [attempt] = await journal.list_attempts()
+
+    assert (attempt.user, attempt.reason, attempt.token_id, attempt.question) == (intent.user, intent.reason, "7", "q")
+    assert (attempt.begun, attempt.number) == (NOW, 1)
+
+
+async def test_there_is_nothing_to_read_in_a_database_that_nobody_wrote(state: StateSettings, journal: Journal) -> None:
+    assert [*await journal.list_attempts()] == []
+    assert [*await journal.list_entries()] == []
+    assert await journal.settle([], "deleted") is None
+    assert read_tables(state) == []
+
+
+def read_tables(state: StateSettings) -> list[str]:
+    """Return the names of the tables of a database that is there."""
+    if state.state_url is None:
+        return [path.name for path in state.state_dir.iterdir()] if state.state_dir.exists() else []
+    return [
+        row["tablename"] for row in execute(state, "SELECT tablename FROM pg_tables WHERE schemaname='token_tools'")
     ]
 
 
-async def test_what_this_server_is_doing_is_not_reported_until_it_has_crashed(folder: Path) -> None:
-    journal = create_journal(folder)
-    async with journal.record_intent("local:jane") as crashed:
-        assert await journal.take_unreported() == []
-        assert await find_open_intents(journal, "local:jane") == []
+async def test_the_file_and_those_beside_it_are_private(tmp_path: Path, closing: ExitStack) -> None:
+    state = StateSettings(state_dir=tmp_path / "state")
+    previous = os.umask(0)
+    try:
+        await record_attempt(Servers(state, closing).start())
+    finally:
+        os.umask(previous)
 
-    assert await find_open_intents(journal, "local:jane") == [crashed]
-    assert await journal.take_unreported() == [crashed]
-
-
-async def test_what_another_process_is_doing_is_not_reported_until_it_is_dead(folder: Path) -> None:
-    with working_process(folder) as intent:
-        assert await create_journal(folder).take_unreported() == []
-        assert await find_open_intents(create_journal(folder), "local:jane") == []
-
-    assert await find_open_intents(create_journal(folder), "local:jane") == [intent]
-    assert await create_journal(folder).take_unreported() == [intent]
-    assert {file.name for file in folder.iterdir()} == {JOURNAL_NAME, LOCK_NAME}
+    names = {path.name: permission_bits(path) for path in state.state_dir.iterdir()}
+    assert names == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
+    assert permission_bits(state.state_dir) == 0o700
 
 
-async def test_what_was_made_and_what_is_being_made_for_the_same_user_is_known(folder: Path) -> None:
-    journal = create_journal(folder)
-    leave_open_intent(folder)
-    ends: list[tuple[str, str, Outcome]] = [
-        ("1", "local:jane", "created"),
-        ("2", "local:bob", "created"),
-        ("3", "local:jane", "rolled back"),
+@pytest.mark.parametrize("operation", get_args(Operation))
+@pytest.mark.parametrize("outcome", ENDED_OUTCOMES)
+async def test_an_outcome_ends_an_attempt(journal: Journal, operation: Operation, outcome: Outcome) -> None:
+    async with journal.record_intent(journal.draft(operation, "local:jane", MANDATE)) as intent:
+        await journal.record_outcome(intent, outcome)
+
+    [attempt] = await journal.list_attempts()
+
+    assert (attempt.outcome, attempt.is_open, attempt.is_unfinished) == (outcome, False, False)
+
+
+@pytest.mark.parametrize("outcome", OPEN_OUTCOMES)
+async def test_what_has_no_known_end_is_unfinished_until_it_is_settled(journal: Journal, outcome: Outcome) -> None:
+    await record_attempt(journal, "created")
+    intent = journal.draft("create", "local:jane", MANDATE, outcome=outcome)
+    await journal.record_untried(intent)
+    forget = [each for each in await journal.list_attempts() if each.id == intent.id]
+
+    assert [each.is_unfinished or each.is_in_flight for each in forget] == [True]
+    assert await journal.settle(forget, "deleted") is None
+    [settled] = [each for each in await journal.list_attempts() if each.id == intent.id]
+    assert (settled.is_unfinished, settled.is_open) == (False, False)
+    assert (settled.settled, settled.settlement) == (NOW, "deleted")
+
+
+@pytest.mark.parametrize("settlement", get_args(Settlement))
+async def test_a_settlement_is_kept_as_the_first_who_saw_it_wrote_it(
+    servers: Servers, journal: Journal, settlement: Settlement
+) -> None:
+    await record_attempt(journal, "unknown")
+    attempts = await journal.list_attempts()
+    await journal.settle(attempts, settlement)
+
+    await servers.start(clock=SettableClock(NOW + timedelta(days=1))).settle(attempts, "changed since")
+
+    [attempt] = await journal.list_attempts()
+    assert (attempt.settled, attempt.settlement) == (NOW, settlement)
+    assert attempt.is_open is (settlement == "not found")
+
+
+async def test_what_has_an_end_is_not_settled(journal: Journal) -> None:
+    await record_attempt(journal, "created")
+
+    await journal.settle(await journal.list_attempts(), "deleted")
+
+    [attempt] = await journal.list_attempts()
+    assert attempt.settled is None
+
+
+async def test_what_a_server_works_on_is_in_flight_for_all_until_its_lease_runs_out(
+    state: StateSettings, servers: Servers, journal: Journal
+) -> None:
+    clock = SettableClock()
+    async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)):
+        for each in (journal, servers.start()):
+            [attempt] = await each.list_attempts()
+            assert (attempt.is_in_flight, attempt.is_unfinished) == (True, False)
+
+    other = servers.start(clock=clock)
+    assert [attempt.is_in_flight for attempt in await other.list_attempts()] == [True]
+    clock.now = NOW + timedelta(seconds=LEASE_SECONDS)
+    if state.state_url is not None:
+        end_leases(state)  # its clock is that of the database
+    [attempt] = await other.list_attempts()
+    assert (attempt.is_in_flight, attempt.is_unfinished) == (False, True)
+
+
+async def test_a_lease_is_not_longer_than_a_minute_by_the_clock_of_the_database(
+    state: StateSettings, journal: Journal
+) -> None:
+    async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)):
+        if state.state_url is not None:
+            [row] = execute(
+                state, "SELECT leased_until > utc_after(30) AND leased_until <= utc_after(60) AS is_short FROM changes"
+            )
+        else:
+            [row] = execute(state, "SELECT leased_until = '2026-11-24T09:00:45.000000Z' AS is_short FROM changes")
+
+    assert row["is_short"]
+
+
+async def wait_until_in_flight(journal: Journal, count: int = 1) -> None:
+    """Wait until so many attempts are in flight."""
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        while sum(attempt.is_in_flight for attempt in await journal.list_attempts()) != count:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_a_lease_is_renewed_while_its_server_works_and_not_afterwards(
+    state: StateSettings, servers: Servers
+) -> None:
+    journal = servers.start(limits=FAST_RENEWALS)
+    async with journal.working():
+        for _ in range(2):
+            async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)):
+                end_leases(state)
+                # The first one is not renewed any more while the second one is.
+                await wait_until_in_flight(servers.start())
+
+
+async def test_an_attempt_that_was_taken_for_dead_is_in_flight_again_for_those_who_saw_it(
+    state: StateSettings, journal: Journal, servers: Servers
+) -> None:
+    worker = servers.start(limits=FAST_RENEWALS)
+    async with worker.record_intent(worker.draft("create", "local:jane", MANDATE)):
+        end_leases(state)
+        assert [attempt.is_unfinished for attempt in await journal.list_attempts()] == [True]
+        async with worker.working():
+            await wait_until_in_flight(journal)
+
+
+async def test_a_renewal_that_fails_is_logged_and_tried_again(
+    state: StateSettings, servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = servers.start(limits=FAST_RENEWALS)
+    async with journal.working(), journal.record_intent(journal.draft("create", "local:jane", MANDATE)):
+        execute(state, "ALTER TABLE changes RENAME COLUMN leased_until TO elsewhere")
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            while not caplog.messages:
+                await anyio.lowlevel.checkpoint()
+        execute(state, "ALTER TABLE changes RENAME COLUMN elsewhere TO leased_until")
+        end_leases(state)
+        await wait_until_in_flight(servers.start())
+
+    assert "cannot be written" in caplog.messages[0]
+
+
+async def test_of_two_servers_one_alone_carries_out_what_a_person_agreed_to(
+    state: StateSettings, servers: Servers
+) -> None:
+    both = [servers.start() for _ in range(2)]
+    await ask(both[0])
+    ended: list[str] = []
+
+    async def carry_out(server: Journal) -> None:
+        try:
+            async with server.record_intent(agree(server)) as intent:
+                await server.record_outcome(intent, "created", "8")
+                ended.append("created")
+        except Refusal as refusal:
+            ended.append(str(refusal))
+
+    async with anyio.create_task_group() as calls:
+        for server in both * 2:
+            calls.start_soon(carry_out, server)
+
+    assert ended.count("created") == 1
+    assert {text for text in ended if text != "created"} == {
+        "This question was answered before, and its answer is used up. What that did is told there: look at the user's "
+        "tokens before you call again."
+    }
+    assert read_outcomes(state) == ["created"]
+
+
+async def test_a_question_of_one_cluster_is_not_answered_for_another(state: StateSettings, servers: Servers) -> None:
+    await ask(servers.start())
+    other = servers.start(cluster="other:8000")
+
+    with pytest.raises(Refusal, match="answered before"):
+        async with other.record_intent(agree(other)):
+            pytest.fail("It was begun.")
+
+    assert read_outcomes(state) == ["asked"]
+
+
+@pytest.mark.parametrize("outcome", ["declined", "could not ask"])
+async def test_what_nobody_agreed_to_stands_in_the_place_of_its_question(
+    state: StateSettings, journal: Journal, outcome: Outcome
+) -> None:
+    await ask(journal)
+    draft = journal.draft("create", "local:jane", Mandate("ann", "declined", "q1"), outcome=outcome, reason="No.")
+
+    await journal.record_untried(draft)
+    await ask(journal, "q2")
+
+    assert read_outcomes(state) == [outcome, "asked"]
+    assert await journal.list_attempts() == []
+    assert [(entry.outcome, entry.reason) for entry in await journal.list_entries()] == [
+        (outcome, "No."),
+        ("asked", None),
     ]
-    for token_id, user, outcome in ends:
-        async with journal.record_intent(user) as intent:
-            await journal.record_outcome(intent, outcome, token_id)
-    async with journal.record_intent("local:jane") as mine:
-        assert await journal.get_concurrent_attempts("local:jane", excluding=mine) == ({"1"}, False)
-        with working_process(folder):
-            assert await journal.get_concurrent_attempts("local:jane", excluding=mine) == ({"1"}, True)
+    with pytest.raises(Refusal, match="answered before"):
+        async with journal.record_intent(agree(journal)):
+            pytest.fail("It was begun.")
 
 
-async def test_a_lock_that_cannot_be_removed_does_not_change_what_was_done(folder: Path) -> None:
-    journal = create_journal(folder)
-    async with journal.record_intent("local:jane") as intent:
-        attempt_lock(folder, intent.attempt).unlink()
+async def test_what_a_rule_refuses_is_an_entry_of_its_own(journal: Journal) -> None:
+    await journal.record_untried(
+        journal.draft("create", "local:jane", MANDATE, outcome="refused", reason="Too long a life.")
+    )
 
-    assert await find_open_intents(journal, "local:jane") == [intent]
+    [entry] = await journal.list_entries()
 
-
-async def test_a_crash_is_reported_once_and_mentioned_once_to_its_user(folder: Path) -> None:
-    crashed = leave_open_intent(folder)
-    later = create_journal(folder)
-
-    assert await later.take_unreported() == [crashed]
-    assert await later.take_unreported() == []
-    assert await create_journal(folder).take_unreported() == []
-
-    assert await find_open_intents(later, "local:bob") == []
-    assert await find_open_intents(create_journal(folder, cluster="other:8000"), "local:jane") == []
-    assert await find_open_intents(later, "local:jane") == [crashed]
-    await record_attempt(later, "created", mentioned_entries=[crashed])
-    assert await find_open_intents(later, "local:jane") == []
+    assert (entry.outcome, entry.reason, entry.is_tried, entry.is_open) == ("refused", "Too long a life.", False, False)
 
 
-@pytest.mark.parametrize("outcome", ["created", "not created", "rolled back", "undeletable", "unknown"])
-async def test_an_outcome_closes_the_intent(folder: Path, outcome: str) -> None:
-    crashed = leave_open_intent(folder)
-    with journal_file(folder).open("a") as journal:
-        journal.write(crashed.model_copy(update={"result": outcome}).model_dump_json() + "\n")
-
-    assert await create_journal(folder).take_unreported() == []
-
-
-async def test_a_token_that_nobody_could_name_is_mentioned_although_the_outcome_is_written(folder: Path) -> None:
-    journal = create_journal(folder)
-    unknown = await record_attempt(journal, "unknown")
-
-    assert await journal.take_unreported() == []
-    assert await find_open_intents(journal, "local:jane") == [unknown]
-    await record_attempt(journal, "created", mentioned_entries=[unknown])
-    assert await find_open_intents(journal, "local:jane") == []
-
-
-async def test_half_a_line_hides_nothing_else(folder: Path) -> None:
-    crashed = leave_open_intent(folder)
-    with journal_file(folder).open("ab") as file:
-        file.write(b'{"time": "2026-11\xc3')
-
-    journal = create_journal(folder)
-    async with journal.record_intent("local:bob") as intent:
-        await journal.record_outcome(intent, "created")
-
-    assert journal_file(folder).read_bytes().splitlines()[1] == b'{"time": "2026-11\xc3'
-    assert JournalEntry.model_validate_json(journal_file(folder).read_bytes().splitlines()[2]) == intent
-    assert await journal.take_unreported() == [crashed]
-
-
-async def test_a_line_of_which_there_is_only_the_first_byte_hides_nothing_either(folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    journal_file(folder).write_bytes(b"{")
-    journal = create_journal(folder)
-
-    unknown = await record_attempt(journal, "unknown")
-
-    assert await find_open_intents(journal, "local:jane") == [unknown]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"{",
-        b"\x00" * 100,
-        b'"text"',
-        b"[" * 5000,
-        b"{}",
-        json.dumps(INTENT | {"time": "9999-12-31T23:59:59-14:00"}).encode(),
-        json.dumps(INTENT | {"time": "0001-01-01T00:00:00+14:00"}).encode(),
-        json.dumps(INTENT | {"time": "2026-13-24T09:00:00Z"}).encode(),
-        json.dumps(INTENT | {"time": "2026-11-24T09:00:00"}).encode(),
-        json.dumps(INTENT | {"time": 1e300}).encode(),
-        json.dumps(INTENT | {"attempt": "../../x"}).encode(),
-        json.dumps(INTENT | {"attempt": "a" * 300}).encode(),
-        json.dumps(INTENT | {"token_id": "7; rm"}).encode(),
-        json.dumps(INTENT | {"replaces": "7" * 65}).encode(),
-        json.dumps(INTENT | {"user": "local:jane\nWARNING all is well"}).encode(),
-        json.dumps(INTENT | {"cluster": "c\u202e"}).encode(),
-        json.dumps(INTENT | {"change": "\x1b[2J"}).encode(),
-        json.dumps(INTENT | {"location": {"kind": "file", "path": "/x\x00"}}).encode(),
-        json.dumps(INTENT | {"result": "won"}).encode(),
-        json.dumps(INTENT | {"location": {"kind": "file", "path": "/" + "x" * (16 << 10)}}).encode(),
-    ],
-    ids=range(20),
-)
-async def test_a_line_that_cannot_be_read_is_told_once_at_a_start_and_the_rest_is_used(
-    harness: Harness, caplog: pytest.LogCaptureFixture, line: bytes
+async def test_a_token_that_is_being_rotated_is_not_rotated_by_another_server(
+    state: StateSettings, servers: Servers, journal: Journal
 ) -> None:
-    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    journal = journal_file(harness.settings.state_dir)
-    journal.write_bytes(line + b"\n" + json.dumps(INTENT).encode() + b"\n")
+    intent = journal.draft("rotate", "local:jane", MANDATE, replaces="7")
+    async with journal.record_intent(intent):
+        for known in ((), (intent.id,)):
+            with pytest.raises(Refusal, match=r"Token 7 is just being rotated by another server, since 2026-11-24"):
+                await rotate(servers.start(), known_rotations=known)
 
-    async with harness.connected() as client:
-        answer = ToolAnswer.from_result(await client.call_tool("create_access_token", {"user": "local:jane"}))
-
-    unreadable, report = caplog.messages
-    assert unreadable.startswith(f"1 line of the journal in {journal.parent} cannot be read and is passed over")
-    assert report.startswith("The rotate of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00")
-    assert "no outcome of an earlier create for this user (2026-11-24 09:00 UTC)" in answer.fields["warning"]
+    end_leases(state)
+    with pytest.raises(Refusal, match=r"^Token 7 was rotated meanwhile\. Call again to see how it is now\.$"):
+        await rotate(servers.start())
+    await rotate(servers.start(), known_rotations=[intent.id])
+    assert read_outcomes(state) == ["intended", "created"]
 
 
-async def test_several_lines_that_cannot_be_read_are_counted(
-    harness: Harness, caplog: pytest.LogCaptureFixture
+async def test_a_token_that_was_rotated_since_it_was_looked_at_is_not_rotated_again(
+    servers: Servers, journal: Journal
 ) -> None:
-    folder = harness.settings.state_dir
-    folder.mkdir(parents=True, mode=0o700)
-    for name in (ARCHIVE_NAME, JOURNAL_NAME):
-        (folder / name).write_bytes(b"{\n\n}\n")
+    first = await rotate(journal)
 
-    await harness.call("list_access_tokens")
+    with pytest.raises(Refusal, match="Token 7 was rotated meanwhile"):
+        await rotate(servers.start())
 
-    [warning] = caplog.messages
-    assert warning.startswith(f"4 lines of the journal in {folder} cannot be read and are passed over")
-
-
-@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
-@pytest.mark.parametrize("made", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
-async def test_no_time_that_is_in_the_calendar_stops_a_rotate(harness: Harness, time: str, made: str) -> None:
-    old, other = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
-    harness.cluster.tokens[other.id] = replace(other, creation_time=datetime.fromisoformat(made))
-    write_journal(harness.settings.state_dir, [INTENT | {"time": time}])
-
-    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
-
-    assert f"The other is {other.id}" in refusal
+    second = await rotate(servers.start(), known_rotations=[first])
+    assert [attempt.id for attempt in await journal.list_rotations("7")] == [first, second]
+    assert await journal.list_rotations("8") == []
 
 
-def plant_journal(harness: Harness, name: str) -> tuple[str, Path]:
-    """Plant a journal that says that jane's token was rotated into a stranger's file; return its id and the journal."""
-    old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
-    place = harness.settings.delivery_dir.parent / "stranger.json"
-    place.parent.mkdir(parents=True, mode=0o700)
-    place.touch()
-    line = INTENT | {"replaces": old.id}
-    made = line | {"result": "created", "token_id": new.id, "location": {"kind": "file", "path": str(place)}}
-    write_journal(harness.settings.state_dir, [line, made])
-    return old.id, journal_file(harness.settings.state_dir).rename(harness.settings.state_dir / name)
+RIVAL_SCRIPT = """
+import sys, anyio
+from token_tools.errors import Refusal
+from token_tools.settings import load_state_settings
+from token_tools.storage.attempts import Mandate
+from token_tools.storage.journal import Journal, Limits
+from token_tools.storage.state import open_state
+from token_tools.times import utc_now
+
+async def main():
+    journal = Journal(
+        open_state(load_state_settings({}), utc_now), cluster="c.example.com:8000", clock=utc_now, limits=Limits()
+    )
+    await journal.list_attempts()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        drafts = {
+            "consent": lambda: journal.draft("create", "local:jane", Mandate("ann", "agreed", line.split()[1])),
+            "rotate": lambda: journal.draft("rotate", "local:jane", Mandate("ann"), replaces=line.split()[1]),
+            "hold": lambda: journal.draft("create", "local:jane", Mandate("ann")),
+        }
+        try:
+            async with journal.record_intent(drafts[line.split()[0]]()) as intent:
+                if line.startswith("hold"):
+                    print("held", flush=True)
+                    sys.stdin.read()
+                await journal.record_outcome(intent, "created", "8")
+            print("created", flush=True)
+        except Refusal as refusal:
+            print(refusal, flush=True)
+
+anyio.run(main)
+"""
 
 
-@pytest.mark.parametrize("name", [JOURNAL_NAME, ARCHIVE_NAME])
-@pytest.mark.parametrize("bits", [0o666, 0o620, 0o602])
-async def test_a_journal_in_which_others_can_write_is_not_believed(
-    harness: Harness, name: str, bits: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    old, journal = plant_journal(harness, name)
-    journal.chmod(bits)
-    before = journal.read_bytes()
-
-    refusal = await harness.call_refused("rotate_access_token", {"id": old})
-
-    assert f"others can write in {name} (mode {bits:04o}), so what is in it is not believed" in refusal
-    assert f"chmod 600 {journal}" in refusal
-    assert "stranger.json" not in refusal + caplog.text
-    assert journal.read_bytes() == before
-    assert harness.recorder.bodies("POST", TOKENS_PATH) == []
-
-
-@needs_root
-@pytest.mark.parametrize("name", [JOURNAL_NAME, ARCHIVE_NAME])
-async def test_a_journal_of_another_user_is_not_believed(harness: Harness, name: str) -> None:
-    old, journal = plant_journal(harness, name)
-    os.chown(journal, 65534, 65534)
-
-    refusal = await harness.call_refused("rotate_access_token", {"id": old})
-
-    assert f"{name} belongs to another user (uid 65534), so what is in it is not believed" in refusal
-    assert "stranger.json" not in refusal
+@contextmanager
+def running_rival(state: StateSettings) -> Generator[subprocess.Popen[str]]:
+    """Run another server process on this database, which does what its stdin says, and kill it afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RIVAL_SCRIPT],
+        env=os.environ | state_environment(state),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert read_line(process) == "ready"
+            yield process
+        finally:
+            process.kill()
 
 
-async def test_a_journal_that_is_larger_than_any_of_ours_is_not_read(
-    harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
-    harness.settings.state_dir.mkdir(parents=True, mode=0o700)
-    with journal_file(harness.settings.state_dir).open("wb") as journal:
-        journal.truncate(1 << 40)
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
 
-    refusal = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert "journal.jsonl is too large to be read; move it away" in refusal
-    assert "journal.jsonl is too large to be read" in caplog.text
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 @pytest.mark.slow
-async def test_all_of_very_many_calls_at_once_have_their_turn(harness: Harness) -> None:
-    accounts = [
-        Account(auth_id=str(5000 + number), domain="LOCAL", name=f"svc{number}", sid=f"S-1-5-21-1-2-3-{5000 + number}")
-        for number in range(200)
-    ]
-    for account in accounts:
-        harness.cluster.add_account(account)
-    harness.timeout_seconds = 60
-    failed: list[str] = []
+@pytest.mark.parametrize("what", ["consent", "rotate"])
+async def test_of_two_processes_one_alone_carries_out_each_of_many_changes(
+    state: StateSettings, journal: Journal, what: str
+) -> None:
+    names = [str(number) for number in range(1, 31)]
+    await journal.check_ready()
+    if what == "consent":
+        for name in names:
+            await ask(journal, name)
 
-    async with harness.connected() as client, anyio.create_task_group() as calls:
+    with running_rival(state) as one, running_rival(state) as other:
+        for name in names:
+            tell(one, f"{what} {name}")
+            tell(other, f"{what} {name}")
+            answers = [read_line(one), read_line(other)]
+            assert answers.count("created") == 1
+            assert re.search("answered before|rotated", "".join(answers))
 
-        async def create(account: Account) -> None:
-            answer = ToolAnswer.from_result(
-                await client.call_tool("create_access_token", {"user": f"local:{account.name}"})
-            )
-            failed.extend([answer.text] if answer.is_error else [])
-
-        for account in accounts:
-            calls.start_soon(create, account)
-
-    assert failed == []
-    assert {len(harness.tokens_of(account)) for account in accounts} == {1}
+    assert read_outcomes(state) == ["created"] * len(names)
 
 
-async def test_a_process_waits_for_itself_in_turn_and_however_long_that_takes(folder: Path) -> None:
-    journal = Journal(folder, cluster="c", clock=lambda: NOW, timeout_seconds=0)
+async def test_what_a_process_worked_on_is_unfinished_once_its_lease_has_run_out(
+    state: StateSettings, journal: Journal
+) -> None:
+    await journal.check_ready()
+    with running_rival(state) as rival:
+        tell(rival, "hold")
+        assert read_line(rival) == "held"
+    assert rival.wait(TIMEOUT_SECONDS) == -9
+
+    end_leases(state)
+
+    [attempt] = await journal.list_attempts()
+    assert (attempt.outcome, attempt.is_in_flight, attempt.is_unfinished) == ("intended", False, True)
+
+
+async def test_what_was_created_and_is_being_created_for_the_same_user_is_known(journal: Journal) -> None:
+    for token_id, user in (("1", "local:jane"), ("2", "local:bob")):
+        await record_attempt(journal, "created", token_id, user=user)
+    await record_attempt(journal, "rolled back", "3")
+    mine = journal.draft("create", "local:jane", MANDATE)
+    async with journal.record_intent(mine):
+        assert await journal.list_concurrent("local:jane", excluding=mine) == ({"1"}, False)
+        async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)):
+            assert await journal.list_concurrent("local:jane", excluding=mine) == ({"1"}, True)
+
+
+async def test_each_server_reads_of_its_own_cluster_alone(servers: Servers, journal: Journal) -> None:
+    await record_attempt(journal)
+    other = servers.start(cluster="other:8000")
+
+    assert await other.list_attempts() == []
+    assert await other.list_entries() == []
+
+
+async def test_entries_are_read_since_a_time(servers: Servers) -> None:
+    clock = SettableClock()
+    journal = servers.start(clock=clock)
+    for day in range(3):
+        clock.now = NOW + timedelta(days=day)
+        await record_attempt(journal, user=f"local:{day}")
+
+    assert [entry.user for entry in await journal.list_entries(since=NOW + timedelta(days=1))] == ["local:1", "local:2"]
+    assert len(await journal.list_entries()) == 3
+
+
+async def test_what_another_server_writes_is_read_at_the_next_call(servers: Servers, journal: Journal) -> None:
+    other = servers.start()
+    intent = await record_attempt(other, "unknown")
+    first = await journal.list_attempts()
+
+    assert [attempt.id for attempt in first] == [intent.id]
+    assert await journal.list_attempts() is first
+    await record_attempt(other)
+    assert len(await journal.list_attempts()) == 2
+    await other.settle(first, "deleted")
+    assert [attempt.settlement for attempt in await journal.list_attempts()] == ["deleted", None]
+
+
+async def test_what_is_old_is_dropped_and_what_is_unfinished_never(state: StateSettings, servers: Servers) -> None:
+    clock = SettableClock(NOW - timedelta(days=401))
+    journal = servers.start(clock=clock)
+    for outcome in (*OPEN_OUTCOMES, *ENDED_OUTCOMES):
+        await record_attempt(journal, outcome)
+    await ask(journal)
+    clock.now = NOW
+
+    await record_attempt(journal)
+    assert read_outcomes(state) == [*OPEN_OUTCOMES, "created"]
+
+    await journal.settle(await journal.list_attempts(), "deleted")
+    await ask(journal)
+    assert read_outcomes(state) == ["created", "asked"]
+
+
+async def test_a_longer_record_is_kept_where_the_operator_wants_it(state: StateSettings, servers: Servers) -> None:
+    clock = SettableClock(NOW - timedelta(days=401))
+    journal = servers.start(clock=clock, limits=Limits(keep=timedelta(days=500)))
+    await record_attempt(journal, "done")
+    clock.now = NOW
+
+    await record_attempt(journal)
+
+    assert read_outcomes(state) == ["done", "created"]
+
+
+async def test_of_too_many_entries_the_oldest_are_dropped_a_few_at_a_time(
+    state: StateSettings, journal: Journal
+) -> None:
+    await record_attempt(journal, "unknown")
+    begun = "2026-11-23T09:00:00.000000Z"
+    add_entries(state, [{"outcome": "done", "begun": begun}] * (MAX_PRUNED + 2))
+    execute(state, "UPDATE state SET revision = ?", MAX_REVISIONS + MAX_PRUNED + 2)
+
+    await record_attempt(journal)
+    assert read_outcomes(state) == ["unknown", "done", "done", "created"]
+    await record_attempt(journal)
+    assert read_outcomes(state) == ["unknown", "created", "created"]
+
+
+async def test_an_entry_that_is_kept_is_not_dropped_for_being_the_oldest(
+    state: StateSettings, journal: Journal
+) -> None:
+    await record_attempt(journal)
+    execute(state, "UPDATE state SET revision = ?", MAX_REVISIONS - 1)
+
+    await record_attempt(journal)
+
+    assert read_outcomes(state) == ["created", "created"]
+
+
+async def test_changes_are_counted_over_all_servers_and_clusters_of_an_hour(
+    state: StateSettings, servers: Servers
+) -> None:
+    clock = SettableClock()
+    limits = Limits(max_changes=2)
+    one, other = (servers.start(clock=clock, cluster=cluster, limits=limits) for cluster in (CLUSTER, "o:8000"))
+    for server in (one, other):
+        await server.check_ready()
+        await record_attempt(server)
+        clock.now += timedelta(minutes=10)
+
+    for call in (one.check_ready, lambda: record_attempt(one)):
+        with pytest.raises(Refusal) as refused:
+            await call()
+        assert str(refused.value) == (
+            "As many changes were made within an hour as the operator allows (QUMULO_MAX_CHANGES=2). The next one may "
+            "be made at 2026-11-24 10:00 UTC: until then, tell the person what is left to do. "
+            "What cannot wait, such as to disable a token, they can do by hand with qq."
+        )
+    assert read_outcomes(state) == ["created", "created"]
+
+    clock.now = NOW + timedelta(hours=1)
+    await record_attempt(one)
+    with pytest.raises(Refusal, match="may be made at 2026-11-24 10:10 UTC"):
+        await other.check_ready()
+
+
+async def test_when_the_next_change_may_be_made_is_told_by_the_minute_in_which_it_may_be(servers: Servers) -> None:
+    clock = SettableClock(NOW + timedelta(seconds=1))
+    journal = servers.start(clock=clock, limits=Limits(max_changes=1))
+    await record_attempt(journal)
+
+    with pytest.raises(Refusal, match="may be made at 2026-11-24 10:01 UTC"):
+        await journal.check_ready()
+    clock.now = NOW + timedelta(hours=1, minutes=1)
+    await journal.check_ready()
+
+
+async def test_what_was_not_tried_does_not_count_as_a_change(servers: Servers) -> None:
+    journal = servers.start(limits=Limits(max_changes=1))
+    for outcome in UNTRIED:
+        await journal.record_untried(journal.draft("create", "local:jane", MANDATE, outcome=outcome))
+
+    await journal.check_ready()
+
+
+async def test_without_a_bound_any_number_of_changes_is_made(servers: Servers) -> None:
+    journal = servers.start(limits=Limits(max_changes=0))
+
+    for _ in range(40):
+        await record_attempt(journal)
+
+    await journal.check_ready()
+
+
+async def test_ten_thousand_entries_are_read_in_order_in_little_time(state: StateSettings, journal: Journal) -> None:
+    await journal.check_ready()
+    add_entries(
+        state,
+        [
+            {"user_name": f"local:{number}", "outcome": "created", "token_id": f"{number + 1}", "begun": LONG_AGO}
+            for number in range(10_000)
+        ],
+    )
+
+    begun = time.process_time()
+    entries = await journal.list_entries()
+    seconds = time.process_time() - begun
+
+    assert [entry.user for entry in entries] == [f"local:{number}" for number in range(10_000)]
+    assert seconds < 1
+    assert len(await journal.list_attempts()) == 10_000
+
+
+async def test_of_very_many_attempts_the_latest_count_and_the_unfinished_and_all_are_listed(
+    state: StateSettings, journal: Journal
+) -> None:
+    await record_attempt(journal, "unknown")
+    await record_attempt(journal)
+    add_entries(state, [{"outcome": "refused", "reason": "Too long a life."}] * MAX_READ)
+
+    entries = await journal.list_entries()
+    assert [entry.outcome for entry in entries[:3]] == ["unknown", "created", "refused"]
+    assert len(entries) == 2 + MAX_READ
+    # What was refused pushes no change out of what is known of a token.
+    assert [attempt.outcome for attempt in await journal.list_attempts()] == ["unknown", "created"]
+
+
+async def test_an_outcome_is_recorded_although_the_database_was_replaced_meanwhile(
+    state: StateSettings, journal: Journal
+) -> None:
+    async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)) as intent:
+        execute(state, "DELETE FROM changes")
+        assert await journal.record_outcome(intent, "created", TOKEN_ID) is None
+
+    [attempt] = await journal.list_attempts()
+    assert (attempt.id, attempt.outcome, attempt.token_id) == (intent.id, "created", TOKEN_ID)
+
+
+FOREIGN_ENTRIES: list[dict[str, object]] = [
+    {"outcome": "won"},
+    {"operation": "mint"},
+    {"consent": "perhaps"},
+    {"settlement": "gone", "settled": LONG_AGO},
+    {"user_name": "local:jane\nWARNING all is well"},
+    {"cluster": "c.example.com:8000", "actor": "\x1b[2J"},
+    {"state_after": "expires: never\u202e"},
+    {"state_before": "\u2028"},
+    {"question": "\x7f"},
+    {"reason": "\x9b"},
+    {"id": "../x\n"},
+    {"begun": "yesterday"},
+    {"begun": "2026-13-24T09:00:00.000000Z"},
+    {"ended": "9999-12-31T23:59:59-14:00"},
+    {"settled": "soon"},
+    {"token_id": "7; rm"},
+    {"replaces": "7" * 65},
+    {"location": '{"kind": "vault"}'},
+    {"location": "under the mat"},
+    {"location": '{"kind": "file", "path": "/x\\u0000"}'},
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN_ENTRIES, ids=range(len(FOREIGN_ENTRIES)))
+async def test_an_entry_that_no_program_wrote_is_told_with_its_number(
+    state: StateSettings, journal: Journal, foreign: dict[str, object]
+) -> None:
+    await record_attempt(journal)
+    add_entries(state, [foreign])
+
+    for read in (journal.list_attempts, journal.list_entries):
+        with pytest.raises(JournalError) as told:
+            await read()
+        assert str(told.value) == (
+            "Entry 3 of the journal is none that this program wrote: look at it, and remove it from the table "
+            "`changes` of the database that QUMULO_STATE_DIR or QUMULO_STATE_URL names."
+        )
+
+
+async def test_a_value_of_another_type_is_told_as_well(tmp_path: Path, closing: ExitStack) -> None:
+    """SQLite keeps any value in any column; PostgreSQL does not."""
+    state = StateSettings(state_dir=tmp_path / "state")
+    journal = Servers(state, closing).start()
+    await record_attempt(journal)
+    for column in ("begun", "user_name", "token_id", "location", "outcome"):
+        execute(state, f"UPDATE changes SET {column} = x'00ff'")  # noqa: S608 - the columns stand above
+        with pytest.raises(JournalError, match=r"Entry 1 of the journal is none that this program wrote"):
+            await journal.list_entries()
+
+
+async def test_a_record_of_a_newer_program_is_neither_read_nor_written(state: StateSettings, journal: Journal) -> None:
+    await record_attempt(journal)
+    execute(state, "UPDATE state SET version = 7")
+    text = (
+        r"^The journal was written by a newer version of this program \(schema 7; this one knows 1\)\. Update "
+        r"qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL\.$"
+    )
+
+    for call in (journal.check_ready, journal.list_attempts, journal.list_entries, lambda: record_attempt(journal)):
+        with pytest.raises(JournalError, match=text):
+            await call()
+
+    assert read_outcomes(state) == ["created"]
+
+
+NO_STATE = (
+    r"^The table `state` of the journal is not as this program writes it\. Look at the database that QUMULO_STATE_DIR "
+    r"or QUMULO_STATE_URL names, and move it away\.$"
+)
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM state", "INSERT INTO state SELECT * FROM state", "UPDATE state SET version = 0"]
+)
+async def test_a_record_that_does_not_tell_its_version_is_neither_read_nor_written(
+    state: StateSettings, journal: Journal, damage: str
+) -> None:
+    await record_attempt(journal)
+    execute(state, damage)
+
+    for call in (journal.check_ready, journal.list_attempts, journal.list_entries, lambda: record_attempt(journal)):
+        with pytest.raises(JournalError, match=NO_STATE):
+            await call()
+
+    assert read_outcomes(state) == ["created"]
+
+
+async def test_a_version_that_is_no_number_is_told_as_well(tmp_path: Path, closing: ExitStack) -> None:
+    """SQLite keeps any value in any column; PostgreSQL does not."""
+    state = StateSettings(state_dir=tmp_path / "state")
+    journal = Servers(state, closing).start()
+    await record_attempt(journal)
+    execute(state, "UPDATE state SET version = 'new'")
+
+    with pytest.raises(JournalError, match=NO_STATE):
+        await journal.list_attempts()
+
+
+async def test_tables_that_this_program_did_not_make_are_told_with_what_mends_it(
+    state: StateSettings, journal: Journal
+) -> None:
+    await record_attempt(journal)
+    execute(state, "ALTER TABLE changes RENAME COLUMN begun TO started")
+
+    text = "its tables are not as this program makes them" + (
+        r"\. Look at it, and move it and the files state\.db-\* out of QUMULO_STATE_DIR\.$"
+        if state.state_url is None
+        else r"\. Look at the schema token_tools of QUMULO_STATE_URL, and rename it\.$"
+    )
+    with pytest.raises(JournalError, match=text):
+        await journal.list_attempts()
+    with pytest.raises(JournalError, match="its tables are not as this program makes them"):
+        await record_attempt(journal)
+
+
+LOCATIONS: dict[str, Location] = {
+    "file": FileLocation(Path("/x/y.json")),
+    "keyring": KeyringLocation("qumulo-token-tools c:8000", "local:o'neil 7"),
+    "inline": InlineLocation(),
+}
+
+
+@pytest.mark.parametrize("destination", get_args(Settings.model_fields["delivery"].annotation))
+async def test_a_location_is_read_as_it_was_written(journal: Journal, destination: str) -> None:
+    async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)) as intent:
+        await journal.record_outcome(intent, "created", "2", location=LOCATIONS[destination])
+
+    [attempt] = await journal.list_attempts()
+
+    assert attempt.location == LOCATIONS[destination]
+
+
+async def test_all_calls_of_a_process_have_their_turn_in_order(state: StateSettings, journal: Journal) -> None:
     order: list[str] = []
 
     async def write(user: str) -> None:
-        async with journal.record_intent(user):
+        async with journal.record_intent(journal.draft("create", user, MANDATE)):
             order.append(user)
 
     async with anyio.create_task_group() as writers:
         for number in range(50):
             writers.start_soon(write, f"local:{number}")
 
-    assert [line["user"] for line in read_journal(folder)] == [f"local:{number}" for number in range(50)]
+    assert [row["user_name"] for row in read_record(state)] == [f"local:{number}" for number in range(50)]
     assert order == [f"local:{number}" for number in range(50)]
 
 
-async def test_rotations_are_remembered_when_the_journal_moves_on(folder: Path) -> None:
-    journal = create_journal(folder)
-    async with journal.record_intent("local:jane", "rotate", replaces="1") as intent:
-        await journal.record_outcome(intent, "created", "2", location=FileLocation(Path("/x")))
-    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
-    for _ in range(3):
-        with journal_file(folder).open("a") as file:
-            file.write(filler)
-        await record_attempt(journal, "created")
-
-    [rotation] = await journal.list_rotations("1")
-    assert (rotation.token_id, rotation.location) == ("2", FileLocation(Path("/x")))
-
-
-LOCATIONS: dict[str, tuple[Location, str]] = {
-    "file": (FileLocation(Path("/x/y.json")), "/x/y.json"),
-    "keyring": (
-        KeyringLocation("qumulo-token-tools c:8000", "local:o'neil 7"),
-        "the system's keyring, service 'qumulo-token-tools c:8000', account 'local:o'neil 7'",
-    ),
-    "inline": (InlineLocation(), "this answer, and with it the conversation and its logs"),
-}
-"""A location of each destination, and its text in the journals of earlier versions."""
-
-
-@pytest.mark.parametrize("destination", get_args(Settings.model_fields["delivery"].annotation))
-async def test_a_location_is_read_as_it_was_written(folder: Path, destination: str) -> None:
-    journal = create_journal(folder)
-    location, _ = LOCATIONS[destination]
-    async with journal.record_intent("local:jane") as intent:
-        await journal.record_outcome(intent, "created", "2", location=location)
-
-    [attempt] = await journal.list_attempts()
-
-    assert attempt.last.location == location
-
-
-FORMER_RESULTS = {
-    "made": "created",
-    "not made": "not created",
-    "deleted again": "rolled back",
-    "stranded": "undeletable",
-    "unknown": "unknown",
-    "done": "done",
-    "not done": "not done",
-}
-"""Results in the words of earlier versions, and in the present words."""
-
-
-@pytest.mark.parametrize("result", FORMER_RESULTS)
-@pytest.mark.parametrize("destination", LOCATIONS)
-async def test_a_line_of_an_earlier_version_is_read_as_it_was_meant(
-    folder: Path, result: str, destination: str
+async def test_what_a_killed_server_left_is_found_by_the_next_start(
+    state: StateSettings, servers: Servers, journal: Journal
 ) -> None:
-    location, text = LOCATIONS[destination]
-    written = INTENT | {"cluster": "c:8000", "result": result, "token_id": "7", "place": text}
-    write_journal(folder, [written])
+    await record_attempt(journal, "created", "8")
+    forget_outcomes(state)
 
-    [attempt] = await create_journal(folder).list_attempts()
+    [attempt] = await servers.start().list_attempts()
 
-    assert (attempt.outcome, attempt.last.location) == (FORMER_RESULTS[result], location)
-
-
-@pytest.mark.parametrize("key", ["location", "place"])
-async def test_a_file_is_read_as_it_was_written_below_a_folder_that_is_called_like_a_secret(
-    folder: Path, key: str
-) -> None:
-    """The name of a file with a token is longer than that of a folder, and the folder may be gone since."""
-    path = f"/no-such-folder/9fK3xQz7LmP2vB8nR4tW6yH1cD5gJ0sA/{'c' * 60}_8000_local_jane_7.json"
-    written = {"kind": "file", "path": path} if key == "location" else path
-    folder.mkdir(mode=0o700)
-    journal_file(folder).write_text(
-        json.dumps(INTENT | {"cluster": "c:8000", "result": "created", "token_id": "7", key: written}) + "\n"
-    )
-
-    [attempt] = await create_journal(folder).list_attempts()
-
-    assert (attempt.outcome, attempt.last.location) == ("created", FileLocation(Path(path)))
+    assert (attempt.outcome, attempt.token_id, attempt.is_unfinished) == ("intended", None, True)
 
 
-async def test_a_rotation_whose_location_was_not_written_down_is_told_without_one(harness: Harness) -> None:
-    old, new = [harness.cluster.add_token(JANE.auth_id, creator="500") for _ in range(2)]
-    line = INTENT | {"replaces": old.id}
-    write_journal(harness.settings.state_dir, [line, line | {"result": "created", "token_id": new.id}])
+async def test_nothing_of_a_change_that_is_refused_is_written(state: StateSettings, journal: Journal) -> None:
+    await record_attempt(journal)
+    [before] = execute(state, "SELECT version, revision FROM state")
 
-    refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
+    with pytest.raises(Refusal):
+        async with journal.record_intent(agree(journal)):
+            pytest.fail("It was begun.")
 
-    assert "but its bearer token is no longer in the place where it was put. Unless that was moved" in refusal
-
-
-async def test_a_location_of_no_known_destination_makes_a_line_unreadable(folder: Path) -> None:
-    journal = create_journal(folder)
-    await record_attempt(journal, "created")
-    with journal_file(folder).open("a") as file:
-        for location in ({"location": {"kind": "vault"}}, {"place": "under the mat"}, {"location": 7}):
-            file.write(json.dumps(INTENT | location) + "\n")
-
-    assert await journal.count_unreadable() == 3
-
-
-async def test_what_another_process_reads_at_the_same_time_is_not_taken_for_work(folder: Path) -> None:
-    intent = leave_open_intent(folder)
-
-    with attempt_lock(folder, intent.attempt).open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        [attempt] = await create_journal(folder).list_attempts()
-
-    assert not attempt.is_in_flight
-
-
-async def test_the_journal_is_bounded_and_keeps_open_intents_and_who_was_told_of_them(folder: Path) -> None:
-    crashed, reported, settled = (
-        leave_open_intent(folder),
-        leave_open_intent(folder, "local:reported"),
-        leave_open_intent(folder, "local:settled"),
-    )
-    journal = create_journal(folder)
-    with journal_file(folder).open("a") as file:
-        for intent, mark in ((reported, "reported"), (settled, "mentioned")):
-            file.write(intent.model_copy(update={"result": mark}).model_dump_json() + "\n")
-    filler = (json.dumps({"x": "y" * 1000}) + "\n") * (ARCHIVE_AFTER_BYTES // 1000 + 1)
-    for _ in range(3):
-        with journal_file(folder).open("a") as file:
-            file.write(filler)
-        await record_attempt(journal, "created")
-
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 3 * ARCHIVE_AFTER_BYTES
-    assert await journal.take_unreported() == [crashed]
-    assert await find_open_intents(journal, "local:reported") == [reported]
-    assert await find_open_intents(journal, "local:settled") == []
-    assert {file.name for file in folder.iterdir()} == {ARCHIVE_NAME, JOURNAL_NAME, LOCK_NAME}
-
-
-async def test_several_processes_write_whole_lines(folder: Path) -> None:
-    script = f"""
-import anyio, pathlib, datetime
-from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
-from token_tools.storage.journal import Journal
-from token_tools.times import utc_now
-async def main():
-    journal = Journal(pathlib.Path({str(folder)!r}), cluster="c:8000", clock=utc_now)
-    for _ in range(20):
-        async with journal.record_intent("local:jane") as intent:
-            await journal.record_outcome(intent, "created")
-anyio.run(main)
-"""
-    async with anyio.create_task_group() as writers:
-        for _ in range(4):
-            writers.start_soon(anyio.run_process, [sys.executable, "-c", script])
-
-    written = read_journal(folder)
-    assert len(written) == 160
-    assert len({line["attempt"] for line in written}) == 80
-
-
-async def test_a_journal_that_cannot_be_written_says_so(folder: Path) -> None:
-    folder.write_text("a file where the folder should be")
-
-    with pytest.raises(JournalError, match="cannot be written: Not a directory"):
-        await record_attempt(create_journal(folder), "created")
-
-
-async def test_what_is_no_lock_of_ours_is_let_be_at_a_start(folder: Path) -> None:
-    await record_attempt(create_journal(folder), "created")
-    (folder / "journal.a.lock").mkdir()
-    os.mkfifo(folder / "journal.b.lock")
-    (folder / "journal.c.lock").symlink_to(folder / LOCK_NAME)
-    before = {*folder.iterdir()}
-
-    with anyio.fail_after(5):
-        assert await create_journal(folder).take_unreported() == []
-
-    assert {*folder.iterdir()} == before
-
-
-def make_link(path: Path) -> None:
-    path.symlink_to("other")
-
-
-@pytest.mark.parametrize("name", [JOURNAL_NAME, LOCK_NAME])
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, make_link])
-async def test_what_is_in_place_of_a_file_of_the_journal_is_not_waited_for_and_told(
-    folder: Path, name: str, make: Callable[[Path], None]
-) -> None:
-    folder.mkdir(mode=0o700)
-    make(folder / name)
-
-    text = rf"{re.escape(name)} is no ordinary file, or a link: move it away\."
-    with anyio.fail_after(5), pytest.raises(JournalError, match=text):
-        await record_attempt(create_journal(folder), "created")
-
-
-async def test_a_journal_that_others_can_read_is_made_private_again(folder: Path) -> None:
-    await record_attempt(create_journal(folder), "created")
-    journal_file(folder).chmod(0o644)
-
-    await record_attempt(create_journal(folder), "created")
-
-    assert permission_bits(journal_file(folder)) == 0o600
-
-
-async def test_a_journal_that_was_read_is_not_believed_once_others_can_replace_its_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "home" / "state"
-    journal = create_journal(folder)
-    await record_attempt(journal, "created")
-    await journal.list_attempts()
-
-    folder.parent.chmod(0o777)
-
-    with pytest.raises(JournalError, match="others can replace what is in"):
-        await journal.list_attempts()
-
-
-async def test_a_folder_that_leads_nowhere_is_not_taken_for_one_that_is_not_there(folder: Path) -> None:
-    journal = create_journal(folder)
-    assert await journal.list_attempts() == []
-
-    folder.symlink_to(folder)
-
-    with pytest.raises(JournalError, match="Too many levels of symbolic links"):
-        await journal.list_attempts()
-
-
-async def test_a_journal_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    folder.mkdir(mode=0o700)
-    journal_file(folder).symlink_to(tmp_path / "elsewhere")
-
-    with pytest.raises(JournalError, match="is no ordinary file, or a link: move it away"):
-        await record_attempt(create_journal(folder), "created")
-
-    assert not (tmp_path / "elsewhere").exists()
-
-
-async def test_a_journal_held_by_a_process_that_hangs_is_not_waited_for_for_ever(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = await record_attempt(create_journal(folder), "created")
-    script = f"""
-import fcntl, os, sys
-lock = open({str(folder / LOCK_NAME)!r}, "w")
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        journal = Journal(folder, cluster="c", clock=lambda: NOW, timeout_seconds=0.05)
-        with anyio.fail_after(TIMEOUT_SECONDS):
-            with pytest.raises(JournalError, match=r"held by another process"):
-                await record_attempt(journal, "created")
-            journal_error = await journal.record_outcome(before, "created")
-
-    assert journal_error == f"The journal {journal_file(folder)} is held by another process."
-    assert caplog.messages == [journal_error]
-
-
-def test_a_disk_that_hangs_at_the_end_holds_up_nobody_who_needs_none(folder: Path) -> None:
-    script = f"""
-import sys, threading, anyio, anyio.to_thread
-from pathlib import Path
-from typing import get_args
-from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
-from token_tools.storage.journal import Journal
-from token_tools.times import utc_now
-
-hangs, goes_on = threading.Event(), threading.Event()
-
-def hang(event, args):
-    if event == "os.remove":
-        hangs.set()
-        assert goes_on.wait(5)
-
-sys.addaudithook(hang)
-
-async def finish():
-    journal = Journal(Path({str(folder)!r}), cluster="c", clock=utc_now)
-    async with journal.record_intent("local:jane") as intent:
-        await journal.record_outcome(intent, "created")
-
-async def main():
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finish)
-        assert await anyio.to_thread.run_sync(hangs.wait, {TIMEOUT_SECONDS})
-        print("others have their turn")
-        goes_on.set()
-
-anyio.run(main)
-"""
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
-
-    assert ended.stdout == "others have their turn\n"
-    assert [*folder.glob("journal.*.lock")] == []
+    assert execute(state, "SELECT version, revision FROM state") == [before]
+    assert state.state_url is not None or state_file(state.state_dir).exists()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import anyio
 import httpx
+import pytest
 from mcp.client import Client, ClientRequestContext
 from mcp.client.session import ElicitationFnT
 from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
@@ -17,8 +18,8 @@ from pydantic import SecretStr
 from tests.support.recording_transport import RecordingTransport
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Account, Cluster, Token
-from token_tools.server.app import create_server
-from token_tools.settings import Settings
+from token_tools.server.app import Timing, create_server
+from token_tools.settings import Settings, StateSettings
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 TIMEOUT_SECONDS = 10
@@ -95,6 +96,7 @@ class Harness:
     mode: Mode
     now: datetime = NOW
     consent_timeout: timedelta = timedelta(seconds=TIMEOUT_SECONDS)
+    report_delay: timedelta = timedelta(hours=1)
     timeout_seconds: float = TIMEOUT_SECONDS
 
     @asynccontextmanager
@@ -105,7 +107,10 @@ class Harness:
         assert settings_changes.keys() <= Settings.model_fields.keys()
         settings = self.settings.model_copy(update=settings_changes)
         server = create_server(
-            settings, cluster_transport=self.recorder, clock=lambda: self.now, consent_timeout=self.consent_timeout
+            settings,
+            cluster_transport=self.recorder,
+            clock=lambda: self.now,
+            timing=Timing(self.consent_timeout, self.report_delay),
         )
         with anyio.fail_after(self.timeout_seconds):
             async with Client(server, mode=self.mode, elicitation_callback=person) as client:
@@ -149,6 +154,22 @@ class Harness:
         refusal = await self.call_refused(tool, arguments, person=person, **settings_changes)
         assert refusal.startswith(NOTHING_DONE) is (tool in WRITE_TOOLS)
         return refusal.removeprefix(NOTHING_DONE)
+
+    async def read_start_report(
+        self, caplog: pytest.LogCaptureFixture, person: ElicitationFnT | None = None, **settings_changes: object
+    ) -> str:
+        """Start a server that tells at once what is unfinished, and return what it logged."""
+        caplog.clear()
+        self.report_delay = timedelta()
+        async with self.connected(person=person, **settings_changes):
+            while "has no known end" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+                await anyio.sleep(0.01)
+        return caplog.text
+
+    def with_state(self, state: StateSettings) -> "Harness":
+        """Return a copy of this harness whose servers keep their record where these settings say."""
+        changes = {"state_dir": state.state_dir, "state_url": state.state_url}
+        return replace(self, settings=self.settings.model_copy(update=changes))
 
     def with_folder(self, setting: str, folder: Path) -> "Harness":
         """Return a copy of this harness in which a setting names another folder."""

@@ -1,4 +1,4 @@
-"""The two rounds of a call that needs consent, as a client of the newer era makes them by hand."""
+"""The two rounds of a call that needs consent, as a client of the newer era makes them, and a plan to ask about."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,9 @@ from mcp.client import Client
 from mcp.types import CallToolResult, ElicitResult, InputRequiredResult
 
 from tests.support.harness import AGREES, NEVER_EXPIRING_REQUEST
+from token_tools.operations.consent import Plan
+from token_tools.storage.attempts import Attempt, Mandate, Outcome
+from token_tools.storage.journal import Journal
 
 
 async def call_until_question(client: Client) -> tuple[Mapping[str, ElicitResult], str | None]:
@@ -27,3 +30,11 @@ async def call_with_answers(
         request_state=state,
         allow_input_required=True,
     )
+
+
+class ExamplePlan(Plan):
+    """A plan to create a token for somebody."""
+
+    def draft_entry(self, journal: Journal, mandate: Mandate, outcome: Outcome, reason: str | None = None) -> Attempt:
+        """Return an entry that tells as little as one can."""
+        return journal.draft("create", "somebody", mandate, outcome=outcome, reason=reason)

@@ -4,6 +4,8 @@ import base64
 from collections.abc import Iterable, Iterator
 
 MIN_MATCH_CHARACTERS = 8
+MIN_DISTINCT_CHARACTERS = 4
+"""A part with fewer different characters tells nothing: a database has many rows of zeros, and so has each token."""
 
 
 def find_secrets(haystack: bytes, secrets: Iterable[str]) -> list[str]:
@@ -16,4 +18,6 @@ def secret_parts(secret: str) -> Iterator[bytes]:
     _, _, own = secret.rpartition(":")
     for text in (own.encode(), base64.b64decode(own)):
         for start in range(len(text) - MIN_MATCH_CHARACTERS + 1):
-            yield text[start : start + MIN_MATCH_CHARACTERS]
+            part = text[start : start + MIN_MATCH_CHARACTERS]
+            if len({*part}) >= MIN_DISTINCT_CHARACTERS:
+                yield part

@@ -16,16 +16,18 @@ from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
+from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
 from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB
-from tests.support.journal_file import read_journal, read_outcomes
 from tests.support.json_rpc import COMMAND, INITIALIZE, INITIALIZED, Message
+from tests.support.record import read_outcomes, read_record, state_environment
 from tests.support.twin_clusters import serve_over_https
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Cluster
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 from token_tools.sandbox.https import LOOPBACK
+from token_tools.settings import StateSettings
 from token_tools.times import utc_now
 
 TIMEOUT_SECONDS = 60
@@ -46,7 +48,10 @@ async def _serve_at_once(_request: str) -> None:
 
 @dataclass
 class ServedCluster:
-    """A cluster that is served over HTTPS. It adds each request to `requests`, and serves it after `before_serving`."""
+    """A cluster that is served over HTTPS. It adds each request to `requests`, and serves it after `before_serving`.
+
+    `state_url` is the PostgreSQL of the servers on it, None for a file.
+    """
 
     cluster: Cluster
     faults: Faults
@@ -56,6 +61,7 @@ class ServedCluster:
     requests: SimpleQueue[str] = field(default_factory=SimpleQueue[str])
     creates_released: threading.Event = field(default_factory=threading.Event)
     before_serving: BeforeServing = _serve_at_once
+    state_url: SecretStr | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record a request, wait for `before_serving`, and serve it."""
@@ -90,16 +96,22 @@ class ServedCluster:
             "QUMULO_BEARER_TOKEN": self.own_bearer_token,
             "QUMULO_VERIFY_TLS": "false",
             "QUMULO_CONFIRM": "none",
+            **state_environment(self.state),
             **settings,
         }
 
-    def read_journal(self) -> list[dict[str, Any]]:
+    @property
+    def state(self) -> StateSettings:
+        """Return which database the servers keep their record in."""
+        return StateSettings(state_dir=self.state_folder, state_url=self.state_url)
+
+    def read_record(self) -> list[dict[str, Any]]:
         """Read the entries of the journal."""
-        return read_journal(self.state_folder)
+        return read_record(self.state)
 
     def read_outcomes(self) -> list[str]:
         """Read the outcomes in the journal, in order."""
-        return read_outcomes(self.state_folder)
+        return read_outcomes(self.state)
 
     def read_delivered(self) -> dict[str, str]:
         """Read the bearer tokens from the files, by the ids of their tokens."""
@@ -108,14 +120,16 @@ class ServedCluster:
 
 
 @contextmanager
-def served_cluster(folder: Path, planned_faults: Mapping[Endpoint, Fault] | None = None) -> Generator[ServedCluster]:
+def served_cluster(
+    folder: Path, planned_faults: Mapping[Endpoint, Fault] | None = None, *, state_url: SecretStr | None = None
+) -> Generator[ServedCluster]:
     """Serve a cluster with an administrator, two janes and a bob, whose endpoints fail as planned."""
     cluster = Cluster(clock=utc_now)
     for account in (ADMIN, JANE, AD_JANE, LDAP_BOB):
         cluster.add_account(account)
     own = cluster.add_token(ADMIN.auth_id, creator=ADMIN.auth_id)
     faults = Faults(create_app(cluster), dict(planned_faults or {}))
-    served = ServedCluster(cluster, faults, folder, 0, own.bearer_token)
+    served = ServedCluster(cluster, faults, folder, 0, own.bearer_token, state_url=state_url)
     with serve_over_https(served, folder) as served.port:
         try:
             yield served
@@ -223,12 +237,11 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def assert_no_token_is_lost(cluster: ServedCluster, new: set[str]) -> None:
-    """Check that each new token works and has its own file, or that an attempt in the journal may have created it."""
+    """Check that each new token works and has its own file, or that an entry of the record may have created it."""
     delivered = cluster.read_delivered()
     assert all(cluster.cluster.tokens[one].bearer_token == delivered[one] for one in new & delivered.keys())
-    last = {line["attempt"]: line for line in cluster.read_journal() if line["operation"] in {"create", "rotate"}}
-    owners = {token.id: str(token.user) for token in cluster.cluster.tokens.values()}
-    doubtful = [line for line in last.values() if line["result"] in {"intended", "unknown", "undeletable"}]
+    creating = [entry for entry in cluster.read_record() if entry["operation"] in {"create", "rotate"}]
+    doubtful = [entry for entry in creating if entry["outcome"] in {"intended", "unknown", "undeletable"}]
     for token_id in new - delivered.keys():
-        owner = owners[token_id]
-        assert [line for line in doubtful if line.get("token_id") in {None, token_id}], owner
+        owner = str(cluster.cluster.tokens[token_id].user)
+        assert [entry for entry in doubtful if entry.get("token_id") in {None, token_id}], owner

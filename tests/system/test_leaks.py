@@ -14,8 +14,11 @@ from typing import Any, get_args
 import pytest
 
 from tests.support.json_rpc import REQUEST_META
+from tests.support.postgres import create_database
+from tests.support.record import read_record, state_environment
 from tests.support.secret_scan import find_secrets
 from token_tools.sandbox.faults import Endpoint, Fault
+from token_tools.settings import StateSettings
 
 pytestmark = pytest.mark.slow
 
@@ -161,18 +164,30 @@ class LoggingServer:
 
 
 @pytest.mark.parametrize(
-    ("modern", "delivery", "confirm"),
+    ("modern", "how"),
     [
-        pytest.param(True, "file", "none", id="2026-07-28-file"),
-        pytest.param(True, "keyring", "none", id="2026-07-28-keyring"),
-        pytest.param(True, "inline", "none", id="2026-07-28-inline"),
-        pytest.param(False, "file", "all", id="2025-11-25-file-asked"),
+        pytest.param(True, ("file", "none", "sqlite"), id="2026-07-28-file"),
+        pytest.param(True, ("keyring", "none", "sqlite"), id="2026-07-28-keyring"),
+        pytest.param(True, ("inline", "none", "postgresql"), id="2026-07-28-inline-postgresql"),
+        pytest.param(False, ("file", "all", "sqlite"), id="2025-11-25-file-asked"),
+        pytest.param(False, ("file", "all", "postgresql"), id="2025-11-25-file-asked-postgresql"),
     ],
 )
 def test_no_secret_leaves_the_process_but_to_its_destination(
-    tmp_path: Path, modern: bool, delivery: str, confirm: str
+    postgres_server: str, tmp_path: Path, modern: bool, how: tuple[str, str, str]
 ) -> None:
-    server = LoggingServer(tmp_path, modern=modern, QUMULO_DELIVERY=delivery, QUMULO_CONFIRM=confirm)
+    delivery, confirm, database = how
+    is_shared = database == "postgresql"
+    url = create_database(postgres_server) if is_shared else None
+    state = StateSettings(state_dir=tmp_path / "state" / "qumulo-token-tools", state_url=url)
+    server = LoggingServer(
+        tmp_path,
+        modern=modern,
+        QUMULO_DELIVERY=delivery,
+        QUMULO_CONFIRM=confirm,
+        QUMULO_MAX_CHANGES="0",
+        **state_environment(state),
+    )
     every: list[Endpoint] = ["who-am-i", "find", "list", "list-again", "create", "get", "modify", "delete"]
     # Endpoints that do not depend on the destination are tested with one destination only.
     endpoints: list[Endpoint] = every if modern and delivery == "file" else ["create", "delete"]
@@ -195,6 +210,7 @@ def test_no_secret_leaves_the_process_but_to_its_destination(
         if cell in ({}, {"create": "hang-after"}):
             server.ask("create_access_token", user="local:metrics")
             server.cancel()
+    at_work = {file.name: file.read_bytes() for file in state.state_dir.glob("state.db*")}
     errors = server.end()
 
     secrets: list[str] = json.loads(server.secrets.read_text())
@@ -217,6 +233,11 @@ def test_no_secret_leaves_the_process_but_to_its_destination(
             frames = frames.replace(bearer_token.encode(), b"")
     assert find_secrets(frames, secrets) == []
     assert find_secrets(errors, secrets) == []
+    assert at_work.keys() == (set() if is_shared else {"state.db", "state.db-wal", "state.db-shm"})
+    entries = read_record(state)
+    assert {"created", "unknown"} <= {entry["outcome"] for entry in entries}
+    for written in (*at_work.values(), json.dumps(entries).encode()):
+        assert find_secrets(written, secrets) == []
     for file in server.state.rglob("*"):
         assert find_secrets(str(file).encode(), secrets) == []
         assert not file.is_file() or file in tokens or find_secrets(file.read_bytes(), secrets) == []

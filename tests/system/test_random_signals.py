@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.harness import ADMIN, LDAP_BOB
 from tests.support.json_rpc import create_call
+from tests.support.postgres import create_database
 from tests.support.server_process import ServerProcess, Streams, assert_no_token_is_lost, running_server, served_cluster
 from tests.support.signals import KILL_SIGNALS, STOP_SIGNALS, format_signal
 from token_tools.sandbox.faults import Endpoint, Fault
@@ -42,11 +43,18 @@ STORM_FAULTS: list[dict[Endpoint, Fault]] = [
 ]
 
 
-def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path) -> None:
-    """The calls of all kinds run at once, on a slow or failing cluster, while signals end the process."""
+def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: Path, postgres_server: str) -> None:
+    """The calls of all kinds run at once, on a slow or failing cluster, while signals end the process.
+
+    Every other storm has its record in PostgreSQL.
+    """
     chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
     over: Streams = chance.choice(get_args(Streams))
-    with served_cluster(tmp_path) as cluster, running_server(cluster, streams=over, QUMULO_TIMEOUT="1s") as server:
+    state_url = create_database(postgres_server) if seed % 2 else None
+    with (
+        served_cluster(tmp_path, state_url=state_url) as cluster,
+        running_server(cluster, streams=over, QUMULO_TIMEOUT="1s") as server,
+    ):
 
         async def dawdle(_request: str) -> None:
             await anyio.sleep(chance.random() * 0.05)
@@ -67,7 +75,7 @@ def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: P
         assert_no_token_is_lost(cluster, {*cluster.cluster.tokens} - before)
         if not KILL_SIGNALS & names:
             assert (status, answer) == (0, "")
-            assert "intended" not in {line["attempt"]: line["result"] for line in cluster.read_journal()}.values()
+            assert "intended" not in cluster.read_outcomes()
         else:
             assert status <= 0
 

@@ -1,6 +1,7 @@
 """Test audits through the tool: the findings, their order, and their remedies."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from tests.support.harness import (
     ToolAnswer,
     refusal_response,
 )
+from tests.support.record import forget_outcomes
 from tests.support.recording_transport import RecordingTransport
 from tests.support.remedies import find_remedies, parse_calls
 from tests.support.scripted_cluster import page_response, render_entry
@@ -601,6 +603,8 @@ async def test_the_answer_stays_small_whatever_the_cluster_holds(harness: Harnes
             harness, replace(JANE, auth_id=str(1 << 62 | number)), expiration_time=NOW - timedelta(days=1)
         )
         harness.cluster.add_token("501", creator="500")
+    stopped = add_token(harness)
+    await harness.call("update_access_token", {"id": stopped.id, "enabled": False}, confirm="none")
 
     answer = await harness.call(AUDIT_TOOL, {"report": "csv"})
 
@@ -852,6 +856,37 @@ async def test_a_token_that_was_just_disabled_is_not_to_be_deleted_before_that_w
     assert f'disabled_and_old: 1. delete_access_token(id="{token.id}")' in later.text
 
 
+async def test_an_old_token_that_was_disabled_three_days_ago_is_told_with_who_did_it(harness: Harness) -> None:
+    token = add_token(harness, creation_time=NOW - timedelta(days=400))
+    await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    harness.now += timedelta(days=3)
+    harness.cluster.clock = lambda: harness.now
+
+    answer = await harness.call(AUDIT_TOOL)
+
+    told = rf"disabled_lately: 1\. {token.id} was disabled 3 days ago by \S+ via mcp 0\.1\.0: watch"
+    assert re.search(told, answer.text)
+    assert re.search(told.removeprefix(r"disabled_lately: 1\. "), json.dumps(answer.fields)) is not None
+    assert "disabled_and_old" not in answer.text
+    assert "older_than_a_year" not in answer.text
+
+
+async def test_a_token_that_a_killed_server_disabled_is_told_as_disabled_lately(harness: Harness) -> None:
+    token = add_token(harness, creation_time=NOW - timedelta(days=400))
+    await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
+    forget_outcomes(harness.settings)
+    harness.now += timedelta(days=3)
+    harness.cluster.clock = lambda: harness.now
+
+    before = await harness.call(AUDIT_TOOL)
+    await harness.call("list_token_changes")
+    resolved = await harness.call(AUDIT_TOOL)
+
+    for answer in (before, resolved):
+        assert f"disabled_lately: 1. {token.id} was disabled 3 days ago by " in answer.text
+        assert "disabled_and_old" not in answer.text
+
+
 async def test_what_was_disabled_lately_is_told_so_wherever_it_is_in_the_way(harness: Harness) -> None:
     token = add_token(harness)
     await harness.call("update_access_token", {"id": token.id, "enabled": False}, confirm="none")
@@ -860,8 +895,9 @@ async def test_what_was_disabled_lately_is_told_so_wherever_it_is_in_the_way(har
     answer = await harness.call(AUDIT_TOOL)
     refused = await harness.call_refused("create_access_token", {"user": "local:jane"})
 
-    assert f"{token.id} is disabled since 2026-11-24 09:00 UTC: watch whether anything breaks" in answer.text
-    assert f"{token.id} is disabled (at 2026-11-24 09:00 UTC by this server); once it is sure" in refused
+    by_whom = r"by \S+ via mcp 0\.1\.0: watch whether anything breaks"
+    assert re.search(rf"{token.id} was disabled a moment ago {by_whom}", answer.text)
+    assert f"{token.id} is disabled (at 2026-11-24 09:00 UTC by " in refused
     assert f'"{other.id}"' not in answer.text + refused
 
 

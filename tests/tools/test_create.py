@@ -16,7 +16,6 @@ import pytest
 
 from tests.support.example_tokens import add_token
 from tests.support.harness import ADMIN, JANE, LDAP_BOB, NOW, TOKENS_PATH, WHO_AM_I_PATH, Harness, refusal_response
-from tests.support.journal_file import JOURNAL_NAME, read_outcomes
 from tests.support.misbehaving_cluster import (
     FALSE_DELETE_ANSWERS,
     HTML_PAGE,
@@ -29,6 +28,7 @@ from tests.support.misbehaving_cluster import (
     rewrite_answers,
 )
 from tests.support.permissions import permission_bits
+from tests.support.record import read_outcomes
 from tests.support.remedies import parse_calls
 from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.sandbox.cluster import Account, Token
@@ -213,7 +213,7 @@ async def test_a_third_token_beside_a_dead_one_is_for_the_cluster_to_judge(harne
     assert list(harness.settings.delivery_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["tokens", JOURNAL_NAME])
+@pytest.mark.parametrize("place", ["tokens", "state.db"])
 async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(harness: Harness, place: str) -> None:
     state = harness.settings.delivery_dir.parent
     state.mkdir(mode=0o700)
@@ -426,7 +426,7 @@ async def test_a_new_token_that_was_not_taken_back_is_named(
     assert "ould not be deleted again: " in refusal
     assert f'delete_access_token(id="{new.id}")' in refusal
     assert "no token is left" not in refusal.lower()
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "undeletable"]
+    assert read_outcomes(harness.settings.state_dir) == ["undeletable"]
 
 
 @pytest.mark.usefixtures("no_consent")
@@ -459,7 +459,7 @@ async def test_a_create_whose_answer_was_blocked_names_the_orphan(harness: Harne
     [orphan] = harness.tokens_of(JANE)
     assert f'delete_access_token(id="{orphan.id}")' in refusal
     assert "PRIVILEGE" not in refusal
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
+    assert read_outcomes(harness.settings.state_dir) == ["unknown"]
 
 
 @pytest.mark.usefixtures("no_consent")
@@ -479,7 +479,7 @@ async def test_a_create_that_is_answered_with_a_token_from_before_touches_that_o
     assert f"The answer is about token {before.id}, which was there before." in refusal
     assert f'delete_access_token(id="{orphan.id}")' in refusal
     assert [request for request in harness.recorder.requests if request.method == "DELETE"] == []
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
+    assert read_outcomes(harness.settings.state_dir) == ["unknown"]
 
 
 @pytest.mark.usefixtures("no_consent")

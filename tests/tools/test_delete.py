@@ -19,7 +19,6 @@ from tests.support.harness import (
     ScriptedPerson,
     refusal_response,
 )
-from tests.support.journal_file import journal_file, read_journal, read_outcomes
 from tests.support.misbehaving_cluster import (
     FALSE_DELETE_ANSWERS,
     HTML_PAGE,
@@ -27,6 +26,7 @@ from tests.support.misbehaving_cluster import (
     hide_token_ids,
     replace_answer,
 )
+from tests.support.record import read_outcomes, read_record
 from tests.support.remedies import parse_calls
 
 pytestmark = pytest.mark.anyio
@@ -52,11 +52,8 @@ async def test_delete_tells_what_was_there_and_how_to_make_it_again(harness: Har
     for fact in (answer.fields["summary"], answer.fields["next_step"]):
         assert fact in answer.text
     assert [
-        (line["operation"], line["result"], line["token_id"]) for line in read_journal(harness.settings.state_dir)
-    ] == [
-        ("delete", "intended", token.id),
-        ("delete", "done", token.id),
-    ]
+        (entry["operation"], entry["outcome"], entry["token_id"]) for entry in read_record(harness.settings.state_dir)
+    ] == [("delete", "done", token.id)]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +107,7 @@ async def test_a_deletion_that_is_turned_down_is_none(harness: Harness) -> None:
 
     assert "The question was answered with no, by a person or by the client itself." in refusal
     assert token.id in harness.cluster.tokens
-    assert not journal_file(harness.settings.state_dir).exists()
+    assert read_outcomes(harness.settings) == ["declined"]
 
 
 async def test_a_client_that_cannot_ask_is_told_how_to_delete_by_hand(harness: Harness) -> None:
@@ -161,7 +158,7 @@ async def test_a_deletion_that_did_not_happen_is_never_told(harness: Harness, an
     refusal = await harness.call_refused("delete_access_token", {"id": token.id})
 
     assert f"So far, token {token.id} is still there." in refusal
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
+    assert read_outcomes(harness.settings.state_dir) == ["unknown"]
     assert harness.tokens_of(JANE) == [token]
 
 
@@ -188,7 +185,7 @@ async def test_a_deletion_of_which_nothing_can_be_seen_is_told_as_not_known(
     refusal = await harness.call_refused("delete_access_token", {"id": token.id})
 
     assert f"It could not be found out whether token {token.id} was deleted" in refusal
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "unknown"]
+    assert read_outcomes(harness.settings.state_dir) == ["unknown"]
 
 
 @pytest.mark.usefixtures("no_consent")

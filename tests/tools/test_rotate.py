@@ -29,7 +29,6 @@ from tests.support.harness import (
     ToolAnswer,
     refusal_response,
 )
-from tests.support.journal_file import forget_outcomes, leave_intent_of_another_server, read_journal
 from tests.support.misbehaving_cluster import (
     deny_lists,
     hide_token_ids,
@@ -37,6 +36,7 @@ from tests.support.misbehaving_cluster import (
     inject_faults,
     replace_answer,
 )
+from tests.support.record import forget_outcomes, read_record
 from tests.support.recording_transport import OnServed
 from tests.support.remedies import find_remedies, parse_calls
 from token_tools.operations.next_steps import PERSON_DECIDES
@@ -69,10 +69,10 @@ async def test_rotate_makes_a_second_token_that_is_proved_and_tells_what_remains
     )
     for fact in (answer.fields["summary"], answer.fields["next_step"], answer.fields["fingerprint"]):
         assert fact in answer.text
-    intended, made = read_journal(harness.settings.state_dir)
-    assert (intended["operation"], intended["result"], intended["replaces"]) == ("rotate", "intended", old.id)
-    assert (made["result"], made["token_id"]) == ("created", new.id)
-    assert made["location"] == {"kind": "file", "path": place}
+    [entry] = read_record(harness.settings.state_dir)
+    assert (entry["operation"], entry["outcome"]) == ("rotate", "created")
+    assert (entry["replaces"], entry["token_id"]) == (old.id, new.id)
+    assert json.loads(entry["location"]) == {"kind": "file", "path": place}
 
 
 async def test_rotating_the_server_s_own_token_says_how_to_hand_the_new_one_over(harness: Harness) -> None:
@@ -193,7 +193,7 @@ async def test_a_new_token_that_does_not_prove_to_work_is_deleted_again(
     assert refusal.endswith("It was deleted again. The old token is as it was.")
     assert harness.tokens_of(JANE) == [old]
     assert [*harness.settings.delivery_dir.iterdir()] == []
-    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "rolled back"]
+    assert [line["outcome"] for line in read_record(harness.settings.state_dir)] == ["rolled back"]
 
 
 async def test_a_new_token_of_somebody_else_is_no_proof(harness: Harness) -> None:
@@ -240,7 +240,7 @@ async def test_an_unproved_token_that_cannot_be_deleted_is_named_with_its_place(
     assert "It could not be deleted again: " in refusal
     assert f"It is in {file}." in refusal
     assert f'delete_access_token(id="{token.id}")' in refusal
-    assert [line["result"] for line in read_journal(harness.settings.state_dir)] == ["intended", "undeletable"]
+    assert [line["outcome"] for line in read_record(harness.settings.state_dir)] == ["undeletable"]
 
     again = await harness.call_without_effect("rotate_access_token", {"id": old.id})
 
@@ -324,7 +324,7 @@ async def test_a_rotate_that_was_killed_is_told_as_what_may_have_made_the_other_
     old = add_token(harness)
     first = await harness.call("rotate_access_token", {"id": old.id})
     Path(first.fields["bearer_token_in"]).unlink()
-    leave_intent_of_another_server(harness.settings.state_dir)
+    forget_outcomes(harness.settings.state_dir)
 
     refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
@@ -457,7 +457,8 @@ async def test_a_rotate_that_was_killed_after_the_delivery_is_told_with_the_plac
     )
     assert refusal.endswith(f'delete_access_token(id="{old.id}").')
     assert f'(id="{new}"' not in refusal
-    assert f"unless a file in {harness.settings.delivery_dir} has its id in its name" in caplog.text
+    report = await harness.read_start_report(caplog)
+    assert f"unless a file in {harness.settings.delivery_dir} has its id in its name" in report
 
 
 @pytest.mark.parametrize("name", [".pending-0a_{}", "recovered-0a_{}.json"])
@@ -521,8 +522,9 @@ async def test_a_bearer_token_that_a_killed_server_put_into_the_keyring_is_told_
         f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. To go on with it" in refusal
     )
     assert "then nobody has its bearer token" in lost
-    assert "unless it is in the system's keyring" in caplog.text
-    assert "account 'local:jane ID', with its id for ID" in caplog.text
+    report = await harness.read_start_report(caplog, delivery="keyring")
+    assert "unless it is in the system's keyring" in report
+    assert "account 'local:jane ID', with its id for ID" in report
 
 
 async def test_a_repeated_rotate_tells_that_the_account_of_the_new_token_is_gone(

@@ -23,8 +23,8 @@ from tests.support.harness import (
     ScriptedPerson,
     refusal_response,
 )
-from tests.support.journal_file import read_journal, read_outcomes
 from tests.support.misbehaving_cluster import HTML_PAGE, REFUSAL_STATUSES, hide_token_ids, replace_answer
+from tests.support.record import read_outcomes, read_record
 from tests.support.remedies import parse_calls
 from token_tools.sandbox.cluster import Token
 
@@ -61,11 +61,9 @@ async def test_update_disables_with_one_field_and_tells_before_and_after(harness
     assert answer.fields["summary"] in answer.text
     assert answer.fields["next_step"] in answer.text
     assert [
-        (line["operation"], line["result"], line["change"]) for line in read_journal(harness.settings.state_dir)
-    ] == [
-        ("update", "intended", "enabled: false"),
-        ("update", "done", "enabled: false"),
-    ]
+        (entry["operation"], entry["outcome"], entry["state_before"], entry["state_after"])
+        for entry in read_record(harness.settings.state_dir)
+    ] == [("update", "done", "enabled: true", "enabled: false")]
 
 
 async def test_update_moves_an_expiry_and_enables_at_once(harness: Harness) -> None:
@@ -77,7 +75,7 @@ async def test_update_moves_an_expiry_and_enables_at_once(harness: Harness) -> N
 
     assert sent_updates(harness, token) == [{"expiration_time": "2027-02-22T09:00:00Z", "enabled": True}]
     assert answer.fields["expiration_time"] == "2027-02-22T09:00:00Z"
-    assert read_journal(harness.settings.state_dir)[0]["change"] == "enabled: true, expires: 2027-02-22T09:00:00Z"
+    assert read_record(harness.settings.state_dir)[0]["state_after"] == "enabled: true, expires: 2027-02-22T09:00:00Z"
 
 
 async def test_update_clears_an_expiry(harness: Harness) -> None:
@@ -89,7 +87,7 @@ async def test_update_clears_an_expiry(harness: Harness) -> None:
     assert harness.cluster.tokens[token.id].expiration_time is None
     assert "is enabled, never expires." in answer.text
     assert "expiration_time" not in answer.fields
-    assert read_journal(harness.settings.state_dir)[0]["change"] == "expires: never"
+    assert read_record(harness.settings.state_dir)[0]["state_after"] == "expires: never"
 
 
 async def test_update_explains_a_cluster_that_clears_no_expiry(harness: Harness) -> None:
@@ -102,7 +100,7 @@ async def test_update_explains_a_cluster_that_clears_no_expiry(harness: Harness)
 
     assert 'expiration_time cannot be null"' in refusal
     assert refusal.endswith("This cluster may not let an expiry be cleared: give a late time instead.")
-    assert read_journal(harness.settings.state_dir)[1]["result"] == "not done"
+    assert read_record(harness.settings.state_dir)[0]["outcome"] == "not done"
 
 
 async def test_update_warns_of_a_cluster_that_does_otherwise(harness: Harness) -> None:
@@ -405,7 +403,7 @@ async def test_an_update_whose_answer_was_blocked_is_looked_at(harness: Harness,
 
     assert not answer.is_error
     assert answer.fields["enabled"] is False
-    assert read_outcomes(harness.settings.state_dir) == ["intended", "done"]
+    assert read_outcomes(harness.settings.state_dir) == ["done"]
 
 
 @pytest.mark.usefixtures("no_consent")

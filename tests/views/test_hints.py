@@ -368,6 +368,7 @@ EXPLAINED_CALLS: Final = [
         ['has no argument "within"; nearest is `expiring_within`'],
         id="within",
     ),
+    pytest.param("list_token_changes", {"start_date": "7d"}, ["nearest is `since`: Such as 7d, or a time"], id="start"),
     pytest.param(
         "audit_access_tokens", {"format": "csv"}, ['has no argument "format"; nearest is `report`'], id="format"
     ),
@@ -706,6 +707,7 @@ COMPLETE_ARGUMENTS: Final[dict[str, Arguments]] = {
     "list_access_tokens": {"user": "local:jane", "after": "1", "limit": 1},
     "get_access_token": {"id": JANE_TOKEN_ID},
     "audit_access_tokens": {"expiring_within": "30d", "report": "none"},
+    "list_token_changes": {"since": "7d", "user": "local:jane", "id": JANE_TOKEN_ID},
     "create_access_token": {"user": "bob", "expiration_time": "90d"},
     "update_access_token": {"id": JANE_TOKEN_ID, "enabled": False, "expiration_time": "90d"},
     "delete_access_token": {"id": JANE_TOKEN_ID},
@@ -713,7 +715,7 @@ COMPLETE_ARGUMENTS: Final[dict[str, Arguments]] = {
 }
 """A call of each tool with all its arguments."""
 
-LIST, GET, AUDIT, CREATE, UPDATE, DELETE, ROTATE = COMPLETE_ARGUMENTS
+LIST, GET, AUDIT, CHANGES, CREATE, UPDATE, DELETE, ROTATE = COMPLETE_ARGUMENTS
 NO_FILTER_HINT: Final = "cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired"
 NO_SORTING_HINT: Final = "the order is the cluster's own and cannot be chosen"
 NO_NAMES_HINT: Final = "access tokens have no names, descriptions, scopes, roles or addresses here"
@@ -803,6 +805,10 @@ NONEXISTENT_ARGUMENTS: Final = [
     (CREATE, "uuid", "leave this out"),
     *((LIST, name, "leave this out") for name in ("session_id", "requestHeartbeat", "ToolCallId")),
     *((AUDIT, name, "tokens cannot be filtered by that") for name in ("stale_after", "max_age", "created_after")),
+    *(
+        (CHANGES, name, "`since`, `user` and `id` narrow the list; each line tells what was done")
+        for name in ("operation", "actor", "approved_by", "status", "until", "limit", "unfinished_only")
+    ),
     (AUDIT, "page_size", "an audit reads all tokens in one call"),
     (LIST, "page_size", "`limit` is given already; leave this out"),
     (DELETE, "token", "`id` is given already; leave this out"),
@@ -1044,11 +1050,11 @@ async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spell
     assert "if they are not deleted, check the number. Without `user`, everybody's tokens are listed." in refusal
 
 
-def test_there_are_mistakes_with_each_of_the_seven_tools() -> None:
+def test_there_are_mistakes_with_each_of_the_eight_tools() -> None:
     tools = [case.values[0] for case in [*UNDERSTOOD_CALLS, *EXPLAINED_CALLS]]
 
     assert len(tools) >= 60
-    assert len(set(tools)) == 7
+    assert len(set(tools)) == 8
 
 
 TRY_AGAIN_TEXT = "Try again in a minute; if it is the same then, "

@@ -8,23 +8,24 @@ from typing import Final
 
 import anyio
 
-from token_tools.cli import demo, sandbox, serve_demo
+from token_tools.cli import demo, journal, sandbox, serve_demo
 from token_tools.cli.arguments import Arguments, parse_arguments
 from token_tools.cli.serve import serve_cluster
 from token_tools.cli.stderr import redact_stderr
 from token_tools.errors import SettingsError
 from token_tools.server.app import SERVER_NAME
 from token_tools.server.failed_start import answer_requests
-from token_tools.settings import load_settings, remember_given_secrets
+from token_tools.settings import load_settings, load_state_settings, remember_given_secrets
 
-_COMMANDS_WITHOUT_CLIENT: Final = {"demo", "sandbox"}
+_COMMANDS_WITHOUT_CLIENT: Final = {"demo", "sandbox", "journal"}
 """The commands that serve no client over stdin."""
 
 
 def run_command(words: Sequence[str]) -> int:
     """Run the command that the words of a command line ask for, and return the exit status.
 
-    The status is 0 if all went well, 1 if the demo failed or nobody reads what is printed, 2 if a setting is wrong.
+    The status is 0 if all went well, 1 if the demo failed, if nobody reads what is printed or if the journal has what
+    is unfinished and was asked for it, 2 if a setting is wrong or the journal cannot be read or printed.
     """
     redact_stderr()
     remember_given_secrets()
@@ -54,6 +55,8 @@ def _run(arguments: Arguments) -> int:
         raise SettingsError("stdin or stdout is closed, and there is no other way to talk.")
     if arguments.command == "demo":
         return 0 if anyio.run(demo.play_conversation) else 1
+    if arguments.command == "journal":
+        return journal.print_journal(load_state_settings(arguments.settings), arguments.journal_query)
     if arguments.command == "sandbox":
         sandbox.serve_sandbox(port=arguments.sandbox_port, faults=arguments.faults)
     elif arguments.is_demo:

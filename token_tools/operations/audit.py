@@ -31,11 +31,11 @@ from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own
 from token_tools.operations.policy import Policy
 from token_tools.operations.services import Services
 from token_tools.operations.unfinished import (
-    Unfinished,
     list_lost_ids,
     locate_unfinished,
     read_caller,
     render_unfinished,
+    render_untraced_count,
 )
 
 MAX_UNFINISHED_LOOKUPS: Final = 8
@@ -164,7 +164,7 @@ async def audit_tokens(
     """
     own = await read_own_token(services)
     history = await read_history(services)
-    scope = AuditScope(services.clock(), expiring_within, history.disabled_since, history.successor_entries.keys())
+    scope = AuditScope(services.clock(), expiring_within, history.disabled_since, history.rotations.keys())
     audit = Audit(scope, own.token_id)
     suspect_filter = history.build_suspect_filter(clock_ahead=services.clock.ahead)
 
@@ -184,7 +184,9 @@ async def audit_tokens(
 
         await process_all_tokens(services.cluster, process)
         await _look_up_unnamed_users(services, audit.census)
-        unfinished = await _locate_unfinished(services, history, suspect_filter.suspects)
+        suspects = await _look_up_names(services, suspect_filter.suspects)
+        me = await read_caller(services.cluster, history)
+        unfinished = await locate_unfinished(services, history, suspects, me=me)
         lost_ids = frozenset(list_lost_ids(unfinished))
         audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
         audit.finalize()
@@ -196,7 +198,10 @@ async def audit_tokens(
         path,
         services.policy,
         history,
-        render_unfinished(unfinished, services.clock),
+        [
+            *render_unfinished(unfinished, services.clock()),
+            *render_untraced_count(history, suspects, services.clock),
+        ],
         lost_ids,
         read_only=services.read_only,
         may_write=own.may_write,
@@ -211,15 +216,13 @@ def _name_report(services: Services) -> str:
     return f"audit_{cluster}_{services.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
 
 
-async def _locate_unfinished(
-    services: Services, history: JournalHistory, suspects: Sequence[AccessToken]
-) -> Sequence[Unfinished]:
-    """Return what is unfinished about some tokens; users of whom the list has only a key are looked up first."""
+async def _look_up_names(services: Services, suspects: Sequence[AccessToken]) -> Sequence[AccessToken]:
+    """Return tokens with the names of their users; those of whom the list has only a key are looked up."""
     named = [token for token in suspects if token.user.name]
     for token in [token for token in suspects if not token.user.name][:MAX_UNFINISHED_LOOKUPS]:
         with suppress(ClusterError, Refusal):
             named.append(merge_user(token, await services.cluster.resolve_identity(token.user.as_minimal_identity())))
-    return await locate_unfinished(services, history, named, me=await read_caller(services.cluster, history))
+    return named
 
 
 async def _resolve_examples(services: Services, audit: Audit) -> None:

@@ -132,20 +132,20 @@ def _write_csv(stream: IO[str], rows: Iterator[dict[str, Any]]) -> None:
     for row in rows:
         cells = row | {
             "id": f"id:{row['id']}",
-            "user": _to_text_cell(row["user"]),
-            "creator": _to_text_cell(row["creator"]),
+            "user": to_text_cell(row["user"]),
+            "creator": to_text_cell(row["creator"]),
             "enabled": str(row["enabled"]).lower(),
             "findings": " ".join(row["findings"]),
         }
-        writer.writerow(_escape_formula(cells[column] or "") for column in COLUMNS)
+        writer.writerow(escape_formula(cells[column] or "") for column in COLUMNS)
 
 
-def _to_text_cell(user: str) -> str:
+def to_text_cell(user: str) -> str:
     """Return a user's spelling so that no spreadsheet reads it as a number or a date, as it does a bare `1e5`."""
     return user if not user or ":" in user or user.startswith('"') else json.dumps(user)
 
 
-def _escape_formula(cell: str) -> str:
+def escape_formula(cell: str) -> str:
     """Return a cell without anything that begins a formula.
 
     Only names between JSON's quotes have such characters, and there an escape means the same character.

@@ -5,6 +5,7 @@ behind a question is therefore stored here and removed once it is carried out. A
 It cannot spend the old answer, since the new question has another id. How a person is asked is in `server.elicitation`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,6 +17,8 @@ from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.errors import Refusal
 from token_tools.operations.policy import is_admin
 from token_tools.settings import Confirm
+from token_tools.storage.attempts import Attempt, Mandate, Outcome
+from token_tools.storage.journal import Journal
 
 PLAN_TIMEOUT: Final = timedelta(minutes=10)
 """How long a question can be answered. The state that the SDK seals for it lives as long."""
@@ -25,6 +28,14 @@ MAX_COUNTED_REQUESTS: Final = 256
 
 NoConsent = Literal["declined", "dismissed", "not_ticked", "not_boolean", "failed", "timed_out"]
 """Why there is no consent: a no, a closed form, a form without its tick or its field, an error, no answer in time."""
+
+
+class NotAgreed(Refusal):
+    """A person has to agree first, and did not; `entry` is what the record is to tell about that."""
+
+    def __init__(self, message: str, entry: Attempt) -> None:
+        super().__init__(message)
+        self.entry = entry
 
 
 class Risk(NamedTuple):
@@ -78,7 +89,7 @@ def _is_later(wanted: datetime | None, current: datetime | None) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(ABC):
     """What a request would do, as the server found things at `time`.
 
     `request_key` is equal for equal requests. `time` is by the cluster's clock, which is known to be `clock_ahead` of
@@ -103,6 +114,15 @@ class Plan:
         if not self.changes_something or self.confirm == "none":
             return False
         return self.confirm == "all" or len(self.risks) > 0
+
+    @abstractmethod
+    def draft_entry(self, journal: Journal, mandate: Mandate, outcome: Outcome, reason: str | None = None) -> Attempt:
+        """Return the entry of the record about this; `reason` says why it is not tried."""
+
+    def draft_intent(self, journal: Journal, actor: str) -> Attempt:
+        """Return the intent to carry this out, once it may be, for the one who asked for it."""
+        mandate = Mandate(actor, "agreed", self.question_id) if self.needs_consent else Mandate(actor)
+        return self.draft_entry(journal, mandate, "intended")
 
 
 SomePlan = TypeVar("SomePlan", bound=Plan)

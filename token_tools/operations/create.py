@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from token_tools.cluster.identity import SELF, Identity
-from token_tools.cluster.models import AccessToken
+from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.cluster.pagination import fetch_user_tokens
 from token_tools.errors import BadAnswer, Forbidden, NotFound, Refusal, Rejected, TokenToolsError
 from token_tools.operations.consent import Plan, find_create_risks
 from token_tools.operations.create_request import CreateRequest, find_lifetime
+from token_tools.operations.journal_history import format_change
 from token_tools.operations.new_token import CreatedToken, create_new_token
 from token_tools.operations.services import Services
 from token_tools.operations.token_limit import MAX_TOKENS_PER_USER, check_token_limit, render_lifetimes, render_way_out
 from token_tools.operations.unfinished import read_user_history
 from token_tools.operations.user_lookup import MeantUser, User, explain_missing_user, identify, render_identity_caveat
+from token_tools.storage.attempts import Attempt, Mandate, Outcome
+from token_tools.storage.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,20 @@ class CreatePlan(Plan):
 
     create_request: CreateRequest
     has_default_expiry: bool
+
+    def draft_entry(self, journal: Journal, mandate: Mandate, outcome: Outcome, reason: str | None = None) -> Attempt:
+        """Return the entry of the record about this creation."""
+        request = self.create_request
+        return journal.draft(
+            "create" if request.replaces is None else "rotate",
+            str(request.user),
+            mandate,
+            outcome=outcome,
+            replaces=None if request.replaces is None else request.replaces.id,
+            tokens_before=" ".join(token.id for token in request.current_tokens or ()) or None,
+            after=format_change(TokenState(enabled=True, expires=request.expires)),
+            reason=reason,
+        )
 
 
 @dataclass(frozen=True)
@@ -40,11 +57,12 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
     Raises:
         Refusal: If a rule forbids it.
         ClusterError: If the cluster cannot be asked.
-        JournalError: If the journal cannot be read.
+        JournalError: If the journal cannot be written.
     """
     request_key = ("create", user, expiration_time)
     if waiting := services.pending_plans.get(CreatePlan, request_key, now=services.clock()):
         return waiting
+    await services.journal.check_ready()
     # What the rules forbid is refused before the cluster is asked.
     services.policy.choose_expiry(expiration_time, now=services.clock())
     if isinstance(user, Identity):
@@ -67,8 +85,8 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
             meant.identity,
             expires,
             current_tokens,
-            history.open_intents,
-            history.settled_intents,
+            history.unfinished,
+            history.untraced,
             lifetime=find_lifetime(expiration_time, expires, now),
             max_lifetime=services.policy.max_lifetime,
         ),
@@ -118,9 +136,14 @@ async def create_token(services: Services, plan: CreatePlan) -> CreateResult:
     services.pending_plans.consume(plan)
     request = await _renew_request(services, plan)
     try:
-        return CreateResult(plan, await create_new_token(services, request))
+        return CreateResult(plan, await create_new_token(services, request, draft_intent(services, plan, request)))
     except Rejected as failure:
         raise await _explain_rejected(services, request.user, failure) from failure
+
+
+def draft_intent(services: Services, plan: CreatePlan, request: CreateRequest) -> Attempt:
+    """Return the intent to carry out a plan as it was renewed."""
+    return replace(plan, create_request=request).draft_intent(services.journal, services.actor)
 
 
 async def _renew_request(services: Services, plan: CreatePlan) -> CreateRequest:

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import Refusal
-from token_tools.storage.journal import JournalEntry
+from token_tools.operations.unfinished import Unfinished
+from token_tools.storage.attempts import Attempt
 from token_tools.times import is_lifetime
 
 
@@ -15,19 +16,20 @@ from token_tools.times import is_lifetime
 class CreateRequest:
     """A token that is to be created for `user` and expires at `expires`, or never.
 
-    `current_tokens` are the user's tokens just before, None if they could not be read. `open_intents` are earlier
-    attempts for the same user without a known end; the answer will mention them. `settled_intents` are those that need
-    not be mentioned again. `replaces` is the token that the new one is to replace; the new one then has to prove that
-    it works. `lifetime` is how long the new one is to live, None if the caller named a time or never. `max_lifetime` is
-    the longest lifetime that the operator allows, None if any lifetime is allowed.
+    `current_tokens` are the user's tokens just before, None if they could not be read. `unfinished` and `untraced` are
+    earlier attempts for the same user without a known end; see `UserHistory`. `replaces` is the token that the new one
+    is to replace; the new one then has to prove that it works, and `earlier_rotations` are known of that token.
+    `lifetime` is how long the new one is to live, None if the caller named a time or never. `max_lifetime` is the
+    longest lifetime that the operator allows, None if any lifetime is allowed.
     """
 
     user: Identity
     expires: datetime | None
     current_tokens: Sequence[AccessToken] | None
-    open_intents: Sequence[JournalEntry] = ()
-    settled_intents: Sequence[JournalEntry] = ()
+    unfinished: Sequence[Unfinished] = ()
+    untraced: Sequence[Attempt] = ()
     replaces: AccessToken | None = None
+    earlier_rotations: Sequence[Attempt] = ()
     lifetime: timedelta | None = None
     max_lifetime: timedelta | None = None
 

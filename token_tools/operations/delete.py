@@ -5,7 +5,6 @@ from datetime import timedelta
 
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens
 from token_tools.errors import (
     BadAnswer,
@@ -20,15 +19,36 @@ from token_tools.errors import (
     Unsent,
 )
 from token_tools.operations.consent import IRREVERSIBLE
+from token_tools.operations.journal_history import format_change
 from token_tools.operations.own_token import check_no_lockout
-from token_tools.operations.read import read_token
+from token_tools.operations.read import concerning, read_token
 from token_tools.operations.services import Services
-from token_tools.operations.token_change import AppliedChange, TokenChangePlan, check_unchanged, record_change
+from token_tools.operations.token_change import (
+    AppliedChange,
+    TokenChangePlan,
+    check_unchanged,
+    record_change,
+    settle_by_change,
+)
+from token_tools.storage.attempts import Attempt, Mandate, Outcome
+from token_tools.storage.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeletePlan(TokenChangePlan):
     """What a deletion would do."""
+
+    def draft_entry(self, journal: Journal, mandate: Mandate, outcome: Outcome, reason: str | None = None) -> Attempt:
+        """Return the entry of the record about this deletion."""
+        return journal.draft(
+            "delete",
+            str(self.token.user),
+            mandate,
+            outcome=outcome,
+            token_id=self.token.id,
+            before=format_change(self.token.state),
+            reason=reason,
+        )
 
 
 @dataclass(frozen=True)
@@ -46,14 +66,17 @@ async def plan_delete(services: Services, token_id: str) -> DeletePlan:
     While a person is asked about it, an equal request gets the same plan.
 
     Raises:
-        Refusal: If it would lock the server out.
+        Refusal: If it would lock the server out, or if there were too many changes.
         ClusterError: If the cluster cannot be asked.
+        JournalError: If the journal cannot be written.
     """
     request_key = ("delete", token_id)
     if waiting := services.pending_plans.get(DeletePlan, request_key, now=services.clock()):
         return waiting
+    await services.journal.check_ready()
     token = await read_token(services, token_id)
-    await check_no_lockout(services, token, "delete it")
+    with concerning(token.user):
+        await check_no_lockout(services, token, "delete it")
     plan = DeletePlan(
         request_key=request_key,
         time=services.clock(),
@@ -74,15 +97,17 @@ async def delete_token(services: Services, plan: DeletePlan) -> DeleteResult:
         ClusterError: If the cluster declined, or could not be asked; the token is still there.
         UnknownOutcome: If the token may or may not be there.
     """
-    services.pending_plans.consume(plan)
-    await check_unchanged(services, plan)
-    if plan.needs_consent:
-        await check_no_lockout(services, plan.token, "delete it")
-    return DeleteResult(plan, await _apply(services, plan.token), services.policy.max_lifetime)
+    with concerning(plan.token.user):
+        services.pending_plans.consume(plan)
+        await check_unchanged(services, plan)
+        if plan.needs_consent:
+            await check_no_lockout(services, plan.token, "delete it")
+        return DeleteResult(plan, await _apply(services, plan), services.policy.max_lifetime)
 
 
-async def _apply(services: Services, token: AccessToken) -> AppliedChange:
-    async with record_change(services, "delete", token) as intent:
+async def _apply(services: Services, plan: DeletePlan) -> AppliedChange:
+    token = plan.token
+    async with record_change(services, plan) as intent:
         try:
             warning = await delete_and_verify(services.cluster, token.id, token.user)
         except UnknownOutcome:
@@ -91,7 +116,9 @@ async def _apply(services: Services, token: AccessToken) -> AppliedChange:
         except ClusterError:
             await services.journal.record_outcome(intent, "not done")
             raise
-        return AppliedChange.with_warnings(None, [warning, await services.journal.record_outcome(intent, "done")])
+        journal_error = await services.journal.record_outcome(intent, "done")
+        await settle_by_change(services, token, "deleted")
+        return AppliedChange.with_warnings(None, [warning, journal_error])
 
 
 async def delete_and_verify(cluster: ClusterClient, token_id: str, user: Identity) -> str | None:

@@ -108,6 +108,11 @@ def _find_long_disabled(token: AccessToken, scope: AuditScope) -> datetime | Non
     return since if token.is_disabled and since <= scope.now - STALE_AFTER else None
 
 
+def _find_lately_disabled(token: AccessToken, scope: AuditScope) -> datetime | None:
+    since = scope.disabled_since.get(token.id)
+    return since if token.is_disabled and since is not None and since > scope.now - STALE_AFTER else None
+
+
 def _find_old(token: AccessToken, scope: AuditScope) -> datetime | None:
     return token.created if token.created <= scope.now - OLD_AFTER else None
 
@@ -167,6 +172,13 @@ FINDINGS: Final = (
         statuses=["disabled", "expired"],
         remedy="delete_once_unused",
         described_as="are disabled",
+    ),
+    Finding(
+        name="disabled_lately",
+        find_since=_find_lately_disabled,
+        statuses=["disabled", "expired"],
+        remedy="delete_once_unused",
+        described_as=None,
     ),
     USERS_WITH_TWO_TOKENS,
     Finding(

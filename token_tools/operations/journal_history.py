@@ -9,7 +9,7 @@ from typing import Final
 from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.errors import JournalError
 from token_tools.operations.services import Services
-from token_tools.storage.journal import Attempt, JournalEntry
+from token_tools.storage.attempts import Attempt
 from token_tools.times import format_rfc3339
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
@@ -37,56 +37,56 @@ class JournalHistory:
     @cached_property
     def created_ids(self) -> frozenset[str]:
         """The ids of the tokens that an attempt is known to have created."""
-        return frozenset(a.last.token_id for a in self.attempts if a.is_creating and a.last.token_id)
+        return frozenset(a.token_id for a in self.attempts if a.is_creating and a.token_id)
 
     @cached_property
-    def successor_entries(self) -> Mapping[str, JournalEntry]:
-        """The outcomes of the rotations that created a token, by the id of that token."""
-        created = [a.last for a in self.attempts if a.outcome == "created" and a.intent.replaces]
-        return {entry.token_id: entry for entry in created if entry.token_id}
+    def rotations(self) -> Mapping[str, Attempt]:
+        """The rotations that created a token, by the id of that token."""
+        created = [a for a in self.attempts if a.outcome == "created" or a.settlement == "delivered"]
+        return {attempt.token_id: attempt for attempt in created if attempt.replaces and attempt.token_id}
 
     @cached_property
     def deleted_at(self) -> Mapping[str, datetime]:
         """When this server deleted tokens, by their ids."""
-        deleted = [a.last for a in self.attempts if (a.intent.operation, a.outcome) == ("delete", "done")]
-        rolled_back = [attempt.last for attempt in self.attempts if attempt.outcome == "rolled back"]
-        return {entry.token_id: entry.time for entry in [*deleted, *rolled_back] if entry.token_id}
+        deleted = [a for a in self.attempts if (a.operation, a.outcome) == ("delete", "done")]
+        rolled_back = [attempt for attempt in self.attempts if attempt.outcome == "rolled back"]
+        return {a.token_id: a.last_seen for a in [*deleted, *rolled_back] if a.token_id}
+
+    @cached_property
+    def disablings(self) -> Mapping[str, Attempt]:
+        """The updates that disabled tokens, by their ids; without those that may have been enabled again since.
+
+        A token was enabled when such an update began. So one that is disabled now was not before, even if the end of
+        the update is not known.
+        """
+        disablings: dict[str, Attempt] = {}
+        for attempt in self.attempts:
+            token_id, change = attempt.token_id, attempt.after or ""
+            if token_id is None or not change.startswith("enabled: ") or attempt.outcome == "not done":
+                continue
+            disablings.pop(token_id, None)
+            if change.startswith("enabled: false"):
+                disablings[token_id] = attempt
+        return disablings
 
     @cached_property
     def disabled_since(self) -> Mapping[str, datetime]:
-        """When this server disabled tokens, by their ids; without those that it may have enabled again since."""
-        since: dict[str, datetime] = {}
-        for attempt in self.attempts:
-            token_id, change = attempt.intent.token_id, attempt.intent.change or ""
-            if token_id is None or not change.startswith("enabled: ") or attempt.outcome == "not done":
-                continue
-            since.pop(token_id, None)
-            if change.startswith("enabled: false") and attempt.outcome == "done":
-                since[token_id] = attempt.last.time
-        return since
+        """When tokens were disabled, by their ids."""
+        return {token_id: attempt.last_seen for token_id, attempt in self.disablings.items()}
 
     @cached_property
-    def attempt_positions(self) -> Mapping[str, int]:
-        """The position of each attempt among all, by its id."""
-        return {attempt.intent.attempt: position for position, attempt in enumerate(self.attempts)}
-
-    @cached_property
-    def settled_positions(self) -> Mapping[str, int]:
-        """The position of the last change or deletion with a known end, by the id of its token."""
-        return {
-            attempt.intent.token_id: position
-            for position, attempt in enumerate(self.attempts)
-            if attempt.intent.token_id and not attempt.is_open
-        }
+    def last_changes(self) -> Mapping[str, int]:
+        """The number of the last change or deletion with a known end, by the id of its token."""
+        return {a.token_id: a.number for a in self.attempts if a.token_id and not a.is_creating and not a.is_open}
 
     def build_suspect_filter(self, *, clock_ahead: timedelta) -> "SuspectFilter":
         """Return the filter for tokens that open attempts may be about, on a cluster whose clock is ahead of ours."""
         spans = [
             find_creation_span(attempt, clock_ahead)
             for attempt in self.open_attempts
-            if attempt.is_creating and attempt.last.token_id is None
+            if attempt.is_creating and attempt.token_id is None
         ]
-        ids = {token_id for a in self.open_attempts for token_id in (a.last.token_id, a.intent.replaces) if token_id}
+        ids = {token_id for a in self.open_attempts for token_id in (a.token_id, a.replaces) if token_id}
         return SuspectFilter(frozenset(ids), spans)
 
 
@@ -117,8 +117,8 @@ async def read_history(services: Services) -> JournalHistory:
 
 def find_creation_span(attempt: Attempt, clock_ahead: timedelta) -> tuple[datetime, datetime]:
     """Return when, by the cluster's clock, an attempt can have created a token."""
-    return _shift_within_calendar(attempt.intent.time, clock_ahead - CLOCK_TOLERANCE), _shift_within_calendar(
-        attempt.last.time, clock_ahead + MAX_CREATION_DELAY
+    return _shift_within_calendar(attempt.begun, clock_ahead - CLOCK_TOLERANCE), _shift_within_calendar(
+        attempt.last_seen, clock_ahead + MAX_CREATION_DELAY
     )
 
 

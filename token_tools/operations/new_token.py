@@ -5,7 +5,7 @@ outcome on disk. Each step can fail, and each failure ends in a text that says w
 """
 
 import logging
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -34,8 +34,8 @@ from token_tools.operations.rollback import (
     rollback_undelivered,
 )
 from token_tools.operations.services import Services
+from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import DeliveredToken, Reservation
-from token_tools.storage.journal import JournalEntry
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -54,13 +54,16 @@ class CreatedToken:
     clock_ahead: timedelta = timedelta()
 
 
-async def create_new_token(services: Services, request: CreateRequest) -> CreatedToken:
+async def create_new_token(services: Services, request: CreateRequest, draft: Attempt) -> CreatedToken:
     """Create a token and deliver it. Cancellation waits until this is over; each of its steps has a timeout.
+
+    `draft` is the intent, which is not written yet.
 
     Raises:
         DeliveryError: If the bearer token has no place to go; no token was created.
         Undelivered: If it had none after the token was created; the text tells whether that could be deleted again.
         JournalError: If the intent could not be written; nothing was asked of the cluster.
+        Refusal: If there were too many changes, or if another call or server was faster.
         ClusterError: If the cluster declined, or could not be asked; no token was created.
         Unproved: If the new token lives too long or not at all, or is to replace another and does not work; the
             text tells whether it could be deleted again.
@@ -69,7 +72,7 @@ async def create_new_token(services: Services, request: CreateRequest) -> Create
     # A keyring may wait for a person here. Nothing has begun yet, so that can be cancelled.
     reservation = await services.delivery.reserve()
     with shielded():
-        intent, created = await _create(services, request, reservation)
+        intent, created = await _create(services, request, draft, reservation)
     if created.delivered.bearer_token is not None:
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -82,30 +85,32 @@ async def create_new_token(services: Services, request: CreateRequest) -> Create
 
 
 async def _create(
-    services: Services, request: CreateRequest, reservation: Reservation
-) -> tuple[JournalEntry, CreatedToken]:
+    services: Services, request: CreateRequest, draft: Attempt, reservation: Reservation
+) -> tuple[Attempt, CreatedToken]:
     async with AsyncExitStack() as cleanup:
         async with AsyncExitStack() as rollback:
             rollback.push_async_callback(reservation.release)
-            intent = await cleanup.enter_async_context(_record_intent(services, request))
+            intent = await cleanup.enter_async_context(
+                services.journal.record_intent(draft, known_rotations={each.id for each in request.earlier_rotations})
+            )
             new = await _create_on_cluster(services, request, intent)
             # From here on, the reservation is used.
             rollback.pop_all()
         delivered = await _deliver(services, request, reservation, new, intent)
         token = await _verify(services, request, new, delivered, intent)
-        journal_error = await services.journal.record_outcome(
-            intent, "created", new.id, location=delivered.location, mentioned=request.settled_intents
-        )
+        journal_error = await services.journal.record_outcome(intent, "created", new.id, location=delivered.location)
+        await _settle_told(services, request, intent)
         return intent, CreatedToken(delivered, token, journal_error, services.clock.ahead)
 
 
-def _record_intent(services: Services, request: CreateRequest) -> AbstractAsyncContextManager[JournalEntry]:
-    if request.replaces is None:
-        return services.journal.record_intent(str(request.user))
-    return services.journal.record_intent(str(request.user), "rotate", replaces=request.replaces.id)
+async def _settle_told(services: Services, request: CreateRequest, intent: Attempt) -> None:
+    """Settle the earlier attempts that the answer tells, or of which a person was told before they agreed."""
+    await services.journal.settle(request.untraced, "not found")
+    if intent.consent == "agreed":
+        await services.journal.settle([each.attempt for each in request.unfinished], "told to a person")
 
 
-async def _create_on_cluster(services: Services, request: CreateRequest, intent: JournalEntry) -> NewAccessToken:
+async def _create_on_cluster(services: Services, request: CreateRequest, intent: Attempt) -> NewAccessToken:
     """Ask the cluster once for the token.
 
     Raises:
@@ -137,7 +142,7 @@ async def _post(services: Services, request: CreateRequest) -> NewAccessToken:
 
 
 async def _deliver(
-    services: Services, request: CreateRequest, reservation: Reservation, new: NewAccessToken, intent: JournalEntry
+    services: Services, request: CreateRequest, reservation: Reservation, new: NewAccessToken, intent: Attempt
 ) -> DeliveredToken:
     """Put the bearer token where it belongs.
 
@@ -156,7 +161,7 @@ async def _deliver(
 
 
 async def _verify(
-    services: Services, request: CreateRequest, new: NewAccessToken, delivered: DeliveredToken, intent: JournalEntry
+    services: Services, request: CreateRequest, new: NewAccessToken, delivered: DeliveredToken, intent: Attempt
 ) -> AccessToken | None:
     """Return the new token as the cluster tells it now, None if it cannot be read.
 
@@ -169,7 +174,7 @@ async def _verify(
     except StrayAnswer as stray:
         raise await remove_and_explain_stray(services, request, delivered, intent, stray) from stray
     if found is not None and request.current_tokens is not None and request.may_be_for(found):
-        services.clock.observe_creation(found.created, started=intent.time)
+        services.clock.observe_creation(found.created, started=intent.begun)
     flaw = await find_flaw(services, request, new, found)
     if flaw is not None:
         outcome = await rollback_delivered(services, request, delivered, intent)

@@ -1,6 +1,7 @@
 """Listing tokens and looking at one. Nothing here changes anything."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -74,7 +75,9 @@ async def list_tokens(services: Services, user: User | None, *, cursor: str | No
     if not page.tokens and meant.is_not_found:
         # The cluster's filter ignores the domain, so an empty page does not prove that there is such a user.
         raise explain_missing_user(user, meant, ALL_USERS_HINT)
-    caveats = await render_unfinished_of(services, await read_history(services), page.tokens)
+    # A page alone does not show that a token is missing.
+    is_whole = cursor is None and page.cursor is None
+    caveats = await render_unfinished_of(services, page.tokens, user=meant.identity if is_whole else None)
     return TokenListing(page, services.clock(), user=meant.identity, clock_ahead=services.clock.ahead, caveats=caveats)
 
 
@@ -84,7 +87,7 @@ async def _list_all_tokens(services: Services, cursor: str | None, limit: int) -
     except Rejected as failure:
         raise Rejected(f"{failure}{_render_cursor_hint(cursor)}") from failure
     caveats = await _find_list_caveats(services, page) if cursor is None else ()
-    unfinished = await render_unfinished_of(services, await read_history(services), page.tokens)
+    unfinished = await render_unfinished_of(services, page.tokens)
     return TokenListing(page, services.clock(), clock_ahead=services.clock.ahead, caveats=[*caveats, *unfinished])
 
 
@@ -111,7 +114,8 @@ async def get_token(services: Services, token_id: str) -> TokenView:
         others = None
         caveats.append(f"The user's other tokens are not known: {failure}")
     tokens = [merge_user(each, token.user) for each in [token, *(others or ())]]
-    caveats += await render_unfinished_of(services, await read_history(services), tokens)
+    user = token.user if others is not None else None
+    caveats += await render_unfinished_of(services, tokens, user=user)
     return TokenView(token, services.clock(), is_own, others, caveats, services.clock.ahead)
 
 
@@ -142,6 +146,16 @@ async def read_token(services: Services, token_id: str) -> AccessToken:
     except NotFound as failure:
         history = await read_history(services)
         raise explain_missing_token(token_id, failure, history.deleted_at.get(token_id)) from failure
+
+
+@contextmanager
+def concerning(user: Identity) -> Generator[None]:
+    """Let a refusal in the block tell the record whose token it is about."""
+    try:
+        yield
+    except Refusal as refusal:
+        refusal.user = str(user)
+        raise
 
 
 def explain_missing_token(token_id: str, failure: NotFound, deleted_at: datetime | None = None) -> NotFound:

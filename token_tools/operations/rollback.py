@@ -16,14 +16,14 @@ from token_tools.operations.journal_history import CLOCK_TOLERANCE
 from token_tools.operations.new_token_checks import StrayAnswer, read_certainly_new
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
+from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import DeliveredToken
-from token_tools.storage.journal import JournalEntry
 from token_tools.times import format_time
 
 _LOG: Final = logging.getLogger(__name__)
 
 
-async def rollback_undelivered(services: Services, request: CreateRequest, token_id: str, intent: JournalEntry) -> str:
+async def rollback_undelivered(services: Services, request: CreateRequest, token_id: str, intent: Attempt) -> str:
     """Delete a new token whose bearer token nobody has; return what came of that, as text."""
     try:
         await _delete_new(services, request, token_id)
@@ -40,7 +40,7 @@ async def rollback_undelivered(services: Services, request: CreateRequest, token
 
 
 async def rollback_delivered(
-    services: Services, request: CreateRequest, delivered: DeliveredToken, intent: JournalEntry
+    services: Services, request: CreateRequest, delivered: DeliveredToken, intent: Attempt
 ) -> str:
     """Delete a new token that is no good, then what was delivered of it; return what came of that, as text."""
     try:
@@ -64,7 +64,7 @@ async def rollback_delivered(
 
 
 async def remove_and_explain_stray(
-    services: Services, request: CreateRequest, delivered: DeliveredToken, intent: JournalEntry, stray: StrayAnswer
+    services: Services, request: CreateRequest, delivered: DeliveredToken, intent: Attempt, stray: StrayAnswer
 ) -> UnknownOutcome:
     """Remove what was delivered of a token that is not ours or is gone; explain what the create may have left."""
     try:
@@ -99,7 +99,7 @@ class _Suspects(NamedTuple):
 
 
 async def explain_unknown_outcome(
-    services: Services, request: CreateRequest, intent: JournalEntry, failure: ClusterError
+    services: Services, request: CreateRequest, intent: Attempt, failure: ClusterError
 ) -> UnknownOutcome:
     """Record that a create ended without a clear answer; explain it by the tokens that the user has now."""
     try:
@@ -117,7 +117,7 @@ async def explain_unknown_outcome(
     return _explain_suspects(services, request, suspects, failure)
 
 
-async def _find_suspects(services: Services, request: CreateRequest, intent: JournalEntry) -> _Suspects:
+async def _find_suspects(services: Services, request: CreateRequest, intent: Attempt) -> _Suspects:
     """Return the tokens that a create without a clear answer may have ended with.
 
     Raises:
@@ -128,12 +128,12 @@ async def _find_suspects(services: Services, request: CreateRequest, intent: Jou
         raise BadAnswer("their tokens were not known before.")
     me = await services.cluster.who_am_i()
     now = await fetch_user_tokens(services.cluster, request.user)
-    created, is_being_created = await services.journal.get_concurrent_attempts(str(request.user), excluding=intent)
+    created, is_being_created = await services.journal.list_concurrent(str(request.user), excluding=intent)
     known_ids = {me.access_token_id, *created}
     new = [token for token in now if not request.is_preexisting(token.id) and token.id not in known_ids]
     ours = [token for token in new if token.creator is None or me.identity.may_be(token.creator)]
     # The clocks may differ, so creation times only narrow down the suspects if at least one of them is left.
-    begun = intent.time + services.clock.ahead - CLOCK_TOLERANCE
+    begun = intent.begun + services.clock.ahead - CLOCK_TOLERANCE
     recent = [token for token in ours if token.created > begun]
     return _Suspects(new, recent or ours, are_older=not recent, is_being_created=is_being_created)
 

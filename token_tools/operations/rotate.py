@@ -1,7 +1,6 @@
 """Rotating a token: a second one for the same user, delivered and proved to work, while the old one stays as it is."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,30 +10,27 @@ from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import NotFound, Refusal, Rejected
 from token_tools.operations.consent import find_create_risks
-from token_tools.operations.create import CreatePlan
+from token_tools.operations.create import CreatePlan, draft_intent
 from token_tools.operations.create_request import CreateRequest, find_lifetime
 from token_tools.operations.new_token import CreatedToken, create_new_token
 from token_tools.operations.next_steps import choose_hand_over
 from token_tools.operations.own_token import is_own_token
 from token_tools.operations.policy import is_built_in
-from token_tools.operations.read import read_token
+from token_tools.operations.read import concerning, read_token
 from token_tools.operations.rotate_preflight import collect_existing_tokens, explain_rejected_rotate
 from token_tools.operations.services import Services
 from token_tools.operations.user_lookup import identify
-from token_tools.storage.journal import JournalEntry
 
 
 @dataclass(frozen=True, kw_only=True)
 class RotatePlan(CreatePlan):
     """What a rotate would do: create a token beside `old_token`.
 
-    `is_own` says whether the server itself runs on the old one. `earlier_rotations` are the outcomes of its earlier
-    rotations.
+    `is_own` says whether the server itself runs on the old one.
     """
 
     old_token: AccessToken
     is_own: bool
-    earlier_rotations: Sequence[JournalEntry]
 
 
 @dataclass(frozen=True)
@@ -54,20 +50,22 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
         Refusal: If a rule forbids it, if the user can have no other token, or if the token was rotated before.
         ClusterError: If the cluster cannot be asked.
         DeliveryError: If the destination of bearer tokens cannot be searched.
-        JournalError: If the journal cannot be read.
+        JournalError: If the journal cannot be written.
     """
     request_key = ("rotate", token_id, expiration_time)
     if waiting := services.pending_plans.get(RotatePlan, request_key, now=services.clock()):
         return waiting
+    await services.journal.check_ready()
     # A forbidden expiry is refused before the cluster is asked.
     services.policy.choose_expiry(expiration_time, now=services.clock())
     old = await read_token(services, token_id)
-    user = await _identify_owner(services, old)
-    is_own = await is_own_token(services, old)
-    if is_own is None:
-        raise _explain_unprovable(user)
-    async with _rotation_lock(services, old):
-        existing = await collect_existing_tokens(services, old, user, choose_hand_over(services, is_own=is_own))
+    with concerning(old.user):
+        user = await _identify_owner(services, old)
+        is_own = await is_own_token(services, old)
+        if is_own is None:
+            raise _explain_unprovable(user)
+        async with _rotation_lock(services, old):
+            existing = await collect_existing_tokens(services, old, user, choose_hand_over(services, is_own=is_own))
     now = services.clock()
     expires = services.policy.choose_expiry(expiration_time, now=now)
     plan = RotatePlan(
@@ -80,16 +78,16 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
             user,
             expires,
             existing.current_tokens,
-            existing.history.open_intents,
-            existing.history.settled_intents,
+            existing.history.unfinished,
+            existing.history.untraced,
             replaces=old,
+            earlier_rotations=existing.earlier_rotations,
             lifetime=find_lifetime(expiration_time, expires, now),
             max_lifetime=services.policy.max_lifetime,
         ),
         has_default_expiry=expiration_time is None,
         old_token=old,
         is_own=is_own,
-        earlier_rotations=existing.earlier_rotations,
     )
     return services.pending_plans.add(plan)
 
@@ -121,11 +119,16 @@ async def rotate_token(services: Services, plan: RotatePlan) -> RotateResult:
         Refusal: If the plan was carried out before or cannot be any more, or if a second token was created meanwhile.
         TokenToolsError: If the token could not be created, delivered and proved to work; see `create_new_token`.
     """
-    services.pending_plans.consume(plan)
+    with concerning(plan.old_token.user):
+        services.pending_plans.consume(plan)
+        return await _rotate(services, plan)
+
+
+async def _rotate(services: Services, plan: RotatePlan) -> RotateResult:
     async with _rotation_lock(services, plan.old_token):
         request = await _renew_request(services, plan)
         try:
-            return RotateResult(plan, await create_new_token(services, request))
+            return RotateResult(plan, await create_new_token(services, request, draft_intent(services, plan, request)))
         except Rejected as failure:
             raise await explain_rejected_rotate(services, plan.old_token, request.user, failure) from failure
         except NotFound as failure:
@@ -145,10 +148,10 @@ async def _renew_request(services: Services, plan: RotatePlan) -> CreateRequest:
     request, old = plan.create_request, plan.old_token
     if plan.needs_consent:
         await read_token(services, old.id)
-    if plan.needs_consent or [*await services.journal.list_rotations(old.id)] != [*plan.earlier_rotations]:
+    if plan.needs_consent or await services.journal.list_rotations(old.id) != request.earlier_rotations:
         hand_over = choose_hand_over(services, is_own=plan.is_own)
         existing = await collect_existing_tokens(services, old, request.user, hand_over)
-        request = replace(request, current_tokens=existing.current_tokens)
+        request = replace(request, current_tokens=existing.current_tokens, earlier_rotations=existing.earlier_rotations)
     request.check_expiry(now=services.clock())
     return request
 

@@ -29,7 +29,8 @@ from token_tools.operations.unfinished import (
     render_unfinished,
 )
 from token_tools.quoting import MAX_ITEMS_SHOWN
-from token_tools.storage.journal import JournalEntry
+from token_tools.storage.attempts import Attempt
+from token_tools.storage.journal import explain_concurrent_rotation
 from token_tools.times import format_time
 
 _FAILED_OUTCOMES: Final = {"undeletable", "rolled back"}
@@ -42,13 +43,13 @@ class ExistingTokens:
 
     `current_tokens` are all of the user's tokens, None if they could not be read, and `other_tokens` those besides the
     one to be rotated, as far as is known. `history` is what the journal knows of the user, and `earlier_rotations` are
-    the outcomes of earlier rotations of that token.
+    the earlier rotations of that token.
     """
 
     current_tokens: Sequence[AccessToken] | None
     other_tokens: Sequence[AccessToken]
     history: UserHistory
-    earlier_rotations: Sequence[JournalEntry]
+    earlier_rotations: Sequence[Attempt]
 
 
 async def collect_existing_tokens(
@@ -86,22 +87,12 @@ async def collect_existing_tokens(
 
 async def _check_no_concurrent_rotation(services: Services, old: AccessToken) -> None:
     # Within this process, a lock keeps rotations of one token apart. This finds those of other processes.
-    at_work = [
-        attempt.intent
-        for attempt in await services.journal.list_attempts()
-        if attempt.is_in_flight and attempt.intent.replaces == old.id
-    ]
+    at_work = [attempt for attempt in await services.journal.list_rotations(old.id) if attempt.is_in_flight]
     if at_work:
-        raise Refusal(
-            f"Token {old.id} is just being rotated by another server of this user, since "
-            f"{format_time(at_work[-1].time)}. Wait until that has ended, and look at the user's "
-            "tokens then: what is new among them is what it makes."
-        )
+        raise explain_concurrent_rotation(at_work[-1])
 
 
-async def _read_successors(
-    services: Services, earlier: Sequence[JournalEntry], *, known: set[str]
-) -> list[AccessToken]:
+async def _read_successors(services: Services, earlier: Sequence[Attempt], *, known: set[str]) -> list[AccessToken]:
     """Return the tokens that earlier rotations created, without the `known` ones, each read by itself."""
     found: list[AccessToken] = []
     for token_id in sorted({entry.token_id for entry in earlier if entry.token_id} - known):
@@ -116,7 +107,7 @@ async def _check_not_rotated_before(
     services: Services,
     old: AccessToken,
     others: Sequence[AccessToken],
-    earlier: Sequence[JournalEntry],
+    earlier: Sequence[Attempt],
     hand_over: str,
 ) -> None:
     tokens = {token.id: token for token in others}
@@ -124,24 +115,24 @@ async def _check_not_rotated_before(
         if rotation.token_id in tokens:
             new = tokens[rotation.token_id]
             raise Refusal(
-                f"Token {old.id} was rotated before, at {format_time(rotation.time)}. "
+                f"Token {old.id} was rotated before, at {format_time(rotation.last_seen)}. "
                 f"{await _render_earlier_rotation(services, old, rotation, new, hand_over)}"
             )
 
 
 async def _render_earlier_rotation(
-    services: Services, old: AccessToken, rotation: JournalEntry, new: AccessToken, hand_over: str
+    services: Services, old: AccessToken, rotation: Attempt, new: AccessToken, hand_over: str
 ) -> str:
     """Render what an earlier rotation created, what is the matter with it, and how to go on."""
     now = services.clock()
     state = f"it is {new.state.render(now=now)}"
-    if rotation.result in _FAILED_OUTCOMES:
+    if rotation.outcome in _FAILED_OUTCOMES:
         flaw = "its bearer token is lost" if rotation.location is None else "it did not prove to work"
         return (
             f"The new token {new.id} is no good: {flaw}, and it could not be deleted. "
             f"{render_delete_and_rotate(new.id)}."
         )
-    if rotation.result == "unknown":
+    if rotation.outcome == "unknown":
         return (
             f"No clear answer came then; the new token seems to be {new.id}, {state}. Unless somebody else made it "
             f"at that time, its bearer token is lost. {render_retirement(new.id)}"
@@ -181,27 +172,25 @@ async def _describe_other(
     """Return a sentence that names another token, and the next step; None for the step if only the state is known."""
     expires = "never expires" if token.expires is None else f"expires {format_time(token.expires)}"
     other = f"The other is {token.id}, made {format_time(token.created)}, which {expires}."
-    open_attempts = find_unfinished(
-        history.journal_history, history.tokens, me=history.me, clock_ahead=services.clock.ahead
-    )
+    open_attempts = find_unfinished(history.journal_history, history.tokens, me=history.me, clock=services.clock)
     origins = [
         each
         for each in open_attempts
         if each.attempt.is_creating and token.id in {suspect.id for suspect in each.suspects}
     ]
     if not origins:
-        return other, " ".join(render_unfinished(history.unfinished, services.clock)) or None
+        return other, " ".join(render_unfinished(history.unfinished, services.clock())) or None
     latest = origins[0]
     if latest.attempt.is_in_flight or latest.attempt.outcome == "undeletable":
-        return other, " ".join(render_unfinished([latest], services.clock))
+        return other, " ".join(render_unfinished([latest], services.clock()))
     return other, await _render_suspect(services, old, token, latest)
 
 
 async def _render_suspect(services: Services, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
     """Render what is known of a token that an unfinished attempt may have created."""
-    intent = unfinished.attempt.intent
+    intent = unfinished.attempt
     location = await services.delivery.locate(token.id, None, {intent.user, str(token.user)})
-    attempt = f"An attempt that was begun at {format_time(intent.time)} and never finished may have made it;"
+    attempt = f"An attempt that was begun at {format_time(intent.begun)} and never finished may have made it;"
     if location is None:
         return f"{attempt} {await _render_lost_location(services)} {render_retirement(token.id)}"
     # Only one way is named: a caller who made both the calls to go on and the calls to go back would disable both

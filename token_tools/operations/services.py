@@ -26,7 +26,8 @@ class Services:
     `address` is the cluster's, as texts name it. `confirm` says which changes a person has to agree to, and
     `consent_timeout` how long a call waits for their answer. `credential_location` says where the operator keeps the
     server's own bearer token, and `read_bearer` reads it as it is there now. Reports of audits go to `report_folder`.
-    `rotation_locks` has a lock for each token that is being rotated, by its id.
+    `actor` is who asks for changes, as the record tells it. `rotation_locks` has a lock for each token that is being
+    rotated, by its id.
     """
 
     address: str
@@ -42,5 +43,6 @@ class Services:
     credential_location: str
     read_bearer: Callable[[], SecretStr]
     read_only: bool = False
+    actor: str = "this server"
     pending_plans: PendingPlans = field(default_factory=PendingPlans)
     rotation_locks: WeakValueDictionary[str, anyio.Lock] = field(default_factory=WeakValueDictionary[str, anyio.Lock])

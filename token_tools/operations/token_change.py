@@ -9,9 +9,11 @@ from token_tools.cluster.models import AccessToken
 from token_tools.errors import Refusal
 from token_tools.operations.cancellation import shielded
 from token_tools.operations.consent import Plan
+from token_tools.operations.journal_history import read_history
 from token_tools.operations.read import read_token
 from token_tools.operations.services import Services
-from token_tools.storage.journal import JournalEntry, Operation
+from token_tools.operations.unfinished import find_unfinished
+from token_tools.storage.attempts import Attempt, Settlement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +51,27 @@ async def check_unchanged(services: Services, plan: TokenChangePlan) -> None:
 
 
 @asynccontextmanager
-async def record_change(
-    services: Services, operation: Operation, token: AccessToken, change: str | None = None
-) -> AsyncGenerator[JournalEntry]:
+async def record_change(services: Services, plan: TokenChangePlan) -> AsyncGenerator[Attempt]:
     """Write what is about to be done to a token into the journal. The block is not cancelled before its end.
 
     Raises:
         JournalError: If it cannot be written; then nothing may be asked of the cluster.
+        Refusal: If there were too many changes, or if the person's answer was used before.
     """
     with shielded():
-        async with services.journal.record_intent(
-            str(token.user), operation, token_id=token.id, change=change
-        ) as intent:
+        async with services.journal.record_intent(plan.draft_intent(services.journal, services.actor)) as intent:
             yield intent
+
+
+async def settle_by_change(services: Services, token: AccessToken, settlement: Settlement) -> None:
+    """Settle what was unfinished about a token that was changed or deleted now.
+
+    A token that a person lets be disabled or deleted is the one that an attempt left behind, if it can be that one.
+    """
+    history = await read_history(services)
+    attempts = [
+        attempt for attempt in history.open_attempts if attempt.token_id == token.id and not attempt.is_creating
+    ]
+    if settlement != "changed since":
+        attempts += [each.attempt for each in find_unfinished(history, [token], clock=services.clock)]
+    await services.journal.settle([attempt for attempt in attempts if attempt.is_unfinished], settlement)

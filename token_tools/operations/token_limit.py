@@ -43,7 +43,7 @@ def render_way_out(tokens: Sequence[AccessToken], history: UserHistory, clock: C
     Tokens that nobody can use come first, then those that do not work. Among tokens that work, a person has to decide.
     """
     if history.unfinished:
-        return " ".join(render_unfinished(history.unfinished, clock))
+        return " ".join(render_unfinished(history.unfinished, clock()))
     dead = [token for token in tokens if not token.is_live(now=clock())]
     return (
         " ".join(_render_dead_token(token, history.journal_history, clock) for token in dead[:MAX_ITEMS_SHOWN])
@@ -55,6 +55,8 @@ def _render_dead_token(token: AccessToken, journal_history: JournalHistory, cloc
     deletion = f'delete_access_token(id="{token.id}")'
     if token.is_expired(now=clock()):
         return f"{token.id} has expired; if nobody wants it back: {deletion}."
-    since = journal_history.disabled_since.get(token.id)
-    known = f"at {format_time(since)} by this server" if since else "since when is not known here"
+    disabling = journal_history.disablings.get(token.id)
+    known = (
+        f"at {format_time(disabling.last_seen)} by {disabling.actor}" if disabling else "since when is not known here"
+    )
     return f"{token.id} is disabled ({known}); once it is sure that nobody wants it back: {deletion}."

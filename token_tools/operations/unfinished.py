@@ -7,7 +7,7 @@ delivered, or by what was done since. The journal and the delivery are asked her
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -19,11 +19,11 @@ from token_tools.cluster.identity import Identity, bare_name
 from token_tools.cluster.models import AccessToken, Caller
 from token_tools.cluster.pagination import merge_user
 from token_tools.errors import ClusterError, DeliveryError
-from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change
+from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change, read_history
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
+from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import Location
-from token_tools.storage.journal import Attempt, JournalEntry
 from token_tools.times import format_time
 
 LOCATE_TIMEOUT_SECONDS: Final = 5
@@ -51,11 +51,6 @@ class Unfinished:
     is_unproved: bool = False
 
     @property
-    def last_entry(self) -> JournalEntry:
-        """The last entry of the attempt in the journal."""
-        return self.attempt.last
-
-    @property
     def is_settled(self) -> bool:
         """Whether a bearer token of it was found where it was delivered, and needs no proof that it works."""
         return self.attempt.outcome != "undeletable" and bool(self.locations) and not self.is_unproved
@@ -73,37 +68,53 @@ def find_unfinished(
     tokens: Sequence[AccessToken],
     *,
     me: Caller | None = None,
-    clock_ahead: timedelta,
+    clock: ClusterClock,
 ) -> Sequence[Unfinished]:
     """Return the open attempts that may be about these tokens, the latest first.
 
-    The cluster's clock is `clock_ahead` of ours. `me` is this server: tokens that it created are suspected before those
-    of others. The token that it runs on is in use, so an attempt that can only be about that one is left out.
+    `me` is this server: tokens that it created are suspected before those of others. The token that it runs on is in
+    use, so an attempt that can only be about that one is left out. So is one whose tokens do not work any more.
     """
+    return [
+        each
+        for each in match_attempts(journal_history, tokens, me=me, clock=clock)
+        if each.suspects and not _is_harmless(each, me, now=clock())
+    ]
+
+
+def match_attempts(
+    journal_history: JournalHistory, tokens: Sequence[AccessToken], *, me: Caller | None = None, clock: ClusterClock
+) -> Iterator[Unfinished]:
+    """Yield each open attempt, the latest first, with those of these tokens that it may be about."""
     if not journal_history.open_attempts:
-        return []
+        return
     by_id = {token.id: [token] for token in tokens}
     by_user = _TokensByUser([token for token in tokens if token.id not in journal_history.created_ids])
-    found: list[Unfinished] = []
     for attempt in journal_history.open_attempts:
         if not attempt.is_creating:
-            known = by_id.get(attempt.intent.token_id or "", [])
+            known = by_id.get(attempt.token_id or "", [])
             suspects = [token for token in known if not _has_ended(journal_history, attempt, token)]
-        elif attempt.last.token_id is not None:
-            suspects = by_id.get(attempt.last.token_id, [])
+        elif attempt.token_id is not None:
+            suspects = by_id.get(attempt.token_id, [])
         else:
-            suspects = _find_suspects(attempt, by_user.find(attempt.intent.user), me, clock_ahead)
-        is_own = attempt.is_creating and me is not None and [token.id for token in suspects] == [me.access_token_id]
-        if suspects and not is_own:
-            found.append(Unfinished(attempt, suspects))
-    return found
+            suspects = _find_suspects(attempt, by_user.find(attempt.user), me, clock.ahead)
+        yield Unfinished(attempt, suspects)
+
+
+def _is_harmless(unfinished: Unfinished, me: Caller | None, *, now: datetime) -> bool:
+    """Whether an attempt to create a token can have left none behind that works and that nobody has."""
+    if not unfinished.attempt.is_creating:
+        return False
+    is_own = me is not None and [token.id for token in unfinished.suspects] == [me.access_token_id]
+    is_dead = not any(token.is_live(now=now) for token in unfinished.suspects)
+    return is_own or (is_dead and not unfinished.attempt.is_in_flight)
 
 
 def _find_suspects(
     attempt: Attempt, tokens: Sequence[AccessToken], me: Caller | None, clock_ahead: timedelta
 ) -> list[AccessToken]:
     begin, end = find_creation_span(attempt, clock_ahead)
-    theirs = [token for token in tokens if begin <= token.created <= end]
+    theirs = [token for token in tokens if begin <= token.created <= end and token.id not in attempt.known_ids]
     by_us = [t for t in theirs if me is None or t.creator is None or me.identity.may_be(t.creator)]
     return by_us or theirs
 
@@ -136,13 +147,8 @@ def _list_identity_keys(user: Identity) -> Iterator[tuple[str, object]]:
 def _has_ended(journal_history: JournalHistory, attempt: Attempt, token: AccessToken) -> bool:
     """Whether an update or a deletion need not be mentioned: the token is as wanted, or was changed again since."""
     state = format_change(token.state)
-    is_done = attempt.intent.change is not None and {*attempt.intent.change.split(", ")} <= {*state.split(", ")}
-    return (
-        attempt.is_in_flight
-        or is_done
-        or journal_history.attempt_positions[attempt.intent.attempt]
-        < journal_history.settled_positions.get(token.id, -1)
-    )
+    is_done = attempt.after is not None and {*attempt.after.split(", ")} <= {*state.split(", ")}
+    return attempt.is_in_flight or is_done or attempt.number < journal_history.last_changes.get(token.id, -1)
 
 
 def may_denote(spelling: str, user: Identity) -> bool:
@@ -171,16 +177,15 @@ class UserHistory:
     """What the journal knows of attempts to create tokens for a user.
 
     `me` is who this server is, None if that does not matter or is not known. `tokens` are those that were looked at,
-    and `unfinished` are the attempts that are open among them. `open_intents` are the intents to tell of: of what is
-    unfinished, and of what was not mentioned yet. `settled_intents` are those that need not be mentioned again.
+    and `unfinished` are the attempts that may have created one of them. `untraced` are those without a known end of
+    which no token is there.
     """
 
     journal_history: JournalHistory
     me: Caller | None
     tokens: Sequence[AccessToken]
     unfinished: Sequence[Unfinished]
-    open_intents: Sequence[JournalEntry]
-    settled_intents: Sequence[JournalEntry]
+    untraced: Sequence[Attempt]
 
 
 async def read_user_history(
@@ -192,19 +197,23 @@ async def read_user_history(
         JournalError: If the journal cannot be read.
     """
     history = JournalHistory(await services.journal.list_attempts())
-    ended_attempts = [
-        attempt
-        for attempt in history.open_attempts
-        if attempt.is_creating and not attempt.is_in_flight and may_denote(attempt.intent.user, user)
-    ]
     tokens = [merge_user(token, user) for token in current_tokens or ()]
     me = await read_caller(services.cluster, history)
     located = await locate_unfinished(services, history, tokens, me=me)
     unfinished = [each for each in located if each.attempt.is_creating]
-    open_ids = {each.attempt.intent.attempt for each in unfinished}
-    to_tell = [a.intent for a in reversed(ended_attempts) if a.intent.attempt in open_ids or not a.is_settled]
-    settled = [intent for intent in to_tell if intent.attempt not in open_ids]
-    return UserHistory(history, me, tokens, unfinished, to_tell, settled)
+    return UserHistory(history, me, tokens, unfinished, list_untraced(services, history, user, tokens))
+
+
+def list_untraced(
+    services: Services, journal_history: JournalHistory, user: Identity, tokens: Sequence[AccessToken]
+) -> Sequence[Attempt]:
+    """Return the unfinished attempts to create a token for a user that can have created none of these tokens."""
+    return [
+        each.attempt
+        for each in match_attempts(journal_history, tokens, clock=services.clock)
+        if each.attempt.is_creating and each.attempt.is_unfinished and not each.suspects
+        if may_denote(each.attempt.user, user)
+    ]
 
 
 async def read_caller(cluster: ClusterClient, journal_history: JournalHistory) -> Caller | None:
@@ -216,12 +225,24 @@ async def read_caller(cluster: ClusterClient, journal_history: JournalHistory) -
 
 
 async def render_unfinished_of(
-    services: Services, journal_history: JournalHistory, tokens: Sequence[AccessToken]
+    services: Services, tokens: Sequence[AccessToken], *, user: Identity | None = None
 ) -> Sequence[str]:
-    """Render what is unfinished about these tokens, and why that may not be all."""
-    me = await read_caller(services.cluster, journal_history)
-    unfinished = await locate_unfinished(services, journal_history, tokens, me=me)
-    return [*render_unfinished(unfinished, services.clock), *filter(None, [journal_history.journal_error])]
+    """Render what is unfinished about these tokens, and why that may not be all.
+
+    If these are all tokens of a `user`, the attempts for that user of which no token is there are told and settled.
+    """
+    history = await read_history(services)
+    me = await read_caller(services.cluster, history)
+    unfinished = render_unfinished(await locate_unfinished(services, history, tokens, me=me), services.clock())
+    untraced = () if user is None else list_untraced(services, history, user, tokens)
+    return [*unfinished, *await _settle_untraced(services, untraced), *filter(None, [history.journal_error])]
+
+
+async def _settle_untraced(services: Services, untraced: Sequence[Attempt]) -> Sequence[str]:
+    if not untraced:
+        return []
+    failure = await services.journal.settle(untraced, "not found")
+    return [render_untraced(untraced), "So it is settled." if failure is None else failure]
 
 
 async def locate_unfinished(
@@ -236,28 +257,28 @@ async def locate_unfinished(
 
     The delivery has `timeout_seconds` for each of these bearer tokens.
     """
-    found = find_unfinished(journal_history, tokens, me=me, clock_ahead=services.clock.ahead)
+    found = find_unfinished(journal_history, tokens, me=me, clock=services.clock)
     results: dict[str, tuple[Location | None, str | None]] = {}
     located: list[Unfinished] = []
     for each in found:
         for token in each.suspects if each.attempt.is_creating else ():
             if token.id not in results and len(results) < 2 * MAX_ITEMS_SHOWN:
-                results[token.id] = await _locate_bearer_token(services, token, each.last_entry, timeout_seconds)
+                results[token.id] = await _locate_bearer_token(services, token, each.attempt, timeout_seconds)
         ids = [token.id for token in each.suspects if token.id in results]
         locations = {token_id: location for token_id in ids if (location := results[token_id][0]) is not None}
         errors = {token_id: error for token_id in ids if (error := results[token_id][1]) is not None}
-        is_unproved = each.attempt.intent.replaces in {token.id for token in tokens}
+        is_unproved = each.attempt.replaces in {token.id for token in tokens}
         located.append(Unfinished(each.attempt, each.suspects, locations, errors, is_unproved=is_unproved))
     return [each for each in located if not each.is_settled]
 
 
 async def _locate_bearer_token(
-    services: Services, token: AccessToken, entry: JournalEntry, timeout_seconds: float
+    services: Services, token: AccessToken, attempt: Attempt, timeout_seconds: float
 ) -> tuple[Location | None, str | None]:
     """Return where the bearer token of a token is, and why that is not known; both are None if it is nowhere."""
     with anyio.move_on_after(timeout_seconds):
         try:
-            location = await services.delivery.locate(token.id, entry.location, {entry.user, str(token.user)})
+            location = await services.delivery.locate(token.id, attempt.location, {attempt.user, str(token.user)})
             if location is not None or not (unidentified := await services.delivery.list_unidentified_files()):
                 return location, None
         except DeliveryError as failure:
@@ -268,33 +289,53 @@ async def _locate_bearer_token(
 
 
 def render_unfinished(
-    unfinished: Sequence[Unfinished], clock: ClusterClock, *, max_sentences: int = MAX_ITEMS_SHOWN
+    unfinished: Sequence[Unfinished], now: datetime, *, max_sentences: int = MAX_ITEMS_SHOWN
 ) -> Sequence[str]:
     """Render open attempts: one sentence for those about the same tokens, then how many there are besides."""
     groups: dict[tuple[str, ...], list[Unfinished]] = {}
     for each in unfinished:
         key = (
-            each.last_entry.operation,
-            each.last_entry.user,
+            each.attempt.operation,
+            each.attempt.user,
             each.attempt.outcome,
             *(token.id for token in each.suspects),
         )
         groups.setdefault(key, []).append(each)
-    sentences = [_render_group(group, clock) for group in [*groups.values()][:max_sentences]]
+    sentences = [_render_group(group, now) for group in [*groups.values()][:max_sentences]]
     others = sum(len(group) for group in [*groups.values()][max_sentences:])
     return [*sentences, f"{others:,} more in the journal have no known end."] if others else sentences
 
 
-def _render_group(group: Sequence[Unfinished], clock: ClusterClock) -> str:
+def render_untraced(attempts: Sequence[Attempt]) -> str:
+    """Render attempts to create a token for one user of which no token is there."""
+    times = render_first_items([*dict.fromkeys(format_time(attempt.begun) for attempt in attempts)])
+    return (
+        f"Unfinished: a create or rotate for this user begun at {times} has no known end, and no token of it is seen."
+    )
+
+
+def render_untraced_count(
+    journal_history: JournalHistory, tokens: Sequence[AccessToken], clock: ClusterClock
+) -> Sequence[str]:
+    """Render how many unfinished attempts can have created none of these tokens, which are all that may matter."""
+    count = sum(
+        each.attempt.is_creating and each.attempt.is_unfinished and not each.suspects
+        for each in match_attempts(journal_history, tokens, clock=clock)
+    )
+    return [f"Of {count:,} unfinished no token is seen: list_token_changes tells more."] if count else []
+
+
+def _render_group(group: Sequence[Unfinished], now: datetime) -> str:
     latest = group[0]
-    times = render_first_items([*dict.fromkeys(format_time(each.attempt.intent.time) for each in group)])
-    whose = latest.last_entry.user if len(latest.last_entry.user) <= MAX_USER_CHARS else "somebody with a long name"
-    begun = f"the {latest.last_entry.operation} for {whose} begun at {times}"
-    if latest.attempt.is_in_flight:
+    times = render_first_items([*dict.fromkeys(format_time(each.attempt.begun) for each in group)])
+    attempt = latest.attempt
+    whose = attempt.user if len(attempt.user) <= MAX_USER_CHARS else "somebody with a long name"
+    begun = f"the {attempt.operation} for {whose} begun at {times}"
+    if attempt.is_in_flight:
         return f"At work: {begun}. {_render_in_flight(latest)}"
-    if not latest.attempt.is_creating:
+    if not attempt.is_creating:
         return _render_open_change(latest, begun)
-    return f"Unfinished: {begun}{_render_open_create(latest, clock)}"
+    return f"Unfinished: {begun}{_render_open_create(latest, now)}"
 
 
 def _render_in_flight(in_flight: Unfinished) -> str:
@@ -304,7 +345,7 @@ def _render_in_flight(in_flight: Unfinished) -> str:
 
 def _render_open_change(unfinished: Unfinished, begun: str) -> str:
     [token] = unfinished.suspects
-    change = f" ({unfinished.last_entry.change})" if unfinished.last_entry.change else ""
+    change = f" ({unfinished.attempt.after})" if unfinished.attempt.after else ""
     state = format_change(token.state)
     return (
         f"Unfinished: {begun}, of token {token.id}{change}, has no known end. The token is there ({state}): "
@@ -312,7 +353,7 @@ def _render_open_change(unfinished: Unfinished, begun: str) -> str:
     )
 
 
-def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
+def _render_open_create(unfinished: Unfinished, now: datetime) -> str:
     suspects = unfinished.suspects
     tokens = render_first_items([f"{token.id} (made {format_time(token.created)})" for token in suspects])
     if len(suspects) > 1:
@@ -322,22 +363,22 @@ def _render_open_create(unfinished: Unfinished, clock: ClusterClock) -> str:
         )
     [token] = suspects
     if unfinished.attempt.outcome == "undeletable":
-        flaw = "its bearer token is lost" if unfinished.last_entry.location is None else "it did not prove to work"
-        return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token, clock)}"
+        flaw = "its bearer token is lost" if unfinished.attempt.location is None else "it did not prove to work"
+        return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token, now)}"
     if (location := unfinished.locations.get(token.id)) is not None:
         return (
             f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
             "and was not proved to work. "
-            f'rotate_access_token(id="{unfinished.attempt.intent.replaces}") tells how to go on.'
+            f'rotate_access_token(id="{unfinished.attempt.replaces}") tells how to go on.'
         )
     lookup_error = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION
-    return f" has no known end. Token {tokens} may be what it made. {where}. {_render_retirement(token, clock)}"
+    return f" has no known end. Token {tokens} may be what it made. {where}. {_render_retirement(token, now)}"
 
 
-def _render_retirement(token: AccessToken, clock: ClusterClock) -> str:
+def _render_retirement(token: AccessToken, now: datetime) -> str:
     deletion = f'delete_access_token(id="{token.id}")'
-    if not token.is_live(now=clock()):
+    if not token.is_live(now=now):
         return f"It does not work as it is. If nobody has its bearer token: {deletion}."
     return f'If nobody has its bearer token: update_access_token(id="{token.id}", enabled=false), watch, {deletion}.'
 

@@ -23,10 +23,17 @@ from token_tools.errors import (
 from token_tools.operations.consent import find_update_risks
 from token_tools.operations.journal_history import format_change
 from token_tools.operations.own_token import check_no_lockout
-from token_tools.operations.read import explain_missing_token, read_token
+from token_tools.operations.read import concerning, explain_missing_token, read_token
 from token_tools.operations.services import Services
-from token_tools.operations.token_change import AppliedChange, TokenChangePlan, check_unchanged, record_change
-from token_tools.storage.journal import JournalEntry, Outcome
+from token_tools.operations.token_change import (
+    AppliedChange,
+    TokenChangePlan,
+    check_unchanged,
+    record_change,
+    settle_by_change,
+)
+from token_tools.storage.attempts import Attempt, Mandate, Outcome
+from token_tools.storage.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,19 @@ class UpdatePlan(TokenChangePlan):
     """What an update would do to a token: give it the state `wanted`."""
 
     wanted: TokenState
+
+    def draft_entry(self, journal: Journal, mandate: Mandate, outcome: Outcome, reason: str | None = None) -> Attempt:
+        """Return the entry of the record about this update."""
+        return journal.draft(
+            "update",
+            str(self.token.user),
+            mandate,
+            outcome=outcome,
+            token_id=self.token.id,
+            before=format_change(self.token.state, self.wanted),
+            after=format_change(self.wanted, self.token.state),
+            reason=reason,
+        )
 
     @property
     def changes_something(self) -> bool:
@@ -70,12 +90,14 @@ async def plan_update(
     Raises:
         Refusal: If nothing is asked for, if a rule forbids it, or if it would lock the server out.
         ClusterError: If the cluster cannot be asked.
+        JournalError: If the journal cannot be written.
     """
     if enabled is None and expiration_time is None:
         raise Refusal("Nothing to do: give `enabled`, `expiration_time`, or both.")
     request_key = ("update", token_id, enabled, expiration_time)
     if waiting := services.pending_plans.get(UpdatePlan, request_key, now=services.clock()):
         return waiting
+    await services.journal.check_ready()
     # A forbidden expiry is refused before the cluster is asked, and chosen once the cluster's clock is known.
     _choose_expiry(services, expiration_time)
     token = await read_token(services, token_id)
@@ -95,7 +117,8 @@ async def plan_update(
         token=token,
         wanted=wanted,
     )
-    await _check_no_lockout(services, plan)
+    with concerning(token.user):
+        await _check_no_lockout(services, plan)
     return services.pending_plans.add(plan)
 
 
@@ -132,17 +155,19 @@ async def update_token(services: Services, plan: UpdatePlan) -> UpdateResult:
         ClusterError: If the cluster declined, or could not be asked; the token is as it was.
         UnknownOutcome: If the token may or may not have been changed.
     """
-    services.pending_plans.consume(plan)
-    if not plan.changes_something:
-        return UpdateResult(plan, None, services.policy.max_lifetime)
-    await check_unchanged(services, plan)
-    if plan.needs_consent:
-        await _check_no_lockout(services, plan)
-    return UpdateResult(plan, await _apply(services, plan.token, plan.wanted), services.policy.max_lifetime)
+    with concerning(plan.token.user):
+        services.pending_plans.consume(plan)
+        if not plan.changes_something:
+            return UpdateResult(plan, None, services.policy.max_lifetime)
+        await check_unchanged(services, plan)
+        if plan.needs_consent:
+            await _check_no_lockout(services, plan)
+        return UpdateResult(plan, await _apply(services, plan), services.policy.max_lifetime)
 
 
-async def _apply(services: Services, token: AccessToken, wanted: TokenState) -> AppliedChange:
-    async with record_change(services, "update", token, format_change(wanted, token.state)) as intent:
+async def _apply(services: Services, plan: UpdatePlan) -> AppliedChange:
+    token, wanted = plan.token, plan.wanted
+    async with record_change(services, plan) as intent:
         after = await _send(services, token, wanted, intent)
         if after.state != wanted:
             # The answer may describe the state before the update.
@@ -150,10 +175,13 @@ async def _apply(services: Services, token: AccessToken, wanted: TokenState) -> 
                 services, token, intent, "The cluster's answer tells another state than was asked for."
             )
         outcome: Outcome = "not done" if after.state == token.state else "done"
-        return AppliedChange.with_warnings(after, [await services.journal.record_outcome(intent, outcome)])
+        journal_error = await services.journal.record_outcome(intent, outcome)
+        if outcome == "done":
+            await settle_by_change(services, token, "changed since" if after.state.enabled else "disabled")
+        return AppliedChange.with_warnings(after, [journal_error])
 
 
-async def _send(services: Services, token: AccessToken, wanted: TokenState, intent: JournalEntry) -> AccessToken:
+async def _send(services: Services, token: AccessToken, wanted: TokenState, intent: Attempt) -> AccessToken:
     """Send the request once; return the token as it is then."""
     changes = token.state.changes_to(wanted)
     try:
@@ -169,7 +197,7 @@ async def _send(services: Services, token: AccessToken, wanted: TokenState, inte
 
 
 async def _resolve_unclear_answer(
-    services: Services, token: AccessToken, wanted: TokenState, intent: JournalEntry, unclear: ClusterError
+    services: Services, token: AccessToken, wanted: TokenState, intent: Attempt, unclear: ClusterError
 ) -> AccessToken:
     """Return the token after an update without a clear answer, if it is as wanted.
 
@@ -187,7 +215,7 @@ async def _resolve_unclear_answer(
 
 
 async def _read_after_update(
-    services: Services, token: AccessToken, intent: JournalEntry, cluster_answer: str
+    services: Services, token: AccessToken, intent: Attempt, cluster_answer: str
 ) -> AccessToken:
     """Return the token as it is after an update, which the cluster answered with `cluster_answer`.
 

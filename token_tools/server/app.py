@@ -6,8 +6,9 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
+import anyio
 import httpx
 from mcp.server import CacheHint
 from mcp.server.caching import CacheableMethod
@@ -26,14 +27,19 @@ from token_tools.server.middleware import Catalogue, refuse_secret_names
 from token_tools.server.tools import READ_TOOLS, WRITE_TOOLS
 from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown
+from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import Delivery, choose_delivery
-from token_tools.storage.journal import Journal, JournalEntry
+from token_tools.storage.journal import Journal, Limits
+from token_tools.storage.state import open_state
+from token_tools.storage.state.record import LEASE_SECONDS
 from token_tools.times import Clock, format_time, utc_now
-from token_tools.views.tokens import format_count
 
 _LOG: Final = logging.getLogger(__name__)
 SERVER_NAME: Final = "qumulo-token-tools"
 SERVER_TITLE: Final = "Qumulo access tokens"
+MAX_LOGGED: Final = 20
+"""So many attempts without a known end are logged at a start."""
+
 _CACHE_TTL_MS: Final = 3_600_000
 """How long a client may keep an answer, in milliseconds: an hour."""
 _CACHEABLE_METHODS: Final[Sequence[CacheableMethod]] = (
@@ -46,19 +52,28 @@ _CACHEABLE_METHODS: Final[Sequence[CacheableMethod]] = (
 """The methods whose answers are the same as long as a server lives; another server has other settings."""
 
 
+class Timing(NamedTuple):
+    """How long a call waits for a person's answer, and after which time a start tells what others left unfinished."""
+
+    consent_timeout: timedelta = CONSENT_TIMEOUT
+    report_delay: timedelta = timedelta(seconds=1)
+
+
+DEFAULT_TIMING: Final = Timing()
+
+
 def create_server(
     settings: Settings,
     *,
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
-    consent_timeout: timedelta = CONSENT_TIMEOUT,
+    timing: Timing = DEFAULT_TIMING,
     shutdown: Shutdown | None = None,
 ) -> MCPServer[Services]:
     """Return an MCP server for the cluster that the settings name.
 
-    It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. A call that
-    waits for a person's answer gives up after `consent_timeout`. `shutdown` says how long what was begun may take once
-    the process is to end.
+    It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. `timing`
+    says how long it waits for people, and `shutdown` how long what was begun may take once the process is to end.
     """
     shutdown = shutdown or Shutdown(settings.timeout)
     catalogue = _choose_catalogue(settings)
@@ -72,7 +87,7 @@ def create_server(
             f"{_render_secrecy(settings)}"
         ),
         tools=[*catalogue.tools],
-        lifespan=lambda _: _open_services(settings, cluster_transport, clock, consent_timeout, shutdown),
+        lifespan=lambda _: _open_services(settings, cluster_transport, clock, timing, shutdown),
         log_level="WARNING",
         subscriptions=False,
         cache_hints=dict.fromkeys(_CACHEABLE_METHODS, CacheHint(ttl_ms=_CACHE_TTL_MS, scope="private")),
@@ -95,19 +110,28 @@ async def _open_services(
     settings: Settings,
     cluster_transport: httpx.AsyncBaseTransport | None,
     clock: Clock,
-    consent_timeout: timedelta,
+    timing: Timing,
     shutdown: Shutdown,
 ) -> AsyncGenerator[Services]:
-    """Log what an earlier server left unfinished, connect to the cluster, and give what the operations work with."""
-    journal = Journal(settings.state_dir, cluster=settings.address, clock=clock)
+    """Give what the operations work with, and log in time what earlier servers left unfinished."""
+    journal = Journal(
+        open_state(settings, clock),
+        cluster=settings.address,
+        clock=clock,
+        limits=Limits(settings.keep_record, settings.max_changes),
+    )
     qq = Qq(settings.host, settings.port)
     delivery = choose_delivery(settings, qq, timeout_context=shutdown.delivery_timeout)
     if not settings.read_only:
-        await _log_open_intents(journal, delivery)
         await _log_recovered(delivery)
     cluster_clock = ClusterClock(clock)
     on_date = cluster_clock.observe_date
-    async with connect(settings, cluster_transport=cluster_transport, shutdown=shutdown, on_date=on_date) as cluster:
+    async with (
+        connect(settings, cluster_transport=cluster_transport, shutdown=shutdown, on_date=on_date) as cluster,
+        journal.working(),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(_log_unfinished, journal, delivery, timing.report_delay)
         yield Services(
             address=settings.address,
             cluster=cluster,
@@ -121,38 +145,48 @@ async def _open_services(
             credential_location=_render_credential_location(settings),
             read_bearer=settings.read_bearer,
             read_only=settings.read_only,
-            consent_timeout=consent_timeout,
+            consent_timeout=timing.consent_timeout,
         )
+        tasks.cancel_scope.cancel()
 
 
-async def _log_open_intents(journal: Journal, delivery: Delivery) -> None:
-    """Log what a server began and did not live to finish; each attempt is logged once."""
+async def _log_unfinished(journal: Journal, delivery: Delivery, delay: timedelta) -> None:
+    """Log what servers began and did not live to finish."""
+    # The first answers do not wait for the database, and a server that is only asked for its tools never opens it.
+    await anyio.sleep(delay.total_seconds())
+    logged: set[str] = set()
     try:
-        if unreadable := await journal.count_unreadable():
-            _LOG.warning(
-                "%s of the journal in %s cannot be read and %s passed over: not whole, or not written by this program",
-                format_count(unreadable, "line"),
-                journal.folder,
-                "is" if unreadable == 1 else "are",
-            )
-        for intent in await journal.take_unreported():
-            _LOG.warning(
-                "The %s of an access token for %s on %s at %s was begun and has no outcome: %s",
-                intent.operation,
-                intent.user,
-                intent.cluster,
-                format_time(intent.time),
-                _render_risk(intent, delivery),
-            )
+        # A server that was killed just now still has its leases.
+        while await _log_once(journal, delivery, logged):  # noqa: ASYNC110 - what is waited for is another server
+            await anyio.sleep(LEASE_SECONDS)
     except JournalError as failure:
         # Reading works without a journal. Changes will be refused for this reason.
         _LOG.warning("%s", failure)
 
 
-def _render_risk(intent: JournalEntry, delivery: Delivery) -> str:
-    if intent.token_id is not None:
-        return f"look at token {intent.token_id}"
-    location = delivery.render_possible_location(intent.user)
+async def _log_once(journal: Journal, delivery: Delivery, logged: set[str]) -> bool:
+    """Log what is unfinished and not among `logged` yet; return whether there is something that may become so."""
+    attempts = await journal.list_attempts()
+    unfinished = [attempt for attempt in attempts if attempt.is_unfinished and attempt.id not in logged]
+    for attempt in unfinished[-MAX_LOGGED:]:
+        _LOG.warning(
+            "The %s of an access token for %s on %s at %s was begun and has no known end: %s",
+            attempt.operation,
+            attempt.user,
+            attempt.cluster,
+            format_time(attempt.begun),
+            _render_risk(attempt, delivery),
+        )
+    if len(unfinished) > MAX_LOGGED:
+        _LOG.warning("%s more: see `qumulo-token-tools journal --unfinished`", len(unfinished) - MAX_LOGGED)
+    logged.update(attempt.id for attempt in unfinished)
+    return any(attempt.is_in_flight for attempt in attempts)
+
+
+def _render_risk(attempt: Attempt, delivery: Delivery) -> str:
+    if attempt.token_id is not None:
+        return f"look at token {attempt.token_id}"
+    location = delivery.render_possible_location(attempt.user)
     return f"a token whose bearer token nobody has may be among theirs{f', unless {location}' if location else ''}"
 
 

@@ -137,9 +137,11 @@ class StrictTool(Tool):
         try:
             return await self.execute(arguments, context, convert_result=convert_result)
         except TokenToolsError as failure:
+            await self.on_failure(failure, arguments, context)
             raise self._explain_failure(failure) from failure
         except UnexpectedToolError as crash:
             if isinstance(crash.__cause__, TokenToolsError):
+                await self.on_failure(crash.__cause__, arguments, context)
                 raise self._explain_failure(crash.__cause__) from crash.__cause__
             # The SDK logs what caused an error of this type.
             outcome = f" {_OUTCOME_UNKNOWN}" if self._may_change_tokens else ""
@@ -154,6 +156,11 @@ class StrictTool(Tool):
             ToolError: If the tool fails or its arguments are wrong; the SDK raises it, with what happened as its cause.
         """
         return await super().run(arguments, context, convert_result)
+
+    async def on_failure(
+        self, failure: TokenToolsError, arguments: Mapping[str, Any], context: Context[Any, Any]
+    ) -> None:
+        """Do what a failed call asks for besides its answer; a kind of tool can add something."""
 
     def _explain_refusal(self, text: str) -> ToolError:
         """Explain a call that changed nothing; if the tool could have changed something, the first words say so."""

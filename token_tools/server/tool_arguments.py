@@ -17,6 +17,7 @@ JsonSchema = dict[str, Any]
 MAX_ARGUMENT_CHARS: Final = 4_096
 """Characters of an argument; no pattern sees a longer one."""
 
+_ID_PATTERN: Final = r"^[0-9]{1,64}$"
 _TOKEN_ID: Final = re.compile(r"[0-9]{21,}")
 """An id of a token: longer than every number of a user."""
 
@@ -83,10 +84,11 @@ def _coerce_choice(word: object) -> object:
 
 
 UserArgument = Annotated[User, BeforeValidator(_coerce_user), WithJsonSchema({"type": "string"})]
+OptionalIdArgument = Annotated[str, Field(pattern=_ID_PATTERN), BeforeValidator(_coerce_id)]
 IdArgument = Annotated[
     str,
     Field(
-        pattern=r"^[0-9]{1,64}$",
+        pattern=_ID_PATTERN,
         description="The token's digits as text, 1 to 64 of them, as list_access_tokens tells them.",
     ),
     BeforeValidator(_coerce_id),
@@ -120,7 +122,7 @@ def _render_text_rule(name: str, given: object, schema: JsonSchema) -> str:
     match name:
         case "expiration_time" if is_number:
             rule = f"text with a unit: write {propose_expiry(str(given))}."
-        case "expiring_within" if is_number:
+        case "expiring_within" | "since" if is_number:
             rule = f"text with a unit: write {propose_units(str(given))}."
         case "user":
             rule = f"text. Write {propose_user(given)}."

@@ -13,6 +13,7 @@ from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import Field
 
 from token_tools.operations.audit import audit_tokens
+from token_tools.operations.changes import list_changes
 from token_tools.operations.create import CreatePlan, create_token, plan_create
 from token_tools.operations.delete import DeletePlan, delete_token, plan_delete
 from token_tools.operations.read import get_token, list_tokens
@@ -20,13 +21,21 @@ from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
 from token_tools.operations.services import Services
 from token_tools.operations.update import UpdatePlan, plan_update, update_token
 from token_tools.operations.user_lookup import User
+from token_tools.server.callers import get_services
 from token_tools.server.elicitation.asking import AskingTool, ConsentAnswer, consent_resolver, require_consent
 from token_tools.server.strict_tool import StrictTool
-from token_tools.server.tool_arguments import DurationArgument, IdArgument, ReportArgument, UserArgument
+from token_tools.server.tool_arguments import (
+    DurationArgument,
+    IdArgument,
+    OptionalIdArgument,
+    ReportArgument,
+    UserArgument,
+)
 from token_tools.times import parse_duration
 from token_tools.views.audit import AuditReport, render_audit_result
 from token_tools.views.changes import ChangedToken, DeletedToken, render_delete_result, render_update_result
 from token_tools.views.new_tokens import NewToken, RotatedToken, render_create_result, render_rotate_result
+from token_tools.views.record import TokenChanges, render_changes_result
 from token_tools.views.rendered_result import RenderedResult
 from token_tools.views.tokens import TokenDetails, TokenList, render_listing, render_token_view
 
@@ -57,14 +66,14 @@ async def list_access_tokens(
     ] = DEFAULT_PAGE_SIZE,
 ) -> Annotated[CallToolResult, TokenList]:
     """Return a page of tokens, or fewer where they would be too much to read."""
-    services = ctx.request_context.lifespan_context
+    services = get_services(ctx)
     listing = await list_tokens(services, user, cursor=after or None, limit=limit)
     return _to_call_result(render_listing(listing, address=services.address))
 
 
 async def get_access_token(ctx: Context[Services], id: IdArgument) -> Annotated[CallToolResult, TokenDetails]:
     """Return one token, and its user's other tokens."""
-    services = ctx.request_context.lifespan_context
+    services = get_services(ctx)
     return _to_call_result(render_token_view(await get_token(services, id), address=services.address))
 
 
@@ -85,7 +94,7 @@ async def audit_access_tokens(
     ] = "none",
 ) -> Annotated[CallToolResult, AuditReport]:
     """Return what is a risk about all tokens, and report the progress to a client that asks for it."""
-    services = ctx.request_context.lifespan_context
+    services = get_services(ctx)
 
     async def report_progress(seen: int) -> None:
         await ctx.report_progress(seen, message=f"{seen:,} tokens read")
@@ -97,23 +106,38 @@ async def audit_access_tokens(
     return _to_call_result(render_audit_result(audit, address=services.address))
 
 
+async def list_token_changes(
+    ctx: Context[Services],
+    since: Annotated[
+        str | None,
+        Field(description="Such as 7d, or a time. 30d if absent, all with `id`."),
+    ] = None,
+    user: Annotated[UserArgument | None, Field(description="As in list_access_tokens. All users if absent.")] = None,
+    id: Annotated[OptionalIdArgument | None, Field(description="Only this token's. All if absent.")] = None,
+) -> Annotated[CallToolResult, TokenChanges]:
+    """Return what the record tells, once it is settled what became of what was left unfinished."""
+    services = get_services(ctx)
+    changes = await list_changes(services, since=since, user=user, token_id=id)
+    return _to_call_result(render_changes_result(changes, address=services.address))
+
+
 async def _resolve_create_plan(ctx: Context[Services], user: User, expiration_time: str | None) -> CreatePlan:
-    return await plan_create(ctx.request_context.lifespan_context, user, expiration_time)
+    return await plan_create(get_services(ctx), user, expiration_time)
 
 
 async def _resolve_update_plan(
     ctx: Context[Services], id: str, enabled: bool | None, expiration_time: str | None
 ) -> UpdatePlan:
-    services = ctx.request_context.lifespan_context
+    services = get_services(ctx)
     return await plan_update(services, id, enabled=enabled, expiration_time=expiration_time)
 
 
 async def _resolve_delete_plan(ctx: Context[Services], id: str) -> DeletePlan:
-    return await plan_delete(ctx.request_context.lifespan_context, id)
+    return await plan_delete(get_services(ctx), id)
 
 
 async def _resolve_rotate_plan(ctx: Context[Services], id: str, expiration_time: str | None) -> RotatePlan:
-    return await plan_rotate(ctx.request_context.lifespan_context, id, expiration_time)
+    return await plan_rotate(get_services(ctx), id, expiration_time)
 
 
 async def create_access_token(
@@ -242,6 +266,16 @@ READ_TOOLS: Final = (
             "Changes no token."
         ),
         annotations=_REPORTS,
+    ),
+    StrictTool.publish(
+        list_token_changes,
+        title="List changes",
+        description=(
+            "List what was done to tokens through this server: when, by whom, and who agreed.\n"
+            "Returns what is half done first, with what to do.\n"
+            "Changes no token."
+        ),
+        annotations=_READS,
     ),
 )
 WRITE_TOOLS: Final = (

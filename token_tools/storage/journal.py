@@ -1,449 +1,340 @@
-"""What was intended and what came of it: JSON lines on the user's disk, never with a secret in them.
+"""The record of all changes: what was intended, who asked, who agreed, and what came of it; never a secret.
 
-An intent is written before the cluster is asked to change anything, and its outcome afterwards. Both are on the disk
-when the call returns, so a process that is killed leaves at worst an intent without an outcome, and a later process can
-say so. The process that works on an intent holds a lock on a file of the intent's own. The system takes that lock when
-the process ends, however it ends, and so tells which intents are abandoned.
-
-Several processes may write at once; each line is written under the lock of the whole journal. The journal is bounded:
-old lines are dropped, except for those that are still needed. A line that is not complete, or that this program did not
-write, is passed over.
+An intent is written before the cluster is asked to change anything, and its outcome afterwards. Both are durable when
+the call returns, so a process that is killed leaves at worst an intent without an outcome. The server that works on an
+intent holds a lease and renews it. Once a lease has run out, its server is gone, on whichever machine it was, and every
+other server can say what is unfinished.
 """
 
-import fcntl
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
 from secrets import token_hex
-from typing import Annotated, Final, Literal
+from typing import Final, NamedTuple, TypedDict, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
+import msgspec
 
-from token_tools.cluster.normalization import validate_token_id
-from token_tools.errors import RETRY_ONCE_FIXED, JournalError
-from token_tools.storage.delivery import Location, StoredLocation
-from token_tools.storage.journal_files import JournalFolder, unlock
-from token_tools.storage.journal_upgrade import upgrade_location, upgrade_result
-from token_tools.storage.private_files import try_lock
-from token_tools.times import Clock
+from token_tools.errors import JournalError, Refusal
+from token_tools.storage.attempts import Attempt, Mandate, Operation, Outcome, Settlement, encode_location
+from token_tools.storage.delivery import Location
+from token_tools.storage.state import record
+from token_tools.storage.state.connections import WAIT_SECONDS, Connection, Connections
+from token_tools.times import Clock, format_time
 
-ARCHIVE_AFTER_BYTES: Final = 1 << 20
-"""Bytes after which the journal is moved aside. One such part is kept, so there are about twice as many at most."""
+CHANGES_PERIOD: Final = timedelta(hours=1)
+"""The time in which the changes are counted that the operator allows."""
 
-MAX_LINE_BYTES: Final = 16 << 10
-"""Bytes of a line above which it is not read; the longest that is written has a path and a name in it."""
-
-MAX_REMEMBERED_ROTATIONS: Final = 200
-"""How many rotations are kept when older lines are dropped."""
-
-Operation = Literal["create", "rotate", "update", "delete"]
-Outcome = Literal["created", "not created", "rolled back", "undeletable", "done", "not done", "unknown"]
-"""What came of an attempt; `unknown` if no clear answer came.
-
-A create or rotate ends `created`, `not created`, `rolled back` (created and deleted again) or `undeletable` (created,
-of no use to anybody, and still there). An update or delete ends `done` or `not done`.
-"""
+_UP_TO_A_MINUTE: Final = timedelta(minutes=1) - timedelta.resolution
+"""What makes a time that is shown to the minute one that has come, not one that is still to come by seconds."""
 
 _LOG: Final = logging.getLogger(__name__)
-_CURRENT_FILE: Final = "journal.jsonl"
-_ARCHIVE_FILE: Final = "journal.1.jsonl"
-_LOCK_FILE: Final = "journal.lock"
-_MARKS: Final[AbstractSet[str]] = {"reported", "mentioned"}
-_OPEN_RESULTS: Final[AbstractSet[str]] = {"intended", "unknown", "undeletable"}
-_CREATING_OPERATIONS: Final[frozenset[Operation]] = frozenset({"create", "rotate"})
+_Result = TypeVar("_Result")
 
 
-def _validate_utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is not in the calendar") from None
+class _History(NamedTuple):
+    """What was read last: the attempts as they were when the record was at `revision`."""
+
+    revision: int
+    attempts: Sequence[Attempt]
 
 
-def _validate_printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("has something unprintable in it")
-    return text
+class Limits(NamedTuple):
+    """How long entries are kept, how many changes may be made in an hour, and how long a call may take.
 
-
-_PrintableText = Annotated[str, AfterValidator(_validate_printable)]
-_TokenId = Annotated[str, AfterValidator(validate_token_id)]
-
-
-class JournalEntry(BaseModel):
-    """A line of the journal. `attempt` joins an intent with what is written about it later.
-
-    `token_id` is the token that is changed or deleted, or that was created. `replaces` is the token for which a rotate
-    creates another one. `change` is what an update sends, and `location` is where a new bearer token went.
+    No `max_changes` are any number. A lease is renewed every `renewal_seconds`.
     """
 
-    model_config = ConfigDict(frozen=True)
+    keep: timedelta = timedelta(days=400)
+    max_changes: int = 0
+    timeout_seconds: float = 2 * WAIT_SECONDS
+    renewal_seconds: float = record.LEASE_SECONDS / 4
 
-    time: Annotated[AwareDatetime, AfterValidator(_validate_utc)]
-    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
-    operation: Operation = "create"
-    cluster: _PrintableText
-    user: _PrintableText
-    result: Annotated[Outcome | Literal["intended", "reported", "mentioned"], BeforeValidator(upgrade_result)]
-    token_id: _TokenId | None = None
-    replaces: _TokenId | None = None
-    change: _PrintableText | None = None
-    location: Annotated[StoredLocation | None, BeforeValidator(upgrade_location)] = Field(
-        default=None, validation_alias=AliasChoices("location", "place")
-    )
+
+class EntryDetails(TypedDict, total=False):
+    """What an entry may tell besides who asked for what for whom; see `Attempt`."""
+
+    outcome: Outcome
+    token_id: str | None
+    replaces: str | None
+    tokens_before: str | None
+    before: str | None
+    after: str | None
+    reason: str | None
 
 
 class Journal:
-    """The journal of one user, as one server on one cluster writes it.
+    """The record as one server on one cluster reads and writes it.
 
-    It waits at most `timeout_seconds` seconds for other processes that write. Calls of this process wait for each other
-    in the order in which they came, for as long as it takes.
+    Calls of this process have their turn in the order in which they came.
     """
 
-    def __init__(self, folder: Path, *, cluster: str, clock: Clock, timeout_seconds: float = 5) -> None:
-        self.folder = folder
-        self._path = folder / _CURRENT_FILE
+    def __init__(self, connections: Connections, *, cluster: str, clock: Clock, limits: Limits) -> None:
+        self._connections = connections
         self._cluster = cluster
         self._clock = clock
-        self._timeout_seconds = timeout_seconds
+        self._limits = limits
         self._queue = anyio.Lock()
+        self._in_flight: set[str] = set()
+        self._history: _History | None = None
+
+    @property
+    def where(self) -> str:
+        """Where the record is, to go on after "the journal"."""
+        return self._connections.database.where
+
+    async def check_ready(self) -> None:
+        """Check that a change could be recorded, and that the operator allows another one now.
+
+        Raises:
+            JournalError: If the record cannot be written.
+            Refusal: If there were too many changes.
+        """
+
+        def check(connection: Connection) -> None:
+            record.probe(connection)
+            self._check_change_limit(connection)
+
+        await self._write(check)
+
+    def draft(self, operation: Operation, user: str, mandate: Mandate, **details: Unpack[EntryDetails]) -> Attempt:
+        """Return an entry that is not written yet; it is an intent unless the details say something else."""
+        return Attempt(
+            id=token_hex(8),
+            begun=self._clock(),
+            cluster=self._cluster,
+            operation=operation,
+            user=user,
+            actor=mandate.actor,
+            consent=mandate.consent,
+            question=mandate.question,
+            **details,
+        )
+
+    async def record_untried(self, entry: Attempt) -> None:
+        """Write that a person is asked, or why nothing was tried, in the place of the question if one was asked.
+
+        Raises:
+            JournalError: If it cannot be written.
+        """
+
+        def write(connection: Connection) -> None:
+            record.take_question(connection, entry)
+            record.insert_attempt(connection, entry)
+            record.prune(connection, before=self._clock() - self._limits.keep)
+
+        await self._write(write)
 
     @asynccontextmanager
-    async def record_intent(
-        self,
-        user: str,
-        operation: Operation = "create",
-        *,
-        token_id: str | None = None,
-        replaces: str | None = None,
-        change: str | None = None,
-    ) -> AsyncGenerator[JournalEntry]:
-        """Write what is about to be done for a user; until the block ends, the intent counts as in flight.
+    async def record_intent(self, intent: Attempt, *, known_rotations: Collection[str] = ()) -> AsyncGenerator[Attempt]:
+        """Write what is about to be done; until the block ends, it counts as worked on.
+
+        `known_rotations` are the ids of the earlier rotations of the same token that the caller knows of.
 
         Raises:
             JournalError: If it cannot be written. The cluster must not be asked to change anything then.
+            Refusal: If there were too many changes, if the person's answer was used before, or if the token is being
+                rotated, or was since.
         """
-        intent = JournalEntry(
-            time=self._clock(),
-            attempt=token_hex(8),
-            operation=operation,
-            cluster=self._cluster,
-            user=user,
-            result="intended",
-            token_id=token_id,
-            replaces=replaces,
-            change=change,
-        )
-        async with AsyncExitStack() as cleanup:
-            intent_lock = ExitStack()
-            cleanup.push_async_callback(_close_in_thread, intent_lock)
-            async with self._locked() as folder:
-                # In this order: an intent that is on the disk without a lock looks abandoned.
-                await anyio.to_thread.run_sync(_lock_intent, intent, folder, intent_lock)
-                await anyio.to_thread.run_sync(self._write, folder, [intent])
+
+        def begin(connection: Connection) -> None:
+            self._check_change_limit(connection)
+            if intent.replaces is not None:
+                _check_not_rotated(connection, intent, known_rotations)
+            if not record.take_question(connection, intent) and intent.question is not None:
+                raise Refusal(
+                    "This question was answered before, and its answer is used up. What that did is told there: look "
+                    "at the user's tokens before you call again."
+                )
+            record.insert_attempt(connection, intent)
+            record.prune(connection, before=self._clock() - self._limits.keep)
+
+        await self._write(begin)
+        self._in_flight.add(intent.id)
+        try:
             yield intent
+        finally:
+            self._in_flight.discard(intent.id)
 
     async def record_outcome(
         self,
-        intent: JournalEntry,
+        intent: Attempt,
         outcome: Outcome,
         token_id: str | None = None,
         *,
         location: Location | None = None,
-        mentioned: Iterable[JournalEntry] = (),
     ) -> str | None:
         """Write what came of an intent, and return None; or return why it could not be written.
 
-        `mentioned` are earlier intents that need not be mentioned again. A failure raises no exception, because the
-        change on the cluster has happened in any case.
+        A failure raises no exception, because the change on the cluster has happened in any case.
         """
-        changes = {
-            "time": self._clock(),
-            "result": outcome,
-            "token_id": token_id or intent.token_id,
-            "location": location,
-        }
+        ended = msgspec.structs.replace(
+            intent,
+            outcome=outcome,
+            ended=self._clock(),
+            token_id=token_id or intent.token_id,
+            stored_location=None if location is None else encode_location(location),
+        )
         try:
-            await self._append([intent.model_copy(update=changes), *self._build_marks(mentioned, "mentioned")])
+            await self._write(lambda connection: record.update_attempt(connection, ended))
         except JournalError as failure:
             _LOG.warning("%s", failure)
             return str(failure)
         return None
 
-    async def take_unreported(self) -> list[JournalEntry]:
-        """Return the abandoned intents that have no outcome; each is returned once, to the first process that asks.
-
-        Raises:
-            JournalError: If the journal cannot be read and marked.
-        """
-        async with self._locked() as folder:
-            # New locks are only made under the lock of the journal, which is ours now.
-            await anyio.to_thread.run_sync(folder.remove_stale_locks, "journal.", ".lock")
-            unreported = [
-                attempt.intent
-                for attempt in await anyio.to_thread.run_sync(_read_unsettled, folder)
-                if attempt.outcome == "intended" and not attempt.marks
-            ]
-            # The marks come last: once they are written, nothing that can fail stands before the report.
-            await anyio.to_thread.run_sync(self._write, folder, self._build_marks(unreported, "reported"))
-        return unreported
-
-    async def count_unreadable(self) -> int:
-        """Return how many lines are not complete, or not written by this program.
-
-        Raises:
-            JournalError: If the journal cannot be read.
-        """
-        async with self._locked() as folder:
-            return await anyio.to_thread.run_sync(lambda: sum(entry is None for entry in _read_entries(folder)))
-
-    async def list_attempts(self) -> list["Attempt"]:
-        """Return all attempts on this cluster, the earliest first, without waiting for processes that write.
-
-        Raises:
-            JournalError: If the journal cannot be read.
-        """
-        with anyio.move_on_after(self._timeout_seconds):
-            try:
-                return await anyio.to_thread.run_sync(self._list_attempts, abandon_on_cancel=True)
-            except OSError as failure:
-                raise JournalError(
-                    f"The journal {self._path} cannot be read: {failure.strerror}.",
-                    advice=RETRY_ONCE_FIXED,
-                ) from None
-        raise JournalError(
-            f"The journal {self._path} cannot be read: its disk does not answer.", advice=RETRY_ONCE_FIXED
-        )
-
-    def _list_attempts(self) -> list["Attempt"]:
+    async def settle(self, attempts: Collection[Attempt], settlement: Settlement) -> str | None:
+        """Write why attempts need not be told any more, and return None; or return why it could not be written."""
+        unsettled = [attempt for attempt in attempts if attempt.settled is None]
+        if not unsettled:
+            return None
         try:
-            opened = JournalFolder.open(self.folder)
-        except FileNotFoundError:
-            return []
-        with closing(opened) as folder:
-            return [
-                replace(attempt, is_in_flight=attempt.outcome == "intended" and _is_in_flight(attempt.intent, folder))
-                for attempt in _read_attempts(folder)
-                if attempt.intent.cluster == self._cluster
-            ]
+            await self._write(
+                lambda connection: record.settle_attempts(connection, unsettled, settlement, self._clock())
+            )
+        except JournalError as failure:
+            _LOG.warning("%s", failure)
+            return str(failure)
+        return None
 
-    async def get_concurrent_attempts(self, user: str, *, excluding: JournalEntry) -> tuple[set[str], bool]:
+    async def list_attempts(self) -> Sequence[Attempt]:
+        """Return all changes that were tried on this cluster, the earliest first.
+
+        Raises:
+            JournalError: If the record cannot be read.
+        """
+        return await self._run(lambda _: self._connections.read(self._read_history, if_missing=()))
+
+    async def list_entries(self, *, since: datetime | None = None) -> Sequence[Attempt]:
+        """Return all entries of this cluster that were begun since then, the earliest first.
+
+        Raises:
+            JournalError: If the record cannot be read.
+        """
+        return await self._run(lambda _: read_entries(self._connections, cluster=self._cluster, since=since))
+
+    async def list_concurrent(self, user: str, *, excluding: Attempt) -> tuple[set[str], bool]:
         """Return the ids of the tokens that were created for a user, and whether another one is being created now.
 
         Raises:
-            JournalError: If the journal cannot be read.
+            JournalError: If the record cannot be read.
         """
-        async with self._locked() as folder:
-            attempts = [
-                attempt
-                for attempt in await anyio.to_thread.run_sync(_read_attempts, folder)
-                if self._is_creating_for(user, attempt.intent) and attempt.intent.attempt != excluding.attempt
-            ]
-            created = {a.last.token_id for a in attempts if a.last.token_id and a.outcome == "created"}
-            return created, any(a.outcome == "intended" and _is_in_flight(a.intent, folder) for a in attempts)
+        others = [
+            attempt
+            for attempt in await self.list_attempts()
+            if attempt.is_creating and attempt.user == user and attempt.id != excluding.id
+        ]
+        created = {attempt.token_id for attempt in others if attempt.token_id and attempt.outcome == "created"}
+        return created, any(attempt.is_in_flight for attempt in others)
 
-    async def list_rotations(self, token_id: str) -> list[JournalEntry]:
-        """Return how each earlier rotate of this token ended, the earliest first; its intent if it has no outcome.
+    async def list_rotations(self, token_id: str) -> Sequence[Attempt]:
+        """Return the earlier rotations of a token, the earliest first.
 
         Raises:
-            JournalError: If the journal cannot be read.
+            JournalError: If the record cannot be read.
         """
-        async with self._locked() as folder:
-            attempts = await anyio.to_thread.run_sync(_read_attempts, folder)
-        return [
-            attempt.last
-            for attempt in attempts
-            if (attempt.intent.cluster, attempt.intent.replaces) == (self._cluster, token_id)
-        ]
-
-    def _is_creating_for(self, user: str, intent: JournalEntry) -> bool:
-        return (intent.cluster, intent.user) == (self._cluster, user) and intent.operation in _CREATING_OPERATIONS
-
-    def _build_marks(
-        self, intents: Iterable[JournalEntry], mark: Literal["reported", "mentioned"]
-    ) -> list[JournalEntry]:
-        return [intent.model_copy(update={"time": self._clock(), "result": mark}) for intent in intents]
-
-    async def _append(self, entries: list[JournalEntry]) -> None:
-        async with self._locked() as folder:
-            await anyio.to_thread.run_sync(self._write, folder, entries)
+        return [attempt for attempt in await self.list_attempts() if attempt.replaces == token_id]
 
     @asynccontextmanager
-    async def _locked(self) -> AsyncGenerator[JournalFolder]:
-        """Hold the lock of the journal, which one call among all processes of this user can have.
+    async def working(self) -> AsyncGenerator[None]:
+        """Renew the leases of what this server works on until the block ends, and close the database then."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_leases)
+            yield
+            tasks.cancel_scope.cancel()
+        with anyio.move_on_after(self._limits.timeout_seconds, shield=True):
+            await anyio.to_thread.run_sync(self._connections.close, abandon_on_cancel=True)
 
-        Raises:
-            JournalError: If the lock cannot be had, or the block raises an `OSError`.
-        """
-        # A lock of a file is no order: without the queue, calls of this process would overtake each other.
-        async with self._queue:
-            try:
-                folder, lock = await anyio.to_thread.run_sync(self._open_lock)
-                with closing(folder):
-                    try:
-                        await self._wait_for_lock(lock)
-                        yield folder
-                    finally:
-                        unlock(lock)
-            except OSError as failure:
-                raise JournalError(
-                    f"The journal {self._path} cannot be written: {failure.strerror}. Nothing is changed "
-                    "without one, so that no token is ever lost sight of: free space, or let the server write to its "
-                    "state directory (QUMULO_STATE_DIR).",
-                    advice=RETRY_ONCE_FIXED,
-                ) from failure
+    async def _keep_leases(self) -> None:
+        while True:
+            await anyio.sleep(self._limits.renewal_seconds)
+            if ids := [*self._in_flight]:
+                try:
+                    await self._write(partial(record.renew_leases, ids=ids))
+                except JournalError as failure:
+                    _LOG.warning("%s", failure)
 
-    async def _wait_for_lock(self, lock_fd: int) -> None:
-        # Not `fail_after`: a file system that gives up raises a `TimeoutError` as well, which is no lock of a process.
-        with anyio.move_on_after(self._timeout_seconds):
-            while not try_lock(lock_fd):  # noqa: ASYNC110 - what is waited for is another process
-                await anyio.sleep(0.02)
+    def _read_history(self, connection: Connection) -> Sequence[Attempt]:
+        """Return the attempts as they are now; they are only read again if there was a change, or a lease may end."""
+        revision = record.read_revision(connection)
+        if revision is None:
+            return ()
+        if self._history is None or self._history.revision != revision:
+            attempts = record.select_attempts(connection, cluster=self._cluster, only_tried=True)
+            if any(attempt.is_in_flight for attempt in attempts):
+                return attempts
+            self._history = _History(revision, attempts)
+        return self._history.attempts
+
+    def _check_change_limit(self, connection: Connection) -> None:
+        count = self._limits.max_changes
+        if not count:
             return
-        raise JournalError(f"The journal {self._path} is held by another process.", advice="Try again in a minute.")
+        first = record.find_oldest_of_last(connection, count, self._clock() - CHANGES_PERIOD)
+        if first is not None:
+            raise Refusal(
+                "As many changes were made within an hour as the operator allows "
+                f"(QUMULO_MAX_CHANGES={count}). The next one may be made at "
+                f"{format_time(first + CHANGES_PERIOD + _UP_TO_A_MINUTE)}: until then, tell the person what is left to "
+                "do. What cannot wait, such as to disable a token, they can do by hand with qq."
+            )
 
-    def _open_lock(self) -> tuple[JournalFolder, int]:
-        folder = JournalFolder.ensure(self.folder)
-        with ExitStack() as rollback:
-            rollback.callback(folder.close)
-            lock = folder.open_lock(_LOCK_FILE)
-            rollback.pop_all()
-        return folder, lock
+    async def _write(self, work: Callable[[Connection], _Result]) -> _Result:
+        def write(connection: Connection) -> _Result:
+            record.upgrade(connection)
+            return work(connection)
 
-    def _write(self, folder: JournalFolder, entries: list[JournalEntry]) -> None:
-        if folder.get_size(_CURRENT_FILE) > ARCHIVE_AFTER_BYTES:
-            entries = [*_list_needed_entries(folder), *entries]
-            # They are written again, since the part that is the archive now is dropped in its turn. If this process is
-            # killed before that, the archive still has them.
-            folder.replace(_CURRENT_FILE, _ARCHIVE_FILE)
-        if entries:
-            lines = b"".join(entry.model_dump_json(exclude_none=True).encode() + b"\n" for entry in entries)
-            folder.append_lines(_CURRENT_FILE, lines)
+        return await self._run(lambda is_wanted: self._connections.write(write, is_wanted=is_wanted))
+
+    async def _run(self, work: Callable[[Callable[[], bool]], _Result]) -> _Result:
+        """Do some work with the database in a thread; one that hangs is left alone, and what it writes is undone."""
+        with self._connections.explaining("used"):
+            async with self._queue:
+                with anyio.fail_after(self._limits.timeout_seconds) as scope:
+                    return await anyio.to_thread.run_sync(
+                        lambda: work(lambda: not scope.cancel_called), abandon_on_cancel=True
+                    )
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """The entries of one attempt, in the order of writing and each once.
+def read_entries(
+    connections: Connections, *, cluster: str | None = None, since: datetime | None = None
+) -> Sequence[Attempt]:
+    """Return the entries of one cluster, or of all, that were begun since then, the earliest first.
 
-    `is_in_flight` says whether a process is still working on it.
+    It waits for the database.
+
+    Raises:
+        JournalError: If the record cannot be read.
     """
 
-    entries: Sequence[JournalEntry]
-    is_in_flight: bool = False
+    def read(connection: Connection) -> Sequence[Attempt]:
+        if record.read_revision(connection) is None:
+            return ()
+        return record.select_attempts(connection, cluster=cluster, since=since)
 
-    @property
-    def intent(self) -> JournalEntry:
-        """The entry with which it began."""
-        return self.entries[0]
-
-    @property
-    def last(self) -> JournalEntry:
-        """The entry with which it ended, or else its intent."""
-        return next((entry for entry in reversed(self.entries) if entry.result not in _MARKS), self.intent)
-
-    @property
-    def outcome(self) -> str:
-        """What came of it, `intended` if that was never written."""
-        return self.last.result
-
-    @property
-    def marks(self) -> AbstractSet[str]:
-        """The marks that say whether people were told that its outcome is not known."""
-        return _MARKS & {entry.result for entry in self.entries}
-
-    @property
-    def is_creating(self) -> bool:
-        """Whether it is to create a token."""
-        return self.intent.operation in _CREATING_OPERATIONS
-
-    @property
-    def is_open(self) -> bool:
-        """Whether its outcome is not known, or it left a token behind that is of no use."""
-        return self.outcome in _OPEN_RESULTS
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether its entries can be dropped.
-
-        A token that it may have created is told about until a search for that token found nothing.
-        """
-        if self.is_creating:
-            return not self.is_open or "mentioned" in self.marks
-        return self.outcome != "intended" or "reported" in self.marks
+    return connections.read(read, if_missing=())
 
 
-def _list_needed_entries(folder: JournalFolder) -> list[JournalEntry]:
-    """Return the entries that are needed after the archive is dropped: what is not settled, and the last rotations.
+def _check_not_rotated(connection: Connection, intent: Attempt, known: Collection[str]) -> None:
+    """Check, while no other server can write, that a token is not being rotated and was not since.
 
-    A rotate that is repeated looks for the earlier one.
+    Raises:
+        Refusal: If it is, or was.
     """
-    attempts = _read_attempts(folder)
-    rotations = [attempt for attempt in attempts if attempt.intent.replaces is not None][-MAX_REMEMBERED_ROTATIONS:]
-    needed = [attempt for attempt in attempts if not attempt.is_settled or attempt in rotations]
-    return [entry for attempt in needed for entry in attempt.entries]
+    rotations = record.select_attempts(connection, cluster=intent.cluster, replaces=intent.replaces, only_tried=True)
+    at_work = [attempt for attempt in rotations if attempt.is_in_flight]
+    if at_work:
+        raise explain_concurrent_rotation(at_work[-1])
+    if {attempt.id for attempt in rotations} - {*known}:
+        raise Refusal(f"Token {intent.replaces} was rotated meanwhile. Call again to see how it is now.")
 
 
-def _read_unsettled(folder: JournalFolder) -> list[Attempt]:
-    attempts = _read_attempts(folder)
-    return [attempt for attempt in attempts if not attempt.is_settled and not _is_in_flight(attempt.intent, folder)]
-
-
-def _read_attempts(folder: JournalFolder) -> list[Attempt]:
-    """Return all attempts, the earliest first."""
-    by_attempt: dict[str, dict[JournalEntry, None]] = {}
-    for entry in filter(None, _read_entries(folder)):
-        by_attempt.setdefault(entry.attempt, {})[entry] = None
-    return [Attempt(tuple(entries)) for entries in by_attempt.values()]
-
-
-def _read_entries(folder: JournalFolder) -> Iterator[JournalEntry | None]:
-    """Yield the entry of each line, None for a line that cannot be read."""
-    for name in (_ARCHIVE_FILE, _CURRENT_FILE):
-        yield from map(_decode_entry, folder.read_lines(name))
-
-
-def _lock_intent(intent: JournalEntry, folder: JournalFolder, cleanup: ExitStack) -> None:
-    """Lock the file of an intent until the stack is closed, which also removes the file."""
-    name = _lock_file_of(intent)
-    own_folder = folder.duplicate()
-    cleanup.callback(own_folder.close)
-    lock = own_folder.open_lock(name)
-    cleanup.callback(own_folder.unlock_and_remove, lock, name)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_in_flight(intent: JournalEntry, folder: JournalFolder) -> bool:
-    return not folder.is_unlocked(_lock_file_of(intent))
-
-
-def _decode_entry(line: bytes) -> JournalEntry | None:
-    if len(line) > MAX_LINE_BYTES:
-        return None
-    try:
-        return JournalEntry.model_validate_json(line)
-    except ValidationError:
-        return None
-
-
-def _lock_file_of(intent: JournalEntry) -> str:
-    return f"journal.{intent.attempt}.lock"
-
-
-async def _close_in_thread(cleanup: ExitStack) -> None:
-    """Close the stack in a thread, so that a disk that hangs does not stop those who need no disk."""
-    with anyio.CancelScope(shield=True):
-        await anyio.to_thread.run_sync(cleanup.close)
+def explain_concurrent_rotation(attempt: Attempt) -> Refusal:
+    """Explain why a token cannot be rotated that another server just rotates."""
+    return Refusal(
+        f"Token {attempt.replaces} is just being rotated by another server, since {format_time(attempt.begun)}, "
+        "unless that was cut off within the last minute. Wait until that has ended, and look at the user's tokens "
+        "then: what is new among them is what it makes."
+    )

@@ -72,7 +72,7 @@ def open_private_folder(path: Path) -> int:
     real_path, folder = _open_by_parts(path, _open_folder)
     with ExitStack() as rollback:
         rollback.callback(os.close, folder)
-        if not _is_empty(folder):
+        if not _is_private(folder) and not _is_empty(folder):
             _check_folder(real_path, folder)
         rollback.pop_all()
     return folder
@@ -250,7 +250,7 @@ def _check_parent(path: Path, folder_fd: int) -> None:
     if not _is_trusted(status.st_uid):
         fact = f"{path} on the way to it belongs to another user (uid {status.st_uid}), who can replace what is in it"
         raise _explain_refusal(fact, "chown root", path)
-    if _is_writable_by_others(folder_fd):
+    if _is_writable_by_others(folder_fd, status):
         mode = stat.S_IMODE(status.st_mode)
         _check_modes_are_kept(folder_fd)
         fact = f"others can replace what is in {path} on the way to it (mode {mode:04o})"
@@ -262,13 +262,12 @@ def _is_trusted(user: int) -> bool:
 
     In a container root can have another number; whoever owns `/` can replace everything in any case.
     """
-    return user in {0, os.geteuid(), Path("/").stat().st_uid}
+    return user in {0, os.geteuid()} or user == Path("/").stat().st_uid
 
 
-def _is_writable_by_others(folder_fd: int) -> bool:
+def _is_writable_by_others(folder_fd: int, status: os.stat_result) -> bool:
     """Tell whether others can replace what is in a folder; in a sticky one they can only add."""
-    status = os.fstat(folder_fd)
-    if status.st_mode & stat.S_ISVTX:
+    if status.st_mode & stat.S_ISVTX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return False
     is_own_group = any(_is_alone_in_group(user, status.st_gid) for user in {status.st_uid, os.geteuid()})
     by_group = status.st_mode & stat.S_IWGRP and (not is_own_group or _has_acl(folder_fd))
@@ -321,6 +320,10 @@ def _explain_refusal(fact: str, command: str, path: Path) -> PermissionError:
 def _explain_lost_mode(wanted: int, mode: int) -> PermissionError:
     modes = f"what is made there with mode {wanted:04o} has mode {stat.S_IMODE(mode):04o}"
     return PermissionError(errno.EPERM, f"its file system does not keep modes: {modes}. Name a folder on another one")
+
+
+def _is_private(folder_fd: int) -> bool:
+    return os.fstat(folder_fd).st_uid == os.geteuid() and not _is_open_to_others(folder_fd)
 
 
 def _is_open_to_others(folder_fd: int) -> bool:

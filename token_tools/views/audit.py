@@ -15,7 +15,7 @@ from token_tools.operations.audit import AuditResult
 from token_tools.operations.audit_users import EXAMPLES_PER_FINDING, Example, Tally, user_key_of
 from token_tools.operations.findings import STALE_AFTER, USERS_WITH_TWO_TOKENS, Finding, Remedy
 from token_tools.operations.policy import is_built_in
-from token_tools.times import format_duration, format_duration_argument, format_rfc3339, format_time
+from token_tools.times import format_duration, format_duration_argument, format_relative_time, format_rfc3339
 from token_tools.views.rendered_result import RenderedResult
 from token_tools.views.tokens import format_count, render_future_caveat
 
@@ -257,11 +257,13 @@ def _format_suggested_expiry(result: AuditResult) -> str:
 
 
 def _advise_on_disabled(token: AccessToken, result: AuditResult) -> _Advice:
-    since = result.journal_history.disabled_since.get(token.id)
-    if since is None:
+    disabling = result.journal_history.disablings.get(token.id)
+    if disabling is None:
         return _Advice(f"Since when {token.id} is disabled is not known here: a person asks before it is deleted")
-    if since > result.audit.scope.now - STALE_AFTER:
-        return _Advice(f"{token.id} is disabled since {format_time(since)}: watch whether anything breaks")
+    since, now = disabling.last_seen, result.audit.scope.now
+    if since > now - STALE_AFTER:
+        when = format_relative_time(since, now=now)
+        return _Advice(f"{token.id} was disabled {when} by {disabling.actor}: watch whether anything breaks")
     return _advise_call("delete_access_token", token)
 
 
@@ -269,7 +271,7 @@ def _render_two_tokens(token: AccessToken, result: AuditResult) -> str:
     """Return what helps a person to decide which of two tokens that work stays."""
     if token.id in result.lost_ids:
         return f"Maybe nobody has the bearer token of {token.id} (see what is unfinished): a person decides"
-    successors = [entry for entry in result.journal_history.successor_entries.values() if entry.replaces == token.id]
+    successors = [entry for entry in result.journal_history.rotations.values() if entry.replaces == token.id]
     if successors:
         return f"{successors[-1].token_id} was made to replace {token.id}: once in use, a person retires the old one"
     return _CHOOSE_ONE

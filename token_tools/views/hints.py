@@ -27,6 +27,10 @@ _PLURAL_ARGUMENTS: Final = {"ids", "users"}
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 _ARGUMENT_SYNONYMS: Final = {
+    "since": (
+        "from start begin start_time start_date from_date after_date since_date changed_since within days hours weeks "
+        "period last last_days time_range window"
+    ),
     "id": ("token_id token key_id access_token_id token_ids ids old_id old_token old_token_id identifier access_token"),
     "enabled": (
         "disabled active state status disable enable is_enabled is_active new_state is_disabled new_status revoked "
@@ -72,7 +76,7 @@ class Topic(NamedTuple):
     def fits(self, words: Sequence[str], tool: str) -> bool:
         """Whether these words of an argument of the tool are about this topic."""
         is_meant = self.words.issuperset(words) if self.is_whole_name else not self.words.isdisjoint(words)
-        return bool(words) and is_meant and (not self.verbs or tool.partition("_")[0] in self.verbs)
+        return bool(words) and is_meant and (not self.verbs or tool.startswith(tuple(self.verbs)))
 
 
 def _build_topic(words: str, answer: str, verbs: str = "", *, is_whole_name: bool = False) -> Topic:
@@ -80,6 +84,14 @@ def _build_topic(words: str, answer: str, verbs: str = "", *, is_whole_name: boo
 
 
 _TOPICS: Final = (
+    _build_topic(
+        "operation operations action type kind outcome status state actor who by consent agreed approved question "
+        "until to end before limit count max page offset order sort reverse unfinished pending open filter search "
+        "query format output",
+        "`since`, `user` and `id` narrow the list; each line tells what was done, what came of it, who asked and who "
+        "agreed, and what is unfinished comes first.",
+        "list_token",
+    ),
     _build_topic(
         "action operation op verb command mode",
         "each tool does one thing: update_access_token(id=…, enabled=false) disables a token, enabled=true enables it, "
@@ -180,7 +192,7 @@ _TOPICS: Final = (
         "tokens cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired, are "
         "disabled or old; list_access_tokens(user=…) lists one user's, and tells of each token its user, creator, "
         "expiry and whether it is disabled.",
-        "list audit",
+        "list_access audit",
     ),
     _build_topic(
         "enabled disabled status state active enable disable",
@@ -204,7 +216,7 @@ _TOPICS: Final = (
     _build_topic(
         "id token ids access",
         "get_access_token(id=…) tells of one token.",
-        "list audit",
+        "list_access audit",
         is_whole_name=True,
     ),
     _build_topic(
@@ -269,9 +281,9 @@ _TOOL_WORDS: Final = (
         unless=_TOKEN_WORDS,
     ),
     _build_tool_words(
-        None,
-        "log logs history changes events journal activity",
-        "no tool tells what was done before; the operator can read the journal that this server keeps",
+        "list_token_changes",
+        "log logs history changes events journal activity record records timeline who unfinished",
+        "list_token_changes() lists what was done through this server, with user=… or id=… that of one user or token",
     ),
     _build_tool_words(
         None, "rename label tag annotate name", "access tokens have no names, labels or descriptions here"

@@ -9,7 +9,7 @@ from token_tools.operations.create import CreatePlan, CreateResult
 from token_tools.operations.new_token import CreatedToken
 from token_tools.operations.next_steps import HAND_OVER_STEP, render_hand_over, render_steps
 from token_tools.operations.rotate import RotateResult
-from token_tools.quoting import render_first_items
+from token_tools.operations.unfinished import render_unfinished, render_untraced
 from token_tools.times import format_relative_time, format_rfc3339, format_time
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
 
@@ -68,15 +68,13 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
     return RenderedResult(_render_new_token(fields), fields)
 
 
-def render_open_intents(plan: CreatePlan) -> str:
-    """Render which earlier creates for the same user have no outcome in the journal; empty if there are none."""
-    if not plan.create_request.open_intents:
-        return ""
-    times = render_first_items([format_time(intent.time) for intent in plan.create_request.open_intents])
-    return (
-        f"The journal knows no outcome of an earlier create for this user ({times}): "
-        "a token of that time whose bearer token nobody has may be among theirs."
-    )
+def render_unfinished_notes(plan: CreatePlan) -> str:
+    """Render what earlier attempts for the same user left unfinished; empty if there are none."""
+    request = plan.create_request
+    notes = [*render_unfinished(request.unfinished, plan.time)]
+    if request.untraced:
+        notes.append(render_untraced(request.untraced))
+    return " ".join(notes)
 
 
 def render_expiry(plan: CreatePlan) -> str:
@@ -116,7 +114,7 @@ def _render_warnings(plan: CreatePlan, created: CreatedToken) -> Iterator[str | 
         )
     yield created.delivered.warning
     yield created.journal_error
-    yield render_open_intents(plan)
+    yield render_unfinished_notes(plan) or None
 
 
 def _to_new_token_fields(plan: CreatePlan, created: CreatedToken) -> dict[str, object]:

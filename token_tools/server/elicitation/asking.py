@@ -1,10 +1,11 @@
 """Asking a person over the protocol: the form, the time for an answer, and what it means if no yes comes back."""
 
+import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import anyio
 from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation, ElicitationResult
@@ -17,14 +18,17 @@ from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from token_tools.errors import Refusal
-from token_tools.operations.consent import NoConsent
+from token_tools.errors import JournalError, Refusal, TokenToolsError
+from token_tools.operations.consent import NoConsent, NotAgreed
 from token_tools.operations.services import Services
 from token_tools.quoting import truncate
 from token_tools.redaction import redact
+from token_tools.server.callers import draft_refusal, get_services
 from token_tools.server.elicitation.questions import AnyPlan, render_cannot_ask, render_no_consent, render_question
 from token_tools.server.strict_tool import StrictTool
+from token_tools.storage.attempts import Mandate, Operation
 
+_LOG: Final = logging.getLogger(__name__)
 CONSENT_TIMEOUT: Final = timedelta(minutes=5)
 """How long a call waits for a person's answer."""
 
@@ -79,6 +83,22 @@ class AskingTool(StrictTool):
                 raise
         raise _REFUSE.get()("timed_out")
 
+    async def on_failure(
+        self, failure: TokenToolsError, arguments: Mapping[str, Any], context: Context[Any, Any]
+    ) -> None:
+        """Record a call that was refused, or that a person did not agree to."""
+        if not isinstance(failure, Refusal):
+            return
+        services = get_services(context)
+        operation = cast(Operation, self.name.partition("_")[0])
+        entry = (
+            failure.entry if isinstance(failure, NotAgreed) else draft_refusal(services, operation, arguments, failure)
+        )
+        try:
+            await services.journal.record_untried(entry)
+        except JournalError as unrecorded:
+            _LOG.warning("%s", unrecorded)
+
 
 def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolve:
     """Return the resolver that asks a person about a plan, or answers yes where nobody has to be asked."""
@@ -88,9 +108,12 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolv
     ) -> Elicit[ConsentAnswer] | ConsentAnswer:
         if not plan.needs_consent:
             return ConsentAnswer(agree=True)
-        services = ctx.request_context.lifespan_context
+        services = get_services(ctx)
         if not _can_show_forms(ctx.client_capabilities):
-            raise Refusal(render_cannot_ask(plan, services.qq))
+            mandate = Mandate(services.actor, "could not ask")
+            raise NotAgreed(
+                render_cannot_ask(plan, services.qq), plan.draft_entry(services.journal, mandate, "could not ask")
+            )
         _CALL_SCOPE.get().deadline = anyio.current_time() + services.consent_timeout.total_seconds()
         _REFUSE.set(lambda no_consent: _explain_no_consent(services, plan, no_consent))
         # The SDK accepts an answer only for exactly the text that was asked, so a repeated question needs the same
@@ -98,6 +121,8 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolv
         question = services.pending_plans.get_question(
             plan, lambda: redact(truncate(render_question(plan, services.address)))
         )
+        mandate = Mandate(services.actor, "asked", plan.question_id)
+        await services.journal.record_untried(plan.draft_entry(services.journal, mandate, "asked"))
         return Elicit(question, ConsentAnswer)
 
     return Resolve(ask_for_consent)
@@ -117,7 +142,7 @@ def require_consent(ctx: Context[Services], answer: ElicitationResult[ConsentAns
     """
     # The question is answered, so the consent timeout no longer bounds the call.
     _CALL_SCOPE.get().deadline = math.inf
-    services = ctx.request_context.lifespan_context
+    services = get_services(ctx)
     if (no_consent := _find_no_consent(answer)) is not None:
         services.pending_plans.consume(plan)
         raise _explain_no_consent(services, plan, no_consent)
@@ -141,4 +166,10 @@ def _find_no_consent(answer: ElicitationResult[ConsentAnswer]) -> NoConsent | No
 def _explain_no_consent(services: Services, plan: AnyPlan, no_consent: NoConsent) -> Refusal:
     """Explain why a plan is not carried out that was asked about without a yes, and what leads on."""
     times = services.pending_plans.count_no_consent(plan)
-    return Refusal(render_no_consent(plan, services.qq, no_consent, times=times))
+    entry = plan.draft_entry(
+        services.journal,
+        Mandate(services.actor, "declined", plan.question_id),
+        "declined",
+        reason=no_consent.replace("_", " "),
+    )
+    return NotAgreed(render_no_consent(plan, services.qq, no_consent, times=times), entry)

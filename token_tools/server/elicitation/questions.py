@@ -16,7 +16,7 @@ from token_tools.operations.next_steps import DISABLE_FIRST_ADVICE
 from token_tools.operations.rotate import RotatePlan
 from token_tools.operations.token_limit import MAX_TOKENS_PER_USER
 from token_tools.operations.update import UpdatePlan
-from token_tools.views.new_tokens import render_expiry, render_open_intents
+from token_tools.views.new_tokens import render_expiry, render_unfinished_notes
 
 REPEATS_BEFORE_NOTICE: Final = 2
 """Once so many questions in a row got no yes, the answer says how many there were."""
@@ -118,7 +118,8 @@ def _render_create_question(plan: CreatePlan, address: str) -> str:
         f"{action} the user {_render_user(user)} on the cluster {address}? Whoever has it can act as that user.",
         f"It {render_expiry(plan)}.",
         used,
-        render_open_intents(plan),
+        render_unfinished_notes(plan),
+        "If you agree, this is not told again." if plan.create_request.unfinished else "",
     ]
     return " ".join(filter(None, sentences))
 

@@ -1,0 +1,318 @@
+"""The table of the record, and every statement on it: the same for each kind of database.
+
+Each change is one transaction that counts up `revision`, which is also the number of its entry. So a server sees
+whether the record is still what it read last. Times are texts in UTC of one width: they sort by themselves, and people
+can read them.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+from token_tools.cluster.normalization import validate_token_id
+from token_tools.errors import RETRY_ONCE_FIXED, JournalError
+from token_tools.storage.attempts import UNTRIED, Attempt, Settlement
+from token_tools.storage.state.connections import Connection
+from token_tools.times import format_timestamp, parse_timestamp
+
+LEASE_SECONDS: Final = 45
+"""Seconds for which an attempt counts as worked on after its server said so last."""
+
+MAX_REVISIONS: Final = 300_000
+"""Revisions of the record of which the entries are kept, besides what is unfinished: some 100,000 entries."""
+
+MAX_PRUNED: Final = 500
+"""Entries that one change drops at most, so that none takes long."""
+
+MAX_READ: Final = 20_000
+"""Changes that an operation looks back on, besides what is unfinished; who asks for all entries gets all."""
+
+_UPGRADES: Final[Sequence[Sequence[str]]] = (
+    (
+        "CREATE TABLE state (version BIGINT NOT NULL, revision BIGINT NOT NULL, probed TEXT)",
+        "INSERT INTO state (version, revision) VALUES (0, 0)",
+        """CREATE TABLE changes (
+            number BIGINT PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            begun TEXT NOT NULL, -- all times are in UTC
+            ended TEXT,
+            cluster TEXT NOT NULL,
+            operation TEXT NOT NULL,
+            user_name TEXT NOT NULL,
+            token_id TEXT,
+            replaces TEXT,
+            tokens_before TEXT,
+            state_before TEXT,
+            state_after TEXT,
+            actor TEXT NOT NULL,
+            consent TEXT NOT NULL,
+            question TEXT,
+            outcome TEXT NOT NULL, -- 'intended' is worked on, or unfinished once leased_until is over
+            reason TEXT,
+            location TEXT,
+            settled TEXT, -- since when it need not be told any more that it is unfinished
+            settlement TEXT,
+            leased_until TEXT
+        )""",
+        "CREATE INDEX changes_by_time ON changes (begun)",
+        "CREATE INDEX changes_by_replaced_token ON changes (cluster, replaces)",
+        "CREATE INDEX changes_by_question ON changes (question)",
+    ),
+)
+"""For each version of the schema, the statements that lead to it from the one before."""
+
+_COLUMNS: Final = (
+    "number", "id", "begun", "ended", "cluster", "operation", "user_name", "token_id", "replaces", "tokens_before",
+    "state_before", "state_after", "actor", "consent", "question", "outcome", "reason", "location", "settled",
+    "settlement",
+)  # fmt: skip
+_IS_TRIED: Final = f"outcome NOT IN ({', '.join(repr(outcome) for outcome in sorted(UNTRIED))})"
+_IS_UNSETTLED: Final = "(outcome IN ('intended', 'unknown', 'undeletable') AND settled IS NULL)"
+_TIMES: Final = ("begun", "ended", "settled")
+
+
+class _StoredFile(msgspec.Struct, tag_field="kind", tag="file"):
+    path: Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$")]
+
+
+class _StoredAccount(msgspec.Struct, tag_field="kind", tag="keyring"):
+    service: str
+    account: str
+
+
+class _StoredAnswer(msgspec.Struct, tag_field="kind", tag="inline"):
+    pass
+
+
+class _State(NamedTuple):
+    version: int
+    revision: int
+
+
+_LOCATION: Final = msgspec.json.Decoder(_StoredFile | _StoredAccount | _StoredAnswer)
+
+
+def read_revision(connection: Connection) -> int | None:
+    """Return the number of the last change, 0 if there was none, None if there is no table yet.
+
+    Raises:
+        JournalError: If a newer version of this program wrote the record, or none did.
+    """
+    return None if (state := _find_state(connection)) is None else state.revision
+
+
+def probe(connection: Connection) -> None:
+    """Write something of no meaning: a database that is full or may only be read fails here."""
+    connection.execute("UPDATE state SET probed = utc_after(0)")
+
+
+def upgrade(connection: Connection) -> None:
+    """Create the tables if there are none, and bring them up to date.
+
+    Raises:
+        JournalError: If a newer version of this program wrote the record, or none did.
+    """
+    state = _find_state(connection)
+    if state is None:
+        connection.prepare_schema()
+    version = 0 if state is None else state.version
+    for statements in _UPGRADES[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    if version < len(_UPGRADES):
+        connection.execute("UPDATE state SET version = ?", len(_UPGRADES))
+
+
+def _find_state(connection: Connection) -> _State | None:
+    """Return what the database tells of itself, None if there is no table yet."""
+    if not connection.has_table("state"):
+        return None
+    match connection.execute("SELECT version, revision FROM state"):
+        case [(int(version), int(revision))] if version > 0:
+            _check_version(version)
+            return _State(version, revision)
+        case _:
+            raise JournalError(
+                "The table `state` of the journal is not as this program writes it. Look at the database that "
+                "QUMULO_STATE_DIR or QUMULO_STATE_URL names, and move it away.",
+                advice=RETRY_ONCE_FIXED,
+            )
+
+
+def _check_version(version: int) -> None:
+    if version > len(_UPGRADES):
+        raise JournalError(
+            f"The journal was written by a newer version of this program (schema {version}; this one knows "
+            f"{len(_UPGRADES)}). Update qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL.",
+            advice=RETRY_ONCE_FIXED,
+        )
+
+
+def count_change(connection: Connection) -> int:
+    """Count a change and return its number."""
+    connection.execute("UPDATE state SET revision = revision + 1")
+    [(revision,)] = connection.execute("SELECT revision FROM state")
+    return int(revision)
+
+
+def insert_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Add an entry; one that is intended is leased to this server."""
+    _insert_row(connection, _to_row(attempt))
+    if attempt.outcome == "intended":
+        renew_leases(connection, [attempt.id])
+
+
+def _insert_row(connection: Connection, row: Mapping[str, object]) -> None:
+    values = {**row, "number": count_change(connection)}
+    marks = ", ".join("?" for _ in values)
+    connection.execute(f"INSERT INTO changes ({', '.join(values)}) VALUES ({marks})", *values.values())
+
+
+def import_attempts(connection: Connection, attempts: Iterable[Attempt]) -> None:
+    """Add attempts that nobody works on; of one that is there already, the end is written if it was not known."""
+    upgrade(connection)
+    known: dict[str, str] = dict(connection.execute("SELECT id, outcome FROM changes"))
+    for attempt in attempts:
+        if attempt.id not in known:
+            _insert_row(connection, _to_row(attempt))
+        elif known[attempt.id] == "intended":
+            update_attempt(connection, attempt)
+
+
+def take_question(connection: Connection, entry: Attempt) -> bool:
+    """Delete the entry that a person was asked, whose place their answer takes; tell whether it was there."""
+    where = "WHERE question = ? AND cluster = ? AND outcome = 'asked'"
+    asked = connection.execute(f"SELECT id FROM changes {where}", entry.question, entry.cluster)
+    connection.execute(f"DELETE FROM changes {where}", entry.question, entry.cluster)
+    return bool(asked)
+
+
+def update_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Write what became of an attempt; it is added if the database was replaced since it began."""
+    if not connection.execute("SELECT 1 FROM changes WHERE id = ?", attempt.id):
+        _insert_row(connection, _to_row(attempt))
+        return
+    count_change(connection)
+    values = {name: value for name, value in _to_row(attempt).items() if name != "id"}
+    changes = ", ".join(f"{name} = ?" for name in values)
+    connection.execute(f"UPDATE changes SET {changes} WHERE id = ?", *values.values(), attempt.id)
+
+
+def settle_attempts(
+    connection: Connection, attempts: Iterable[Attempt], settlement: Settlement, settled: datetime
+) -> None:
+    """Write why attempts need not be told any more, and which tokens they made if that was found out meanwhile."""
+    count_change(connection)
+    for attempt in attempts:
+        connection.execute(
+            "UPDATE changes SET settled = ?, settlement = ?, token_id = COALESCE(token_id, ?) "
+            f"WHERE id = ? AND {_IS_UNSETTLED}",
+            format_timestamp(settled),
+            settlement,
+            attempt.token_id,
+            attempt.id,
+        )
+
+
+def renew_leases(connection: Connection, ids: Collection[str]) -> None:
+    """Write that attempts are still worked on; that one was taken for dead meanwhile counts as a change."""
+    for attempt_id in ids:
+        connection.execute(
+            "UPDATE state SET revision = revision + 1 "
+            "WHERE EXISTS (SELECT 1 FROM changes WHERE id = ? AND leased_until <= utc_after(0))",
+            attempt_id,
+        )
+        connection.execute("UPDATE changes SET leased_until = utc_after(?) WHERE id = ?", LEASE_SECONDS, attempt_id)
+
+
+def select_attempts(
+    connection: Connection,
+    *,
+    cluster: str | None = None,
+    since: datetime | None = None,
+    replaces: str | None = None,
+    only_tried: bool = False,
+) -> list[Attempt]:
+    """Return the entries for which all that is given holds, the earliest first.
+
+    Of those that were tried, only the entries of the last `MAX_READ` changes are returned, and all that are unfinished.
+
+    Raises:
+        JournalError: If an entry is none that this program wrote.
+    """
+    given = {"cluster = ?": cluster, "begun >= ?": since and format_timestamp(since), "replaces = ?": replaces}
+    wanted = {condition: value for condition, value in given.items() if value is not None}
+    conditions = " AND ".join([*wanted, *([_IS_TRIED] if only_tried else []), "1 = 1"])
+    first_too_many = f"SELECT number FROM changes WHERE {conditions} ORDER BY number DESC LIMIT 1 OFFSET {MAX_READ}"
+    bound = f" AND (number > coalesce(({first_too_many}), 0) OR {_IS_UNSETTLED})" if only_tried else ""
+    rows = connection.execute(
+        f"SELECT {', '.join(_COLUMNS)}, "
+        "CASE WHEN outcome = 'intended' AND leased_until > utc_after(0) THEN 1 ELSE 0 END "
+        f"FROM changes WHERE {conditions}{bound} ORDER BY number",
+        *wanted.values(),
+        *(wanted.values() if only_tried else ()),
+    )
+    return [decode_entry(dict(zip(_COLUMNS, row, strict=False)), is_in_flight=bool(row[-1])) for row in rows]
+
+
+def find_oldest_of_last(connection: Connection, count: int, since: datetime) -> datetime | None:
+    """Return when the first of the last `count` changes since some time was begun; None if there were fewer."""
+    rows = connection.execute(
+        f"SELECT begun FROM changes WHERE begun > ? AND {_IS_TRIED} ORDER BY begun DESC LIMIT 1 OFFSET ?",
+        format_timestamp(since),
+        count - 1,
+    )
+    return parse_timestamp(rows[0][0]) if rows else None
+
+
+def prune(connection: Connection, *, before: datetime) -> None:
+    """Drop a few of the entries that were begun before a time, and of those that are too many."""
+    connection.execute(
+        "DELETE FROM changes WHERE number IN (SELECT number FROM changes "
+        f"WHERE (begun < ? OR number <= (SELECT max(number) FROM changes) - {MAX_REVISIONS}) AND NOT {_IS_UNSETTLED} "
+        f"LIMIT {MAX_PRUNED})",
+        format_timestamp(before),
+    )
+
+
+def _to_row(attempt: Attempt) -> dict[str, Any]:
+    row = msgspec.to_builtins(attempt) | {name: _format(getattr(attempt, name)) for name in _TIMES}
+    return {name: row[name] for name in _COLUMNS if name != "number"}
+
+
+def _format(time: datetime | None) -> str | None:
+    return None if time is None else format_timestamp(time)
+
+
+def decode_entry(values: Mapping[str, Any], *, is_in_flight: bool = False) -> Attempt:
+    """Return the attempt of which these are the columns; one that is left out is empty.
+
+    Raises:
+        JournalError: If this program wrote no such entry.
+    """
+    try:
+        attempt = msgspec.convert({**values, "is_in_flight": is_in_flight}, Attempt)
+        _check_entry(attempt)
+    except (msgspec.MsgspecError, ValueError):
+        raise JournalError(
+            f"Entry {values.get('number')} of the journal is none that this program wrote: look at it, and remove it "
+            "from the table `changes` of the database that QUMULO_STATE_DIR or QUMULO_STATE_URL names.",
+            advice=RETRY_ONCE_FIXED,
+        ) from None
+    return attempt
+
+
+def _check_entry(attempt: Attempt) -> None:
+    """Check what the types do not tell. The location is only looked at: to read each path would take long."""
+    texts = (attempt.id, attempt.cluster, attempt.user, attempt.actor, attempt.question, attempt.before, attempt.after)
+    if not "".join(filter(None, (*texts, attempt.reason, attempt.tokens_before))).isprintable():
+        raise ValueError("has something unprintable in it")
+    if not all(time is None or time.tzinfo == UTC for time in (attempt.begun, attempt.ended, attempt.settled)):
+        raise ValueError("has a time that is not in UTC")
+    for token_id in (attempt.token_id, attempt.replaces):
+        if token_id is not None:
+            validate_token_id(token_id)
+    if attempt.stored_location is not None:
+        _LOCATION.decode(attempt.stored_location)
