@@ -34,7 +34,7 @@ from token_tools.storage.attempts import UNTRIED, Attempt, Mandate, Operation, O
 from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
-from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, MAX_REVISIONS
+from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, PRUNED_EVERY
 
 pytestmark = pytest.mark.anyio
 
@@ -594,28 +594,51 @@ async def test_a_longer_record_is_kept_where_the_operator_wants_it(state: StateS
 
 
 async def test_of_too_many_entries_the_oldest_are_dropped_a_few_at_a_time(
-    state: StateSettings, journal: Journal
+    state: StateSettings, servers: Servers
 ) -> None:
+    journal = servers.start(limits=Limits(max_entries=2))
     await record_attempt(journal, "unknown")
     begun = "2026-11-23T09:00:00.000000Z"
-    add_entries(state, [{"outcome": "done", "begun": begun}] * (MAX_PRUNED + 2))
-    execute(state, "UPDATE state SET revision = ?", MAX_REVISIONS + MAX_PRUNED + 2)
+    add_entries(state, [{"outcome": "done", "begun": begun}] * (MAX_PRUNED + 3))
 
-    await record_attempt(journal)
-    assert read_outcomes(state) == ["unknown", "done", "done", "created"]
-    await record_attempt(journal)
-    assert read_outcomes(state) == ["unknown", "created", "created"]
+    for left in (["done", "done", "done", "created"], ["created", "created"]):
+        [state_row] = execute(state, "SELECT revision FROM state")
+        execute(
+            state,
+            "UPDATE state SET revision = ?",
+            state_row["revision"] // PRUNED_EVERY * PRUNED_EVERY + PRUNED_EVERY - 1,
+        )
+        await record_attempt(journal)
+        assert read_outcomes(state) == ["unknown", *left]
 
 
-async def test_an_entry_that_is_kept_is_not_dropped_for_being_the_oldest(
-    state: StateSettings, journal: Journal
+async def test_no_flood_of_refusals_pushes_out_what_was_changed(state: StateSettings, servers: Servers) -> None:
+    journal = servers.start(limits=Limits(max_entries=2))
+    await record_attempt(journal, "done")
+    for _ in range(2 * PRUNED_EVERY):
+        await journal.record_untried(journal.draft("create", "local:jane", MANDATE, outcome="refused"))
+
+    outcomes = read_outcomes(state)
+    assert outcomes.count("done") == 1
+    assert 2 <= outcomes.count("refused") < PRUNED_EVERY + 2
+
+
+async def test_an_outcome_that_could_not_be_written_is_written_once_that_is_possible(
+    state: StateSettings, servers: Servers
 ) -> None:
-    await record_attempt(journal)
-    execute(state, "UPDATE state SET revision = ?", MAX_REVISIONS - 1)
+    journal = servers.start(limits=Limits(renewal_seconds=0.01))
+    async with journal.working():
+        async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)) as intent:
+            execute(state, "UPDATE state SET version = 99")
+            failure = await journal.record_outcome(intent, "created", TOKEN_ID)
+        execute(state, "UPDATE state SET version = 1")
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            while read_outcomes(state) == ["intended"]:  # noqa: ASYNC110 - a database has no event
+                await anyio.sleep(0.01)
 
-    await record_attempt(journal)
-
-    assert read_outcomes(state) == ["created", "created"]
+    assert failure is not None
+    [entry] = read_record(state)
+    assert (entry["outcome"], entry["token_id"]) == ("created", TOKEN_ID)
 
 
 async def test_changes_are_counted_over_all_servers_and_clusters_of_an_hour(

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from secrets import token_hex
 from typing import Final, NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -43,15 +42,17 @@ class _History(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How long entries are kept, how many changes may be made in an hour, and how long a call may take.
+    """How long and how many entries are kept, how many changes may be made in an hour, and how long a call may take.
 
-    No `max_changes` are any number. A lease is renewed every `renewal_seconds`.
+    No `max_changes` are any number. A lease is renewed every `renewal_seconds`. Of what was tried, and of what was not,
+    `max_entries` are kept each.
     """
 
     keep: timedelta = timedelta(days=400)
     max_changes: int = 0
     timeout_seconds: float = 2 * WAIT_SECONDS
     renewal_seconds: float = record.LEASE_SECONDS / 4
+    max_entries: int = 100_000
 
 
 class EntryDetails(TypedDict, total=False):
@@ -79,6 +80,7 @@ class Journal:
         self._limits = limits
         self._queue = anyio.Lock()
         self._in_flight: set[str] = set()
+        self._unwritten: dict[str, Attempt] = {}
         self._history: _History | None = None
 
     @property
@@ -124,7 +126,7 @@ class Journal:
         def write(connection: Connection) -> None:
             record.take_question(connection, entry)
             record.insert_attempt(connection, entry)
-            record.prune(connection, before=self._clock() - self._limits.keep)
+            self._prune(connection)
 
         await self._write(write)
 
@@ -150,7 +152,7 @@ class Journal:
                     "at the user's tokens before you call again."
                 )
             record.insert_attempt(connection, intent)
-            record.prune(connection, before=self._clock() - self._limits.keep)
+            self._prune(connection)
 
         await self._write(begin)
         self._in_flight.add(intent.id)
@@ -182,6 +184,7 @@ class Journal:
             await self._write(lambda connection: record.update_attempt(connection, ended))
         except JournalError as failure:
             _LOG.warning("%s", failure)
+            self._unwritten[ended.id] = ended
             return str(failure)
         return None
 
@@ -250,11 +253,23 @@ class Journal:
     async def _keep_leases(self) -> None:
         while True:
             await anyio.sleep(self._limits.renewal_seconds)
-            if ids := [*self._in_flight]:
+            if self._in_flight or self._unwritten:
                 try:
-                    await self._write(partial(record.renew_leases, ids=ids))
+                    await self._renew([*self._in_flight], [*self._unwritten.values()])
                 except JournalError as failure:
                     _LOG.warning("%s", failure)
+
+    async def _renew(self, in_flight: Collection[str], unwritten: Collection[Attempt]) -> None:
+        """Renew leases, and write the outcomes that could not be written when they were known."""
+
+        def renew(connection: Connection) -> None:
+            record.renew_leases(connection, in_flight)
+            for ended in unwritten:
+                record.update_attempt(connection, ended)
+
+        await self._write(renew)
+        for ended in unwritten:
+            del self._unwritten[ended.id]
 
     def _read_history(self, connection: Connection) -> Sequence[Attempt]:
         """Return the attempts as they are now; they are only read again if there was a change, or a lease may end."""
@@ -267,6 +282,9 @@ class Journal:
                 return attempts
             self._history = _History(revision, attempts)
         return self._history.attempts
+
+    def _prune(self, connection: Connection) -> None:
+        record.prune(connection, before=self._clock() - self._limits.keep, max_entries=self._limits.max_entries)
 
     def _check_change_limit(self, connection: Connection) -> None:
         count = self._limits.max_changes

@@ -20,8 +20,8 @@ from token_tools.times import format_timestamp, parse_timestamp
 LEASE_SECONDS: Final = 45
 """Seconds for which an attempt counts as worked on after its server said so last."""
 
-MAX_REVISIONS: Final = 300_000
-"""Revisions of the record of which the entries are kept, besides what is unfinished: some 100,000 entries."""
+PRUNED_EVERY: Final = 64
+"""The number of entries is looked at once in so many changes, since that takes a while."""
 
 MAX_PRUNED: Final = 500
 """Entries that one change drops at most, so that none takes long."""
@@ -68,7 +68,7 @@ _COLUMNS: Final = (
     "state_before", "state_after", "actor", "consent", "question", "outcome", "reason", "location", "settled",
     "settlement",
 )  # fmt: skip
-_IS_TRIED: Final = f"outcome NOT IN ({', '.join(repr(outcome) for outcome in sorted(UNTRIED))})"
+_IS_TRIED: Final = f"(outcome NOT IN ({', '.join(repr(outcome) for outcome in sorted(UNTRIED))}))"
 _IS_UNSETTLED: Final = "(outcome IN ('intended', 'unknown', 'undeletable') AND settled IS NULL)"
 _TIMES: Final = ("begun", "ended", "settled")
 
@@ -267,13 +267,25 @@ def find_oldest_of_last(connection: Connection, count: int, since: datetime) -> 
     return parse_timestamp(rows[0][0]) if rows else None
 
 
-def prune(connection: Connection, *, before: datetime) -> None:
-    """Drop a few of the entries that were begun before a time, and of those that are too many."""
+def prune(connection: Connection, *, before: datetime, max_entries: int) -> None:
+    """Drop a few of the entries that were begun before a time, and of those that are too many.
+
+    What was tried and what was not are counted apart, so that no flood of refusals pushes a change out.
+    """
+    _delete_first(connection, "begun < ?", format_timestamp(before))
+    [(revision,)] = connection.execute("SELECT revision FROM state")
+    if revision % PRUNED_EVERY:
+        return
+    for kind in (_IS_TRIED, f"NOT {_IS_TRIED}"):
+        first_too_many = f"SELECT number FROM changes WHERE {kind} ORDER BY number DESC LIMIT 1 OFFSET ?"
+        _delete_first(connection, f"{kind} AND number <= ({first_too_many})", max_entries)
+
+
+def _delete_first(connection: Connection, condition: str, parameter: object) -> None:
     connection.execute(
-        "DELETE FROM changes WHERE number IN (SELECT number FROM changes "
-        f"WHERE (begun < ? OR number <= (SELECT max(number) FROM changes) - {MAX_REVISIONS}) AND NOT {_IS_UNSETTLED} "
+        f"DELETE FROM changes WHERE number IN (SELECT number FROM changes WHERE {condition} AND NOT {_IS_UNSETTLED} "
         f"LIMIT {MAX_PRUNED})",
-        format_timestamp(before),
+        parameter,
     )
 
 
