@@ -66,8 +66,8 @@ async def test_a_change_that_was_never_finished_is_told_by_each_server_that_star
     await harness.call("delete_access_token", {"id": token.id}, confirm="none")
     forget_outcomes(harness.settings)
 
-    for _ in range(2):
-        report = await harness.read_start_report(caplog)
+    for read_only in (False, False, True):
+        report = await harness.read_start_report(caplog, read_only=read_only)
         assert (
             "The delete of an access token for local:jane on c.example.com:8000 at 2026-11-24 09:00 UTC was" in report
         )
