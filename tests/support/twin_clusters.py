@@ -260,7 +260,13 @@ class ServerSide:
     def connected(cls, portal: BlockingPortal, clock: FakeClock, *, host: str, folder: Path) -> Generator["ServerSide"]:
         """Connect to a server that works on a new cluster named `host` and asks for no consent."""
         cluster, bearer_token = create_cluster(clock)
-        settings = Settings(host=host, bearer_token=SecretStr(bearer_token), delivery_dir=folder / host, confirm="none")
+        settings = Settings(
+            host=host,
+            bearer_token=SecretStr(bearer_token),
+            delivery_dir=folder / host,
+            confirm="none",
+            max_changes=0,
+        )
         server = create_server(settings, cluster_transport=httpx.ASGITransport(create_app(cluster)), clock=clock)
 
         @asynccontextmanager

@@ -195,7 +195,7 @@ def test_a_database_on_a_deficient_file_system_is_refused_before_the_request(tmp
     reason, remedy = DATABASE_FAULTS[fault]
     assert (created.fields, created.post_count, created.token_count) == (None, 0, 0)
     assert created.text == (
-        f"Nothing was done. The journal {state_file(state)} cannot be written: {reason}. Nothing is changed without "
+        f"Nothing was done. The journal {state_file(state)} cannot be written: {reason}. No change is begun without "
         f"it, so that no token is ever lost sight of. {remedy} Try again once the operator has mended that."
     )
 
