@@ -332,6 +332,9 @@ class TwoClustersMachine(RuleBasedStateMachine):
             "user_has_no_name": user["name"] is None,
             "expired": state == "expired",
             "disabled_and_old": not entry["enabled"] and now - since >= timedelta(days=30),
+            "disabled_lately": not entry["enabled"]
+            and entry["id"] in self.disabled_since
+            and now - since < timedelta(days=30),
             "older_than_a_year": is_live and now - created >= timedelta(days=365),
             "expires_soon": is_live and expires is not None and expires - now <= within,
         }
