@@ -45,9 +45,9 @@ def _render_actor(context: Context[Any, Any]) -> str:
     """Return who calls: the user of this system, and the client's own name for itself."""
     parameters = context.session.client_params
     if parameters is None:
-        return f"{_find_system_user()} via an unnamed client"
+        return f"{find_system_user(os.getuid())} via an unnamed client"
     client = parameters.client_info
-    return f"{_find_system_user()} via {_clean(client.name)} {_clean(client.version)}"
+    return f"{find_system_user(os.getuid())} via {_clean(client.name)} {_clean(client.version)}"
 
 
 def _clean(text: str, *, max_chars: int = MAX_CLIENT_CHARS) -> str:
@@ -60,8 +60,9 @@ def _clean(text: str, *, max_chars: int = MAX_CLIENT_CHARS) -> str:
 
 
 @cache
-def _find_system_user() -> str:
+def find_system_user(number: int) -> str:
+    """Return the name of a user of this system, or the number of one without a name."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"uid {number}"
