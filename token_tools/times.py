@@ -25,8 +25,6 @@ NEVER: Final = "never"
 MAX_DURATION: Final = timedelta(days=36_525)
 """A hundred years. A longer duration is a mistake, and adding it to a date could leave the range of `datetime`."""
 
-_TIMESTAMP_CHARS: Final = len("2027-01-31T17:00:00.000000Z")
-
 MAX_TEXT_CHARS: Final = 64
 """Longer texts are refused before they are matched, because the time of a match can grow faster than the text."""
 
@@ -418,17 +416,6 @@ def format_rfc3339(instant: datetime) -> str:
 def format_timestamp(instant: datetime) -> str:
     """Return a time in UTC that sorts as a text, as the database has it: `2027-01-31T17:00:00.000000Z`."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def parse_timestamp(text: str) -> datetime:
-    """Return the time that `format_timestamp` wrote.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if len(text) != _TIMESTAMP_CHARS or not text.endswith("Z"):
-        raise ValueError("expected a time such as 2027-01-31T17:00:00.000000Z")
-    return datetime.fromisoformat(text)
 
 
 def format_time(instant: datetime) -> str:

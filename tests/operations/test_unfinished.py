@@ -45,6 +45,7 @@ from token_tools.cluster.models import AccessToken
 from token_tools.operations.journal_history import JournalHistory, read_history
 from token_tools.operations.unfinished import find_unfinished, locate_unfinished, may_denote
 from token_tools.sandbox.cluster import Token
+from token_tools.server.app import MAX_LOGGED
 from token_tools.settings import StateSettings
 from token_tools.storage.attempts import Attempt, Mandate, Operation
 from token_tools.storage.delivery import KeyringDelivery
@@ -92,6 +93,22 @@ async def test_a_create_that_was_killed_after_the_delivery_is_told_with_the_plac
         f"its bearer token is in {first.fields['bearer_token_in']}, not proved to work yet. "
         f"{render_disable_steps(first.fields['id'])}"
     )
+
+
+async def test_a_start_tells_the_latest_of_very_many_and_how_many_there_are(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that works on something, or was killed just now, is asked again once its lease has run out."""
+    async with (
+        open_journal(harness.settings, cluster=harness.settings.address) as journal,
+        journal.record_intent(journal.draft("create", "local:jane", Mandate("somebody"))),
+    ):
+        add_entries(harness.settings, [{"operation": "create"}] * (MAX_LOGGED + 5))
+
+        report = await harness.read_start_report(caplog)
+
+    assert report.count("has no known end") == MAX_LOGGED
+    assert "5 more: see `qumulo-token-tools journal --unfinished`" in report
 
 
 async def test_a_start_without_files_says_nothing_of_them(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.example_tokens import add_token
 from tests.support.harness import JANE, NOW, TOKENS_PATH, Harness
 from token_tools.times import format_rfc3339
 
@@ -320,3 +321,16 @@ async def test_a_user_named_like_json_stays_the_text_that_it_is(harness: Harness
     await harness.call("list_access_tokens", {"user": "null"})
 
     assert json.loads(harness.recorder.bodies("POST", "/v1/identity/find")[0]) == {"name": "null"}
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_a_refusal_all_the_same(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.settings.state_dir.mkdir(mode=0o700)
+    (harness.settings.state_dir / "state.db").mkdir()
+
+    refusal = await harness.call_without_effect("update_access_token", {"id": add_token(harness).id})
+
+    assert refusal.startswith("Nothing to do: give `enabled`")
+    assert "state.db is no ordinary file" in caplog.text
+    assert "cannot be read" in await harness.read_start_report(caplog, until="state.db is no ordinary file")

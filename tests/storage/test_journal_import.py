@@ -18,7 +18,7 @@ from token_tools.settings import StateSettings
 from token_tools.storage.attempts import Mandate
 from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal, Limits
-from token_tools.storage.journal_import import MAX_BYTES
+from token_tools.storage.journal_import import MAX_BYTES, import_journal
 from token_tools.storage.state import open_state
 
 pytestmark = pytest.mark.anyio
@@ -348,3 +348,11 @@ async def test_files_that_were_not_renamed_in_time_are_taken_over_once(
     imported.rename(folder / "journal.jsonl")
 
     assert len(await start(state, closing).list_attempts()) == 1
+
+
+def test_files_that_another_server_has_taken_over_meanwhile_are_no_failure(tmp_path: Path) -> None:
+    connections = open_state(StateSettings(state_dir=tmp_path / "state"), lambda: NOW)
+
+    import_journal(tmp_path / "gone", ["journal.jsonl"], connections)
+
+    assert [*tmp_path.iterdir()] == []

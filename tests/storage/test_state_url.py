@@ -1,6 +1,7 @@
 """Test the URL of the database: libpq reads it, and its password is in no text, no log and no list of processes."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -166,7 +167,12 @@ except SettingsError as refused:
 """
     environment = {"PYTHONPATH": str(tmp_path), "QUMULO_STATE_URL": "postgresql://db/x", "HOME": str(tmp_path)}
     told = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
 
     assert told.stdout == "QUMULO_STATE_URL needs an extra: pip install 'qumulo-token-tools[postgres]'.\n"

@@ -2,6 +2,8 @@
 
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -288,3 +290,20 @@ def test_a_database_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_
         holder.execute("ROLLBACK")
         assert cluster.read_outcomes() == ["intended"]
         assert len(cluster.read_delivered()) == 1
+
+
+def test_whatever_hangs_for_longer_than_was_told_is_given_up() -> None:
+    """The event loop itself is held up, which nothing of ours does and a library might."""
+    script = """
+import datetime, time
+from token_tools.shutdown import Shutdown
+Shutdown(datetime.timedelta()).begin()
+time.sleep(600)
+"""
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=SLACK_SECONDS * 4, check=False
+    )
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "Something still hangs 5 s after the end was asked for, and is given up." in ended.stderr

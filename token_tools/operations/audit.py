@@ -199,7 +199,7 @@ async def audit_tokens(
         services.policy,
         history,
         [
-            *render_unfinished(unfinished, services.clock()),
+            *render_unfinished(unfinished),
             *render_untraced_count(history, suspects, services.clock),
         ],
         lost_ids,

@@ -179,10 +179,10 @@ async def _describe_other(
         if each.attempt.is_creating and token.id in {suspect.id for suspect in each.suspects}
     ]
     if not origins:
-        return other, " ".join(render_unfinished(history.unfinished, services.clock())) or None
+        return other, " ".join(render_unfinished(history.unfinished)) or None
     latest = origins[0]
     if latest.attempt.is_in_flight or latest.attempt.outcome == "undeletable":
-        return other, " ".join(render_unfinished([latest], services.clock()))
+        return other, " ".join(render_unfinished([latest]))
     return other, await _render_suspect(services, old, token, latest)
 
 

@@ -43,7 +43,7 @@ def render_way_out(tokens: Sequence[AccessToken], history: UserHistory, clock: C
     Tokens that nobody can use come first, then those that do not work. Among tokens that work, a person has to decide.
     """
     if history.unfinished:
-        return " ".join(render_unfinished(history.unfinished, clock()))
+        return " ".join(render_unfinished(history.unfinished))
     dead = [token for token in tokens if not token.is_live(now=clock())]
     return (
         " ".join(_render_dead_token(token, history.journal_history, clock) for token in dead[:MAX_ITEMS_SHOWN])

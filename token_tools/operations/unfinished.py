@@ -233,7 +233,7 @@ async def render_unfinished_of(
     """
     history = await read_history(services)
     me = await read_caller(services.cluster, history)
-    unfinished = render_unfinished(await locate_unfinished(services, history, tokens, me=me), services.clock())
+    unfinished = render_unfinished(await locate_unfinished(services, history, tokens, me=me))
     untraced = () if user is None else list_untraced(services, history, user, tokens)
     return [*unfinished, *await _settle_untraced(services, untraced), *filter(None, [history.journal_error])]
 
@@ -288,9 +288,7 @@ async def _locate_bearer_token(
     return None, "the place of bearer tokens does not answer"
 
 
-def render_unfinished(
-    unfinished: Sequence[Unfinished], now: datetime, *, max_sentences: int = MAX_ITEMS_SHOWN
-) -> Sequence[str]:
+def render_unfinished(unfinished: Sequence[Unfinished], *, max_sentences: int = MAX_ITEMS_SHOWN) -> Sequence[str]:
     """Render open attempts: one sentence for those about the same tokens, then how many there are besides."""
     groups: dict[tuple[str, ...], list[Unfinished]] = {}
     for each in unfinished:
@@ -301,7 +299,7 @@ def render_unfinished(
             *(token.id for token in each.suspects),
         )
         groups.setdefault(key, []).append(each)
-    sentences = [_render_group(group, now) for group in [*groups.values()][:max_sentences]]
+    sentences = [_render_group(group) for group in [*groups.values()][:max_sentences]]
     others = sum(len(group) for group in [*groups.values()][max_sentences:])
     return [*sentences, f"{others:,} more in the journal have no known end."] if others else sentences
 
@@ -325,7 +323,7 @@ def render_untraced_count(
     return [f"Of {count:,} unfinished no token is seen: list_token_changes tells more."] if count else []
 
 
-def _render_group(group: Sequence[Unfinished], now: datetime) -> str:
+def _render_group(group: Sequence[Unfinished]) -> str:
     latest = group[0]
     times = render_first_items([*dict.fromkeys(format_time(each.attempt.begun) for each in group)])
     attempt = latest.attempt
@@ -335,7 +333,7 @@ def _render_group(group: Sequence[Unfinished], now: datetime) -> str:
         return f"At work: {begun}. {_render_in_flight(latest)}"
     if not attempt.is_creating:
         return _render_open_change(latest, begun)
-    return f"Unfinished: {begun}{_render_open_create(latest, now)}"
+    return f"Unfinished: {begun}{_render_open_create(latest)}"
 
 
 def _render_in_flight(in_flight: Unfinished) -> str:
@@ -353,7 +351,7 @@ def _render_open_change(unfinished: Unfinished, begun: str) -> str:
     )
 
 
-def _render_open_create(unfinished: Unfinished, now: datetime) -> str:
+def _render_open_create(unfinished: Unfinished) -> str:
     suspects = unfinished.suspects
     tokens = render_first_items([f"{token.id} (made {format_time(token.created)})" for token in suspects])
     if len(suspects) > 1:
@@ -364,7 +362,7 @@ def _render_open_create(unfinished: Unfinished, now: datetime) -> str:
     [token] = suspects
     if unfinished.attempt.outcome == "undeletable":
         flaw = "its bearer token is lost" if unfinished.attempt.location is None else "it did not prove to work"
-        return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token, now)}"
+        return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token)}"
     if (location := unfinished.locations.get(token.id)) is not None:
         return (
             f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
@@ -373,13 +371,11 @@ def _render_open_create(unfinished: Unfinished, now: datetime) -> str:
         )
     lookup_error = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION
-    return f" has no known end. Token {tokens} may be what it made. {where}. {_render_retirement(token, now)}"
+    return f" has no known end. Token {tokens} may be what it made. {where}. {_render_retirement(token)}"
 
 
-def _render_retirement(token: AccessToken, now: datetime) -> str:
+def _render_retirement(token: AccessToken) -> str:
     deletion = f'delete_access_token(id="{token.id}")'
-    if not token.is_live(now=now):
-        return f"It does not work as it is. If nobody has its bearer token: {deletion}."
     return f'If nobody has its bearer token: update_access_token(id="{token.id}", enabled=false), watch, {deletion}.'
 
 

@@ -83,11 +83,6 @@ class Journal:
         self._unwritten: dict[str, Attempt] = {}
         self._history: _History | None = None
 
-    @property
-    def where(self) -> str:
-        """Where the record is, to go on after "the journal"."""
-        return self._connections.database.where
-
     async def check_ready(self) -> None:
         """Check that a change could be recorded, and that the operator allows another one now.
 

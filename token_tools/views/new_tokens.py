@@ -71,7 +71,7 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
 def render_unfinished_notes(plan: CreatePlan) -> str:
     """Render what earlier attempts for the same user left unfinished; empty if there are none."""
     request = plan.create_request
-    notes = [*render_unfinished(request.unfinished, plan.time)]
+    notes = [*render_unfinished(request.unfinished)]
     if request.untraced:
         notes.append(render_untraced(request.untraced))
     return " ".join(notes)

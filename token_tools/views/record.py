@@ -196,7 +196,7 @@ def _render_remainder(changes: ChangeList, shown: int) -> str | None:
 
 
 def _render_unfinished(changes: ChangeList) -> Iterator[str]:
-    yield from render_unfinished(changes.unfinished, changes.time, max_sentences=MAX_TOLD)
+    yield from render_unfinished(changes.unfinished, max_sentences=MAX_TOLD)
     yield from _render_first(map(_render_unseen, changes.unseen), len(changes.unseen))
 
 

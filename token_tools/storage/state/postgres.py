@@ -1,6 +1,7 @@
 """The state in PostgreSQL, which the servers of several machines share."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import psycopg
@@ -101,11 +102,10 @@ class _PostgresConnection:
             tcp_user_timeout=WAIT_SECONDS * 1000,
             application_name="qumulo-token-tools",
         )
-        try:
+        with ExitStack() as rollback:
+            rollback.callback(self._connection.close)
             self.execute("; ".join(_SETTINGS))
-        except psycopg.Error:
-            self._connection.close()
-            raise
+            rollback.pop_all()
 
     def execute(self, statement: str, *parameters: object) -> Sequence[Row]:
         """Run a statement and return its rows."""

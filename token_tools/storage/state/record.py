@@ -15,7 +15,7 @@ from token_tools.cluster.normalization import validate_token_id
 from token_tools.errors import RETRY_ONCE_FIXED, JournalError
 from token_tools.storage.attempts import UNTRIED, Attempt, Settlement
 from token_tools.storage.state.connections import Connection
-from token_tools.times import format_timestamp, parse_timestamp
+from token_tools.times import format_timestamp
 
 LEASE_SECONDS: Final = 45
 """Seconds for which an attempt counts as worked on after its server said so last."""
@@ -264,7 +264,7 @@ def find_oldest_of_last(connection: Connection, count: int, since: datetime) -> 
         format_timestamp(since),
         count - 1,
     )
-    return parse_timestamp(rows[0][0]) if rows else None
+    return datetime.fromisoformat(rows[0][0]) if rows else None
 
 
 def prune(connection: Connection, *, before: datetime, max_entries: int) -> None:
