@@ -156,12 +156,16 @@ class Harness:
         return refusal.removeprefix(NOTHING_DONE)
 
     async def read_start_report(
-        self, caplog: pytest.LogCaptureFixture, until: str = "has no known end", **settings_changes: Any
+        self,
+        caplog: pytest.LogCaptureFixture,
+        until: str = "has no known end",
+        person: ElicitationFnT | None = None,
+        **settings_changes: object,
     ) -> str:
         """Start a server that tells at once what is unfinished, and return what it has logged once that is among it."""
         caplog.clear()
         self.report_delay = timedelta()
-        async with self.connected(**settings_changes):
+        async with self.connected(person=person, **settings_changes):
             while until not in caplog.text:  # noqa: ASYNC110 - a log has no event
                 await anyio.sleep(0.01)
         return caplog.text
