@@ -34,7 +34,7 @@ from token_tools.storage.attempts import UNTRIED, Attempt, Mandate, Operation, O
 from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
-from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, PRUNED_EVERY
+from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, PRUNED_EVERY, read_revision, upgrade
 
 pytestmark = pytest.mark.anyio
 
@@ -610,6 +610,17 @@ async def test_of_too_many_entries_the_oldest_are_dropped_a_few_at_a_time(
         )
         await record_attempt(journal)
         assert read_outcomes(state) == ["unknown", *left]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_written(state: StateSettings, closing: ExitStack) -> None:
+    """A thread that hangs on a disk cannot be stopped; what it does in the end must not count."""
+    connections = open_state(state, SettableClock())
+    closing.callback(connections.close)
+
+    with pytest.raises(JournalError, match="cannot be written: "):
+        connections.write(upgrade, is_wanted=lambda: False)
+
+    assert connections.read(read_revision, if_missing=None) is None
 
 
 async def test_no_flood_of_refusals_pushes_out_what_was_changed(state: StateSettings, servers: Servers) -> None:
