@@ -28,6 +28,7 @@ from tests.support.record import (
     state_environment,
     state_file,
 )
+from tests.support.waiting import wait_until
 from token_tools.errors import JournalError, Refusal
 from token_tools.settings import Settings, StateSettings
 from token_tools.storage.attempts import UNTRIED, Attempt, Mandate, Operation, Outcome, Settlement
@@ -643,9 +644,7 @@ async def test_an_outcome_that_could_not_be_written_is_written_once_that_is_poss
             execute(state, "UPDATE state SET version = 99")
             failure = await journal.record_outcome(intent, "created", TOKEN_ID)
         execute(state, "UPDATE state SET version = 1")
-        with anyio.fail_after(TIMEOUT_SECONDS):
-            while read_outcomes(state) == ["intended"]:  # noqa: ASYNC110 - a database has no event
-                await anyio.sleep(0.01)
+        await wait_until(lambda: read_outcomes(state) == ["created"])
 
     assert failure is not None
     [entry] = read_record(state)
@@ -796,8 +795,14 @@ async def test_a_value_of_another_type_is_told_as_well(tmp_path: Path, closing: 
     state = StateSettings(state_dir=tmp_path / "state")
     journal = Servers(state, closing).start()
     await record_attempt(journal)
-    for column in ("begun", "user_name", "token_id", "location", "outcome"):
-        execute(state, f"UPDATE changes SET {column} = x'00ff'")  # noqa: S608 - the columns stand above
+    for statement in (
+        "UPDATE changes SET begun = x'00ff'",
+        "UPDATE changes SET user_name = x'00ff'",
+        "UPDATE changes SET token_id = x'00ff'",
+        "UPDATE changes SET location = x'00ff'",
+        "UPDATE changes SET outcome = x'00ff'",
+    ):
+        execute(state, statement)
         with pytest.raises(JournalError, match=r"Entry 1 of the journal is none that this program wrote"):
             await journal.list_entries()
 

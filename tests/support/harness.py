@@ -16,6 +16,7 @@ from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, TextCon
 from pydantic import SecretStr
 
 from tests.support.recording_transport import RecordingTransport
+from tests.support.waiting import wait_until
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Account, Cluster, Token
 from token_tools.server.app import Timing, create_server
@@ -166,8 +167,7 @@ class Harness:
         caplog.clear()
         self.report_delay = timedelta()
         async with self.connected(person=person, **settings_changes):
-            while until not in caplog.text:  # noqa: ASYNC110 - a log has no event
-                await anyio.sleep(0.01)
+            await wait_until(lambda: until in caplog.text)
         return caplog.text
 
     def with_state(self, state: StateSettings) -> "Harness":

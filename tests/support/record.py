@@ -11,6 +11,18 @@ import psycopg
 from token_tools.settings import StateSettings
 
 LONG_AGO: Final = "2000-01-01T00:00:00.000000Z"
+_COLUMNS = (
+    "number", "id", "begun", "cluster", "operation", "user_name", "token_id", "replaces", "state_after", "actor",
+    "consent", "question", "outcome", "reason", "location", "settled", "settlement", "leased_until", "tokens_before",
+    "state_before", "ended",
+)  # fmt: skip
+_INSERT = """
+INSERT INTO changes (
+    number, id, begun, cluster, operation, user_name, token_id, replaces, state_after, actor,
+    consent, question, outcome, reason, location, settled, settlement, leased_until, tokens_before,
+    state_before, ended
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _ABANDONED: Final[dict[str, object]] = {
     "number": None,
     "id": None,
@@ -95,10 +107,8 @@ def end_leases(state: StateSettings | Path) -> None:
 def add_entries(state: StateSettings | Path, entries: Sequence[Mapping[str, object]]) -> None:
     """Add entries to a database that is there, each with what it tells and the rest of an intent of a dead server."""
     [[first]] = [[row["revision"] + 1] for row in execute(state, "SELECT revision FROM state")]
-    names = [*dict.fromkeys([*_ABANDONED, *(name for entry in entries for name in entry)])]
     complete = [_ABANDONED | {"number": each, "id": f"{each:x}", **entry} for each, entry in enumerate(entries, first)]
-    statement = f"INSERT INTO changes ({', '.join(names)}) VALUES ({', '.join('?' for _ in names)})"  # noqa: S608 - the names are those of a test
-    _execute_many(state, statement, [[entry.get(name) for name in names] for entry in complete])
+    _execute_many(state, _INSERT, [[entry.get(name) for name in _COLUMNS] for entry in complete])
     execute(state, "UPDATE state SET revision = ?", first + len(entries) - 1)
 
 

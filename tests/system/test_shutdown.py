@@ -295,10 +295,10 @@ def test_a_database_that_hangs_does_not_hold_up_the_end_longer_than_is_told(tmp_
 def test_whatever_hangs_for_longer_than_was_told_is_given_up() -> None:
     """The event loop itself is held up, which nothing of ours does and a library might."""
     script = """
-import datetime, time
+import datetime, signal
 from token_tools.shutdown import Shutdown
 Shutdown(datetime.timedelta()).begin()
-time.sleep(600)
+signal.pause()
 """
 
     ended = subprocess.run(
