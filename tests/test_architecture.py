@@ -184,7 +184,8 @@ def is_within(name: str, places: set[str]) -> bool:
         pytest.param("trustme", {"sandbox"}, id="the sandbox's certificate"),
         pytest.param("pydantic_settings", {"settings"}, id="the sources of settings"),
         pytest.param("stamina", {"cluster.client"}, id="retries"),
-        pytest.param("keyring", {"storage.delivery"}, id="the keyring"),
+        pytest.param("keyring", {"system_keyring"}, id="the keyring"),
+        pytest.param("subprocess", {"credential_sources"}, id="child processes"),
         pytest.param("sqlite3", {"storage.state.sqlite"}, id="SQLite"),
         pytest.param("psycopg", {"storage.state.postgres"}, id="PostgreSQL"),
         # The transport reads a 401 as well: it tries a renewed credential then.

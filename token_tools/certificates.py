@@ -1,8 +1,11 @@
-"""Which file of certificates is accepted? PEM with a certificate in it; a refusal says what the file holds instead.
+"""Which file of certificates is accepted, and which fingerprint of one? A refusal says what it is instead.
 
-How the certificates are used is decided in `cluster.transport`.
+A file has to be PEM with a certificate in it, a fingerprint SHA-256. How they are used is decided in
+`cluster.transport`.
 """
 
+import hashlib
+import re
 import shlex
 import ssl
 from pathlib import Path
@@ -14,6 +17,33 @@ from token_tools.quoting import has_secret
 
 MAX_CERTIFICATES_BYTES: Final = 4 << 20
 """The largest file that is read; those of operating systems have a tenth of it."""
+
+_HEX_DIGITS: Final = re.compile(r"[0-9A-Fa-f]+")
+
+
+def parse_fingerprint(text: str) -> str:
+    """Return a SHA-256 in the notation of `format_fingerprint`. Its colons and the case of its letters do not matter.
+
+    Raises:
+        ValueError: If it is none; the text says how many digits there are instead.
+    """
+    digits = text.replace(":", "")
+    if not _HEX_DIGITS.fullmatch(digits) or len(digits) != 2 * hashlib.sha256().digest_size:
+        found = f", and has {len(digits)}" if _HEX_DIGITS.fullmatch(digits) else ""
+        raise ValueError(
+            f"must be the SHA-256 of the cluster's certificate, 64 hexadecimal digits with or without colons{found}: "
+            "`openssl x509 -noout -fingerprint -sha256` prints it"
+        )
+    return _format_digest(bytes.fromhex(digits))
+
+
+def format_fingerprint(certificate: bytes) -> str:
+    """Return the SHA-256 of a certificate in DER as OpenSSL prints it: `AB:CD:…`."""
+    return _format_digest(hashlib.sha256(certificate).digest())
+
+
+def _format_digest(digest: bytes) -> str:
+    return digest.hex(":").upper()
 
 
 def read_certificates(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How is a bearer token checked, and how is it stored in a file? The format is that of qq's credentials store.
+"""How is a bearer token checked, and how is it stored in a file? The file holds it bare, or is qq's credentials store.
 
 Such a store is a JSON file with one bearer token, which `qq --credentials-store PATH` reads.
 
@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -21,8 +22,11 @@ from token_tools.file_reading import READ_TIMEOUT_SECONDS, decode_text, open_che
 from token_tools.operator_input import MAX_INPUT_CHARS, check_expanded, format_input, strip_invisible
 from token_tools.redaction import has_likely_secret, remember_secret
 
-MAX_STORE_BYTES: Final = 64 << 10
-"""The largest store that is read; a token has about a hundred bytes."""
+FileSetting = Literal["bearer_token_file", "credentials_file"]
+"""The settings that name a file: one with a bare bearer token, and a store of qq."""
+
+MAX_CREDENTIAL_BYTES: Final = 64 << 10
+"""The largest file or output that is read; a token has about a hundred bytes."""
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
@@ -57,7 +61,9 @@ def _check_bearer_text(text: str) -> None:
     if "://" in text and not _QUMULO_TOKEN_START.match(text):
         raise ValueError("is a reference to a secret and not the secret: nobody has resolved it")
     if text.startswith(("/", "~", ".")):
-        raise ValueError("is a path: QUMULO_CREDENTIALS_FILE takes one")
+        raise ValueError(
+            "is a path: QUMULO_BEARER_TOKEN_FILE takes that of a bare token, QUMULO_CREDENTIALS_FILE that of qq's store"
+        )
     if not _B64TOKEN.fullmatch(text):
         raise ValueError("is not a token: one word of letters, digits and a few signs, as the cluster gave it")
 
@@ -73,34 +79,38 @@ class StoredCredentials(BaseModel):
     version: Literal[1]
 
 
-def read_bearer(store: Path) -> SecretStr:
-    """Return the bearer token in a store that is a regular file.
+def read_bearer(path: Path, *, setting: FileSetting = "credentials_file") -> SecretStr:
+    """Return the bearer token in the regular file that a setting names.
 
     Raises:
-        SettingsError: If the file cannot be read, if others can write it, or if it is not in qq's format. The text
-            quotes nothing of the file.
+        SettingsError: If the file cannot be read, if others can write it, or if it is not in the setting's format. The
+            text quotes nothing of the file.
     """
-    return _read_store(store, stat.S_IFREG)
+    return _read_file(path, stat.S_IFREG, setting)
 
 
-def read_bearer_once(store: Path, *, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> SecretStr:
+def read_bearer_once(
+    path: Path, *, setting: FileSetting = "credentials_file", timeout_seconds: float = READ_TIMEOUT_SECONDS
+) -> SecretStr:
     """Return the bearer token that comes out of a pipe within `timeout_seconds`. A pipe can be read only once.
 
     Raises:
         SettingsError: If the pipe has no end by then, or for the reasons of `read_bearer`.
     """
-    return _read_store(store, stat.S_IFIFO, timeout_seconds=timeout_seconds)
+    return _read_file(path, stat.S_IFIFO, setting, timeout_seconds=timeout_seconds)
 
 
-def _read_store(store: Path, kind: int, *, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> SecretStr:
+def _read_file(
+    path: Path, kind: int, setting: FileSetting, *, timeout_seconds: float = READ_TIMEOUT_SECONDS
+) -> SecretStr:
     try:
-        with open_checked(store, kind=kind) as file_fd:
-            _check_owner(store, os.fstat(file_fd))
+        with open_checked(path, kind=kind) as file_fd:
+            _check_owner(path, os.fstat(file_fd))
             _check_not_stdin(os.fstat(file_fd))
-            content = read_whole(file_fd, max_bytes=MAX_STORE_BYTES, timeout_seconds=timeout_seconds)
-        return _decode_store(content)
+            content = read_whole(file_fd, max_bytes=MAX_CREDENTIAL_BYTES, timeout_seconds=timeout_seconds)
+        return _DECODERS[setting](strip_invisible(decode_text(content)))
     except ValueError as reason:
-        raise SettingsError(f"QUMULO_CREDENTIALS_FILE names {format_input(str(store))}, which {reason}.") from None
+        raise SettingsError(f"QUMULO_{setting.upper()} names {format_input(str(path))}, which {reason}.") from None
 
 
 def _check_owner(store: Path, status: os.stat_result) -> None:
@@ -120,8 +130,30 @@ def _check_not_stdin(status: os.stat_result) -> None:
             raise ValueError("is stdin: there the client talks to the server")
 
 
-def _decode_store(content: bytes) -> SecretStr:
-    text = strip_invisible(decode_text(content))
+def decode_bearer(content: str) -> SecretStr:
+    """Return the bearer token in a text that is either the bare token or a store.
+
+    Raises:
+        ValueError: If it is neither; the text is a predicate for the content, and quotes nothing of it.
+    """
+    text = strip_invisible(content)
+    return _decode_store(text) if text.startswith("{") else _decode_bare_token(text)
+
+
+def _decode_bare_token(text: str) -> SecretStr:
+    if not text:
+        raise ValueError("is empty")
+    return validate_bearer(SecretStr(text))
+
+
+def _decode_token_file(text: str) -> SecretStr:
+    try:
+        return _decode_bare_token(text)
+    except ValueError as reason:
+        raise ValueError(f"holds what {reason}" if text else str(reason)) from None
+
+
+def _decode_store(text: str) -> SecretStr:
     try:
         return StoredCredentials.model_validate_json(text).bearer_token
     except ValidationError as invalid:
@@ -134,9 +166,7 @@ def _render_flaw(text: str, reasons: dict[str, Any]) -> str:
         case _ if not text:
             return "is empty"
         case _ if _is_bare_token(text):
-            return (
-                'holds a bare token: put it in as {"bearer_token": …, "version": 1}, or set QUMULO_BEARER_TOKEN instead'
-            )
+            return "holds a bare token: QUMULO_BEARER_TOKEN_FILE takes such a file"
         case {"bearer_token": {"ctx": {"error": error}}}:
             return f"holds a bearer_token that {error}"
         case {"version": {"type": "literal_error"}}:
@@ -153,9 +183,15 @@ def _is_bare_token(text: str) -> bool:
     return has_likely_secret(word) and _B64TOKEN.fullmatch(word) is not None
 
 
-def is_readable_by_others(store: Path) -> bool:
-    """Tell whether other users of this machine may read a store, as far as its mode can be seen."""
-    return bool(read_mode(store) & _READABLE_BY_OTHERS)
+_DECODERS: Final[Mapping[FileSetting, Callable[[str], SecretStr]]] = {
+    "bearer_token_file": _decode_token_file,
+    "credentials_file": _decode_store,
+}
+
+
+def is_readable_by_others(path: Path) -> bool:
+    """Tell whether other users of this machine may read a file, as far as its mode can be seen."""
+    return bool(read_mode(path) & _READABLE_BY_OTHERS)
 
 
 def is_valid_store(content: bytes) -> bool:

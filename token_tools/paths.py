@@ -23,10 +23,15 @@ _QUOTED_TEXT: Final = re.compile(r"[\"`]|'.*'", re.DOTALL)
 
 
 def _coerce_path(value: object) -> object:
-    return _parse_path(value) if isinstance(value, str) else value
+    return parse_path(value) if isinstance(value, str) else value
 
 
-def _parse_path(text: str) -> Path:
+def parse_path(text: str) -> Path:
+    """Return the path that a text means; a `~` in front is the home of this user, `~name` that of another.
+
+    Raises:
+        ValueError: If there is no such user, or if the text has something in it that no path of ours has.
+    """
     if "$" in text:
         raise ValueError("has a $ in it: the client did not expand it")
     if _WINDOWS_PATH.match(text):

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -24,6 +24,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -32,14 +33,15 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from token_tools.certificates import read_certificates
+from token_tools.certificates import parse_fingerprint, read_certificates
+from token_tools.credential_sources import READERS, parse_command
 from token_tools.credentials import (
     BearerToken,
+    FileSetting,
     find_default_store,
     is_readable_by_others,
-    read_bearer,
     read_bearer_once,
 )
 from token_tools.errors import SettingsError
@@ -54,6 +56,7 @@ from token_tools.operator_input import (
 from token_tools.paths import AbsolutePath, find_config_home, find_home, find_state_dir, validate_path
 from token_tools.quoting import is_visible
 from token_tools.redaction import has_likely_secret, remember_secret, remember_secret_permanently
+from token_tools.system_keyring import KeyringEntry, parse_keyring_entry
 from token_tools.times import parse_duration, parse_lifetime
 
 ENV_PREFIX: Final = "QUMULO_"
@@ -64,6 +67,7 @@ RESTRICTING_VARIABLES: Final = frozenset(
         "QUMULO_CONFIRM",
         "QUMULO_DEFAULT_LIFETIME",
         "QUMULO_DELIVERY",
+        "QUMULO_FINGERPRINT",
         "QUMULO_KEEP_RECORD",
         "QUMULO_MAX_CHANGES",
         "QUMULO_MAX_LIFETIME",
@@ -73,6 +77,8 @@ RESTRICTING_VARIABLES: Final = frozenset(
     }
 )
 """Settings that restrict something. If one is misspelt, the server does not start: it would do more than was meant."""
+CREDENTIAL_SETTINGS: Final = ("bearer_token", *READERS)
+"""The settings of which one at most has or names the server's own credential."""
 MAX_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _MAX_HOST_CHARS: Final = 253
@@ -106,6 +112,18 @@ def _coerce_duration(value: object) -> object:
 
 def _coerce_lifetime(value: object) -> object:
     return parse_lifetime(value) if isinstance(value, str) else value
+
+
+def _coerce_command(value: object) -> object:
+    return None if value is None else parse_command(value)
+
+
+def _coerce_fingerprint(value: object) -> object:
+    return parse_fingerprint(value) if isinstance(value, str) else value
+
+
+def _coerce_keyring_entry(value: object) -> object:
+    return parse_keyring_entry(value) if isinstance(value, str) else value
 
 
 Duration = Annotated[timedelta, BeforeValidator(_coerce_duration)]
@@ -158,13 +176,31 @@ class ClusterSettings(_CleanSettings):
     bearer_token: BearerToken | None = Field(
         default=None, description="The credential that the server itself works with"
     )
+    bearer_token_file: AbsolutePath | None = Field(
+        default=None,
+        description="File with the bearer token alone in it; read again when the cluster answers 401, a pipe only once",
+    )
     credentials_file: AbsolutePath | None = Field(
         default=None,
         description="File in the format of qq's credentials store, instead of the bearer token; "
         "read again when the cluster answers 401, a pipe only once",
     )
+    credentials_command: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_coerce_command)] = Field(
+        default=None,
+        description="Command, run without a shell, that prints the bearer token or qq's credentials store within 10s; "
+        "run again when the cluster answers 401",
+    )
+    keyring: Annotated[KeyringEntry | None, NoDecode, BeforeValidator(_coerce_keyring_entry)] = Field(
+        default=None,
+        description="SERVICE/ACCOUNT of the entry with the bearer token in the system's keyring; read again when the "
+        "cluster answers 401",
+    )
     ca_file: AbsolutePath | None = Field(
         default=None, description="PEM file of certificates to trust besides the system's trust store"
+    )
+    fingerprint: Annotated[str | None, BeforeValidator(_coerce_fingerprint)] = Field(
+        default=None,
+        description="SHA-256 of the cluster's own certificate: trust that one and no other, whatever is written in it",
     )
     verify_tls: bool = Field(default=True, description="false: do not verify the cluster's certificate")
     timeout: Duration = Field(default=timedelta(seconds=30), description="Whole time for one request, such as 30s")
@@ -247,12 +283,14 @@ class Settings(StateSettings, ClusterSettings):
         description="Folder for new bearer tokens",
     )
 
+    _bearer_at_start: SecretStr | None = PrivateAttr(default=None)
+    """The credential once it was read, so that a start runs a command once."""
+
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:
-        if self.bearer_token is not None and self.credentials_file is not None:
-            raise ValueError("QUMULO_BEARER_TOKEN and QUMULO_CREDENTIALS_FILE are both set: keep one")
-        if self.ca_file is not None and not self.verify_tls:
-            raise ValueError("QUMULO_CA_FILE and QUMULO_VERIFY_TLS=false contradict each other: keep one")
+        unverified = () if self.verify_tls else ("QUMULO_VERIFY_TLS=false",)
+        _check_one_at_most(map(variable_name, self._list_given(CREDENTIAL_SETTINGS)))
+        _check_one_at_most([*map(variable_name, self._list_given(("ca_file", "fingerprint"))), *unverified])
         default = self.default_lifetime if "default_lifetime" in self.model_fields_set else timedelta()
         if self.max_lifetime is not None and (default is None or default > self.max_lifetime):
             raise ValueError("QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME allows")
@@ -263,20 +301,50 @@ class Settings(StateSettings, ClusterSettings):
         """Return the host and the port as people write them: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def _list_given(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if getattr(self, name) is not None]
+
+    @property
+    def credential_setting(self) -> str | None:
+        """Return the setting that has or names the server's credential, None if none does."""
+        # What a pipe gave is kept as the bearer token, beside the setting that names the pipe.
+        return next(iter(self._list_given((*READERS, "bearer_token"))), None)
+
+    @property
+    def credential_location(self) -> str:
+        """Return where the operator keeps the server's credential, as texts name it: the setting, and what it names."""
+        name = self.credential_setting or "bearer_token"
+        if name == "bearer_token":
+            return variable_name(name)
+        if self.credentials_command is not None:
+            return f"{variable_name(name)}'s output"
+        return f"{variable_name(name)} ({format_input(str(getattr(self, name)))})"
+
     def read_bearer(self) -> SecretStr:
-        """Return the current credential of the server; a credentials file is read again at each call.
+        """Return the server's credential as it is now; what names it is read again at each call. This may take seconds.
 
         Raises:
-            SettingsError: If there is no credential, or its file is unusable.
+            SettingsError: If there is no credential, or what names it is unusable.
         """
         if self.bearer_token is not None:
             return self.bearer_token
-        if self.credentials_file is not None:
-            return read_bearer(self.credentials_file)
-        raise SettingsError(
-            "QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE has to be set, "
-            f"or a login of qq be there: `qq --host {self.host} login`."
-        )
+        if self.credential_setting is None:
+            *others, last = map(variable_name, CREDENTIAL_SETTINGS)
+            raise SettingsError(
+                f"{', '.join(others)} or {last} has to be set, "
+                f"or a login of qq be there: `qq --host {self.host} login`."
+            )
+        return READERS[self.credential_setting](getattr(self, self.credential_setting))
+
+    def read_bearer_at_start(self) -> SecretStr:
+        """Return the server's credential as the first call of this method read it.
+
+        Raises:
+            SettingsError: For the reasons of `read_bearer`.
+        """
+        if self._bearer_at_start is None:
+            self._bearer_at_start = self.read_bearer()
+        return self._bearer_at_start
 
     def read_certificates(self) -> str | None:
         """Return the certificates to trust besides the system's, in PEM; None if no file is set.
@@ -290,6 +358,11 @@ class Settings(StateSettings, ClusterSettings):
             return None if self.ca_file is None else _read_certificates(self.ca_file)
         except ValueError as reason:
             raise SettingsError(f"QUMULO_CA_FILE {reason}.") from None
+
+
+def _check_one_at_most(given: Iterable[str]) -> None:
+    if len(names := [*given]) > 1:
+        raise ValueError(f"{' and '.join(names)} contradict each other: keep one")
 
 
 def _check_ipv6(host: str) -> None:
@@ -354,7 +427,7 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
         # If any setting is invalid, pydantic also reports every default that is computed from other settings.
         mistakes = [mistake for mistake in invalid.errors() if mistake["type"] != "default_factory_not_called"]
         raise SettingsError("; ".join(map(_render_mistake, mistakes))) from None
-    if settings.bearer_token is None and settings.credentials_file is None:
+    if settings.credential_setting is None:
         settings = settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
     return _load_credential(settings)
 
@@ -368,15 +441,27 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 def _load_credential(settings: Settings) -> Settings:
     """Return the settings once their credential could be read. They keep what a pipe gave, since it gives it once."""
-    store = settings.credentials_file
-    if store is not None and stat.S_ISFIFO(read_mode(store)):
-        return settings.model_copy(update={"bearer_token": read_bearer_once(store)})
-    settings.read_bearer()
-    if store is not None and is_readable_by_others(store):
+    files: dict[FileSetting, Path | None] = {
+        "bearer_token_file": settings.bearer_token_file,
+        "credentials_file": settings.credentials_file,
+    }
+    for setting, path in files.items():
+        if path is not None:
+            return _load_credential_file(settings, setting, path)
+    settings.read_bearer_at_start()
+    return settings
+
+
+def _load_credential_file(settings: Settings, setting: FileSetting, path: Path) -> Settings:
+    if stat.S_ISFIFO(read_mode(path)):
+        return settings.model_copy(update={"bearer_token": read_bearer_once(path, setting=setting)})
+    settings.read_bearer_at_start()
+    if is_readable_by_others(path):
         _LOG.warning(
-            "QUMULO_CREDENTIALS_FILE: other users of this machine can read %s; `chmod 600 %s` by its owner mends that",
-            store,
-            shlex.quote(str(store)),
+            "%s: other users of this machine can read %s; `chmod 600 %s` by its owner mends that",
+            variable_name(setting),
+            path,
+            shlex.quote(str(path)),
         )
     return settings
 

@@ -334,8 +334,7 @@ def test_a_new_token_hides_its_secret() -> None:
             401,
             Unauthenticated,
             "The cluster does not accept this server's own credential (401 some_error): it has expired, was disabled "
-            "or deleted, or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN, QUMULO_CREDENTIALS_FILE or the "
-            "login of qq, whichever this server works with.",
+            "or deleted, or is mistyped. The operator has to renew it.",
             id="401",
         ),
         pytest.param(404, NotFound, "The cluster knows no such thing (404 some_error).", id="404"),

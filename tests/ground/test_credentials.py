@@ -72,7 +72,9 @@ def test_a_store_is_read_however_an_editor_has_saved_it(path: Path, content: byt
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(codecs.BOM_UTF8 + b"\r\n", "is empty", id="nothing-to-see"),
-        pytest.param(f"{SECRET}\n".encode(), 'holds a bare token: put it in as {"bearer_token": …,', id="bare"),
+        pytest.param(
+            f"{SECRET}\n".encode(), "holds a bare token: QUMULO_BEARER_TOKEN_FILE takes such a file", id="bare"
+        ),
         pytest.param(BODY.encode(), "holds a bare token", id="bare-without-its-prefix"),
         pytest.param(f'"{SECRET}"'.encode(), "holds a bare token", id="bare-in-quotes"),
         pytest.param(

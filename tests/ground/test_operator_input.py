@@ -87,7 +87,9 @@ def test_a_bearer_token_may_begin_as_base64_may(monkeypatch: pytest.MonkeyPatch,
         pytest.param("{{token}}", "the client did not expand it", id="template"),
         pytest.param("{env:TOKEN}", "the client did not expand it", id="template-of-an-agent"),
         pytest.param(f'"{SECRET}"', "has its quotes in it", id="quotes"),
-        pytest.param("/run/secrets/SECRET", "is a path: QUMULO_CREDENTIALS_FILE takes one", id="path"),
+        pytest.param(
+            "/run/secrets/SECRET", "is a path: QUMULO_BEARER_TOKEN_FILE takes that of a bare token", id="path"
+        ),
         pytest.param("~/SECRET", "is a path", id="path-in-home"),
         pytest.param("./SECRET", "is a path", id="relative-path"),
         pytest.param("op://vault/SECRET/token", "is a reference to a secret", id="reference"),

@@ -161,7 +161,7 @@ def test_a_place_in_the_home_of_somebody_without_one_is_refused(monkeypatch: pyt
 def test_without_a_usable_home_there_is_no_login_of_qq(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     set_environment(monkeypatch, {"QUMULO_HOST": "c", "HOME": home, "XDG_CONFIG_HOME": "relative"})
 
-    with pytest.raises(SettingsError, match="QUMULO_BEARER_TOKEN or QUMULO_CREDENTIALS_FILE has to be set"):
+    with pytest.raises(SettingsError, match="QUMULO_CREDENTIALS_COMMAND or QUMULO_KEYRING has to be set"):
         load_settings({"state_dir": "/s"})
 
 

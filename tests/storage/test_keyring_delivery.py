@@ -132,8 +132,8 @@ async def test_whatever_a_keyring_raises_is_a_failed_delivery_before_and_after_t
     harness.recorder.on_served = break_now
     after = await harness.call_refused("create_access_token", {"user": "local:jane"}, delivery="keyring")
 
-    assert f"The system's keyring cannot be used ({type(failure).__name__})" in before
-    assert f"The system's keyring cannot be used ({type(failure).__name__})" in after
+    assert f"the system's keyring cannot be used ({type(failure).__name__})" in before
+    assert f"the system's keyring cannot be used ({type(failure).__name__})" in after
     assert after.endswith("was deleted again; no token is left of this.")
     assert len(harness.recorder.bodies("POST", TOKENS_PATH)) == 1
     assert fake_keyring.secrets == {}

@@ -722,7 +722,7 @@ async def test_handing_over_the_own_token_names_the_credentials_file_once_and_on
 
     [_, step, *_] = answer.fields["next_step"].split(". ", 2)
     credential = f"QUMULO_CREDENTIALS_FILE ({store})" if is_stored else "QUMULO_BEARER_TOKEN"
-    named = f" (or let {'it' if is_stored else 'QUMULO_CREDENTIALS_FILE'} name the new file)"
+    named = f" (or let {'it name the new one' if is_stored else 'QUMULO_CREDENTIALS_FILE name the new one instead'})"
     expected = f"replace {credential}{named if delivery == 'file' else ''} and start it again"
     assert step == f"This server runs on the old one: {expected}"
 

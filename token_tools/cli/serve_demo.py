@@ -12,7 +12,7 @@ from token_tools.cli.serve import serve_cluster
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.server.app import SERVER_NAME
-from token_tools.settings import load_settings
+from token_tools.settings import CREDENTIAL_SETTINGS, load_settings
 from token_tools.times import utc_now
 
 DEMO_HOST: Final = "demo-cluster"
@@ -30,9 +30,10 @@ def serve_demo_cluster(options: Mapping[str, Any]) -> None:
             "state_dir": Path(folder),
             "host": DEMO_HOST,
             "port": 8000,
+            **dict.fromkeys(CREDENTIAL_SETTINGS),
             "bearer_token": SecretStr(demo.bearer_token),
-            "credentials_file": None,
             "ca_file": None,
+            "fingerprint": None,
             "verify_tls": True,
         }
         settings = load_settings({**replaceable, **options, **fixed})

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Final, TypeVar
 
 import anyio
+import anyio.to_thread
 import httpx
 import stamina
 from pydantic import SecretStr
@@ -254,7 +255,8 @@ async def connect(
     Its requests end when `shutdown` says so, and `on_date` is called with the date of every answer of the cluster that
     has one. Before the first request, nothing is opened and only the credential is read.
     """
-    bearer = settings.read_bearer()
+    # Reading it may run a program; the start has done that already, unless the settings were put together by hand.
+    bearer = await anyio.to_thread.run_sync(settings.read_bearer_at_start, abandon_on_cancel=True)
     async with AsyncExitStack() as stack:
 
         def open_connection() -> transport.Connection:

@@ -103,13 +103,15 @@ NO_CREDENTIAL: Final = SecretStr("")
 class Answer:
     """An answer over HTTP; the names of `headers` are in lower case. The body may contain a new bearer token.
 
-    `credential` is the one that the request was signed with: an answer may repeat it.
+    `credential` is the one that the request was signed with: an answer may repeat it. `credential_location` is where
+    the operator keeps the server's own.
     """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     credential: SecretStr = NO_CREDENTIAL
+    credential_location: str = "it"
 
     @property
     def date(self) -> datetime | None:
@@ -264,15 +266,17 @@ def check_status(answer: Answer, *, privilege: str, render: Callable[[Answer], s
     is_bare_401 = status == HTTPStatus.UNAUTHORIZED and not answer.body.strip()
     if _decode_envelope(answer) is None and not is_bare_401:
         raise BadAnswer(_render_not_from_cluster(status))
-    raise _explain_status(status, render(answer), privilege)
+    raise _explain_status(answer, render(answer), privilege)
 
 
-def _explain_status(status: int, rendered_error: str, privilege: str) -> ClusterError:
+def _explain_status(answer: Answer, rendered_error: str, privilege: str) -> ClusterError:
+    status = answer.status
     if status == HTTPStatus.UNAUTHORIZED:
+        is_login = answer.credential.get_secret_value().startswith(_LOGIN_PREFIXES)
         return Unauthenticated(
             f"The cluster does not accept this server's own credential{rendered_error}: it has expired, was "
-            "disabled or deleted, or is mistyped. The operator has to renew QUMULO_BEARER_TOKEN, "
-            "QUMULO_CREDENTIALS_FILE or the login of qq, whichever this server works with."
+            f"disabled or deleted, or is mistyped. The operator has to renew {answer.credential_location}"
+            f"{', by a login of qq' if is_login else ''}."
         )
     if status == HTTPStatus.FORBIDDEN:
         self_hint = (

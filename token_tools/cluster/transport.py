@@ -4,17 +4,20 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+import anyio
+import anyio.to_thread
 import httpx
 import truststore
 from pydantic import SecretStr
 
 from token_tools import __version__
+from token_tools.cluster.pinning import OtherCertificate, create_pinning_context
 from token_tools.cluster.responses import Answer
 from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unreachable, Unsent, Untrusted
 from token_tools.redaction import remember_secret_permanently
@@ -55,7 +58,7 @@ class Connection:
             # At DEBUG these libraries log headers, and a header of an answer may repeat the credential.
             logging.getLogger(library).setLevel(logging.WARNING)
         self._address = settings.address
-        self._ca_file = settings.ca_file
+        self._settings = settings
         self._http = httpx.AsyncClient(
             base_url=f"https://{settings.address}",
             auth=RenewableBearerAuth(settings, bearer),
@@ -89,7 +92,13 @@ class Connection:
             finally:
                 await response.aclose()
         sent = response.request.headers["Authorization"].removeprefix("Bearer ")
-        return Answer(response.status_code, dict(response.headers), body, credential=SecretStr(sent))
+        return Answer(
+            response.status_code,
+            dict(response.headers),
+            body,
+            credential=SecretStr(sent),
+            credential_location=self._settings.credential_location,
+        )
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         if response.headers.get("content-encoding", _IDENTITY_ENCODING).strip().lower() not in {"", _IDENTITY_ENCODING}:
@@ -110,7 +119,7 @@ class Connection:
             yield
         except (httpx.TransportError, OSError) as failure:
             # httpx does not wrap an error that the TLS library raises in the middle of an answer.
-            raise _explain_failure(failure, self._address, self._ca_file) from failure
+            raise _explain_failure(failure, self._settings) from failure
 
 
 class RenewableBearerAuth(httpx.Auth):
@@ -124,28 +133,46 @@ class RenewableBearerAuth(httpx.Auth):
     def __init__(self, settings: Settings, bearer: SecretStr) -> None:
         self._settings = settings
         self._bearer = bearer
+        self._lock = anyio.Lock()
+        self._readings = 0
         remember_secret_permanently(bearer)
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Sign a request, and sign it once more after a 401 if the credential has changed."""
         used = self._bearer
         _authorize(request, used)
         response = yield request
         if response.status_code != HTTPStatus.UNAUTHORIZED:
             return
-        self._renew()
+        await self._renew(used)
         # Compare with the credential that this request used: a concurrent request may have renewed it in the meantime.
         if self._bearer != used and request.extensions[_IS_READ_EXTENSION]:
             _authorize(request, self._bearer)
             yield request
 
-    def _renew(self) -> None:
+    async def _renew(self, used: SecretStr) -> None:
+        """Read the credential again, in half of the time that is left: the other half is for the request.
+
+        A reading that takes longer goes on, and serves the next request. Requests that wait for a reading share it.
+        """
+        readings = self._readings
+        seconds_left = anyio.current_effective_deadline() - anyio.current_time()
+        with anyio.move_on_after(seconds_left / 2) as scope:
+            async with self._lock:
+                if self._bearer == used and self._readings == readings:
+                    await anyio.to_thread.run_sync(self._read_again, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            _LOG.warning("The credential could not be read again in time: %s", self._settings.credential_location)
+
+    def _read_again(self) -> None:
         try:
             self._bearer = self._settings.read_bearer()
             remember_secret_permanently(self._bearer)
         except SettingsError as failure:
             # Keep the old credential: the file may be half written, and the next 401 reads it again.
             _LOG.warning("The credential could not be read again: %s", failure)
+        finally:
+            self._readings += 1
 
 
 class FixedBearerAuth(httpx.Auth):
@@ -165,6 +192,8 @@ def _authorize(request: httpx.Request, bearer_token: SecretStr) -> None:
 
 
 def _build_tls_context(settings: Settings) -> ssl.SSLContext:
+    if settings.fingerprint is not None:
+        return create_pinning_context(settings.fingerprint)
     if not settings.verify_tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -176,13 +205,16 @@ def _build_tls_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _explain_failure(failure: Exception, address: str, ca_file: Path | None) -> Unreachable:
+def _explain_failure(failure: Exception, settings: Settings) -> Unreachable:
+    address = settings.address
     causes = list(_iterate_causes(failure))
     for cause in causes:
+        if isinstance(cause, OtherCertificate):
+            return Untrusted(_render_other_certificate(cause, settings), advice=_RETRY_AFTER_FIX)
         if isinstance(cause, ssl.SSLCertVerificationError):
             # Errors of OpenSSL have these attributes; those of another trust store may not.
             reason = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
-            fix = _FIX_BY_VERIFY_CODE.get(getattr(cause, "verify_code", 0)) or _render_how_to_trust(ca_file)
+            fix = _FIX_BY_VERIFY_CODE.get(getattr(cause, "verify_code", 0)) or _render_how_to_trust(settings.ca_file)
             return Untrusted(
                 f"The certificate of {address} is not trusted ({reason}). Nothing was sent. {fix}.",
                 advice=_RETRY_AFTER_FIX,
@@ -225,6 +257,19 @@ def _render_reason(cause: BaseException) -> str | None:
 def _render_break(failure: Exception) -> str:
     is_protocol_error = isinstance(failure, httpx.RemoteProtocolError)
     return "it ended early, or what came is no HTTP" if is_protocol_error else "the connection broke"
+
+
+def _render_other_certificate(found: OtherCertificate, settings: Settings) -> str:
+    what = (
+        ", which is that of another certificate in its chain: the operator has to set the cluster's own"
+        if found.is_in_chain
+        else ". Unless somebody on the way pretends to be the cluster, its certificate was replaced: the operator has "
+        "to compare the fingerprint with the one that the cluster's administrator tells, and to set it"
+    )
+    return (
+        f"The certificate of {settings.address} has the SHA-256 {found.fingerprint}. Nothing was sent. "
+        f"QUMULO_FINGERPRINT is {settings.fingerprint}{what}."
+    )
 
 
 def _render_how_to_trust(ca_file: Path | None) -> str:

@@ -23,17 +23,18 @@ def choose_hand_over(services: Services, *, is_own: bool) -> str:
     return render_hand_over(services.credential_location) if is_own else HAND_OVER_STEP
 
 
-def render_hand_over(credential_location: str, *, names_file: bool = False) -> str:
+def render_hand_over(credential_location: str, *, naming_setting: str | None = None) -> str:
     """Render the first step to the successor of the server's own token.
 
-    `names_file` says that the setting for the server's credential may name the file of the new bearer token.
+    `naming_setting` is the setting that can name the place of the new bearer token, None if there is none.
     """
-    setting = "QUMULO_CREDENTIALS_FILE"
-    named = f" (or let {'it' if credential_location.startswith(setting) else setting} name the new file)"
-    return (
-        f"This server runs on the old one: replace {credential_location}{named if names_file else ''} and "
-        "start it again"
-    )
+    if naming_setting is None:
+        named = ""
+    elif credential_location.startswith(f"{naming_setting} "):
+        named = " (or let it name the new one)"
+    else:
+        named = f" (or let {naming_setting} name the new one instead)"
+    return f"This server runs on the old one: replace {credential_location}{named} and start it again"
 
 
 def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:

@@ -87,7 +87,8 @@ async def check_no_lockout(services: Services, token: AccessToken, action: str) 
 async def _render_replacement(services: Services, own: AccessToken) -> str:
     """Render how to make the server run on another token."""
     try:
-        caller = await services.cluster.verify_bearer(await anyio.to_thread.run_sync(services.read_bearer))
+        bearer = await anyio.to_thread.run_sync(services.read_bearer, abandon_on_cancel=True)
+        caller = await services.cluster.verify_bearer(bearer)
     except Unauthenticated:
         return f"{services.credential_location} holds another bearer token by now, which the cluster does not take."
     except (ClusterError, SettingsError):

@@ -142,7 +142,7 @@ async def _open_services(
             qq=qq,
             clock=cluster_clock,
             report_folder=settings.delivery_dir,
-            credential_location=_render_credential_location(settings),
+            credential_location=settings.credential_location,
             read_bearer=settings.read_bearer,
             read_only=settings.read_only,
             consent_timeout=timing.consent_timeout,
@@ -197,13 +197,6 @@ async def _log_recovered(delivery: Delivery) -> None:
             _LOG.warning("The bearer token of a create that was cut off is in %s", path)
     except DeliveryError as failure:
         _LOG.warning("%s", failure)
-
-
-def _render_credential_location(settings: Settings) -> str:
-    """Render where the operator keeps the credential of the server itself."""
-    if settings.credentials_file is not None:
-        return f"QUMULO_CREDENTIALS_FILE ({settings.credentials_file})"
-    return "QUMULO_BEARER_TOKEN"
 
 
 def _render_secrecy(settings: Settings) -> str:

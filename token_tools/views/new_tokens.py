@@ -59,8 +59,8 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
         f"{_render_created_expiry(plan, created)}, "
         f"and it works. Its bearer token is in {delivered.location.render()}. The old one, {old.id}, is as it was."
     )
-    names_file = delivered.location.is_credentials_store
-    hand_over = render_hand_over(credential_location, names_file=names_file) if plan.is_own else HAND_OVER_STEP
+    setting = delivered.location.naming_setting
+    hand_over = render_hand_over(credential_location, naming_setting=setting) if plan.is_own else HAND_OVER_STEP
     steps = f"{render_steps(old, plan.time, hand_over)} {delivered.how_to_use}"
     fields = RotatedToken.model_validate(
         {**_to_new_token_fields(plan, created), "summary": headline, "next_step": steps, "replaces": old.id}

@@ -36,8 +36,8 @@ TimeoutContext = Callable[[float], AbstractContextManager[object]]
 class Location(Protocol):
     """Where the bearer token of a token went. Each destination has a type of its own, which the journal can store."""
 
-    is_credentials_store: ClassVar[bool]
-    """Whether the location is a file that `QUMULO_CREDENTIALS_FILE` can name."""
+    naming_setting: ClassVar[str | None]
+    """The setting that can name such a location for the server's own credential, None if there is none."""
 
     def render(self) -> str:
         """Return the location in words that can follow "in"."""

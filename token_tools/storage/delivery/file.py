@@ -78,7 +78,7 @@ class FileLocation:
 
     path: Annotated[Path, AfterValidator(validate_path_form)]
     kind: Literal["file"] = "file"
-    is_credentials_store: ClassVar[bool] = True
+    naming_setting: ClassVar[str | None] = "QUMULO_CREDENTIALS_FILE"
 
     def render(self) -> str:
         """Return the path."""

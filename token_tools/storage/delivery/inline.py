@@ -17,7 +17,7 @@ class InlineLocation:
     """The answer to a call: to the present one, or to an earlier one."""
 
     kind: Literal["inline"] = "inline"
-    is_credentials_store: ClassVar[bool] = False
+    naming_setting: ClassVar[str | None] = None
     is_earlier: Annotated[bool, Field(exclude=True)] = field(default=False)
 
     def render(self) -> str:

@@ -26,6 +26,7 @@ from token_tools.storage.delivery.base import (
     run_with_timeout,
     sha256_fingerprint,
 )
+from token_tools.system_keyring import KeyringUnusable, open_keyring
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class KeyringLocation:
     service: str
     account: str
     kind: Literal["keyring"] = "keyring"
-    is_credentials_store: ClassVar[bool] = False
+    naming_setting: ClassVar[str | None] = "QUMULO_KEYRING"
 
     def render(self) -> str:
         """Name the service and the account."""
@@ -176,21 +177,9 @@ def _format_get_command(location: KeyringLocation, token_id: str) -> str:
 @contextmanager
 def _explain_keyring_errors() -> Generator[ModuleType]:
     try:
-        yield _load_keyring()
-    except DeliveryError:
-        raise
-    except BaseException as failure:  # noqa: BLE001 - a plug-in raises what it likes, an exit too, and may quote secrets
+        with open_keyring() as keyring:
+            yield keyring
+    except KeyringUnusable as reason:
         raise DeliveryError(
-            f"The system's keyring cannot be used ({type(failure).__name__}): it is locked, or this system has none. "
-            "The operator has to unlock it, or to choose another place (QUMULO_DELIVERY)."
+            f"QUMULO_DELIVERY=keyring: {reason}. The operator has to mend that, or to choose another place."
         ) from None
-
-
-def _load_keyring() -> ModuleType:
-    try:
-        import keyring  # noqa: PLC0415 - an extra, and slow to load for those who do not use it
-    except ImportError:
-        raise DeliveryError(
-            "QUMULO_DELIVERY=keyring needs the keyring library: install qumulo-token-tools[keyring]."
-        ) from None
-    return keyring
