@@ -4,8 +4,9 @@ import base64
 import logging
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -18,6 +19,8 @@ from anyio.streams.tls import TLSListener, TLSStream
 from pydantic import SecretStr
 
 from tests.support.cluster_client import OWN_CREDENTIAL, ScriptedCluster, connected, empty_page_response
+from tests.support.waiting import wait_until
+from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.identity import Identity
 from token_tools.credentials import encode_store
 from token_tools.errors import (
@@ -287,6 +290,79 @@ async def test_a_renewed_login_that_cannot_be_read_leaves_the_401_as_it_is(
 
     assert len(cluster_accepting_new_login.requests) == 1
     assert "could not be read again" in caplog.text
+
+
+class SlowCommand:
+    """A program that prints an old credential, and after `slow_down` a new one once `released` exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program, self.runs, self.released = folder / "program", folder / "runs", folder / "released"
+        self._write("echo old")
+
+    def slow_down(self) -> None:
+        """Wait in the next run until `released` exists."""
+        self._write(f"echo x >> {self.runs}; until [ -e {self.released} ]; do sleep 0.01; done; echo new")
+
+    def _write(self, script: str) -> None:
+        self.program.write_text(f"#!/bin/sh\n{script}\n")
+        self.program.chmod(0o700)
+
+
+@pytest.fixture
+def slow_command(tmp_path: Path) -> SlowCommand:
+    return SlowCommand(tmp_path)
+
+
+async def test_a_slow_renewal_holds_nothing_up_and_is_shared_by_the_requests_that_wait_for_it(
+    slow_command: SlowCommand, cluster_accepting_new_login: ScriptedCluster
+) -> None:
+    settings = Settings(host="c", credentials_command=(str(slow_command.program),))
+    async with connected(cluster_accepting_new_login, settings) as cluster, anyio.create_task_group() as calls:
+        slow_command.slow_down()
+        for _ in range(3):
+            calls.start_soon(cluster.fetch_page)
+        await wait_until(lambda: len(cluster_accepting_new_login.requests) == 3 and slow_command.runs.exists())
+        slow_command.released.touch()
+
+    assert slow_command.runs.read_text() == "x\n"
+    assert len(cluster_accepting_new_login.requests) == 6
+
+
+async def test_a_renewal_that_takes_too_long_leaves_a_401_what_it_is_and_serves_later_requests(
+    slow_command: SlowCommand, caplog: pytest.LogCaptureFixture
+) -> None:
+    def accept_new_login(request: httpx.Request) -> httpx.Response:
+        is_new = request.headers["Authorization"] == "Bearer new"
+        return empty_page_response() if is_new else httpx.Response(401, json={"error_class": "unauthenticated_error"})
+
+    settings = Settings(host="c", credentials_command=(str(slow_command.program),), timeout=timedelta(milliseconds=300))
+    async with connected(accept_new_login, settings) as cluster:
+        slow_command.slow_down()
+        for call in (cluster.fetch_page, partial(cluster.delete_token, "7")):
+            with pytest.raises(Unauthenticated, match="has to renew QUMULO_CREDENTIALS_COMMAND's output"):
+                await call()
+        assert "The credential could not be read again in time: QUMULO_CREDENTIALS_COMMAND's output" in caplog.messages
+
+        slow_command.released.touch()
+        await wait_until_accepted(cluster)
+
+
+async def wait_until_accepted(cluster: ClusterClient) -> None:
+    """Ask until the cluster accepts the credential."""
+    while True:
+        with suppress(Unauthenticated):
+            await cluster.fetch_page()
+            return
+
+
+async def test_a_401_names_where_the_credential_is_and_how_a_login_is_renewed(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.write_bytes(encode_store(SecretStr("session-v1:b2xk")))
+    async with connected(ScriptedCluster(httpx.Response(401)), Settings(host="c", credentials_file=store)) as cluster:
+        with pytest.raises(Unauthenticated) as failure:
+            await cluster.fetch_page()
+
+    assert str(failure.value).endswith(f"has to renew QUMULO_CREDENTIALS_FILE ({store}), by a login of qq.")
 
 
 async def test_the_credential_goes_neither_to_a_redirect_nor_through_a_proxy(

@@ -1,6 +1,7 @@
 """Test how the environment and the command line become settings, what they refuse, and what they hide."""
 
 import importlib
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -226,6 +227,9 @@ def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monk
         ("QUMULO_MAX_TTL", "QUMULO_MAX_LIFETIME"),
         ("QUMULO_MAXIMUM_EXPIRATION", "QUMULO_MAX_LIFETIME"),
         ("QUMULO_DEFAULT_EXPIRY", "QUMULO_DEFAULT_LIFETIME"),
+        ("QUMULO_FINGERPRNT", "QUMULO_FINGERPRINT"),
+        ("QUMULO_CERT_FINGERPRINT", "QUMULO_FINGERPRINT"),
+        ("QUMULO_FINGERPRINT_SHA256", "QUMULO_FINGERPRINT"),
     ],
 )
 def test_a_variable_that_nearly_restricts_something_is_refused(
@@ -289,6 +293,52 @@ def test_a_boolean_is_read_as_people_write_it(monkeypatch: pytest.MonkeyPatch, v
     set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_READ_ONLY": value})
 
     assert load_settings({}).read_only is read_only
+
+
+FINGERPRINT = ":".join(["AB", "CD"] * 16)
+
+
+@pytest.mark.parametrize("written", [FINGERPRINT, FINGERPRINT.lower(), FINGERPRINT.replace(":", ""), "aBcD" * 16])
+def test_a_fingerprint_is_read_as_tools_print_it(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_FINGERPRINT": written})
+
+    assert load_settings({}).fingerprint == FINGERPRINT
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        (FINGERPRINT[:59], ", and has 40"),
+        (f"{FINGERPRINT}:00", ", and has 66"),
+        (f"SHA256:{FINGERPRINT}", ""),
+        (f"{FINGERPRINT[:-1]}G", ""),
+        (":", ""),
+    ],
+)
+def test_what_is_no_sha256_is_refused_as_a_fingerprint(
+    monkeypatch: pytest.MonkeyPatch, written: str, found: str
+) -> None:
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_FINGERPRINT": written})
+
+    with pytest.raises(SettingsError) as failure:
+        load_settings({})
+
+    assert str(failure.value).startswith(
+        "QUMULO_FINGERPRINT must be the SHA-256 of the cluster's certificate, 64 hexadecimal digits with or without "
+        f"colons{found}: `openssl x509 -noout -fingerprint -sha256` prints it"
+    )
+
+
+@pytest.mark.parametrize("other", ["QUMULO_CA_FILE", "QUMULO_VERIFY_TLS"])
+def test_a_fingerprint_contradicts_other_trust(monkeypatch: pytest.MonkeyPatch, ca_file: Path, other: str) -> None:
+    value = {"QUMULO_CA_FILE": str(ca_file), "QUMULO_VERIFY_TLS": "false"}[other]
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {other: value, "QUMULO_FINGERPRINT": FINGERPRINT})
+
+    with pytest.raises(SettingsError) as failure:
+        load_settings({})
+
+    assert {*re.findall(r"QUMULO_\w+", str(failure.value))} == {other, "QUMULO_FINGERPRINT"}
+    assert str(failure.value).endswith(" contradict each other: keep one")
 
 
 def test_a_ca_file_contradicts_unverified_tls(monkeypatch: pytest.MonkeyPatch, ca_file: Path) -> None:

@@ -59,6 +59,7 @@ class Connection:
             logging.getLogger(library).setLevel(logging.WARNING)
         self._address = settings.address
         self._settings = settings
+        self._credential_location = settings.credential_location
         self._http = httpx.AsyncClient(
             base_url=f"https://{settings.address}",
             auth=RenewableBearerAuth(settings, bearer),
@@ -97,7 +98,7 @@ class Connection:
             dict(response.headers),
             body,
             credential=SecretStr(sent),
-            credential_location=self._settings.credential_location,
+            credential_location=self._credential_location,
         )
 
     async def _read_body(self, response: httpx.Response) -> bytes:
@@ -166,8 +167,9 @@ class RenewableBearerAuth(httpx.Auth):
 
     def _read_again(self) -> None:
         try:
-            self._bearer = self._settings.read_bearer()
-            remember_secret_permanently(self._bearer)
+            bearer = self._settings.read_bearer()
+            remember_secret_permanently(bearer)
+            self._bearer = bearer
         except SettingsError as failure:
             # Keep the old credential: the file may be half written, and the next 401 reads it again.
             _LOG.warning("The credential could not be read again: %s", failure)
