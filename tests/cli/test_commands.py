@@ -303,6 +303,19 @@ def test_unverified_tls_is_said_at_the_start() -> None:
     assert "access-v1:own" not in ended.stderr
 
 
+def test_the_demo_ignores_how_a_real_cluster_is_reached() -> None:
+    real = {
+        "QUMULO_BEARER_TOKEN_FILE": "/nowhere",
+        "QUMULO_CREDENTIALS_COMMAND": "false",
+        "QUMULO_KEYRING": "no/where",
+        "QUMULO_FINGERPRINT": "0" * 64,
+    }
+
+    ended = run_to_end("--demo", env=real)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 def test_the_bearer_token_is_no_command_line_option() -> None:
     answer = run_to_end("--help")
 
