@@ -119,11 +119,11 @@ def _coerce_command(value: object) -> object:
 
 
 def _coerce_fingerprint(value: object) -> object:
-    return parse_fingerprint(value) if isinstance(value, str) else value
+    return None if value is None else parse_fingerprint(str(value))
 
 
 def _coerce_keyring_entry(value: object) -> object:
-    return parse_keyring_entry(value) if isinstance(value, str) else value
+    return value if value is None or isinstance(value, KeyringEntry) else parse_keyring_entry(str(value))
 
 
 Duration = Annotated[timedelta, BeforeValidator(_coerce_duration)]

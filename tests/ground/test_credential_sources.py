@@ -354,9 +354,9 @@ def test_an_entry_that_is_no_token_is_told_so(fake_keyring: FakeKeyring) -> None
     )
 
 
-@pytest.mark.parametrize("text", ["qumulo", "/mcp", "qumulo/"])
-def test_what_names_no_entry_is_refused(text: str) -> None:
-    assert refusal_of(keyring=text).startswith("QUMULO_KEYRING must be SERVICE/ACCOUNT")
+@pytest.mark.parametrize("value", ["qumulo", "/mcp", "qumulo/", 7, ["qumulo", "mcp"]])
+def test_what_names_no_entry_is_refused(value: object) -> None:
+    assert refusal_of(keyring=value).startswith("QUMULO_KEYRING must be SERVICE/ACCOUNT")
 
 
 def test_a_missing_library_is_named_with_what_installs_it(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.file_keyring import FileKeyring
 from tests.support.json_rpc import create_call
-from tests.support.server_process import LOOPBACK, ServedCluster, running_server, served_cluster
+from tests.support.server_process import ServedCluster, running_server, served_cluster
+from token_tools.sandbox.https import LOOPBACK
 
 REPOSITORY = Path(__file__).parents[2]
 
