@@ -3,9 +3,10 @@
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,6 +79,22 @@ def create_token_tools(connection: ClusterConnection, state: Path) -> Contender:
     """Return this project's server as it is installed; its journal and tokens go into the folder `state`."""
     environment = connection.environment | {"XDG_STATE_HOME": str(state), "QUMULO_DELIVERY_DIR": str(state / "tokens")}
     return Contender("token tools", str(BIN_FOLDER / "qumulo-token-tools"), environment=environment)
+
+
+def create_fleet_tools(connections: Sequence[ClusterConnection], state: Path) -> Contender:
+    """Return this project's server for several clusters at once."""
+    config = state / "config.toml"
+    config.write_text("".join(starmap(_format_table, enumerate(connections, 1))))
+    config.chmod(0o600)
+    environment = {"QUMULO_CONFIG": str(config), "XDG_STATE_HOME": str(state)}
+    return Contender("token tools", str(BIN_FOLDER / "qumulo-token-tools"), environment=environment)
+
+
+def _format_table(number: int, connection: ClusterConnection) -> str:
+    return (
+        f'[clusters.c{number}]\nhost = "{connection.host}"\nport = {connection.port}\n'
+        f'ca_file = "{connection.ca_file}"\ncredentials_file = "{connection.credentials_file}"\n'
+    )
 
 
 def create_bare_sdk() -> Contender:

@@ -40,15 +40,15 @@ class Question:
 LIST_TOOL: Final = "list_access_tokens"
 AUDIT_TOOL: Final = "audit_access_tokens"
 _AUDIT_CALL: Final = Call(AUDIT_TOOL, {"expiring_within": "30d"})
-_REPORT_CALL: Final = Call(AUDIT_TOOL, {"expiring_within": "30d", "report": "csv"})
+_EXPORT_CALL: Final = Call("export_access_tokens", {"format": "csv"})
 
 QUESTIONS: Final = (
     Question("Is anything here a risk, and what is the worst of it?", _AUDIT_CALL),
     Question("How many tokens are there, and how many of them still work?", _AUDIT_CALL),
-    Question("Which expire within 30 days?", _REPORT_CALL, in_a_file=True),
+    Question("Which expire within 30 days?", _EXPORT_CALL, in_a_file=True),
     Question("How many expire this week, and which first?", Call(AUDIT_TOOL, {"expiring_within": "7d"})),
-    Question("Whose never expire?", _REPORT_CALL, in_a_file=True),
-    Question("Who has two tokens, so that theirs cannot be rotated?", _REPORT_CALL, in_a_file=True),
+    Question("Whose never expire?", _EXPORT_CALL, in_a_file=True),
+    Question("Who has two tokens, so that theirs cannot be rotated?", _EXPORT_CALL, in_a_file=True),
     Question("Are there tokens of users who are gone?", _AUDIT_CALL),
     Question("Which tokens does this user have, and do they work?", Call(LIST_TOOL, {"user": "{user}"}), "{user}"),
     Question("Who made this user's token, and when?", Call(LIST_TOOL, {"user": "{user}"}), "{user}"),

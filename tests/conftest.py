@@ -12,7 +12,8 @@ from hypothesis import settings
 from tests.support.fake_keyring import FakeKeyring
 from tests.support.harness import Harness, Mode, create_harness
 from tests.support.postgres import create_database, running_postgres
-from token_tools.settings import ENV_PREFIX, StateSettings
+from token_tools.setting_names import ENV_PREFIX
+from token_tools.settings import StateSettings
 
 settings.register_profile("long", max_examples=3_400)
 """For the fuzz run: `--hypothesis-profile=long`."""

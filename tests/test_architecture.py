@@ -182,7 +182,7 @@ def is_within(name: str, places: set[str]) -> bool:
         pytest.param("starlette", {"sandbox"}, id="serving HTTP"),
         pytest.param("uvicorn", {"sandbox"}, id="serving HTTPS"),
         pytest.param("trustme", {"sandbox"}, id="the sandbox's certificate"),
-        pytest.param("pydantic_settings", {"settings"}, id="the sources of settings"),
+        pytest.param("tomllib", {"config_file"}, id="the form of config.toml"),
         pytest.param("stamina", {"cluster.client"}, id="retries"),
         pytest.param("keyring", {"system_keyring"}, id="the keyring"),
         pytest.param("subprocess", {"credential_sources"}, id="child processes"),
@@ -205,7 +205,7 @@ def test_a_library_is_imported_where_it_belongs_alone(library: str, rooms: set[s
     ("names", "rooms"),
     [
         pytest.param(
-            {"os.environ", "os.environb", "os.getenv", "os.getenvb"}, {"settings", "paths"}, id="the environment"
+            {"os.environ", "os.environb", "os.getenv", "os.getenvb"}, {"configuration", "paths"}, id="the environment"
         ),
         pytest.param(
             {

@@ -18,6 +18,7 @@ from token_tools.operator_input import find_secret_reason, format_input
 from token_tools.quoting import is_visible
 
 _APPLICATION: Final = "qumulo-token-tools"
+_CONFIG_NAME: Final = "config.toml"
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:|.*\\", re.DOTALL)
 _QUOTED_TEXT: Final = re.compile(r"[\"`]|'.*'", re.DOTALL)
 
@@ -112,6 +113,21 @@ def find_config_home() -> Path:
         ValueError: If it depends on a home folder, and there is none.
     """
     return _find_xdg_base("XDG_CONFIG_HOME", ".config")
+
+
+def find_config_file() -> Path | None:
+    """Return the default of QUMULO_CONFIG, whether the file is there or not; None without a home folder."""
+    try:
+        return validate_path_form(_find_default_config_file())
+    except ValueError:
+        return None
+
+
+def _find_default_config_file() -> Path:
+    if os.environ.get("XDG_CONFIG_HOME"):
+        return find_config_home() / _APPLICATION / _CONFIG_NAME
+    find_home()
+    return platformdirs.user_config_path(_APPLICATION) / _CONFIG_NAME
 
 
 def find_state_dir() -> Path:

@@ -1,82 +1,48 @@
 """Which settings are there, what do they mean, and which values are refused? Every setting is declared once, here.
 
-A setting is an environment variable with the prefix `QUMULO_` and a command-line option of the same words. A secret is
-never a command-line option, because every user of the machine can read those.
+A setting is an environment variable with the prefix `QUMULO_`, a command-line option and a key of `config.toml` of the
+same words. A secret is never a command-line option, because every user of the machine can read those.
 """
 
-import difflib
-import logging
+import math
 import os
 import re
-import shlex
-import stat
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from functools import partial
 from ipaddress import IPv6Address
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PrivateAttr,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_core import PydanticCustomError
 
 from token_tools.certificates import parse_fingerprint, read_certificates
 from token_tools.credential_sources import READERS, parse_command
-from token_tools.credentials import (
-    BearerToken,
-    FileSetting,
-    find_default_store,
-    is_readable_by_others,
-    read_bearer_once,
-)
+from token_tools.credentials import BearerToken
 from token_tools.errors import SettingsError
-from token_tools.file_reading import read_mode
-from token_tools.operator_input import (
-    check_expanded,
-    check_ordinary,
-    format_input,
-    render_refused_input,
-    strip_invisible,
-)
-from token_tools.paths import AbsolutePath, find_config_home, find_home, find_state_dir, validate_path
+from token_tools.operator_input import check_expanded, check_ordinary, format_input, strip_invisible
+from token_tools.paths import AbsolutePath, find_state_dir
 from token_tools.quoting import is_visible
-from token_tools.redaction import has_likely_secret, remember_secret, remember_secret_permanently
+from token_tools.redaction import remember_secret_permanently
+from token_tools.setting_names import variable_name
 from token_tools.system_keyring import KeyringEntry, parse_keyring_entry
 from token_tools.times import parse_duration, parse_lifetime
 
-ENV_PREFIX: Final = "QUMULO_"
 SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url"})
 """Settings whose value must never be repeated."""
-RESTRICTING_VARIABLES: Final = frozenset(
-    {
-        "QUMULO_CONFIRM",
-        "QUMULO_DEFAULT_LIFETIME",
-        "QUMULO_DELIVERY",
-        "QUMULO_FINGERPRINT",
-        "QUMULO_KEEP_RECORD",
-        "QUMULO_MAX_CHANGES",
-        "QUMULO_MAX_LIFETIME",
-        "QUMULO_READ_ONLY",
-        "QUMULO_STATE_URL",
-        "QUMULO_VERIFY_TLS",
-    }
-)
-"""Settings that restrict something. If one is misspelt, the server does not start: it would do more than was meant."""
 CREDENTIAL_SETTINGS: Final = ("bearer_token", *READERS)
 """The settings of which one at most has or names the server's own credential."""
 MAX_PORT: Final = 65535
@@ -90,28 +56,20 @@ _DATABASE_URL: Final = re.compile(
 )
 """A URL for libpq, strict about hosts and ports: libpq would quote parts of a password that is not encoded as these."""
 _URL_PASSWORD: Final = re.compile(r"://[^:@]*:([^?]+)@|[?&](?:ssl)?password=([^&]+)")
-_WORD: Final = re.compile("[a-z0-9]+")
-_MIN_SIMILARITY: Final = 0.8
-"""How similar two names are, from 0 to 1, if one may be a misspelling of the other."""
-_MIN_BEGINNING_CHARS: Final = 4
-_MIN_WORD_CHARS: Final = 6
-"""A name may mean a setting whose name begins with so many of its letters, or shares so long a word with it."""
-_AMBIGUOUS_WORDS: Final = {"default"}
-"""Long words that do not identify a setting: other tools of the vendor have a QUMULO_DEFAULT_USER."""
-_SYNONYMS: Final[dict[str, str]] = dict.fromkeys(["ttl", "expiry", "expiration"], "lifetime") | {
-    "maximum": "max",
-    "nowrite": "readonly",
-    "ro": "readonly",
-}
-_LOG: Final = logging.getLogger(__name__)
 
 
 def _coerce_duration(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
+    return parse_duration(value) if isinstance(value, str) else _check_unit(value)
 
 
 def _coerce_lifetime(value: object) -> object:
-    return parse_lifetime(value) if isinstance(value, str) else value
+    return parse_lifetime(value) if isinstance(value, str) else _check_unit(value)
+
+
+def _check_unit(value: object) -> object:
+    if isinstance(value, timedelta | None):
+        return value
+    raise ValueError("must be a text with a unit, such as 30s or 90d")
 
 
 def _coerce_command(value: object) -> object:
@@ -147,12 +105,10 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_validate_database_url)]
 """The URL of a database, with a password in it perhaps."""
 
 
-class _CleanSettings(BaseSettings):
-    """How every setting is read: from the environment, without invisible characters, and refused if it is a secret."""
+class _CleanSettings(BaseModel):
+    """How the value of every setting is taken: without invisible characters, and refused if it is a secret."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -165,11 +121,14 @@ class _CleanSettings(BaseSettings):
     def _validate_ordinary(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and info.field_name not in SECRET_SETTINGS:
             check_ordinary(value)
+        # To Python, `true` is the number 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is int:
+            raise PydanticCustomError("int_type", "no number")
         return value
 
 
-class ClusterSettings(_CleanSettings):
-    """Which cluster is administered, with which credential, and what may be done to it."""
+class ConnectionSettings(_CleanSettings):
+    """Which cluster is administered, how it is reached, and with which credential."""
 
     host: str = Field(description="Cluster address: a DNS name or an IP address")
     port: int = Field(default=8000, ge=1, le=MAX_PORT, description="REST port of the cluster")
@@ -185,12 +144,12 @@ class ClusterSettings(_CleanSettings):
         description="File in the format of qq's credentials store, instead of the bearer token; "
         "read again when the cluster answers 401, a pipe only once",
     )
-    credentials_command: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_coerce_command)] = Field(
+    credentials_command: Annotated[tuple[str, ...] | None, BeforeValidator(_coerce_command)] = Field(
         default=None,
         description="Command, run without a shell, that prints the bearer token or qq's credentials store within 10s; "
         "run again when the cluster answers 401",
     )
-    keyring: Annotated[KeyringEntry | None, NoDecode, BeforeValidator(_coerce_keyring_entry)] = Field(
+    keyring: Annotated[KeyringEntry | None, BeforeValidator(_coerce_keyring_entry)] = Field(
         default=None,
         description="SERVICE/ACCOUNT of the entry with the bearer token in the system's keyring; read again when the "
         "cluster answers 401",
@@ -204,6 +163,36 @@ class ClusterSettings(_CleanSettings):
     )
     verify_tls: bool = Field(default=True, description="false: do not verify the cluster's certificate")
     timeout: Duration = Field(default=timedelta(seconds=30), description="Whole time for one request, such as 30s")
+
+    @field_validator("host")
+    @classmethod
+    def _validate_host(cls, host: str) -> str:
+        host = host.strip("[]")
+        if not _NAME_OR_IPV4.fullmatch(host):
+            return _parse_ipv6(host)
+        if len(host) > _MAX_HOST_CHARS or not all(0 < len(label) <= _MAX_LABEL_CHARS for label in host.split(".")):
+            raise ValueError(
+                f"must be a name that can exist: at most {_MAX_HOST_CHARS} characters, and 1 to {_MAX_LABEL_CHARS} "
+                "between its dots"
+            )
+        return host
+
+    @field_validator("ca_file")
+    @classmethod
+    def _validate_ca_file(cls, ca_file: Path | None) -> Path | None:
+        if ca_file is not None:
+            _read_certificates(ca_file)
+        return ca_file
+
+    @property
+    def address(self) -> str:
+        """Return the host and the port as people write them: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Restrictions(_CleanSettings):
+    """What may be done to a cluster. Of several values the strictest one holds, wherever each is set."""
+
     read_only: bool = Field(default=False, description="Do not offer the tools that write")
     default_lifetime: Lifetime = Field(
         default=timedelta(days=90),
@@ -218,37 +207,27 @@ class ClusterSettings(_CleanSettings):
         "one live longer or for ever, and a new one for the built-in administrator or for whom the cluster did not "
         "identify)",
     )
+    max_changes: int = Field(
+        default=30, ge=0, le=1_000_000, description="Changes of tokens that may be made in an hour; 0 for no bound"
+    )
 
-    @field_validator("host")
-    @classmethod
-    def _validate_host(cls, host: str) -> str:
-        host = host.strip("[]")
-        if not _NAME_OR_IPV4.fullmatch(host):
-            _check_ipv6(host)
-        elif len(host) > _MAX_HOST_CHARS or not all(0 < len(label) <= _MAX_LABEL_CHARS for label in host.split(".")):
-            raise ValueError(
-                f"must be a name that can exist: at most {_MAX_HOST_CHARS} characters, and 1 to {_MAX_LABEL_CHARS} "
-                "between its dots"
-            )
-        return host
 
-    @field_validator("ca_file")
-    @classmethod
-    def _validate_ca_file(cls, ca_file: Path | None) -> Path | None:
-        if ca_file is not None:
-            _read_certificates(ca_file)
-        return ca_file
+STRICTNESS: Final[Mapping[str, Callable[[Any], float]]] = {
+    "read_only": float,
+    "default_lifetime": lambda lifetime: -(lifetime or timedelta.max).total_seconds(),
+    "max_lifetime": lambda lifetime: -lifetime.total_seconds(),
+    "confirm": ("none", "risky", "all").index,
+    "max_changes": lambda count: -(count or math.inf),
+}
+"""For each restriction, a number that is the greater the stricter a value is."""
 
 
 class StateSettings(_CleanSettings):
-    """Where the record of all changes is kept, how long, and how many changes may be made.
-
-    Use `load_state_settings`, or `load_settings` for all settings.
-    """
+    """Where the record of all changes is kept, and how long."""
 
     state_dir: AbsolutePath = Field(
         default_factory=find_state_dir,
-        description="Folder of the journal and, unless they have one of their own, of new bearer tokens",
+        description="Folder of the journal and, unless they have others, of new bearer tokens and exported files",
     )
     state_url: DatabaseUrl | None = Field(
         default=None,
@@ -257,9 +236,6 @@ class StateSettings(_CleanSettings):
     )
     keep_record: Duration = Field(
         default=timedelta(days=400), description="How long the journal keeps what is finished, such as 400d"
-    )
-    max_changes: int = Field(
-        default=30, ge=0, le=1_000_000, description="Changes of tokens that may be made in an hour; 0 for no bound"
     )
 
     @field_validator("keep_record")
@@ -270,8 +246,16 @@ class StateSettings(_CleanSettings):
         return keep_record
 
 
-class Settings(StateSettings, ClusterSettings):
-    """The decisions of the operator. Use `load_settings` to get them complete and free of contradictions."""
+class ConfigSettings(_CleanSettings):
+    """Where the settings are that are not given otherwise."""
+
+    config: AbsolutePath | None = Field(
+        default=None, description="File with these settings, and a table for each of several clusters"
+    )
+
+
+class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
+    """The decisions of the operator about one cluster. `configuration` loads them."""
 
     delivery: Literal["file", "keyring", "inline"] = Field(
         default="file",
@@ -282,24 +266,28 @@ class Settings(StateSettings, ClusterSettings):
         default_factory=lambda values: values["state_dir"] / "tokens",
         description="Folder for new bearer tokens",
     )
+    report_dir: AbsolutePath = Field(
+        default_factory=lambda values: values["state_dir"] / "reports",
+        description="Folder for exported files of all tokens; if it is named, a server that only reads writes them too",
+    )
 
     _bearer_at_start: SecretStr | None = PrivateAttr(default=None)
     """The credential once it was read, so that a start runs a command once."""
 
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:
-        unverified = () if self.verify_tls else ("QUMULO_VERIFY_TLS=false",)
-        _check_one_at_most(map(variable_name, self._list_given(CREDENTIAL_SETTINGS)))
-        _check_one_at_most([*map(variable_name, self._list_given(("ca_file", "fingerprint"))), *unverified])
+        unverified = () if self.verify_tls else ("{verify_tls}=false",)
+        _check_one_at_most(map(_place_name, self._list_given(CREDENTIAL_SETTINGS)))
+        _check_one_at_most([*map(_place_name, self._list_given(("ca_file", "fingerprint"))), *unverified])
+        for folder in ("delivery_dir", "state_dir"):
+            if os.path.realpath(self.report_dir) == os.path.realpath(getattr(self, folder)):
+                raise ValueError(
+                    f"{{report_dir}} and {_place_name(folder)} are one folder: reports need one of their own"
+                )
         default = self.default_lifetime if "default_lifetime" in self.model_fields_set else timedelta()
         if self.max_lifetime is not None and (default is None or default > self.max_lifetime):
-            raise ValueError("QUMULO_DEFAULT_LIFETIME is longer than QUMULO_MAX_LIFETIME allows")
+            raise ValueError("{default_lifetime} is longer than {max_lifetime} allows")
         return self
-
-    @property
-    def address(self) -> str:
-        """Return the host and the port as people write them: `cluster.example.com:8000`, `[2001:db8::1]:8000`."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def _list_given(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if getattr(self, name) is not None]
@@ -319,6 +307,11 @@ class Settings(StateSettings, ClusterSettings):
         if self.credentials_command is not None:
             return f"{variable_name(name)}'s output"
         return f"{variable_name(name)} ({format_input(str(getattr(self, name)))})"
+
+    @property
+    def may_write_reports(self) -> bool:
+        """Tell whether files may be exported: a server that only reads needs a folder that the operator has named."""
+        return not self.read_only or "report_dir" in self.model_fields_set
 
     def read_bearer(self) -> SecretStr:
         """Return the server's credential as it is now; what names it is read again at each call. This may take seconds.
@@ -365,9 +358,15 @@ def _check_one_at_most(given: Iterable[str]) -> None:
         raise ValueError(f"{' and '.join(names)} contradict each other: keep one")
 
 
-def _check_ipv6(host: str) -> None:
+def _place_name(setting: str) -> str:
+    """Return what stands for the name of a setting, which depends on where it is set."""
+    return f"{{{setting}}}"
+
+
+def _parse_ipv6(host: str) -> str:
+    """Return an address in its shortest form, so that two spellings of it are one cluster."""
     try:
-        IPv6Address(host)
+        return IPv6Address(host).compressed
     except ValueError:
         raise ValueError("must be a name or an address alone; a port goes into QUMULO_PORT") from None
 
@@ -379,191 +378,8 @@ def _read_certificates(ca_file: Path) -> str:
         raise ValueError(f"names {format_input(str(ca_file))}, which {reason}") from None
 
 
-def variable_name(field: str) -> str:
-    """Return the environment variable of a setting: `QUMULO_CA_FILE` for `ca_file`."""
-    return ENV_PREFIX + field.upper()
-
-
-def remember_given_secrets() -> None:
-    """Remember the secrets in the environment before anything is validated, so that no error can repeat one."""
-    for name, value in os.environ.items():
-        if name.upper() == variable_name("state_url"):
-            remember_url_password(value)
-        elif name.upper() in map(variable_name, SECRET_SETTINGS) and has_likely_secret(value):
-            remember_secret(SecretStr(strip_invisible(value)))
-
-
 def remember_url_password(url: str) -> None:
     """Remember the passwords in a URL: the one before the host, and one among its parameters."""
     for password in filter(None, chain.from_iterable(_URL_PASSWORD.findall(url))):
         for spelling in {password, unquote(password)}:
             remember_secret_permanently(SecretStr(spelling))
-
-
-def load_state_settings(options: Mapping[str, Any]) -> StateSettings:
-    """Return the settings of the record alone, for commands that need no cluster.
-
-    Raises:
-        SettingsError: If a setting is unusable; one line names each of these.
-    """
-    _check_options(options)
-    try:
-        return StateSettings(**options)
-    except ValidationError as invalid:
-        raise SettingsError("; ".join(map(_render_mistake, invalid.errors()))) from None
-
-
-def load_settings(options: Mapping[str, Any]) -> Settings:
-    """Return the settings from the environment; the `options` of the command line take precedence.
-
-    Raises:
-        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
-    """
-    _check_variables()
-    _check_options(options)
-    try:
-        settings = Settings(**options)
-    except ValidationError as invalid:
-        # If any setting is invalid, pydantic also reports every default that is computed from other settings.
-        mistakes = [mistake for mistake in invalid.errors() if mistake["type"] != "default_factory_not_called"]
-        raise SettingsError("; ".join(map(_render_mistake, mistakes))) from None
-    if settings.credential_setting is None:
-        settings = settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
-    return _load_credential(settings)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    # An empty variable counts as absent, but an empty option on the command line is a mistake.
-    for name, value in options.items():
-        if isinstance(value, str) and not strip_invisible(value):
-            raise SettingsError(f"{variable_name(name)} is given as an option, and without a value.")
-
-
-def _load_credential(settings: Settings) -> Settings:
-    """Return the settings once their credential could be read. They keep what a pipe gave, since it gives it once."""
-    files: dict[FileSetting, Path | None] = {
-        "bearer_token_file": settings.bearer_token_file,
-        "credentials_file": settings.credentials_file,
-    }
-    for setting, path in files.items():
-        if path is not None:
-            return _load_credential_file(settings, setting, path)
-    settings.read_bearer_at_start()
-    return settings
-
-
-def _load_credential_file(settings: Settings, setting: FileSetting, path: Path) -> Settings:
-    if stat.S_ISFIFO(read_mode(path)):
-        return settings.model_copy(update={"bearer_token": read_bearer_once(path, setting=setting)})
-    settings.read_bearer_at_start()
-    if is_readable_by_others(path):
-        _LOG.warning(
-            "%s: other users of this machine can read %s; `chmod 600 %s` by its owner mends that",
-            variable_name(setting),
-            path,
-            shlex.quote(str(path)),
-        )
-    return settings
-
-
-def _find_qq_store(settings: Settings) -> Path | None:
-    folders: dict[str, Path | None] = {"config_home": None, "home": None}
-    with suppress(ValueError):
-        folders["config_home"] = find_config_home()
-        folders["home"] = find_home()
-    store = find_default_store(settings.host, settings.port, **folders)
-    try:
-        return store and validate_path(store)
-    except ValueError as reason:
-        raise SettingsError(f"QUMULO_CREDENTIALS_FILE is not set, and the path of qq's own {reason}.") from None
-
-
-def _render_mistake(mistake: ErrorDetails) -> str:
-    name = variable_name(str(mistake["loc"][0])) if mistake["loc"] else ""
-    match mistake:
-        case {"type": "missing"}:
-            return f"{name} is not set: name the cluster, or start with --demo to try without one"
-        case {"type": "value_error", "ctx": {"error": error}}:
-            sentence = f"{name} {error}".strip()
-        case _:
-            sentence = f"{name} must be {_render_expected(Settings.model_fields[str(mistake['loc'][0])])}"
-    return sentence + _render_invalid_value(mistake, sentence)
-
-
-def _render_invalid_value(mistake: ErrorDetails, sentence: str) -> str:
-    value = mistake["input"]
-    is_omitted = not isinstance(value, str) or value in sentence or {*mistake["loc"]} & SECRET_SETTINGS
-    return "" if is_omitted else render_refused_input(value)
-
-
-def _render_expected(field: FieldInfo) -> str:
-    if field.annotation is bool:
-        return "true or false"
-    if field.annotation is int:
-        lowest, highest = (getattr(bound, name) for bound, name in zip(field.metadata, ("ge", "le"), strict=True))
-        return f"a whole number from {lowest} to {highest}"
-    *others, last = get_args(field.annotation)
-    return f"{', '.join(others)} or {last}"
-
-
-def _check_variables() -> None:
-    """Warn of variables that look like settings but are none, and refuse a misspelt setting that restricts something.
-
-    Raises:
-        SettingsError: If there is such a misspelt setting; the text names the first one.
-    """
-    unknown = find_unknown_variables()
-    for name, nearest in unknown.items():
-        if nearest in RESTRICTING_VARIABLES and _may_mean(_split_words(name), nearest):
-            raise SettingsError(f"{format_input(name)} is no setting: {nearest} is meant? Rename or remove it.")
-    for name, nearest in unknown.items():
-        near = f"; nearest is {nearest}" if _may_mean(_split_words(name), nearest) else ""
-        _LOG.warning("%s is no setting and is ignored%s", format_input(name), near)
-
-
-def find_unknown_variables() -> dict[str, str]:
-    """Return variables of the environment that look like settings but are none, each with the setting it is nearest to.
-
-    They begin with our prefix, or both their prefix and their name are almost right.
-    """
-    real = [variable_name(name) for name in Settings.model_fields]
-    words = {name: _split_words(name) for name in sorted(os.environ) if name.upper() not in real}
-    nearest = {name: max(real, key=partial(_name_similarity, own)) for name, own in words.items() if own}
-    return {
-        name: setting
-        for name, setting in nearest.items()
-        if name.upper().startswith(ENV_PREFIX) or _may_mean(words[name], setting)
-    }
-
-
-def _split_words(name: str) -> list[str]:
-    """Return the words of a variable's name after our prefix; none if it does not begin with something like it."""
-    first, *rest = _WORD.findall(name.casefold()) or [""]
-    prefix = ENV_PREFIX.rstrip("_").casefold()
-    if first.startswith(prefix) or len(first) > len(prefix) + 1:
-        # The underscore after the prefix is missing: split where the prefix ends.
-        first, rest = first[: len(prefix)], [first[len(prefix) :], *rest]
-    if _similarity(first, prefix) < _MIN_SIMILARITY:
-        return []
-    return [str(_SYNONYMS.get(word, word)) for word in rest if word]
-
-
-def _may_mean(words: list[str], setting: str) -> bool:
-    """Tell whether the words of a variable's name may be a misspelling of a setting."""
-    joined, name = "".join(words), "".join(_split_words(setting))
-    begins = joined.startswith(name) or (len(joined) >= _MIN_BEGINNING_CHARS and name.startswith(joined))
-    shared = {*words} & {*_split_words(setting)}
-    is_named = shared == {*_split_words(setting)} or any(
-        len(word) >= _MIN_WORD_CHARS for word in shared - _AMBIGUOUS_WORDS
-    )
-    return begins or is_named or _name_similarity(words, setting) >= _MIN_SIMILARITY
-
-
-def _name_similarity(words: list[str], setting: str) -> float:
-    """Return how similar a name and a setting's name are, from 0 to 1, whatever the order of their words."""
-    name = _split_words(setting)
-    return max(_similarity("".join(words), "".join(name)), _similarity("".join(sorted(words)), "".join(sorted(name))))
-
-
-def _similarity(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()

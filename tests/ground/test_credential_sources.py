@@ -19,10 +19,11 @@ from pydantic import SecretStr
 
 from tests.support.environment import set_environment
 from tests.support.fake_keyring import FakeKeyring
+from token_tools.configuration import load_settings
 from token_tools.credential_sources import read_command, read_keyring_entry
 from token_tools.credentials import encode_store, read_bearer
 from token_tools.errors import SettingsError
-from token_tools.settings import CREDENTIAL_SETTINGS, Settings, load_settings
+from token_tools.settings import CREDENTIAL_SETTINGS, Settings
 from token_tools.system_keyring import KeyringEntry
 
 BODY = "c2VjcmV0IG9mIHRoZSBzb3VyY2VzIGFsb25l"
@@ -361,7 +362,7 @@ def test_what_names_no_entry_is_refused(value: object) -> None:
 
 def test_a_missing_library_is_named_with_what_installs_it(tmp_path: Path) -> None:
     (tmp_path / "keyring.py").write_text("raise ImportError\n")
-    start = "from token_tools.settings import load_settings; load_settings({'host': 'c', 'keyring': 'q/m'})"
+    start = "from token_tools.configuration import load_settings; load_settings({'host': 'c', 'keyring': 'q/m'})"
 
     ended = subprocess.run(
         [sys.executable, "-c", start],

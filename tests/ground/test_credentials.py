@@ -16,10 +16,11 @@ import trustme
 from pydantic import SecretStr
 
 from tests.support.permissions import needs_root
+from token_tools.configuration import load_settings
 from token_tools.credentials import encode_store, read_bearer, read_bearer_once
 from token_tools.errors import SettingsError
 from token_tools.redaction import has_known_secret
-from token_tools.settings import Settings, load_settings
+from token_tools.settings import Settings
 
 BODY = "c2VjcmV0IG9mIHRoZSB0ZXN0cyBhbG9uZQ"
 SECRET = f"access-v1:{BODY}=="

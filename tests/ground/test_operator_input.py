@@ -9,9 +9,10 @@ import trustme
 from pydantic import SecretStr
 
 from tests.support.environment import BEARER_TOKEN, REQUIRED_ENVIRONMENT, SECRET, set_environment
+from token_tools.configuration import load_settings
 from token_tools.credentials import encode_store
 from token_tools.errors import SettingsError
-from token_tools.settings import SECRET_SETTINGS, Settings, load_settings
+from token_tools.settings import SECRET_SETTINGS, Settings
 
 SETTING_NAMES = sorted({*Settings.model_fields} - SECRET_SETTINGS)
 SECRETS_IN_WRONG_SETTING = {
@@ -126,7 +127,8 @@ def test_what_nobody_sees_around_a_value_is_no_part_of_it(
         "VERIFY_TLS": "true",
         "DELIVERY": "inline",
         "STATE_DIR": str(tmp_path),
-        "DELIVERY_DIR": str(tmp_path),
+        "DELIVERY_DIR": str(tmp_path / "tokens"),
+        "REPORT_DIR": str(tmp_path / "reports"),
         "DEFAULT_LIFETIME": "1w",
         "MAX_LIFETIME": "30d",
         "CONFIRM": "all",

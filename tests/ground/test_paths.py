@@ -8,9 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.environment import BEARER_TOKEN, REQUIRED_ENVIRONMENT, SECRET, set_environment
+from token_tools.configuration import load_settings
 from token_tools.errors import SettingsError
 from token_tools.quoting import quote_untrusted
-from token_tools.settings import Settings, load_settings
+from token_tools.settings import Settings
 
 
 def test_new_tokens_go_to_the_user_s_state_directory_by_default(
@@ -39,10 +40,10 @@ def test_without_a_credential_the_login_of_qq_is_used(
     assert settings.read_bearer().get_secret_value() == SECRET
 
 
-PATH_SETTINGS = ["credentials_file", "ca_file", "state_dir", "delivery_dir"]
+PATH_SETTINGS = ["credentials_file", "ca_file", "state_dir", "delivery_dir", "report_dir"]
 
 
-@pytest.mark.parametrize("name", ["credentials_file", "state_dir", "delivery_dir"])
+@pytest.mark.parametrize("name", ["credentials_file", "state_dir", "delivery_dir", "report_dir"])
 def test_a_place_in_one_s_home_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/jane")
 
@@ -112,12 +113,14 @@ def test_a_place_may_have_an_apostrophe_and_a_percent_sign(monkeypatch: pytest.M
     assert (settings.state_dir, settings.delivery_dir) == (Path("/home/o'brien/100 %"), Path("/home/o'brien/x"))
 
 
-def test_the_tokens_go_where_the_state_is_unless_they_have_a_folder_of_their_own(
+def test_tokens_and_reports_go_where_the_state_is_unless_they_have_a_folder_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    assert Settings.model_validate({"host": "c", "state_dir": "~/x"}).delivery_dir == tmp_path / "x" / "tokens"
+    settings = Settings.model_validate({"host": "c", "state_dir": "~/x"})
+
+    assert (settings.delivery_dir, settings.report_dir) == (tmp_path / "x" / "tokens", tmp_path / "x" / "reports")
 
 
 def test_a_place_in_the_home_of_nobody_is_refused() -> None:

@@ -9,9 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.environment import REQUIRED_ENVIRONMENT, SECRET, set_environment
+from token_tools.configuration import find_unknown_variables, load_settings, load_state_settings
 from token_tools.credentials import encode_store, read_bearer
 from token_tools.errors import SettingsError
-from token_tools.settings import find_unknown_variables, load_settings, load_state_settings
 
 
 def test_every_variable_is_read(
@@ -30,6 +30,7 @@ def test_every_variable_is_read(
         "KEEP_RECORD": "30d",
         "MAX_CHANGES": "5",
         "DELIVERY_DIR": str(tmp_path),
+        "REPORT_DIR": str(tmp_path / "reports"),
         "DEFAULT_LIFETIME": "1w",
         "MAX_LIFETIME": "30d",
         "CONFIRM": "all",
@@ -57,9 +58,11 @@ def test_every_variable_is_read(
         "keep_record": timedelta(days=30),
         "max_changes": 5,
         "delivery_dir": tmp_path,
+        "report_dir": tmp_path / "reports",
         "default_lifetime": timedelta(weeks=1),
         "max_lifetime": timedelta(days=30),
         "confirm": "all",
+        "config": None,
     }
     assert settings.read_bearer().get_secret_value() == SECRET
 
@@ -196,7 +199,7 @@ def test_a_variable_that_is_no_setting_is_found_with_the_one_that_was_meant(monk
         REQUIRED_ENVIRONMENT | {"qumulo_port": "1", "QUMULO_READONLY": "true", "QUMULO_BEARER": SECRET, "QUMU": "x"},
     )
 
-    assert find_unknown_variables() == {"QUMULO_READONLY": "QUMULO_READ_ONLY", "QUMULO_BEARER": "QUMULO_BEARER_TOKEN"}
+    assert find_unknown_variables() == {"QUMULO_READONLY": "read_only", "QUMULO_BEARER": "bearer_token"}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_a_variable_that_nearly_restricts_something_is_refused(
 @pytest.mark.parametrize(
     "name",
     [
-        *("QUMULO_CONFIG", "QUMULO_PASSWORD", "QUMULO_CLUSTER", "QUMULO_USER", "QUMULO_API_TOKEN", "QUMULO_LOG_LEVEL"),
+        *("QUMULO_PASSWORD", "QUMULO_CLUSTER", "QUMULO_USER", "QUMULO_API_TOKEN", "QUMULO_LOG_LEVEL"),
         *("QUMULO_DELIVERYDIR", "QUMULO_TLS", "QUMULO_MODE"),
         *("QUMULO_DEFAULT_USER", "QUMULO_DEFAULT_HOST", "QUMULO_DEFAULT_EXPORT", "QUMULO_READ_TIMEOUT"),
     ],
@@ -341,6 +344,25 @@ def test_a_fingerprint_contradicts_other_trust(monkeypatch: pytest.MonkeyPatch, 
     assert str(failure.value).endswith(" contradict each other: keep one")
 
 
+@pytest.mark.parametrize("variable", ["QUMULO_DELIVERY_DIR", "QUMULO_STATE_DIR"])
+def test_reports_do_not_go_where_secrets_or_the_journal_are_even_over_a_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {variable: str(tmp_path / "x" / "y")})
+
+    assert load_settings({"report_dir": str(tmp_path / "x")}).report_dir == tmp_path / "x"
+    with pytest.raises(SettingsError, match=f"QUMULO_REPORT_DIR and {variable} are one folder: reports need one of"):
+        load_settings({"report_dir": str(tmp_path / "link" / "." / "y")})
+
+
+def test_secrets_do_not_go_to_the_folder_of_reports_that_nobody_has_named(tmp_path: Path) -> None:
+    folders = {"state_dir": str(tmp_path), "delivery_dir": str(tmp_path / "reports")}
+
+    with pytest.raises(SettingsError, match="QUMULO_REPORT_DIR and QUMULO_DELIVERY_DIR are one folder"):
+        load_settings({"host": "c", "bearer_token": SecretStr("own")} | folders)
+
+
 def test_a_ca_file_contradicts_unverified_tls(monkeypatch: pytest.MonkeyPatch, ca_file: Path) -> None:
     set_environment(monkeypatch, REQUIRED_ENVIRONMENT | {"QUMULO_CA_FILE": str(ca_file), "QUMULO_VERIFY_TLS": "false"})
 
@@ -387,7 +409,7 @@ def test_the_settings_of_the_record_need_no_cluster(monkeypatch: pytest.MonkeyPa
 
     settings = load_state_settings({"state_dir": str(tmp_path), "keep_record": "2d"})
 
-    assert (settings.state_dir, settings.keep_record, settings.max_changes) == (tmp_path, timedelta(days=2), 5)
+    assert (settings.state_dir, settings.keep_record) == (tmp_path, timedelta(days=2))
     assert load_state_settings({}).keep_record == timedelta(days=400)
 
 
@@ -396,7 +418,6 @@ def test_the_settings_of_the_record_need_no_cluster(monkeypatch: pytest.MonkeyPa
     [
         ({"keep_record": "soon"}, "QUMULO_KEEP_RECORD"),
         ({"keep_record": ""}, "QUMULO_KEEP_RECORD is given as an option, and without a value."),
-        ({"max_changes": "many"}, "QUMULO_MAX_CHANGES must be a whole number from 0 to 1000000"),
     ],
 )
 def test_a_setting_of_the_record_that_is_unusable_is_named(options: dict[str, str], expected: str) -> None:

@@ -51,7 +51,9 @@ async def test_a_key_of_a_page_that_repeats_the_credential_is_no_answer(
 
 
 @each_spelling
-@pytest.mark.parametrize("tool", ["list_access_tokens", "get_access_token", "audit_access_tokens"])
+@pytest.mark.parametrize(
+    "tool", ["list_access_tokens", "get_access_token", "audit_access_tokens", "export_access_tokens"]
+)
 async def test_a_name_that_repeats_the_credential_is_withheld(
     harness: Harness, tool: str, spell: Callable[[str], str]
 ) -> None:
@@ -66,10 +68,10 @@ async def test_a_name_that_repeats_the_credential_is_withheld(
     harness.recorder.on_served = rename
 
     arguments: dict[str, Any] = {"id": token.id} if tool == "get_access_token" else {}
-    answer = await harness.call(tool, {"report": "csv"} if tool == "audit_access_tokens" else arguments)
+    answer = await harness.call(tool, arguments)
 
     assert not answer.is_error
-    files = [file.read_text() for file in harness.settings.delivery_dir.glob("*.csv")]
+    files = [file.read_text() for file in harness.settings.report_dir.glob("*.csv")]
     for text in [answer.text, json.dumps(answer.fields), *files]:
         assert json.dumps(name)[1:-1] not in text
         assert name not in text

@@ -15,6 +15,7 @@ from mcp.types import Tool
 from pydantic import SecretStr
 
 from tests.support.json_rpc import COMMAND
+from token_tools.configuration import Profile
 from token_tools.server.app import create_server
 from token_tools.settings import Settings
 
@@ -22,12 +23,16 @@ pytestmark = pytest.mark.anyio
 
 GOLDEN_FOLDER = Path(__file__).with_name("tool_schemas")
 TIMEOUT_SECONDS = 60
+MAX_DEFINITION_BYTES = 1_300
+"""What a model sees of a tool: its name, its description and the schema of its arguments."""
+MAX_LISTED_BYTES = 11_500
+"""All that a server lists of its tools, their hints and the schemas of their results included."""
 READ_TOOLS = {"list_access_tokens", "get_access_token", "audit_access_tokens", "list_token_changes"}
 SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))
 
 
-async def list_published_tools(*, read_only: bool = False) -> list[Tool]:
-    return await create_server(SETTINGS.model_copy(update={"read_only": read_only})).list_tools()
+async def list_published_tools(**settings_changes: object) -> list[Tool]:
+    return await create_server([Profile(SETTINGS.model_copy(update=settings_changes))]).list_tools()
 
 
 async def test_the_tools_are_these_in_this_order() -> None:
@@ -36,6 +41,7 @@ async def test_the_tools_are_these_in_this_order() -> None:
         "get_access_token",
         "audit_access_tokens",
         "list_token_changes",
+        "export_access_tokens",
         "create_access_token",
         "update_access_token",
         "delete_access_token",
@@ -50,6 +56,12 @@ async def test_a_read_only_server_does_not_list_the_tools_that_write() -> None:
         "audit_access_tokens",
         "list_token_changes",
     ]
+
+
+async def test_a_read_only_server_exports_where_the_operator_has_named_a_folder(tmp_path: Path) -> None:
+    tools = await list_published_tools(read_only=True, report_dir=tmp_path)
+
+    assert {tool.name for tool in tools} == READ_TOOLS | {"export_access_tokens"}
 
 
 async def test_each_tool_is_published_as_its_golden_file_says() -> None:
@@ -69,7 +81,10 @@ async def test_all_definitions_together_are_small() -> None:
     """Every conversation pays for the definitions, whether it uses a tool or not."""
     tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await list_published_tools()]
 
-    assert len(json.dumps(tools, separators=(",", ":")).encode()) <= 10_600
+    assert len(json.dumps(tools, separators=(",", ":")).encode()) <= MAX_LISTED_BYTES
+    for tool in tools:
+        shown = {name: tool[name] for name in ("name", "description", "inputSchema")}
+        assert len(json.dumps(shown, separators=(",", ":")).encode()) <= MAX_DEFINITION_BYTES, tool["name"]
 
 
 async def test_a_description_has_a_line_for_each_sentence_and_says_what_is_returned() -> None:
@@ -78,7 +93,9 @@ async def test_a_description_has_a_line_for_each_sentence_and_says_what_is_retur
 
         assert all(re.fullmatch(r"[A-Z][^.]+\.", line) for line in lines), lines
         assert any(line.startswith("Returns ") for line in lines)
-        assert any(line.startswith("Changes no") for line in lines) is (tool.name in READ_TOOLS)
+        assert any(line.startswith("Changes no") for line in lines) is (
+            tool.name in READ_TOOLS | {"export_access_tokens"}
+        )
 
 
 async def test_defaults_and_bounds_are_in_words_too() -> None:
@@ -108,18 +125,15 @@ async def test_what_may_be_left_out_of_an_answer_has_the_default_that_its_descri
 
 
 async def test_the_hints_are_true() -> None:
-    """An audit may write a report, so it is not read-only. A tool that creates a credential counts as destructive."""
+    """An export writes another file at each call. A tool that creates a credential counts as destructive."""
     hints = {tool.name: tool.annotations for tool in await list_published_tools()}
 
-    assert {name for name, answer in hints.items() if answer and answer.read_only_hint} == READ_TOOLS - {
-        "audit_access_tokens"
+    assert {name for name, answer in hints.items() if answer and answer.read_only_hint} == READ_TOOLS
+    assert {name for name, answer in hints.items() if answer and not answer.destructive_hint} == READ_TOOLS | {
+        "export_access_tokens"
     }
-    assert {name for name, answer in hints.items() if answer and not answer.destructive_hint} == READ_TOOLS
-    assert {name for name, answer in hints.items() if answer and answer.idempotent_hint} == {
-        "list_access_tokens",
-        "get_access_token",
-        "list_token_changes",
-        "delete_access_token",
+    assert {name for name, answer in hints.items() if answer and answer.idempotent_hint} == READ_TOOLS | {
+        "delete_access_token"
     }
 
 
@@ -140,7 +154,7 @@ async def test_nothing_that_is_described_depends_on_docstrings_or_assertions(lev
 
 async def test_what_never_changes_may_be_kept_for_an_hour_by_whoever_asked() -> None:
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with Client(create_server(SETTINGS)) as client:
+        async with Client(create_server([Profile(SETTINGS)])) as client:
             kept = [
                 client.session.discover_result,
                 await client.list_tools(),

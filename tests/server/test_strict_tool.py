@@ -60,7 +60,9 @@ async def test_a_user_that_is_no_text_is_refused_with_the_forms_that_there_are(
 async def test_a_flood_of_arguments_is_refused_in_one_sentence(harness: Harness) -> None:
     refusal = await harness.call_refused("list_access_tokens", {f"a{number}": 1 for number in range(2_000)})
 
-    assert refusal == "These are 2,000 arguments. list_access_tokens takes user, after, limit."
+    assert refusal == (
+        "These are 2,000 arguments. list_access_tokens takes user, after, limit, expiring_within, state."
+    )
 
 
 @pytest.mark.parametrize("arguments", [{"limit": True}, {"limit": False}], ids=["true", "false"])
@@ -127,8 +129,8 @@ async def test_one_answer_is_enough_to_write_it_right(
 
 
 TOOLS_SENTENCE = (
-    "The tools are list_access_tokens, get_access_token, audit_access_tokens, list_token_changes, create_access_token, "
-    "update_access_token, delete_access_token, rotate_access_token."
+    "The tools are list_access_tokens, get_access_token, audit_access_tokens, list_token_changes, "
+    "export_access_tokens, create_access_token, update_access_token, delete_access_token, rotate_access_token."
 )
 DISABLE_HINT = "update_access_token(id=…, enabled=false) disables a token"
 UPDATE_EXPIRY_HINT = "update_access_token(id=…, expiration_time=…) moves the expiry of a token"
@@ -161,8 +163,11 @@ LIST_HINT = "list_access_tokens() lists all tokens, with user=… those of one u
         ("search_tokens", LIST_HINT),
         ("get_access_tokens", LIST_HINT),
         ("get_user_tokens", LIST_HINT),
-        ("list_expiring_tokens", "audit_access_tokens() looks at all tokens and tells what is a risk"),
-        ("export_access_tokens", 'audit_access_tokens(report="csv") also writes a file of all tokens'),
+        ("list_expiring_tokens", "list_access_tokens(state=…) lists the tokens that are expiring, expired"),
+        ("get_disabled_tokens", "list_access_tokens(state=…) lists the tokens that are expiring, expired"),
+        ("audit_expired_tokens", "audit_access_tokens() looks at all tokens and tells what is a risk"),
+        ("download_access_tokens", 'export_access_tokens(format="csv") writes a file of all tokens, format="json"'),
+        ("export_tokens_csv", 'export_access_tokens(format="csv") writes a file of all tokens, format="json"'),
         ("check_token_expiry", "audit_access_tokens() looks at all tokens and tells what is a risk"),
         ("describe_access_token", "get_access_token(id=…) tells of a token"),
         ("disable_current_token", "update_access_token(id=…, enabled=false) disables a token"),
@@ -210,7 +215,18 @@ async def test_a_tool_that_nobody_has_heard_of_is_answered_with_those_that_there
     assert await harness.call_refused("frobnicate") == f'There is no tool "frobnicate". {TOOLS_SENTENCE}'
 
 
-@pytest.mark.parametrize("tool", ["delete_access_token", "disable_access_token", "revoke_token", "renew", "new_token"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "delete_access_token",
+        "disable_access_token",
+        "revoke_token",
+        "renew",
+        "new_token",
+        "export_access_tokens",
+        "export",
+    ],
+)
 async def test_of_a_tool_that_writes_a_server_that_only_reads_says_that_it_does(harness: Harness, tool: str) -> None:
     refusal = await harness.call_refused(tool, read_only=True)
 
@@ -301,13 +317,14 @@ async def test_an_optional_argument_that_says_nothing_is_absent(
 
 
 @pytest.mark.parametrize("nothing", ["", None, " "], ids=["empty", "null", "blank"])
-@pytest.mark.parametrize("none", ["", None, "none", "NONE"])
-async def test_a_strict_client_audits_without_a_file(harness: Harness, nothing: str | None, none: str | None) -> None:
-    answer = await harness.call("audit_access_tokens", {"expiring_within": nothing, "report": none})
+async def test_a_strict_client_audits_and_exports_as_if_it_had_said_nothing(
+    harness: Harness, nothing: str | None
+) -> None:
+    audit = await harness.call("audit_access_tokens", {"expiring_within": nothing})
+    export = await harness.call("export_access_tokens", {"format": nothing})
 
-    assert "Soon is within 30 days" in answer.text
-    assert "report" not in answer.fields
-    assert not harness.settings.delivery_dir.exists() or [*harness.settings.delivery_dir.iterdir()] == []
+    assert "Soon is within 30 days" in audit.text
+    assert export.fields["path"].endswith(".csv")
 
 
 @pytest.mark.parametrize("nothing", ["", None, " "], ids=["empty", "null", "blank"])
@@ -359,7 +376,7 @@ async def test_arguments_that_are_no_object_are_answered_with_those_that_there_a
 
     assert (failure.value.code, failure.value.message) == (
         INVALID_PARAMS,
-        "The arguments must be a JSON object. list_access_tokens takes user, after, limit.",
+        "The arguments must be a JSON object. list_access_tokens takes user, after, limit, expiring_within, state.",
     )
 
 

@@ -225,7 +225,8 @@ async def test_all_that_a_list_prints_is_taken(harness_with_known_id: Harness) -
             {"username": "jane"},
             'list_access_tokens has no argument "username"; nearest is `user`: '
             "Only this user's tokens: self, local:NAME, ad:DOMAIN\\NAME, "
-            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent. It takes user, after, limit.",
+            "ldap_user:NAME, uid:N, auth_id:N, sid:S-1-… or NAME. All users if absent. It takes user, after, limit, "
+            "expiring_within, state.",
             id="synonym",
         ),
         pytest.param(
@@ -240,7 +241,8 @@ async def test_all_that_a_list_prints_is_taken(harness_with_known_id: Harness) -
         pytest.param(
             "list_access_tokens",
             {"x\n" * 100: 1},
-            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…": leave this out. It takes user, after, limit.',
+            'list_access_tokens has no argument "' + "x\\n" * 19 + 'x…": leave this out. It takes user, after, limit, '
+            "expiring_within, state.",
             id="hostile-name",
         ),
         pytest.param(

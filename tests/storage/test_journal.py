@@ -427,7 +427,7 @@ async def test_a_token_that_was_rotated_since_it_was_looked_at_is_not_rotated_ag
 RIVAL_SCRIPT = """
 import sys, anyio
 from token_tools.errors import Refusal
-from token_tools.settings import load_state_settings
+from token_tools.configuration import load_state_settings
 from token_tools.storage.attempts import Mandate
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
@@ -641,9 +641,9 @@ async def test_an_outcome_that_could_not_be_written_is_written_once_that_is_poss
     journal = servers.start(limits=Limits(renewal_seconds=0.01))
     async with journal.working():
         async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)) as intent:
-            execute(state, "UPDATE state SET version = 99")
+            execute(state, "UPDATE state SET version = version + 90")
             failure = await journal.record_outcome(intent, "created", TOKEN_ID)
-        execute(state, "UPDATE state SET version = 1")
+        execute(state, "UPDATE state SET version = version - 90")
         await wait_until(lambda: read_outcomes(state) == ["created"])
 
     assert failure is not None
@@ -811,7 +811,7 @@ async def test_a_record_of_a_newer_program_is_neither_read_nor_written(state: St
     await record_attempt(journal)
     execute(state, "UPDATE state SET version = 7")
     text = (
-        r"^The journal was written by a newer version of this program \(schema 7; this one knows 1\)\. Update "
+        r"^The journal was written by a newer version of this program \(schema 7; this one knows 2\)\. Update "
         r"qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL\.$"
     )
 

@@ -15,8 +15,9 @@ from tests.support.harness import Harness, create_harness
 from tests.support.json_rpc import COMMAND
 from tests.support.postgres import create_database
 from tests.support.server_process import running_server, served_cluster
+from token_tools.configuration import load_settings, load_state_settings
 from token_tools.errors import JournalError, SettingsError
-from token_tools.settings import StateSettings, load_settings, load_state_settings
+from token_tools.settings import StateSettings
 from token_tools.storage.journal import read_entries
 from token_tools.storage.state import open_state
 from token_tools.times import utc_now
@@ -156,7 +157,7 @@ def test_without_the_driver_the_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "psycopg.py").write_text("raise ImportError\n")
     script = """
 from token_tools.errors import JournalError, SettingsError
-from token_tools.settings import load_state_settings
+from token_tools.configuration import load_state_settings
 from token_tools.storage.journal import read_entries
 from token_tools.storage.state import open_state
 from token_tools.times import utc_now

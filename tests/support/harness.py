@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from tests.support.recording_transport import RecordingTransport
 from tests.support.waiting import wait_until
+from token_tools.configuration import Profile
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Account, Cluster, Token
 from token_tools.server.app import Timing, create_server
@@ -26,6 +27,7 @@ NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 TIMEOUT_SECONDS = 10
 NOTHING_DONE = "Nothing was done. "
 AUDIT_TOOL = "audit_access_tokens"
+EXPORT_TOOL = "export_access_tokens"
 WRITE_TOOLS = {"create_access_token", "update_access_token", "delete_access_token", "rotate_access_token"}
 TOKENS_PATH = "/v1/auth/access-tokens/"
 FIND_PATH = "/v1/identity/find"
@@ -108,7 +110,7 @@ class Harness:
         assert settings_changes.keys() <= Settings.model_fields.keys()
         settings = self.settings.model_copy(update=settings_changes)
         server = create_server(
-            settings,
+            [Profile(settings)],
             cluster_transport=self.recorder,
             clock=lambda: self.now,
             timing=Timing(self.consent_timeout, self.report_delay),

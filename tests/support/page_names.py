@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import token_tools
-from token_tools.settings import ENV_PREFIX, Settings, variable_name
+from token_tools.setting_names import ENV_PREFIX, variable_name
+from token_tools.settings import Settings
 
 REPOSITORY: Final = Path(__file__).parents[2]
 PACKAGE: Final = Path(token_tools.__file__).parent

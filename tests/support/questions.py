@@ -11,21 +11,23 @@ from token_tools.storage.attempts import Attempt, Mandate, Outcome
 from token_tools.storage.journal import Journal
 
 
-async def call_until_question(client: Client) -> tuple[Mapping[str, ElicitResult], str | None]:
+async def call_until_question(client: Client, **others: str) -> tuple[Mapping[str, ElicitResult], str | None]:
     """Make the first call. Return an agreeing answer to each of its questions, and the state to send with them."""
-    asked = await client.session.call_tool("create_access_token", NEVER_EXPIRING_REQUEST, allow_input_required=True)
+    asked = await client.session.call_tool(
+        "create_access_token", NEVER_EXPIRING_REQUEST | others, allow_input_required=True
+    )
     assert isinstance(asked, InputRequiredResult)
     assert asked.input_requests is not None
     return dict.fromkeys(asked.input_requests, AGREES), asked.request_state
 
 
 async def call_with_answers(
-    client: Client, answers: Mapping[str, ElicitResult], state: str | None
+    client: Client, answers: Mapping[str, ElicitResult], state: str | None, **others: str
 ) -> CallToolResult | InputRequiredResult:
     """Repeat the call with answers and state."""
     return await client.session.call_tool(
         "create_access_token",
-        NEVER_EXPIRING_REQUEST,
+        NEVER_EXPIRING_REQUEST | others,
         input_responses={**answers},
         request_state=state,
         allow_input_required=True,

@@ -57,7 +57,11 @@ def execute(state: StateSettings | Path, statement: str, *parameters: object) ->
     if (url := _find_url(state)) is not None:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SET search_path = token_tools")
-            cursor = connection.execute(statement.replace("?", "%s").encode(), parameters)
+            try:
+                cursor = connection.execute(statement.replace("?", "%s").encode(), parameters)
+            except psycopg.errors.UndefinedTable:
+                # Nothing was written yet, just as where there is no file.
+                return []
             names = [column.name for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()] if names else []
     if not _find_file(state).exists():

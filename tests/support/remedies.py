@@ -25,3 +25,16 @@ async def find_remedies(client: Client) -> list[tuple[str, dict[str, Any]]]:
     answer = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}))
     remedies = [remedy for finding in answer.fields["findings"] for remedy in parse_calls(finding["mend"])]
     return [remedy for number, remedy in enumerate(remedies) if remedy not in remedies[:number]]
+
+
+async def follow_remedies(client: Client, *, max_calls: int) -> list[tuple[str, dict[str, Any]]]:
+    """Follow the remedies of the audit until none is left, and return the calls that were made, each once."""
+    made: list[tuple[str, dict[str, Any]]] = []
+    while calls := await find_remedies(client):
+        for remedy in calls:
+            assert remedy not in made
+            made.append(remedy)
+            answer = ToolAnswer.from_result(await client.call_tool(*remedy))
+            assert not answer.is_error, answer.text
+        assert len(made) < max_calls
+    return made

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.support.harness import AD_JANE, ADMIN, JANE, LDAP_BOB, NOW, USERS_GROUP, ToolAnswer
+from token_tools.configuration import Profile
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Account, Cluster
 from token_tools.sandbox.https import LOOPBACK
@@ -267,7 +268,9 @@ class ServerSide:
             confirm="none",
             max_changes=0,
         )
-        server = create_server(settings, cluster_transport=httpx.ASGITransport(create_app(cluster)), clock=clock)
+        server = create_server(
+            [Profile(settings)], cluster_transport=httpx.ASGITransport(create_app(cluster)), clock=clock
+        )
 
         @asynccontextmanager
         async def client() -> AsyncGenerator[Client]:

@@ -131,7 +131,7 @@ async def test_what_is_made_for_others_too_is_refused_before_the_request(
         # The folder exists already and is private; only new files or folders in it are not.
         (tmp_path / "real" / "secrets").mkdir(mode=0o700)
         refusal = await harness.call_refused(CREATE_TOOL, {"user": "local:jane"}, delivery_dir=shown / "secrets")
-        report = await harness.call_refused("audit_access_tokens", {"report": "csv"}, delivery_dir=shown / "secrets")
+        report = await harness.call_refused("export_access_tokens", report_dir=shown / "secrets")
 
     assert reason in refusal
     assert reason in report

@@ -26,7 +26,7 @@ CREATE_SCRIPT = """
 import os, signal, sys, threading, anyio
 from mcp.client import Client
 from token_tools.server.app import create_server
-from token_tools.settings import load_settings
+from token_tools.configuration import load_profiles
 
 left = int(sys.argv[1])
 armed = False
@@ -57,7 +57,7 @@ threading.setprofile(count_statements)
 
 async def main():
     global armed
-    async with Client(create_server(load_settings({}))) as client:
+    async with Client(create_server(load_profiles({}))) as client:
         await client.call_tool("list_access_tokens", {"user": sys.argv[2]})
         armed = True
         result = await client.call_tool("create_access_token", {"user": sys.argv[2]})
@@ -70,10 +70,10 @@ LIST_SCRIPT = """
 import sys, anyio
 from mcp.client import Client
 from token_tools.server.app import create_server
-from token_tools.settings import load_settings
+from token_tools.configuration import load_profiles
 
 async def main():
-    async with Client(create_server(load_settings({}))) as client:
+    async with Client(create_server(load_profiles({}))) as client:
         print((await client.call_tool("list_access_tokens", {"user": sys.argv[1]})).content[0].text)
 
 anyio.run(main)

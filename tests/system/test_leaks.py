@@ -32,7 +32,7 @@ from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.sandbox.faults import Faults
 from token_tools.server.app import create_server
-from token_tools.settings import load_settings
+from token_tools.configuration import Profile, load_settings
 from token_tools.shutdown import Shutdown
 from token_tools.server.stdio import serve
 from token_tools.times import utc_now
@@ -59,7 +59,7 @@ class Told(Faults):
 settings = load_settings({
     "host": "demo", "bearer_token": SecretStr(demo.bearer_token), "timeout": timedelta(seconds=0.3)
 })
-server = create_server(settings, cluster_transport=httpx.ASGITransport(Told(create_app(demo.cluster), {})))
+server = create_server([Profile(settings)], cluster_transport=httpx.ASGITransport(Told(create_app(demo.cluster), {})))
 logging.getLogger().setLevel(logging.DEBUG)
 anyio.run(serve, server, Shutdown(settings.timeout))
 """
@@ -80,7 +80,8 @@ _SIMILAR_FAULT_PREFIXES = ("page-40", "page-41", "page-42", "page-45", "page-50"
 OTHER_CALLS: list[tuple[str, dict[str, object]]] = [
     ("get_access_token", {}),
     ("update_access_token", {"enabled": False}),
-    ("audit_access_tokens", {"report": "csv"}),
+    ("audit_access_tokens", {}),
+    ("export_access_tokens", {"format": "csv"}),
     ("delete_access_token", {}),
 ]
 

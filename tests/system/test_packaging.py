@@ -14,8 +14,10 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from token_tools import __version__
+from token_tools.configuration import Profile
 from token_tools.server.app import SERVER_NAME, create_server
-from token_tools.settings import SECRET_SETTINGS, Settings, variable_name
+from token_tools.setting_names import variable_name
+from token_tools.settings import SECRET_SETTINGS, Settings
 from token_tools.times import parse_duration
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +50,7 @@ def test_the_manifest_is_valid_against_the_registry_s_schema() -> None:
 async def test_the_version_is_one() -> None:
     versions = {PYPROJECT["project"]["version"], MANIFEST["version"], PACKAGE["version"], __version__}
 
-    assert versions == {create_server(SETTINGS).version}
+    assert versions == {create_server([Profile(SETTINGS)]).version}
 
 
 def test_the_names_are_one() -> None:
@@ -81,7 +83,7 @@ def test_the_readme_lists_every_setting_in_order() -> None:
 
 
 async def test_the_readme_lists_every_tool_with_its_first_sentence() -> None:
-    tools = await create_server(SETTINGS).list_tools()
+    tools = await create_server([Profile(SETTINGS)]).list_tools()
 
     rows = parse_readme_table("tool")
 

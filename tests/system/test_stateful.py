@@ -322,7 +322,9 @@ class TwoClustersMachine(RuleBasedStateMachine):
         expires = None if entry["expiration_time"] is None else datetime.fromisoformat(entry["expiration_time"])
         user, state = entry["user"], classify_state(entry, now)
         is_live = state == "live"
-        is_built_in = user["auth_id"] in {"1", "2", "500", "501"} or str(user["domain"]).startswith(("API_", "WORLD"))
+        if str(user["domain"]).startswith(("API_", "WORLD")):
+            return ["cluster_account"]
+        is_built_in = user["auth_id"] in {"1", "2", "500", "501"}
         is_made_by_another = user["auth_id"] != entry["creator"]["auth_id"] and entry["id"] not in self.successors
         since = self.disabled_since.get(entry["id"], created)
         risks = {

@@ -56,7 +56,8 @@ async def test_a_client_that_starts_a_process_for_each_call_finds_what_it_saw_be
 
 @pytest.mark.parametrize("command", [["demo"], ["--demo"]], ids=["demo", "--demo"])
 async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: Path) -> None:
-    folders = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "QUMULO_DELIVERY_DIR": tmp_path / "tokens"}
+    names = {"HOME": "home", "TMPDIR": "tmp", "QUMULO_DELIVERY_DIR": "tokens", "QUMULO_REPORT_DIR": "reports"}
+    folders = {variable: tmp_path / name for variable, name in names.items()}
     for folder in folders.values():
         folder.mkdir()
     env = os.environ | {"XDG_STATE_HOME": str(tmp_path / "home")} | {k: str(v) for k, v in folders.items()}
@@ -65,11 +66,14 @@ async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: P
         with anyio.fail_after(TIMEOUT_SECONDS):
             assert process.stdout is not None
             if command == ["--demo"]:
-                await send(
-                    process, INITIALIZE, INITIALIZED, create_call(2, "create_access_token", user="local:metrics")
-                )
-                _, created = await receive(process.stdout, 2)
+                await send(process, INITIALIZE, INITIALIZED)
+                await receive(process.stdout, 1)
+                await send(process, create_call(2, "create_access_token", user="local:metrics"))
+                [created] = await receive(process.stdout, 1)
                 assert Path(created["result"]["structuredContent"]["bearer_token_in"]).is_file()
+                await send(process, create_call(3, "export_access_tokens"))
+                [exported] = await receive(process.stdout, 1)
+                assert Path(exported["result"]["structuredContent"]["path"]).is_file()
                 assert process.stdin is not None
                 await process.stdin.aclose()
             else:
@@ -77,6 +81,18 @@ async def test_what_is_tried_out_leaves_no_trace(command: list[str], tmp_path: P
             assert await process.wait() == 0
 
     assert {*tmp_path.rglob("*")} == {*folders.values()}
+
+
+async def test_a_trial_exports_where_an_option_says_and_not_at_all_if_it_only_reads(tmp_path: Path) -> None:
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        for read_only in ([], ["--read-only"]):
+            args = ["--demo", *read_only, "--report-dir", str(tmp_path / "reports")]
+            async with Client(StdioServerParameters(command=COMMAND, args=args, env={**os.environ})) as client:
+                assert not (await client.call_tool("export_access_tokens", {})).is_error
+        async with Client(StdioServerParameters(command=COMMAND, args=["--demo", "--read-only"])) as client:
+            assert (await client.call_tool("export_access_tokens", {})).is_error
+
+    assert len([*(tmp_path / "reports").iterdir()]) == 2
 
 
 async def test_what_a_host_adds_to_each_call_is_told_to_the_operator_once_without_its_value() -> None:

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from tests.support.permissions import permission_bits
 from tests.support.sandbox_process import BIN_FOLDER, SandboxProcess, run_process, running_sandbox
 from token_tools.cluster.identity import Identity
+from token_tools.configuration import Profile
 from token_tools.server.app import create_server
 from token_tools.settings import Settings
 from token_tools.times import parse_rfc3339, utc_now
@@ -149,7 +150,7 @@ def test_the_readme_s_command_for_a_credential_makes_a_private_file_and_shows_no
 async def by_hand_command(sandbox: SandboxProcess, tmp_path: Path) -> str:
     """Return the command that a client which cannot ask gets, adapted to an operator who has logged in."""
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
+        async with Client(create_server([Profile(create_settings(sandbox, tmp_path))])) as client:
             answer = await client.call_tool(
                 "create_access_token", {"user": r"ad:CORP\tom.meyer", "expiration_time": "never"}
             )
@@ -226,7 +227,7 @@ async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: Sandb
     ours: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
+        async with Client(create_server([Profile(create_settings(sandbox, tmp_path))])) as client:
             while True:
                 answer = (await client.call_tool("list_access_tokens", {"limit": 7} | after)).structured_content
                 assert answer is not None
@@ -250,7 +251,7 @@ async def test_our_list_and_the_sdk_s_are_the_same_entry_by_entry(sandbox: Sandb
 async def test_qq_works_with_a_token_as_our_create_delivers_it(sandbox: SandboxProcess, tmp_path: Path) -> None:
     settings = create_settings(sandbox, tmp_path)
     with anyio.fail_after(TIMEOUT_SECONDS):
-        async with Client(create_server(settings)) as client:
+        async with Client(create_server([Profile(settings)])) as client:
             answer = (await client.call_tool("create_access_token", {"user": r"ad:CORP\tom.meyer"})).structured_content
 
     assert answer is not None
@@ -264,7 +265,7 @@ async def test_a_sandbox_told_to_fail_makes_an_orphan_that_is_found_and_can_be_d
     """The test uses a real connection, and runs the command that the error names."""
     with running_sandbox("--fault", "create=cut-after") as sandbox:
         with anyio.fail_after(TIMEOUT_SECONDS):
-            async with Client(create_server(create_settings(sandbox, tmp_path))) as client:
+            async with Client(create_server([Profile(create_settings(sandbox, tmp_path))])) as client:
                 answer = await client.call_tool("create_access_token", {"user": "local:metrics"})
 
         [text] = answer.content

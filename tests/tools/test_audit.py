@@ -22,6 +22,7 @@ from tests.support.harness import (
     ADMIN,
     AGREES,
     AUDIT_TOOL,
+    EXPORT_TOOL,
     FIND_PATH,
     JANE,
     LDAP_BOB,
@@ -36,7 +37,7 @@ from tests.support.harness import (
 )
 from tests.support.record import forget_outcomes
 from tests.support.recording_transport import RecordingTransport
-from tests.support.remedies import find_remedies, parse_calls
+from tests.support.remedies import follow_remedies, parse_calls
 from tests.support.scripted_cluster import page_response, render_entry
 from token_tools.cluster.pagination import MAX_EMPTY_PAGES, PAGE_SIZE
 from token_tools.operations.findings import FINDINGS
@@ -56,6 +57,9 @@ from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.settings import Settings
 
 pytestmark = pytest.mark.anyio
+MOVE_WORK = "A person names a service account for its work (create_access_token for that); then this one is disabled"
+KEEP = "The cluster's own, such as its replication's: it stays as it is"
+INTERNAL = Account(auth_id="4294967297", domain="API_INTERNAL_DOMAIN", name="replication")
 GUEST = Account(auth_id="501", domain="LOCAL", name="guest")
 
 
@@ -77,6 +81,7 @@ async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None
         "2 access tokens of 2 users on c.example.com:8000: 2 live, 0 disabled, 0 expired. It is 2026-11-24 09:00 UTC. "
         "Soon is within 30 days.\n"
         "Nothing found.\n"
+        "Nothing to compare with: this cluster has no earlier audit in the record.\n"
         "The cluster tells neither when a token was last used nor since when one is disabled."
     )
     assert answer.fields == {
@@ -88,7 +93,8 @@ async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None
         "expired": 0,
         "findings": [],
         "worst": [],
-        "not_known": answer.text.splitlines()[2],
+        "since_last_audit": [answer.text.splitlines()[2]],
+        "not_known": answer.text.splitlines()[3],
     }
 
 
@@ -106,7 +112,7 @@ async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None
             "built_in_user",
             GUEST,
             {},
-            "A person decides: its work may move to a service account",
+            MOVE_WORK,
             id="guest",
         ),
         pytest.param(
@@ -171,15 +177,40 @@ async def test_each_risk_is_found_with_the_call_that_mends_it(
 @pytest.mark.parametrize(
     "account",
     [
-        pytest.param(Account(auth_id="1", domain="LOCAL", name="operator"), id="operator"),
         pytest.param(Account(auth_id="8589934592", domain="WORLD", name="Everyone"), id="everyone"),
         pytest.param(Account(auth_id="9", domain="API_INTERNAL_DOMAIN", name="internal"), id="internal"),
     ],
 )
-async def test_what_each_cluster_is_born_with_is_a_built_in_user(harness: Harness, account: Account) -> None:
+@pytest.mark.parametrize("special", [{}, {"expiration_time": None}, {"expiration_time": NOW}, {"enabled": False}])
+async def test_a_token_of_the_cluster_itself_is_told_as_that_alone(
+    harness: Harness, account: Account, special: dict[str, Any]
+) -> None:
     remove_findings_of_own_token(harness)
     harness.cluster.add_account(account)
-    add_token_without_findings(harness, account)
+    token = add_token_without_findings(harness, account, **special)
+
+    answer = await harness.call(AUDIT_TOOL)
+
+    assert answer.fields["findings"] == [{"finding": "cluster_account", "count": 1, "mend": KEEP}]
+    assert worst_ids(answer, "cluster_account") == [token.id]
+
+
+async def test_an_expired_token_of_a_built_in_user_may_be_deleted(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    harness.cluster.add_account(GUEST)
+    token = add_token_without_findings(harness, GUEST, expiration_time=NOW - timedelta(days=1))
+
+    answer = await harness.call(AUDIT_TOOL)
+
+    mend = f'delete_access_token(id="{token.id}")'
+    assert answer.fields["findings"] == [{"finding": "expired", "count": 1, "mend": mend}]
+
+
+async def test_an_account_that_each_cluster_is_born_with_is_a_built_in_user(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    operator = Account(auth_id="1", domain="LOCAL", name="operator")
+    harness.cluster.add_account(operator)
+    add_token_without_findings(harness, operator)
 
     assert counts_by_finding(await harness.call(AUDIT_TOOL)) == {"built_in_user": 1}
 
@@ -275,6 +306,55 @@ async def test_the_findings_stand_in_order_of_danger_with_the_worst_first(harnes
     assert names == [finding.name for finding in FINDINGS if finding.name in names]
     assert worst_ids(answer, "never_expires") == [made[4].id, made[3].id, made[2].id]
     assert worst_ids(answer, "older_than_a_year") == [made[4].id, made[3].id, made[2].id]
+
+
+async def test_what_expires_soon_is_told_first_and_up_to_twenty_of_it_in_order_of_time(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    days = [1 + number * 7 % 25 for number in range(24)]
+    soon = [add_token_without_findings(harness, expiration_time=NOW + timedelta(days=day)) for day in days]
+    add_token_without_findings(harness, LDAP_BOB, expiration_time=None)
+
+    answer = await harness.call(AUDIT_TOOL)
+
+    first = sorted(soon, key=lambda token: token.expiration_time or NOW)[:20]
+    assert answer.fields["findings"][0]["finding"] == "expires_soon"
+    assert answer.fields["findings"][0]["count"] == 24
+    assert worst_ids(answer, "expires_soon") == [token.id for token in first]
+    lines = answer.text.splitlines()
+    assert lines[1].startswith("expires_soon: 24. ")
+    assert [line.split()[0] for line in lines[2:22]] == [token.id for token in first]
+    assert lines[22] == "  and 4 more"
+    assert lines[23].startswith("never_expires: 1. ")
+
+
+async def test_where_few_expire_soon_all_are_told_and_nothing_of_more(harness: Harness) -> None:
+    remove_findings_of_own_token(harness)
+    soon = [add_token_without_findings(harness, expiration_time=NOW + timedelta(days=day)) for day in (4, 3, 2, 1)]
+
+    answer = await harness.call(AUDIT_TOOL)
+
+    assert worst_ids(answer, "expires_soon") == [token.id for token in reversed(soon)]
+    assert " more" not in answer.text
+
+
+async def test_where_an_answer_is_full_what_expires_soon_leaves_the_other_findings_their_examples(
+    harness: Harness,
+) -> None:
+    """Each of the tokens has several findings, so that not all examples fit."""
+    for number in range(30):
+        account = Account(auth_id=str(1 << 62 | number), domain="LOCAL", name=f"svc-{number:02}")
+        harness.cluster.add_account(account)
+        special = {"creator": "500", "creation_time": NOW - timedelta(days=500 + number)}
+        add_token(harness, account, **special, expiration_time=NOW + timedelta(days=1 + number / 10))
+        add_token(harness, account, **special, expiration_time=NOW - timedelta(days=1))
+
+    answer = await harness.call(AUDIT_TOOL)
+
+    shown = {finding["finding"]: len(worst_ids(answer, finding["finding"])) for finding in answer.fields["findings"]}
+    assert 3 < shown.pop("expires_soon") < 20
+    assert {name: min(count, 3) for name, count in counts_by_finding(answer).items() if name in shown} == shown
+    assert len(answer.text.encode()) < 4000
+    assert len(json.dumps(answer.fields)) < 4000
 
 
 async def test_the_counts_add_up(harness: Harness) -> None:
@@ -496,11 +576,15 @@ async def test_without_the_right_to_look_up_nobody_of_a_list_without_names_is_co
     harness.cluster.add_account(replace(JANE, auth_id="1500", name="server", privileges=frozenset({READ_PRIVILEGE})))
     add_token_without_findings(harness)
 
-    answer = await harness.call(AUDIT_TOOL, {"report": "json"})
+    answer = await harness.call(AUDIT_TOOL)
+    export = await harness.call(EXPORT_TOOL, {"format": "json"})
 
     assert counts_by_finding(answer) == {}
     assert "Whether the users of 2 tokens have a name" in answer.fields["not_known"]
-    assert all(not row["findings"] for row in json.loads(Path(answer.fields["report"]).read_text()))
+    file = json.loads(Path(export.fields["path"]).read_text())
+    assert all(not row["findings"] for row in file["tokens"])
+    assert file["not_known"] == ["Whether the users of 2 tokens have a name: the list does not tell."]
+    assert answer.fields["not_known"] == export.fields["not_known"]
 
 
 async def test_a_token_of_which_no_user_is_known_stops_neither_an_audit_nor_a_look(harness: Harness) -> None:
@@ -535,7 +619,7 @@ async def test_what_mends_a_finding_is_what_this_server_may_do(harness: Harness)
 
     mends = {entry["finding"]: entry["mend"] for entry in alone.fields["findings"]}
     assert own.id not in mends["never_expires"]
-    assert mends["never_expires"] == "A person decides: its work may move to a service account"
+    assert mends["never_expires"] == MOVE_WORK
     mends = {entry["finding"]: entry["mend"] for entry in both.fields["findings"]}
     assert mends["never_expires"] == f'rotate_access_token(id="{other.id}", expiration_time="12h")'
     assert "note" not in both.fields
@@ -554,7 +638,7 @@ async def test_what_is_not_known_is_told_in_short(harness: Harness) -> None:
     answer = await harness.call(AUDIT_TOOL)
 
     assert "Which token this server runs on is not known" in answer.fields["not_known"]
-    assert len(answer.fields["not_known"]) < 400
+    assert len(answer.fields["not_known"]) < 500
 
 
 async def test_a_missing_privilege_is_named(harness: Harness) -> None:
@@ -605,8 +689,10 @@ async def test_the_answer_stays_small_whatever_the_cluster_holds(harness: Harnes
         harness.cluster.add_token("501", creator="500")
     stopped = add_token(harness)
     await harness.call("update_access_token", {"id": stopped.id, "enabled": False}, confirm="none")
+    harness.cluster.add_account(INTERNAL)
+    add_token(harness, INTERNAL)
 
-    answer = await harness.call(AUDIT_TOOL, {"report": "csv"})
+    answer = await harness.call(AUDIT_TOOL)
 
     assert len(answer.fields["findings"]) == len(FINDINGS)
     assert len(answer.text.encode()) < 4000
@@ -677,18 +763,10 @@ def find_working_tokens(cluster: Cluster) -> dict[str, Token]:
     return {token.id: token for token in cluster.tokens.values() if cluster.authenticate(token.bearer_token)}
 
 
-async def follow_remedies(harness: Harness, **settings: object) -> list[tuple[str, dict[str, Any]]]:
+async def follow_all_remedies(harness: Harness, **settings: object) -> list[tuple[str, dict[str, Any]]]:
     """Follow the remedies of the audit until none is left, and return the calls that were made."""
-    made: list[tuple[str, dict[str, Any]]] = []
     async with harness.connected(person=ScriptedPerson([AGREES]), **settings) as client:
-        while calls := await find_remedies(client):
-            for remedy in calls:
-                assert remedy not in made
-                made.append(remedy)
-                answer = ToolAnswer.from_result(await client.call_tool(*remedy))
-                assert not answer.is_error, answer.text
-            assert len(made) < 100
-    return made
+        return await follow_remedies(client, max_calls=100)
 
 
 def create_demo_harness(mode: Mode, folder: Path, behaviour: Behaviour, *, as_admin: bool) -> Harness:
@@ -746,7 +824,7 @@ async def test_following_all_remedies_of_an_audit_ends_and_disables_no_working_t
     add_remaining_kinds(harness.cluster)
     before = find_working_tokens(harness.cluster)
 
-    made = await follow_remedies(harness, **settings)
+    made = await follow_all_remedies(harness, **settings)
 
     assert made
     after = find_working_tokens(harness.cluster)
@@ -755,12 +833,12 @@ async def test_following_all_remedies_of_an_audit_ends_and_disables_no_working_t
 
 async def test_a_month_later_what_was_disabled_may_be_deleted_and_that_ends_too(tmp_path: Path) -> None:
     harness = create_demo_harness("auto", tmp_path, Behaviour(), as_admin=False)
-    [first] = [call for call in await follow_remedies(harness) if call[0] == "update_access_token"]
+    [first] = [call for call in await follow_all_remedies(harness) if call[0] == "update_access_token"]
     harness.now += timedelta(days=31)
     harness.cluster.clock = lambda: harness.now
     before = find_working_tokens(harness.cluster)
 
-    made = await follow_remedies(harness)
+    made = await follow_all_remedies(harness)
 
     assert ("delete_access_token", {"id": first[1]["id"]}) in made
     after = find_working_tokens(harness.cluster)
@@ -792,7 +870,7 @@ async def test_a_server_whose_credential_may_only_read_tells_it_with_the_remedie
     [
         ADMIN,
         Account(auth_id="501", domain="LOCAL", name="guest"),
-        Account(auth_id="4294967297", domain="API_INTERNAL_DOMAIN", name="replication"),
+        INTERNAL,
     ],
     ids=["administrator", "guest", "replication"],
 )
@@ -808,7 +886,7 @@ async def test_a_token_of_an_account_of_the_cluster_s_own_is_for_a_person_to_dec
     answer = await harness.call(AUDIT_TOOL)
 
     assert [remedy for finding in answer.fields["findings"] for remedy in parse_calls(finding["mend"])] == []
-    assert "A person decides" in answer.text
+    assert (KEEP if account.domain == "API_INTERNAL_DOMAIN" else MOVE_WORK) in answer.text
 
 
 async def test_a_token_that_was_made_in_a_rotate_is_not_told_as_made_by_another(harness: Harness) -> None:

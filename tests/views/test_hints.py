@@ -26,6 +26,7 @@ MAX_ANSWER_CHARACTERS: Final = 700
 USER_FORMS: Final = ("local:NAME", r"ad:DOMAIN\NAME", "ldap_user:NAME", "uid:N", "auth_id:N", "sid:S-1-…")
 TIME_FORMS: Final = ("`expiration_time`", "90d", "2027-02-22T09:00:00Z", "never", "It is now 2026-11-24 09:00 UTC")
 DURATION_FORMS: Final = ("`expiring_within` must be a duration", "min, h, d or w", "12h or 90d")
+TAKES_OF_LIST: Final = "It takes user, after, limit, expiring_within, state."
 ID_FORMS: Final = ("`id`", "digits", "list_access_tokens")
 NOT_AN_ID_ANSWER: Final = ("`id` must be the digits of a token", "list_access_tokens(user=…)")
 BOOLEAN_ANSWER: Final = ("`enabled` must be true or false",)
@@ -61,10 +62,8 @@ UNDERSTOOD_CALLS: Final = [
     pytest.param(
         "audit_access_tokens", {"expiring_within": "30 Days"}, ["Soon is within 30 days"], id="duration-in-words"
     ),
-    pytest.param(
-        "audit_access_tokens", {"expiring_within": None, "report": None}, ["Soon is within 30 days"], id="null-duration"
-    ),
-    pytest.param("audit_access_tokens", {"report": "CSV"}, ["All rows are in"], id="capital-format"),
+    pytest.param("audit_access_tokens", {"expiring_within": None}, ["Soon is within 30 days"], id="null-duration"),
+    pytest.param("export_access_tokens", {"format": " CSV "}, ["one for each token, in "], id="capital-format"),
     pytest.param(
         "create_access_token",
         {"user": "bob", "expiration_time": "90 days"},
@@ -141,7 +140,7 @@ EXPLAINED_CALLS: Final = [
     pytest.param(
         "list_access_tokens",
         {"domain": "local", "user": "jane"},
-        ['has no argument "domain"', "It takes user, after, limit"],
+        ['has no argument "domain"', TAKES_OF_LIST],
         id="domain-apart",
     ),
     pytest.param(
@@ -243,31 +242,31 @@ EXPLAINED_CALLS: Final = [
     pytest.param(
         "list_access_tokens",
         {"enabled": True},
-        ['list_access_tokens has no argument "enabled"', "It takes user, after, limit"],
+        ['list_access_tokens has no argument "enabled"', "those of a `state`", TAKES_OF_LIST],
         id="filter-by-state",
     ),
     pytest.param(
         "list_access_tokens",
         {"expired": True},
-        ['list_access_tokens has no argument "expired"', "It takes user, after, limit"],
+        ['list_access_tokens has no argument "expired"', "those of a `state`", TAKES_OF_LIST],
         id="filter-by-expiry",
     ),
     pytest.param(
         "list_access_tokens",
         {"filter": "expired"},
-        ['list_access_tokens has no argument "filter"', "It takes user, after, limit"],
+        ['list_access_tokens has no argument "filter"', "those of a `state`", TAKES_OF_LIST],
         id="filter",
     ),
     pytest.param(
         "list_access_tokens",
-        {"expiring_within": "30d"},
-        ['list_access_tokens has no argument "expiring_within"', "It takes user, after, limit"],
+        {"since": "30d"},
+        ['list_access_tokens has no argument "since"', "those of a `state`", TAKES_OF_LIST],
         id="argument-of-another-tool",
     ),
     pytest.param(
         "list_access_tokens",
         {"id": JANE_TOKEN_ID},
-        ['list_access_tokens has no argument "id"', "It takes user, after, limit"],
+        ['list_access_tokens has no argument "id"', TAKES_OF_LIST],
         id="id-for-a-list",
     ),
     pytest.param("get_access_token", {}, ["`id` is missing", *ID_FORMS], id="nothing"),
@@ -370,21 +369,27 @@ EXPLAINED_CALLS: Final = [
     ),
     pytest.param("list_token_changes", {"start_date": "7d"}, ["nearest is `since`: Such as 7d, or a time"], id="start"),
     pytest.param(
-        "audit_access_tokens", {"format": "csv"}, ['has no argument "format"; nearest is `report`'], id="format"
+        "export_access_tokens",
+        {"output_format": "csv"},
+        ['has no argument "output_format"; nearest is `format`: csv for spreadsheets'],
+        id="format",
     ),
     pytest.param(
-        "audit_access_tokens", {"output": "csv"}, ['has no argument "output"; nearest is `report`'], id="output"
+        "audit_access_tokens",
+        {"report": "csv"},
+        ['has no argument "report": an audit writes no file; export_access_tokens(format=…) writes one of all tokens'],
+        id="report-of-an-audit",
     ),
     pytest.param(
         "audit_access_tokens",
         {"output_file": "audit.csv"},
-        ['has no argument "output_file"; nearest is `report`'],
+        ['has no argument "output_file": an audit writes no file; export_access_tokens(format=…) writes one'],
         id="output-file",
     ),
     pytest.param(
         "audit_access_tokens",
         {"user": "local:jane"},
-        ['has no argument "user"', "It takes expiring_within, report"],
+        ['has no argument "user"', "It takes expiring_within."],
         id="audit-of-a-user",
     ),
     pytest.param("create_access_token", {}, ["`user` is missing", *USER_FORMS], id="no-user"),
@@ -704,10 +709,17 @@ EXPLAINED_CALLS: Final = [
 ]
 
 COMPLETE_ARGUMENTS: Final[dict[str, Arguments]] = {
-    "list_access_tokens": {"user": "local:jane", "after": "1", "limit": 1},
+    "list_access_tokens": {
+        "user": "local:jane",
+        "after": "1",
+        "limit": 1,
+        "expiring_within": "30d",
+        "state": "expiring",
+    },
     "get_access_token": {"id": JANE_TOKEN_ID},
-    "audit_access_tokens": {"expiring_within": "30d", "report": "none"},
+    "audit_access_tokens": {"expiring_within": "30d"},
     "list_token_changes": {"since": "7d", "user": "local:jane", "id": JANE_TOKEN_ID},
+    "export_access_tokens": {"format": "csv"},
     "create_access_token": {"user": "bob", "expiration_time": "90d"},
     "update_access_token": {"id": JANE_TOKEN_ID, "enabled": False, "expiration_time": "90d"},
     "delete_access_token": {"id": JANE_TOKEN_ID},
@@ -715,13 +727,15 @@ COMPLETE_ARGUMENTS: Final[dict[str, Arguments]] = {
 }
 """A call of each tool with all its arguments."""
 
-LIST, GET, AUDIT, CHANGES, CREATE, UPDATE, DELETE, ROTATE = COMPLETE_ARGUMENTS
-NO_FILTER_HINT: Final = "cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired"
-NO_SORTING_HINT: Final = "the order is the cluster's own and cannot be chosen"
+LIST, GET, AUDIT, CHANGES, EXPORT, CREATE, UPDATE, DELETE, ROTATE = COMPLETE_ARGUMENTS
+NO_FILTER_HINT: Final = "tokens cannot be filtered by that. list_access_tokens lists those of a `state`"
+NO_SORTING_HINT: Final = "the order cannot be chosen: it is the cluster's own, and with `state` fixed"
 NO_NAMES_HINT: Final = "access tokens have no names, descriptions, scopes, roles or addresses here"
 CONSENT_HINT: Final = "whether a person has to agree is the operator's to say, and this server asks them itself"
 NO_SECRET_HINT: Final = "no argument takes or shows a secret"
-ONE_CLUSTER_HINT: Final = "this server serves one cluster, which its operator has set"
+ONE_CLUSTER_HINT: Final = "which clusters this server serves, and how, is the operator's to say"
+NO_FILE_HINT: Final = "an audit writes no file; export_access_tokens(format=…) writes one of all tokens"
+WHOLE_FILE_HINT: Final = "the file has all tokens of the cluster, with every column and finding"
 LOCATION_HINT: Final = "where files and new bearer tokens go is the operator's to say; the answer names the place"
 OLD_TOKEN_HINT: Final = "the old token stays alive. What follows are calls of their own"
 DISABLE_HINT: Final = "update_access_token(id=…, enabled=false) disables one"
@@ -733,12 +747,9 @@ EXPIRY_HINT: Final = "how long a token lives is said by `expiration_time`"
 NONEXISTENT_ARGUMENTS: Final = [
     *(
         (LIST, name, NO_FILTER_HINT)
-        for name in ("status", "state", "expired", "includeExpired", "only_disabled", "filter")
+        for name in ("expired", "includeExpired", "only_disabled", "filter", "expires_before", "created_by")
     ),
-    *(
-        (LIST, name, NO_FILTER_HINT)
-        for name in ("expires_before", "expiring_within", "days", "created_after", "created_by")
-    ),
+    *((LIST, name, NO_FILTER_HINT) for name in ("created_after", "never_expires", "disabled", "isExpired")),
     *((LIST, name, NO_FILTER_HINT) for name in ("query", "search", "older_than", "enabled", "active", "type")),
     *((AUDIT, name, NO_FILTER_HINT) for name in ("status", "older_than", "include", "only_expired")),
     *((LIST, name, NO_SORTING_HINT) for name in ("sort", "sort_by", "orderBy", "order", "direction", "reverse")),
@@ -761,7 +772,10 @@ NONEXISTENT_ARGUMENTS: Final = [
     ),
     *((tool, name, ONE_CLUSTER_HINT) for tool in COMPLETE_ARGUMENTS for name in ("cluster", "host")),
     *((CREATE, name, LOCATION_HINT) for name in ("delivery", "path", "output_file", "return_token", "inline")),
-    *((AUDIT, name, LOCATION_HINT) for name in ("path", "output_dir", "filename")),
+    *((EXPORT, name, LOCATION_HINT) for name in ("path", "output_dir", "filename")),
+    *((AUDIT, name, NO_FILE_HINT) for name in ("path", "output_dir", "filename", "report", "format", "csv", "export")),
+    *((AUDIT, name, NO_FILE_HINT) for name in ("save_report", "output", "report_format")),
+    *((EXPORT, name, WHOLE_FILE_HINT) for name in ("user", "expiring_within", "state", "columns", "limit", "filter")),
     *(
         (ROTATE, name, OLD_TOKEN_HINT)
         for name in ("delete_old", "disable_old", "grace_period", "overlap", "revoke_old")
@@ -824,11 +838,13 @@ MISNAMED_ARGUMENTS: Final = [
     ),
     (LIST, "users", "user`, one a call"),
     *((LIST, name, "limit") for name in ("page_size", "pageSize", "per_page", "max_results", "lmit", "top")),
+    *((LIST, name, "state") for name in ("status", "tokenStatus", "stat", "filter_by_state", "states")),
+    *((LIST, name, "expiring_within") for name in ("days", "expires_within", "expiringWithin", "within")),
     *((LIST, name, "after") for name in ("cursor", "page_token", "pageToken", "offset", "page", "next")),
     *((GET, name, "id") for name in ("token_id", "tokenId", "ID", "token", "key_id", "access_token_id", "identifier")),
     *((tool, "ids", "id`, one a call") for tool in (GET, UPDATE, DELETE, ROTATE)),
     *((AUDIT, name, "expiring_within") for name in ("days", "within", "window", "expiringWithin", "expires_within")),
-    *((AUDIT, name, "report") for name in ("format", "output", "export", "file")),
+    *((EXPORT, name, "format") for name in ("file_format", "output", "report", "type")),
     *((CREATE, name, "user") for name in ("username", "name", "for_user", "identity", "uid")),
     *((CREATE, name, "expiration_time") for name in ("ttl", "expirationTime", "expires_in", "expiry", "lifetime")),
     *((CREATE, name, "expiration_time") for name in ("days", "expires", "expiration", "duration", "expiration_tme")),
@@ -838,7 +854,6 @@ MISNAMED_ARGUMENTS: Final = [
     *((UPDATE, name, "enabled") for name in ("is_disabled", "revoked", "new_status")),
     *((CREATE, name, "expiration_time") for name in ("not_after", "end_time", "max_age")),
     *((LIST, name, "after") for name in ("next_cursor", "continuation_token", "after_id")),
-    *((AUDIT, name, "report") for name in ("csv", "save_report")),
     (AUDIT, "months", "expiring_within"),
     (LIST, "user_email", "user"),
 ]
@@ -883,12 +898,14 @@ async def test_a_mistake_is_answered_with_what_to_write_and_changes_nothing(
 
 MEANINGLESS_VALUES: Final = [
     *(
-        (AUDIT, "report", value, "`report` must be csv, json or none.")
-        for value in ("pdf", True, False, ["csv"], "no", 1)
+        (LIST, "state", value, "`state` must be expiring, expired, never_expires, disabled or any.")
+        for value in ("live", "enabled", ["expired"], True, "never expires")
     ),
+    (LIST, "expiring_within", "soon", "`expiring_within` must be a duration with its unit"),
+    (LIST, "expiring_within", 30, "`expiring_within` must be text with a unit: write 30d or 30h or 30s."),
     *(
-        (AUDIT, "report", value, "`report` must be csv, json or none.")
-        for value in ("/reports/audit.csv", {"to": "csv"})
+        (EXPORT, "format", value, "`format` must be csv or json.")
+        for value in ("pdf", True, False, ["csv"], "no", 1, "/reports/audit.csv", {"to": "csv"})
     ),
     *((LIST, "limit", value, "`limit` must be a whole number from 1 to 200.") for value in (0, -1, 201, 1000, 50.5)),
     *(
@@ -1031,7 +1048,7 @@ async def test_what_the_operator_does_not_allow_is_not_proposed_without_the_boun
             assert not done.is_error or "2 access tokens already" in done.text, done.text
 
 
-@pytest.mark.parametrize(("tool", "name"), [(UPDATE, "enabled"), (LIST, "limit"), (AUDIT, "report")])
+@pytest.mark.parametrize(("tool", "name"), [(UPDATE, "enabled"), (LIST, "limit"), (EXPORT, "format")])
 async def test_null_as_text_is_told_that_nothing_can_be_written(
     harness_with_known_ids: Harness, tool: str, name: str
 ) -> None:
@@ -1050,11 +1067,11 @@ async def test_a_list_of_whom_the_cluster_has_forgotten_does_not_blame_the_spell
     assert "if they are not deleted, check the number. Without `user`, everybody's tokens are listed." in refusal
 
 
-def test_there_are_mistakes_with_each_of_the_eight_tools() -> None:
+def test_there_are_mistakes_with_each_of_the_nine_tools() -> None:
     tools = [case.values[0] for case in [*UNDERSTOOD_CALLS, *EXPLAINED_CALLS]]
 
     assert len(tools) >= 60
-    assert len(set(tools)) == 8
+    assert len(set(tools)) == 9
 
 
 TRY_AGAIN_TEXT = "Try again in a minute; if it is the same then, "

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from token_tools.operations.changes import ChangeList, Resolution
+from token_tools.operations.fleet import FleetAnswers, Label
 from token_tools.storage.attempts import Attempt, encode_location
 from token_tools.storage.delivery import FileLocation
 from token_tools.views.record import render_changes_result, render_entry
@@ -27,6 +28,11 @@ UPDATE = Attempt(
     outcome="done",
 )
 CREATE = msgspec.structs.replace(UPDATE, operation="create", before=None, after="enabled: true", outcome="created")
+
+
+def on_one_cluster(changes: ChangeList) -> FleetAnswers[ChangeList]:
+    """Build what a server with one cluster found."""
+    return FleetAnswers([(Label("c:8000"), changes)])
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def test_an_entry_is_one_line_with_what_it_knows(case: Case) -> None:
 def test_of_many_resolved_attempts_some_are_told_and_the_others_counted() -> None:
     resolved = [Resolution(msgspec.structs.replace(CREATE, token_id=None), "not found", [])] * 1_234
 
-    lines = render_changes_result(ChangeList([], BEGUN, resolved=resolved), address="c:8000").text.splitlines()
+    lines = render_changes_result(on_one_cluster(ChangeList([], BEGUN, resolved=resolved))).text.splitlines()
 
     assert lines[0] == "0 attempts to change access tokens on c:8000 recorded so far. Nothing is left unfinished."
     assert lines[1] == (
@@ -134,7 +140,7 @@ def test_of_many_resolved_attempts_some_are_told_and_the_others_counted() -> Non
 def test_what_is_at_work_is_not_said_to_leave_nothing_unfinished() -> None:
     entry = msgspec.structs.replace(CREATE, outcome="intended", is_in_flight=True)
 
-    [summary, *_] = render_changes_result(ChangeList([entry], BEGUN), address="c:8000").text.splitlines()
+    [summary, *_] = render_changes_result(on_one_cluster(ChangeList([entry], BEGUN))).text.splitlines()
 
     assert summary.endswith(
         ": 1 at work. Nothing else is left unfinished: ask again in a minute whether what is at work has ended."
@@ -144,7 +150,7 @@ def test_what_is_at_work_is_not_said_to_leave_nothing_unfinished() -> None:
 def test_a_single_entry_that_is_too_long_for_an_answer_is_left_out_and_counted() -> None:
     entry = msgspec.structs.replace(UPDATE, before="x" * 30_000)
 
-    rendered = render_changes_result(ChangeList([entry], BEGUN), address="c:8000")
+    rendered = render_changes_result(on_one_cluster(ChangeList([entry], BEGUN)))
 
     assert rendered.structured["changes"] == []
     assert rendered.structured["next_step"].startswith("1 earlier left out")

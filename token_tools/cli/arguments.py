@@ -16,7 +16,8 @@ from token_tools.errors import SettingsError
 from token_tools.operator_input import MAX_SHOWN_CHARS, find_secret_reason
 from token_tools.quoting import is_visible, quote_untrusted
 from token_tools.server.app import SERVER_NAME
-from token_tools.settings import MAX_PORT, SECRET_SETTINGS, Settings, variable_name
+from token_tools.setting_names import variable_name
+from token_tools.settings import MAX_PORT, SECRET_SETTINGS, Settings
 from token_tools.storage.attempts import Operation
 from token_tools.times import parse_since, utc_now
 
@@ -44,10 +45,14 @@ class JournalQuery(NamedTuple):
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line, parsed: `settings` are the options that `Settings` knows, and only those that were given."""
+    """A command line, parsed: `settings` are the options that `Settings` knows, and only those that were given.
+
+    `clusters` are the names of the only clusters that are to be served; none chooses all.
+    """
 
     command: Command
     settings: Mapping[str, Any]
+    clusters: Sequence[str]
     is_demo: bool
     sandbox_port: int
     faults: Sequence[str]
@@ -71,6 +76,7 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
     return Arguments(
         command=options["command"],
         settings={name: value for name, value in options.items() if name in Settings.model_fields},
+        clusters=options["clusters"],
         is_demo=options["demo"],
         sandbox_port=options["sandbox_port"],
         faults=options["faults"],
@@ -145,6 +151,14 @@ def _create_parser() -> argparse.ArgumentParser:
     parser.set_defaults(command="serve", sandbox_port=0, faults=())
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--demo", action="store_true", help="Serve an embedded cluster instead of a real one")
+    parser.add_argument(
+        "--cluster",
+        dest="clusters",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="Serve only this one of the clusters in config.toml; may be repeated",
+    )
     _add_setting_options(parser)
     commands = parser.add_subparsers(title="commands", metavar="demo | sandbox | journal")
     demo = commands.add_parser(
@@ -176,8 +190,11 @@ def _add_journal_options(journal: argparse.ArgumentParser) -> None:
     """Add the options of the command that reads the record; it needs no cluster, and no other setting."""
     journal.set_defaults(command="journal")
     _add_setting_option(journal, "state_dir")
+    _add_setting_option(journal, "config")
     journal.add_argument("--since", type=_parse_since, metavar="TIME", help="Such as 7d, or 2026-11-17T09:00:00Z")
-    journal.add_argument("--cluster", metavar="HOST:PORT", help="Only of this cluster, as the journal has it")
+    journal.add_argument(
+        "--cluster", metavar="NAME", help="Only of this cluster: its name in config.toml, or HOST:PORT"
+    )
     journal.add_argument("--user", type=_parse_user, help="Only this user's, such as local:jane")
     journal.add_argument(
         "--token", type=_parse_token_id, metavar="ID", help="Only of this token: changed, created or replaced"

@@ -10,12 +10,12 @@ import anyio
 
 from token_tools.cli import demo, journal, sandbox, serve_demo
 from token_tools.cli.arguments import Arguments, parse_arguments
-from token_tools.cli.serve import serve_cluster
+from token_tools.cli.serve import serve_clusters
 from token_tools.cli.stderr import redact_stderr
+from token_tools.configuration import find_address, load_profiles, load_state_settings, remember_given_secrets
 from token_tools.errors import SettingsError
 from token_tools.server.app import SERVER_NAME
 from token_tools.server.failed_start import answer_requests
-from token_tools.settings import load_settings, load_state_settings, remember_given_secrets
 
 _COMMANDS_WITHOUT_CLIENT: Final = {"demo", "sandbox", "journal"}
 """The commands that serve no client over stdin."""
@@ -56,11 +56,13 @@ def _run(arguments: Arguments) -> int:
     if arguments.command == "demo":
         return 0 if anyio.run(demo.play_conversation) else 1
     if arguments.command == "journal":
-        return journal.print_journal(load_state_settings(arguments.settings), arguments.journal_query)
+        query = arguments.journal_query
+        cluster = None if query.cluster is None else find_address(arguments.settings, query.cluster)
+        return journal.print_journal(load_state_settings(arguments.settings), query._replace(cluster=cluster))
     if arguments.command == "sandbox":
         sandbox.serve_sandbox(port=arguments.sandbox_port, faults=arguments.faults)
     elif arguments.is_demo:
         serve_demo.serve_demo_cluster(arguments.settings)
     else:
-        serve_cluster(load_settings(arguments.settings))
+        serve_clusters(load_profiles(arguments.settings, clusters=arguments.clusters))
     return 0

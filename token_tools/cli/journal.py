@@ -7,15 +7,15 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Self
 
 from token_tools.cli.arguments import JournalQuery
 from token_tools.errors import JournalError
-from token_tools.operations.audit_export import escape_formula, to_text_cell
 from token_tools.operations.changes import select_changes
+from token_tools.operations.csv_cells import format_id_cell, format_text_cell, format_user_cell
 from token_tools.settings import StateSettings
 from token_tools.storage.attempts import Attempt
 from token_tools.storage.journal import read_entries
@@ -29,6 +29,9 @@ COLUMNS: Final = (
     "reason", "actor", "consent", "question", "location", "settled", "settlement",
 )  # fmt: skip
 """The columns of a CSV file, and the names in a line of JSON."""
+
+_CELLS: Final = {"user": format_user_cell, "id": format_id_cell, "replaces": format_id_cell}
+"""How the cells of some columns of a CSV file are written; all others are texts."""
 
 _UNKNOWN_SIZE: Final = (120, 24)
 """Columns and lines where there is no terminal, or one that does not tell them."""
@@ -153,22 +156,13 @@ def _print_csv(entries: Sequence[Attempt]) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(COLUMNS)
     for entry in entries:
-        row = _to_row(entry)
-        cells = {name: _to_cell(str(value)) for name, value in row.items() if value is not None} | {
-            "user": escape_formula(to_text_cell(entry.user)),
-            "unfinished": str(entry.is_unfinished).lower(),
-        }
-        # A spreadsheet rounds a number to 15 digits unless there is a letter in it.
-        ids = {name: f"id:{cells[name]}" for name in ("id", "replaces") if name in cells}
-        writer.writerow((cells | ids).get(name, "") for name in COLUMNS)
+        row = _to_row(entry) | {"unfinished": str(entry.is_unfinished).lower()}
+        writer.writerow(
+            "" if value is None else _CELLS.get(name, format_text_cell)(str(value)) for name, value in row.items()
+        )
 
 
-def _to_cell(text: str) -> str:
-    """Return a cell that no spreadsheet reads as a formula; a text that would be one stands between JSON's quotes."""
-    return text if escape_formula(text) == text else escape_formula(json.dumps(text, ensure_ascii=False))
-
-
-def _to_row(entry: Attempt) -> Mapping[str, str | bool | None]:
+def _to_row(entry: Attempt) -> dict[str, str | bool | None]:
     values = (
         _format_time(entry.begun), _format_time(entry.ended), entry.cluster, entry.operation, entry.user,
         entry.token_id, entry.replaces, entry.before, entry.after, entry.outcome, entry.is_unfinished, entry.reason,

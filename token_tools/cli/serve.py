@@ -3,29 +3,33 @@
 from __future__ import annotations  # to evaluate them would run httpx at the start
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import anyio
 import httpx
 
-from token_tools.server.app import create_server
+from token_tools.config_file import name_table_keys
+from token_tools.configuration import Profile
+from token_tools.server.app import create_server, create_shutdown
 from token_tools.server.stdio import serve
-from token_tools.settings import Settings
-from token_tools.shutdown import Shutdown, new_event_loop
+from token_tools.shutdown import new_event_loop
 
 _LOG: Final = logging.getLogger(__name__)
 
 
-def serve_cluster(settings: Settings, cluster_transport: httpx.AsyncBaseTransport | None = None) -> None:
-    """Serve the cluster that the settings name until stdin ends or a signal asks for the end.
+def serve_clusters(profiles: Sequence[Profile], cluster_transport: httpx.AsyncBaseTransport | None = None) -> None:
+    """Serve these clusters until stdin ends or a signal asks for the end.
 
-    Requests to the cluster go over `cluster_transport` instead of the network if one is given.
+    Requests to them go over `cluster_transport` instead of the network if one is given.
     """
-    if not settings.verify_tls:
-        _LOG.warning(
-            "QUMULO_VERIFY_TLS=false: the certificate of %s is not verified; anyone on the way can read the credential",
-            settings.address,
-        )
-    shutdown = Shutdown(settings.timeout)
-    server = create_server(settings, cluster_transport=cluster_transport, shutdown=shutdown)
+    for profile in profiles:
+        if not profile.settings.verify_tls:
+            _LOG.warning(
+                "%s=false: the certificate of %s is not verified; anyone on the way can read the credential",
+                name_table_keys("QUMULO_VERIFY_TLS", profile.name),
+                profile.label,
+            )
+    shutdown = create_shutdown(profiles)
+    server = create_server(profiles, cluster_transport=cluster_transport, shutdown=shutdown)
     anyio.run(serve, server, shutdown, backend_options={"loop_factory": new_event_loop})

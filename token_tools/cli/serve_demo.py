@@ -8,11 +8,12 @@ from typing import Any, Final
 import httpx
 from pydantic import SecretStr
 
-from token_tools.cli.serve import serve_cluster
+from token_tools.cli.serve import serve_clusters
+from token_tools.configuration import Profile, load_settings
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.server.app import SERVER_NAME
-from token_tools.settings import CREDENTIAL_SETTINGS, load_settings
+from token_tools.settings import CREDENTIAL_SETTINGS
 from token_tools.times import utc_now
 
 DEMO_HOST: Final = "demo-cluster"
@@ -21,7 +22,7 @@ DEMO_HOST: Final = "demo-cluster"
 def serve_demo_cluster(options: Mapping[str, Any]) -> None:
     """Serve an embedded cluster in this process; of the settings in `options`, those that name a cluster are ignored.
 
-    The journal and the tokens are deleted at the end, so that a trial leaves no trace among what is real.
+    The journal, the tokens and the reports are deleted at the end, so that a trial leaves no trace among what is real.
     """
     demo = create_demo_cluster(utc_now)
     with TemporaryDirectory(prefix=f"{SERVER_NAME}-demo-") as folder:
@@ -37,4 +38,6 @@ def serve_demo_cluster(options: Mapping[str, Any]) -> None:
             "verify_tls": True,
         }
         settings = load_settings({**replaceable, **options, **fixed})
-        serve_cluster(settings, httpx.ASGITransport(create_app(demo.cluster)))
+        if settings.may_write_reports and "report_dir" not in options:
+            settings = settings.model_copy(update={"report_dir": Path(folder, "reports")})
+        serve_clusters([Profile(settings)], httpx.ASGITransport(create_app(demo.cluster)))

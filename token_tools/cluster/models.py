@@ -85,7 +85,8 @@ class AccessToken(msgspec.Struct, frozen=True, gc=False):
 
     def is_expired(self, *, now: datetime) -> bool:
         """Tell whether it has expired."""
-        return self.expires is not None and self.expires <= now
+        expires = self.expires
+        return expires is not None and expires <= now
 
     def is_live(self, *, now: datetime) -> bool:
         """Tell whether it authenticates its user: it is enabled and has not expired."""

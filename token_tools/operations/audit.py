@@ -1,22 +1,16 @@
 """Audit all tokens of the cluster: count their findings while the list is read, and keep a few tokens as examples."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from secrets import token_hex
 from typing import Final, get_args
-
-import anyio.to_thread
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens, merge_user, process_all_tokens
 from token_tools.errors import ClusterError, NotFound, Refusal, Rejected
-from token_tools.operations.audit_export import ReportFormat, open_report
 from token_tools.operations.audit_users import (
     EXAMPLES_PER_FINDING,
     Example,
@@ -25,10 +19,20 @@ from token_tools.operations.audit_users import (
     UserKey,
     user_key_of,
 )
-from token_tools.operations.findings import FINDINGS, AuditScope, Finding, TokenStatus
+from token_tools.operations.drift import Drift, keep_sighting, read_drift
+from token_tools.operations.findings import (
+    CLUSTER_ACCOUNT,
+    FINDINGS,
+    AuditScope,
+    Finding,
+    TokenStatus,
+    find_internal_account,
+    find_status,
+)
+from token_tools.operations.fleet import Fleet, FleetAnswers
 from token_tools.operations.journal_history import JournalHistory, read_history
-from token_tools.operations.own_token import INCOMPLETE_LIST, OwnToken, read_own_token
-from token_tools.operations.policy import Policy
+from token_tools.operations.own_token import OwnToken, read_own_token
+from token_tools.operations.policy import Policy, is_internal
 from token_tools.operations.services import Services
 from token_tools.operations.unfinished import (
     list_lost_ids,
@@ -51,6 +55,7 @@ _TESTS_BY_STATUS: Final = {
     ]
     for status in get_args(TokenStatus)
 }
+_INTERNAL_TESTS: Final = [(CLUSTER_ACCOUNT, find_internal_account)]
 
 
 @dataclass
@@ -58,14 +63,17 @@ class Audit:
     """The counts of an audit; each token is to be added once.
 
     `tallies` count the findings that single tokens show, until `finalize` adds what only the whole list shows.
-    `latest_creation` is when the newest token was created.
+    `drift` tells what changed since the last audit. `latest_creation` is when the newest token was created.
     """
 
     scope: AuditScope
     own_token_id: str | None
+    drift: Drift
     census: UserCensus = field(default_factory=UserCensus)
     token_counts: dict[TokenStatus, int] = field(default_factory=lambda: dict.fromkeys(get_args(TokenStatus), 0))
-    tallies: Mapping[Finding, Tally] = field(default_factory=lambda: {finding: Tally() for finding in FINDINGS})
+    tallies: Mapping[Finding, Tally] = field(
+        default_factory=lambda: {finding: Tally(max_examples=finding.max_examples) for finding in FINDINGS}
+    )
     latest_creation: datetime | None = None
     _own_token: tuple[UserKey, Sequence[str]] | None = None
 
@@ -76,13 +84,13 @@ class Audit:
 
     def add(self, token: AccessToken) -> Sequence[str]:
         """Count a token, and return the names of the findings that this token shows by itself."""
-        status = _find_status(token, self.scope.now)
+        status = find_status(token, self.scope.now)
         self.token_counts[status] += 1
         self.census.add(token)
         if self.latest_creation is None or token.created > self.latest_creation:
             self.latest_creation = token.created
         found: list[str] = []
-        for finding, find_since in _TESTS_BY_STATUS[status]:
+        for finding, find_since in _INTERNAL_TESTS if is_internal(token.user) else _TESTS_BY_STATUS[status]:
             if (since := find_since(token, self.scope)) is not None:
                 self.tallies[finding].add(token, since)
                 found.append(finding.name)
@@ -118,28 +126,22 @@ class Audit:
         return {user: token for user, token in unknown.items() if user not in known}
 
 
-def _find_status(token: AccessToken, now: datetime) -> TokenStatus:
-    if token.is_expired(now=now):
-        return "expired"
-    return "disabled" if token.is_disabled else "live"
-
-
 @dataclass(frozen=True)
 class AuditResult:
     """An audit that has seen every token.
 
-    `caveats` say what is not known, and `report_path` is the file with all rows. `unfinished_notes` say what other
-    calls left unfinished. `lost_ids` are the ids of the tokens whose bearer token is lost, as far as is known.
+    `list_caveats` say why the tokens that were listed may not be all, and `caveats` what else is not known.
+    `unfinished_notes` say what other calls left unfinished. `lost_ids` are the ids of the tokens whose bearer token is
+    lost, as far as is known.
 
     The rest decides what can mend a finding: the operator's `policy`, what the journal knows, whether this server is
     `read_only` or its credential may not write, and whether the cluster lets a new token be proved, so that this server
-    `may_rotate`. `is_complete` says whether the tokens that were listed can be all. `clock_ahead` is by how much the
-    cluster's clock is known to be ahead of ours.
+    `may_rotate`. `clock_ahead` is by how much the cluster's clock is known to be ahead of ours.
     """
 
     audit: Audit
+    list_caveats: Sequence[str]
     caveats: Sequence[str]
-    report_path: Path | None
     policy: Policy
     journal_history: JournalHistory
     unfinished_notes: Sequence[str]
@@ -147,55 +149,112 @@ class AuditResult:
     read_only: bool
     may_write: bool = True
     may_rotate: bool = True
-    is_complete: bool = True
     clock_ahead: timedelta = timedelta()
 
+    @property
+    def not_known(self) -> Sequence[str]:
+        """All that is not known: first why the tokens that were listed may not be all."""
+        return [*self.list_caveats, *self.caveats]
 
-async def audit_tokens(
-    services: Services, expiring_within: timedelta, *, report_format: ReportFormat | None, on_progress: ProgressCallback
-) -> AuditResult:
-    """Look at every token of the cluster once; `expiring_within` bounds what counts as expiring soon.
 
-    `on_progress` is awaited after each page with the number of tokens seen so far.
+PageCallback = Callable[[Audit, Sequence[tuple[AccessToken, Sequence[str]]]], Awaitable[None]]
+
+
+async def _ignore_page(_audit: Audit, _tokens: Sequence[tuple[AccessToken, Sequence[str]]]) -> None:
+    pass
+
+
+async def audit_tokens(services: Services, expiring_within: timedelta, *, on_progress: ProgressCallback) -> AuditResult:
+    """Examine all tokens as `examine_tokens` does, and keep what was seen for the next audit.
 
     Raises:
         ClusterError: If the cluster cannot be asked.
-        DeliveryError: If the report cannot be written.
+    """
+    return await _keep(services, await examine_tokens(services, expiring_within, on_progress=on_progress))
+
+
+async def audit_fleet(
+    fleet: Fleet, expiring_within: timedelta, *, on_progress: ProgressCallback
+) -> FleetAnswers[AuditResult]:
+    """Audit all clusters at once. `on_progress` is awaited with the number of tokens of all of them seen so far.
+
+    What was seen is kept only once all have answered. A call that is given up before tells nobody what changed, so the
+    next one has to.
+
+    Raises:
+        TokenToolsError: If no cluster can be audited.
+    """
+    seen: dict[str | None, int] = {}
+
+    async def examine(services: Services) -> tuple[Services, AuditResult]:
+        async def report(count: int) -> None:
+            seen[services.name] = count
+            await on_progress(sum(seen.values()))
+
+        return services, await examine_tokens(services, expiring_within, on_progress=report)
+
+    found = await fleet.ask_all(examine)
+    kept = [(label, await _keep(services, result)) for label, (services, result) in found.answers]
+    return FleetAnswers(kept, found.failures)
+
+
+async def _keep(services: Services, result: AuditResult) -> AuditResult:
+    """Keep what an audit saw for the next one, and return it with why that was not possible."""
+    caveats = await keep_sighting(services, result.journal_history, result.audit.drift, result.audit.scope.now)
+    return replace(result, caveats=[*result.caveats, *caveats])
+
+
+async def examine_tokens(
+    services: Services,
+    expiring_within: timedelta,
+    *,
+    on_progress: ProgressCallback,
+    on_page: PageCallback = _ignore_page,
+) -> AuditResult:
+    """Look at every token of the cluster once; `expiring_within` bounds what counts as expiring soon.
+
+    `on_page` is awaited after each page with its tokens, each with the names of the findings that it shows by itself,
+    and then `on_progress` with the number of tokens seen so far.
+
+    Raises:
+        ClusterError: If the cluster cannot be asked.
     """
     own = await read_own_token(services)
     history = await read_history(services)
     scope = AuditScope(services.clock(), expiring_within, history.disabled_since, history.rotations.keys())
-    audit = Audit(scope, own.token_id)
+    audit = Audit(scope, own.token_id, await read_drift(services, history))
     suspect_filter = history.build_suspect_filter(clock_ahead=services.clock.ahead)
 
-    with ExitStack() as cleanup:
-        report = (
-            cleanup.enter_context(open_report(services.report_folder, _name_report(services), report_format))
-            if report_format
-            else None
-        )
+    async def process(tokens: Sequence[AccessToken]) -> None:
+        found = [(token, audit.add(token)) for token in tokens]
+        audit.drift.compare(tokens)
+        suspect_filter.add_suspects(tokens)
+        await on_page(audit, found)
+        await on_progress(audit.total)
 
-        async def process(tokens: Sequence[AccessToken]) -> None:
-            found = [(token, audit.add(token)) for token in tokens]
-            suspect_filter.add_suspects(tokens)
-            if report is not None:
-                await anyio.to_thread.run_sync(report.add, found)
-            await on_progress(audit.total)
+    await process_all_tokens(services.cluster, process)
+    return await _conclude(services, audit, own, history, suspect_filter.suspects)
 
-        await process_all_tokens(services.cluster, process)
-        await _look_up_unnamed_users(services, audit.census)
-        suspects = await _look_up_names(services, suspect_filter.suspects)
-        me = await read_caller(services.cluster, history)
-        unfinished = await locate_unfinished(services, history, suspects, me=me)
-        lost_ids = frozenset(list_lost_ids(unfinished))
-        audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
-        audit.finalize()
-        await _resolve_examples(services, audit)
-        path = None if report is None else await anyio.to_thread.run_sync(report.finish, audit.complete_findings)
+
+async def _conclude(
+    services: Services, audit: Audit, own: OwnToken, history: JournalHistory, found_suspects: Sequence[AccessToken]
+) -> AuditResult:
+    """Find out what only the whole list and look-ups tell; `found_suspects` are what open attempts may concern."""
+    list_caveats = own.list_caveats(total=audit.total, has_own_token=audit.has_own_token)
+    if not list_caveats:
+        audit.drift.finalize()
+    await _look_up_unnamed_users(services, audit.census)
+    suspects = await _look_up_names(services, found_suspects)
+    me = await read_caller(services.cluster, history)
+    unfinished = await locate_unfinished(services, history, suspects, me=me)
+    lost_ids = frozenset(list_lost_ids(unfinished))
+    audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
+    audit.finalize()
+    await _resolve_examples(services, audit)
     return AuditResult(
         audit,
-        _list_caveats(own, audit, history),
-        path,
+        list_caveats,
+        [*_list_caveats(audit, history), *audit.drift.caveats],
         services.policy,
         history,
         [
@@ -206,14 +265,8 @@ async def audit_tokens(
         read_only=services.read_only,
         may_write=own.may_write,
         may_rotate=not own.has_unknown_id,
-        is_complete=_may_be_complete(own, audit),
         clock_ahead=services.clock.ahead,
     )
-
-
-def _name_report(services: Services) -> str:
-    cluster = re.sub("[^A-Za-z0-9.-]+", "_", services.address)
-    return f"audit_{cluster}_{services.clock():%Y%m%dT%H%M%SZ}_{token_hex(2)}"
 
 
 async def _look_up_names(services: Services, suspects: Sequence[AccessToken]) -> Sequence[AccessToken]:
@@ -279,17 +332,10 @@ async def _read_examples_at_limit(
     return examples
 
 
-def _may_be_complete(own: OwnToken, audit: Audit) -> bool:
-    """Whether an audit may have seen all tokens: a complete list contains the server's own token."""
-    return audit.has_own_token if own.token_id is not None else audit.total > 0 or own.is_token is False
-
-
-def _list_caveats(own: OwnToken, audit: Audit, history: JournalHistory) -> Sequence[str]:
-    """Return the caveats of an audit: what it does not know."""
+def _list_caveats(audit: Audit, history: JournalHistory) -> Sequence[str]:
+    """Return what an audit does not know of the tokens that were listed."""
     undecided = audit.census.count_undecided_tokens()
     return [
-        *own.caveats,
-        *([] if _may_be_complete(own, audit) or own.is_token is None else [INCOMPLETE_LIST]),
         *([f"Whether the users of {undecided:,} tokens have a name: the list does not tell."] if undecided else []),
         *filter(None, [history.journal_error]),
     ]

@@ -15,7 +15,7 @@ from token_tools.cluster.models import AccessToken
 from token_tools.operations.token_limit import MAX_TOKENS_PER_USER
 
 EXAMPLES_PER_FINDING: Final = 3
-"""How many tokens are shown as examples of each finding."""
+"""How many tokens are shown as examples of a finding, unless it says otherwise."""
 
 MAX_USER_LOOKUPS: Final = 64
 """Users without a name who are looked up; of further ones only the tokens are counted."""
@@ -46,16 +46,17 @@ class Tally:
 
     count: int = 0
     worst: list[Example] = field(default_factory=list[Example])
+    max_examples: int = EXAMPLES_PER_FINDING
 
     def add(self, token: AccessToken, since: datetime) -> None:
         """Count a token."""
         self.count += 1
-        if len(self.worst) < EXAMPLES_PER_FINDING or since < self.worst[-1].since:
-            self.worst = _choose_worst([*self.worst, Example(token, since)])
+        if len(self.worst) < self.max_examples or since < self.worst[-1].since:
+            self.worst = _choose_worst([*self.worst, Example(token, since)], self.max_examples)
 
 
-def _choose_worst(examples: Sequence[Example]) -> list[Example]:
-    return sorted(examples, key=lambda example: example.since)[:EXAMPLES_PER_FINDING]
+def _choose_worst(examples: Sequence[Example], max_examples: int = EXAMPLES_PER_FINDING) -> list[Example]:
+    return sorted(examples, key=lambda example: example.since)[:max_examples]
 
 
 @dataclass

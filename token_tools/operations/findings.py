@@ -1,7 +1,7 @@
 """The findings of an audit: one record each, which holds all that an audit says about the finding.
 
 A finding is added by adding its record to `FINDINGS`. The answer then counts the finding and says what mends it, and
-the report file names it in each row. A test holds the description of the tool against `described_as`.
+an exported file has it in each row. A test holds the description of the tool against `described_as`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -11,8 +11,8 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
-from token_tools.operations.audit_users import Tally, UserCensus, UserKey
-from token_tools.operations.policy import is_built_in
+from token_tools.operations.audit_users import EXAMPLES_PER_FINDING, Tally, UserCensus, UserKey
+from token_tools.operations.policy import is_built_in, is_internal
 
 STALE_AFTER: Final = timedelta(days=30)
 """How long a token can be disabled before it counts as forgotten."""
@@ -22,8 +22,24 @@ OLD_AFTER: Final = timedelta(days=365)
 TokenStatus = Literal["live", "disabled", "expired"]
 """A token that is both disabled and expired is `expired`."""
 
+
+def find_status(token: AccessToken, now: datetime) -> TokenStatus:
+    """Return the status of a token at a time."""
+    if token.is_expired(now=now):
+        return "expired"
+    return "disabled" if token.is_disabled else "live"
+
+
 Remedy = Literal[
-    "delete", "delete_once_unused", "rotate", "rotate_with_expiry", "find_user", "move_work", "ask_user", "choose_one"
+    "delete",
+    "delete_once_unused",
+    "rotate",
+    "rotate_with_expiry",
+    "find_user",
+    "move_work",
+    "keep",
+    "ask_user",
+    "choose_one",
 ]
 """What mends a finding: a call, or a decision that a person takes. `rotate_with_expiry` says how long to live."""
 
@@ -50,20 +66,22 @@ class WholeList(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Finding:
-    """A risk that an audit looks for.
+    """A risk that an audit looks for. `words` say it of a token, in a file for people.
 
     `find_since` returns since when a token has the finding, or from when on it will, and None if it has not. It is
     called for tokens of these `statuses`, and is None if a single token cannot show the finding. If a single token is
     not enough, `whole_list` decides in the end. `described_as` are the words for the finding in the description of the
-    audit tool, None where the description leaves it out to stay short.
+    audit tool, None where the description leaves it out to stay short. At most `max_examples` tokens are shown.
     """
 
     name: str
+    words: str
     find_since: Callable[[AccessToken, AuditScope], datetime | None] | None
     statuses: Collection[TokenStatus] = get_args(TokenStatus)
     whole_list: WholeList | None = None
     remedy: Remedy
     described_as: str | None
+    max_examples: int = EXAMPLES_PER_FINDING
 
     def concerns(self, user: UserKey, census: UserCensus, *, found: bool) -> bool:
         """Whether a user's token has the finding in the end; `found` says whether the token showed it by itself."""
@@ -81,15 +99,21 @@ def _find_no_expiry(token: AccessToken, _scope: AuditScope) -> datetime | None:
 
 
 def _find_built_in_user(token: AccessToken, _scope: AuditScope) -> datetime | None:
-    return token.created if is_built_in(token.user) else None
+    return token.created if is_built_in(token.user) and not is_internal(token.user) else None
+
+
+def find_internal_account(token: AccessToken, _scope: AuditScope) -> datetime | None:
+    """Return since when an account of the cluster itself has a token, None if it is of another account."""
+    return token.created if is_internal(token.user) else None
 
 
 def _find_other_creator(token: AccessToken, scope: AuditScope) -> datetime | None:
-    is_own_work = token.creator is None or token.id in scope.successor_ids or _is_same_user(token.user, token.creator)
+    is_own_work = token.creator is None or token.id in scope.successor_ids or is_same_user(token.user, token.creator)
     return None if is_own_work else token.created
 
 
-def _is_same_user(user: Identity, creator: Identity) -> bool:
+def is_same_user(user: Identity, creator: Identity) -> bool:
+    """Tell whether the user of a token created it."""
     if user.auth_id and creator.auth_id:
         return user.auth_id == creator.auth_id
     return user.may_be(creator) and (user.name or "").casefold() == (creator.name or "").casefold()
@@ -122,8 +146,27 @@ def _find_near_expiry(token: AccessToken, scope: AuditScope) -> datetime | None:
     return expires if expires is not None and expires - scope.now <= scope.expiring_within else None
 
 
+EXPIRES_SOON: Final = Finding(
+    name="expires_soon",
+    words="expires soon",
+    find_since=_find_near_expiry,
+    statuses=["live"],
+    remedy="rotate",
+    described_as="expire soon",
+    max_examples=20,
+)
+CLUSTER_ACCOUNT: Final = Finding(
+    name="cluster_account",
+    words="belongs to an account of the cluster itself",
+    find_since=find_internal_account,
+    remedy="keep",
+    described_as=None,
+)
+"""A token of such an account has no other finding that it shows by itself: nobody but the cluster works with it."""
+
 USERS_WITH_TWO_TOKENS: Final = Finding(
     name="users_with_two_tokens",
+    words="user has two tokens",
     find_since=None,
     whole_list=WholeList(UserCensus.is_at_limit, UserCensus.tally_at_limit),
     remedy="choose_one",
@@ -131,8 +174,10 @@ USERS_WITH_TWO_TOKENS: Final = Finding(
 )
 
 FINDINGS: Final = (
+    EXPIRES_SOON,
     Finding(
         name="never_expires",
+        words="never expires",
         find_since=_find_no_expiry,
         statuses=["live"],
         remedy="rotate_with_expiry",
@@ -140,6 +185,7 @@ FINDINGS: Final = (
     ),
     Finding(
         name="built_in_user",
+        words="belongs to the administrator or guest that every cluster has",
         find_since=_find_built_in_user,
         statuses=["live"],
         remedy="move_work",
@@ -147,6 +193,7 @@ FINDINGS: Final = (
     ),
     Finding(
         name="made_by_another",
+        words="made by somebody other than its user",
         find_since=_find_other_creator,
         statuses=["live"],
         remedy="ask_user",
@@ -154,6 +201,7 @@ FINDINGS: Final = (
     ),
     Finding(
         name="user_has_no_name",
+        words="its user has no name and may be deleted",
         find_since=_find_unnamed_user,
         whole_list=WholeList(UserCensus.is_nameless, UserCensus.tally_nameless),
         remedy="find_user",
@@ -161,6 +209,7 @@ FINDINGS: Final = (
     ),
     Finding(
         name="expired",
+        words="has expired",
         find_since=_find_expiry,
         statuses=["expired"],
         remedy="delete",
@@ -168,6 +217,7 @@ FINDINGS: Final = (
     ),
     Finding(
         name="disabled_and_old",
+        words="disabled long ago, or unknown since when",
         find_since=_find_long_disabled,
         statuses=["disabled", "expired"],
         remedy="delete_once_unused",
@@ -175,28 +225,24 @@ FINDINGS: Final = (
     ),
     Finding(
         name="disabled_lately",
+        words="disabled lately",
         find_since=_find_lately_disabled,
         statuses=["disabled", "expired"],
         remedy="delete_once_unused",
         described_as=None,
     ),
     USERS_WITH_TWO_TOKENS,
+    CLUSTER_ACCOUNT,
     Finding(
         name="older_than_a_year",
+        words="older than a year",
         find_since=_find_old,
         statuses=["live"],
         remedy="rotate",
         described_as="old",
     ),
-    Finding(
-        name="expires_soon",
-        find_since=_find_near_expiry,
-        statuses=["live"],
-        remedy="rotate",
-        described_as="expire soon",
-    ),
 )
-"""In order of danger, the worst first.
+"""First what cannot wait, since it stops by itself; then in order of danger, the worst first.
 
 The cluster does not tell since when a token is disabled, nor when it was last used.
 """

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from token_tools.cluster.models import AccessToken
+from token_tools.operations.calls import format_call
 from token_tools.operations.services import Services
 
 DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
@@ -39,19 +40,21 @@ def render_hand_over(credential_location: str, *, naming_setting: str | None = N
 
 def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:
     """Render what remains to be done when a token has a successor; `hand_over` is the first step."""
-    disabling = [f'update_access_token(id="{old.id}", enabled=false)'] if old.is_live(now=now) else []
-    steps = [hand_over, "Test that", *disabling, f'Once nothing breaks, delete_access_token(id="{old.id}")']
+    disabling = [format_call("update_access_token", id=old.id, enabled=False)] if old.is_live(now=now) else []
+    steps = [hand_over, "Test that", *disabling, f"Once nothing breaks, {_format_deletion(old.id)}"]
     return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
 
 
 def render_retirement(token_id: str) -> str:
     """Render how to remove a token that nothing uses, so that a new one can be created."""
-    return (
-        f'If nothing uses it: update_access_token(id="{token_id}", enabled=false), watch, '
-        f'delete_access_token(id="{token_id}"), and rotate again.'
-    )
+    disabling = format_call("update_access_token", id=token_id, enabled=False)
+    return f"If nothing uses it: {disabling}, watch, {_format_deletion(token_id)}, and rotate again."
 
 
 def render_delete_and_rotate(token_id: str) -> str:
     """Render how to remove a token that is of no use, so that a new one can be created."""
-    return f'delete_access_token(id="{token_id}"), then rotate again'
+    return f"{_format_deletion(token_id)}, then rotate again"
+
+
+def _format_deletion(token_id: str) -> str:
+    return format_call("delete_access_token", id=token_id)

@@ -31,6 +31,15 @@ class OwnToken(NamedTuple):
     has_unknown_id: bool = False
     may_write: bool = True
 
+    def may_be_complete(self, *, total: int, has_own_token: bool) -> bool:
+        """Whether a list of `total` tokens can have all of the cluster's: those include the server's own."""
+        return has_own_token if self.token_id is not None else total > 0 or self.is_token is False
+
+    def list_caveats(self, *, total: int, has_own_token: bool) -> Sequence[str]:
+        """Return what is not known of a list of `total` tokens, which may have the server's own among them."""
+        may_be_complete = self.may_be_complete(total=total, has_own_token=has_own_token)
+        return [*self.caveats, *([] if may_be_complete or self.is_token is None else [INCOMPLETE_LIST])]
+
 
 async def read_own_token(services: Services) -> OwnToken:
     """Return what the server runs on. A cluster that cannot be asked is a caveat, no error."""

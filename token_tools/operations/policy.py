@@ -93,8 +93,12 @@ def choose_policy(settings: Settings) -> Policy:
 
 def is_built_in(user: Identity) -> bool:
     """Whether every cluster is born with this account: the administrator, the guest, or one of the cluster's own."""
-    is_internal = user.domain is not None and (user.domain == "WORLD" or user.domain.startswith("API_"))
-    return is_admin(user) or user.auth_id in _BUILT_IN_AUTH_IDS or is_internal
+    return is_admin(user) or user.auth_id in _BUILT_IN_AUTH_IDS or is_internal(user)
+
+
+def is_internal(user: Identity) -> bool:
+    """Whether this is an account of the cluster itself, such as the one that its replication works with."""
+    return user.domain is not None and (user.domain == "WORLD" or user.domain.startswith("API_"))
 
 
 def is_admin(user: Identity) -> bool:

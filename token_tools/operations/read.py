@@ -34,6 +34,11 @@ class TokenListing:
     clock_ahead: timedelta = timedelta()
     caveats: Sequence[str] = ()
 
+    @property
+    def tokens(self) -> Sequence[AccessToken]:
+        """The tokens, each with all that is known of its user."""
+        return self.page.tokens
+
     def shorten(self, count: int) -> "TokenListing":
         """Return the listing with the first `count` of its tokens, at least 1."""
         return replace(self, page=self.page.shorten(count))
@@ -66,12 +71,8 @@ async def list_tokens(services: Services, user: User | None, *, cursor: str | No
     if user is None:
         return await _list_all_tokens(services, cursor, limit)
     meant = await identify(services, user)
-    try:
+    with explaining_unlisted_user(user, meant, cursor):
         page = await fetch_filtered_page(services.cluster, user=meant.identity, cursor=cursor, limit=limit)
-    except (NotFound, Rejected) as failure:
-        if meant.is_not_found:
-            raise explain_missing_user(user, meant, ALL_USERS_HINT) from failure
-        raise _explain_unlisted_user(meant, failure, cursor) from failure
     if not page.tokens and meant.is_not_found:
         # The cluster's filter ignores the domain, so an empty page does not prove that there is such a user.
         raise explain_missing_user(user, meant, ALL_USERS_HINT)
@@ -79,6 +80,21 @@ async def list_tokens(services: Services, user: User | None, *, cursor: str | No
     is_whole = cursor is None and page.cursor is None
     caveats = await render_unfinished_of(services, page.tokens, user=meant.identity if is_whole else None)
     return TokenListing(page, services.clock(), user=meant.identity, clock_ahead=services.clock.ahead, caveats=caveats)
+
+
+@contextmanager
+def explaining_unlisted_user(user: User, meant: MeantUser, cursor: str | None = None) -> Generator[None]:
+    """Let an error in the block, in which a user's tokens are listed, say whether the cluster knows that user.
+
+    Raises:
+        ClusterError: If the list was refused in the block.
+    """
+    try:
+        yield
+    except (NotFound, Rejected) as failure:
+        if meant.is_not_found:
+            raise explain_missing_user(user, meant, ALL_USERS_HINT) from failure
+        raise _explain_unlisted_user(meant, failure, cursor) from failure
 
 
 async def _list_all_tokens(services: Services, cursor: str | None, limit: int) -> TokenListing:

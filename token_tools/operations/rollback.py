@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens
 from token_tools.errors import BadAnswer, ClusterError, DeliveryError, JournalError, StillThere, UnknownOutcome
+from token_tools.operations.calls import format_call
 from token_tools.operations.create_request import CreateRequest
 from token_tools.operations.delete import delete_and_verify
 from token_tools.operations.journal_history import CLOCK_TOLERANCE
@@ -173,7 +174,8 @@ def _explain_suspects(
 
 
 def _render_delete_commands(services: Services, token_id: str) -> str:
-    return f'To delete it: delete_access_token(id="{token_id}"), or by hand {services.qq.delete_token(token_id)}'
+    deletion = format_call("delete_access_token", id=token_id)
+    return f"To delete it: {deletion}, or by hand {services.qq.delete_token(token_id)}"
 
 
 def _render_undeleted(token: str, failure: ClusterError) -> str:

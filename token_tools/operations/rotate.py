@@ -1,6 +1,5 @@
 """Rotating a token: a second one for the same user, delivered and proved to work, while the old one stays as it is."""
 
-import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -9,6 +8,7 @@ import anyio
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import NotFound, Refusal, Rejected
+from token_tools.operations.calls import format_call
 from token_tools.operations.consent import find_create_risks
 from token_tools.operations.create import CreatePlan, draft_intent
 from token_tools.operations.create_request import CreateRequest, find_lifetime
@@ -158,7 +158,7 @@ async def _renew_request(services: Services, plan: RotatePlan) -> CreateRequest:
 
 def _explain_deleted_user(old: AccessToken, user: Identity, now: datetime) -> Refusal:
     rest = (
-        f'To let nobody use it: update_access_token(id="{old.id}", enabled=false).'
+        f"To let nobody use it: {format_call('update_access_token', id=old.id, enabled=False)}."
         if old.is_live(now=now)
         else "It does not work as it is."
     )
@@ -167,9 +167,8 @@ def _explain_deleted_user(old: AccessToken, user: Identity, now: datetime) -> Re
 
 def _explain_unprovable(user: Identity) -> Refusal:
     """Explain why no token is rotated on a cluster that does not say which token signed a request."""
-    argument = json.dumps(str(user), ensure_ascii=False)
     return Refusal(
         "The cluster does not tell which access token a caller comes with, so a new one could not be proved to work, "
         "and would be deleted again. If a person wants a second one without that proof: "
-        f"create_access_token(user={argument})."
+        f"{format_call('create_access_token', user=str(user))}."
     )

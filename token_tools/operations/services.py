@@ -1,4 +1,4 @@
-"""What all operations of one server work with: its cluster, its journal, its delivery, its rules and its clock."""
+"""What operations on a cluster work with: its client, its journal, its delivery, its rules and its clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,16 +21,18 @@ from token_tools.storage.journal import Journal
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Everything that the operations of one server share. It does nothing itself.
+    """Everything that the operations on one cluster share. It does nothing itself.
 
-    `address` is the cluster's, as texts name it. `confirm` says which changes a person has to agree to, and
+    `address` is the cluster's, as texts name it. `name` tells it from the other clusters of this server, and is None if
+    there are none. `confirm` says which changes a person has to agree to, and
     `consent_timeout` how long a call waits for their answer. `credential_location` says where the operator keeps the
-    server's own bearer token, and `read_bearer` reads it as it is there now. Reports of audits go to `report_folder`.
+    server's own bearer token, and `read_bearer` reads it as it is there now. Exported files go to `report_folder`.
     `actor` is who asks for changes, as the record tells it. `rotation_locks` has a lock for each token that is being
     rotated, by its id.
     """
 
     address: str
+    name: str | None = None
     cluster: ClusterClient
     policy: Policy
     confirm: Confirm

@@ -7,6 +7,7 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import Refusal
+from token_tools.operations.calls import format_call
 from token_tools.operations.journal_history import JournalHistory
 from token_tools.operations.next_steps import PERSON_DECIDES
 from token_tools.operations.unfinished import UserHistory, render_unfinished
@@ -52,7 +53,7 @@ def render_way_out(tokens: Sequence[AccessToken], history: UserHistory, clock: C
 
 
 def _render_dead_token(token: AccessToken, journal_history: JournalHistory, clock: ClusterClock) -> str:
-    deletion = f'delete_access_token(id="{token.id}")'
+    deletion = format_call("delete_access_token", id=token.id)
     if token.is_expired(now=clock()):
         return f"{token.id} has expired; if nobody wants it back: {deletion}."
     disabling = journal_history.disablings.get(token.id)

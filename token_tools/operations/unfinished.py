@@ -19,6 +19,7 @@ from token_tools.cluster.identity import Identity, bare_name
 from token_tools.cluster.models import AccessToken, Caller
 from token_tools.cluster.pagination import merge_user
 from token_tools.errors import ClusterError, DeliveryError
+from token_tools.operations.calls import format_call
 from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change, read_history
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
@@ -367,7 +368,7 @@ def _render_open_create(unfinished: Unfinished) -> str:
         return (
             f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
             "and was not proved to work. "
-            f'rotate_access_token(id="{unfinished.attempt.replaces}") tells how to go on.'
+            f"{format_call('rotate_access_token', id=str(unfinished.attempt.replaces))} tells how to go on."
         )
     lookup_error = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION
@@ -375,8 +376,9 @@ def _render_open_create(unfinished: Unfinished) -> str:
 
 
 def _render_retirement(token: AccessToken) -> str:
-    deletion = f'delete_access_token(id="{token.id}")'
-    return f'If nobody has its bearer token: update_access_token(id="{token.id}", enabled=false), watch, {deletion}.'
+    disabling = format_call("update_access_token", id=token.id, enabled=False)
+    deletion = format_call("delete_access_token", id=token.id)
+    return f"If nobody has its bearer token: {disabling}, watch, {deletion}."
 
 
 def list_lost_ids(unfinished: Iterable[Unfinished]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations  # to evaluate them would run httpx at the st
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -18,19 +18,22 @@ from token_tools import __version__
 from token_tools.cluster.client import connect
 from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
+from token_tools.config_file import name_table_keys
+from token_tools.configuration import Profile
 from token_tools.errors import DeliveryError, JournalError
+from token_tools.operations.fleet import Fleet
 from token_tools.operations.policy import choose_policy
 from token_tools.operations.services import Services
 from token_tools.server import prompts
+from token_tools.server.clusters import ClusterChoice, OfferedTool, render_cluster
 from token_tools.server.elicitation.asking import CONSENT_TIMEOUT
 from token_tools.server.middleware import Catalogue, refuse_secret_names
-from token_tools.server.tools import READ_TOOLS, WRITE_TOOLS
-from token_tools.settings import Settings
+from token_tools.server.tools import TOOLS, list_fleet_tools
 from token_tools.shutdown import Shutdown
 from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import Delivery, choose_delivery
 from token_tools.storage.journal import Journal, Limits
-from token_tools.storage.state import open_state
+from token_tools.storage.state import Connections, open_state
 from token_tools.storage.state.record import LEASE_SECONDS
 from token_tools.times import Clock, format_time, utc_now
 
@@ -62,78 +65,108 @@ class Timing(NamedTuple):
 DEFAULT_TIMING: Final = Timing()
 
 
+class _Runtime(NamedTuple):
+    """What the services of all clusters share."""
+
+    state: Connections
+    cluster_transport: httpx.AsyncBaseTransport | None
+    clock: Clock
+    timing: Timing
+    shutdown: Shutdown
+
+
 def create_server(
-    settings: Settings,
+    profiles: Sequence[Profile],
     *,
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
     timing: Timing = DEFAULT_TIMING,
     shutdown: Shutdown | None = None,
-) -> MCPServer[Services]:
-    """Return an MCP server for the cluster that the settings name.
+) -> MCPServer[Fleet]:
+    """Return an MCP server for one or several clusters.
 
     It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. `timing`
     says how long it waits for people, and `shutdown` how long what was begun may take once the process is to end.
     """
-    shutdown = shutdown or Shutdown(settings.timeout)
-    catalogue = _choose_catalogue(settings)
+    runtime = _Runtime(
+        open_state(profiles[0].settings, clock),
+        cluster_transport,
+        clock,
+        timing,
+        shutdown or create_shutdown(profiles),
+    )
+    offered = _list_offered_tools(profiles)
+    catalogue = _create_catalogue(offered, profiles)
+    choice = [ClusterChoice(profiles, {each.tool.name: each for each in offered})] if len(profiles) > 1 else []
     server = MCPServer(
         SERVER_NAME,
         title=SERVER_TITLE,
         version=__version__,
-        instructions=(
-            "Administers the access tokens (long-lived bearer tokens for REST) of a Qumulo Core storage cluster. "
-            f"It serves the cluster {settings.address} and no other. "
-            f"{_render_secrecy(settings)}"
-        ),
+        instructions=_render_instructions(profiles),
         tools=[*catalogue.tools],
-        lifespan=lambda _: _open_services(settings, cluster_transport, clock, timing, shutdown),
+        lifespan=lambda _: _open_fleet(profiles, runtime),
         log_level="WARNING",
         subscriptions=False,
         cache_hints=dict.fromkeys(_CACHEABLE_METHODS, CacheHint(ttl_ms=_CACHE_TTL_MS, scope="private")),
-        middleware=[refuse_secret_names, catalogue],
+        middleware=[refuse_secret_names, catalogue, *choice],
     )
     for prompt in catalogue.prompts:
         server.add_prompt(prompt)
     return server
 
 
-def _choose_catalogue(settings: Settings) -> Catalogue:
-    if settings.read_only:
-        withheld = [each.name for each in (*WRITE_TOOLS, *prompts.WRITE_PROMPTS)]
-        return Catalogue(READ_TOOLS, prompts.READ_PROMPTS, withheld)
-    return Catalogue((*READ_TOOLS, *WRITE_TOOLS), (*prompts.READ_PROMPTS, *prompts.WRITE_PROMPTS))
+def create_shutdown(profiles: Sequence[Profile]) -> Shutdown:
+    """Return how much time is left at the end: what was begun on the slowest cluster can go on to its end."""
+    return Shutdown(max(profile.settings.timeout for profile in profiles))
+
+
+def _list_offered_tools(profiles: Sequence[Profile]) -> Sequence[OfferedTool]:
+    """Return every tool with the clusters for which it may be called; there may be none."""
+    tools = list_fleet_tools() if len(profiles) > 1 else TOOLS
+    return [
+        OfferedTool(each.tool, [profile for profile in profiles if each.is_allowed(profile.settings)], each.for_all)
+        for each in tools
+    ]
+
+
+def _create_catalogue(offered: Sequence[OfferedTool], profiles: Sequence[Profile]) -> Catalogue:
+    tools = [each.publish() if len(profiles) > 1 else each.tool for each in offered if each.profiles]
+    withheld = [each.tool.name for each in offered if not each.profiles]
+    if all(profile.settings.read_only for profile in profiles):
+        return Catalogue(tools, prompts.READ_PROMPTS, [*withheld, *(each.name for each in prompts.WRITE_PROMPTS)])
+    return Catalogue(tools, (*prompts.READ_PROMPTS, *prompts.WRITE_PROMPTS), withheld)
 
 
 @asynccontextmanager
-async def _open_services(
-    settings: Settings,
-    cluster_transport: httpx.AsyncBaseTransport | None,
-    clock: Clock,
-    timing: Timing,
-    shutdown: Shutdown,
-) -> AsyncGenerator[Services]:
+async def _open_fleet(profiles: Sequence[Profile], runtime: _Runtime) -> AsyncGenerator[Fleet]:
+    """Give what the operations work with, for each cluster."""
+    async with AsyncExitStack() as opened:
+        yield Fleet([await opened.enter_async_context(_open_services(profile, runtime)) for profile in profiles])
+
+
+@asynccontextmanager
+async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[Services]:
     """Give what the operations work with, and log in time what earlier servers left unfinished."""
-    journal = Journal(
-        open_state(settings, clock),
-        cluster=settings.address,
-        clock=clock,
-        limits=Limits(settings.keep_record, settings.max_changes),
-    )
+    settings = profile.settings
+    limits = Limits(settings.keep_record, settings.max_changes)
+    journal = Journal(runtime.state, cluster=settings.address, clock=runtime.clock, limits=limits)
     qq = Qq(settings.host, settings.port)
-    delivery = choose_delivery(settings, qq, timeout_context=shutdown.delivery_timeout)
+    delivery = choose_delivery(settings, qq, timeout_context=runtime.shutdown.delivery_timeout)
     if not settings.read_only:
         await _log_recovered(delivery)
-    cluster_clock = ClusterClock(clock)
+    cluster_clock = ClusterClock(runtime.clock)
     on_date = cluster_clock.observe_date
     async with (
-        connect(settings, cluster_transport=cluster_transport, shutdown=shutdown, on_date=on_date) as cluster,
+        connect(
+            settings, cluster_transport=runtime.cluster_transport, shutdown=runtime.shutdown, on_date=on_date
+        ) as cluster,
         journal.working(),
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(_log_unfinished, journal, delivery, timing.report_delay)
+        tasks.start_soon(_log_unfinished, journal, delivery, runtime.timing.report_delay)
         yield Services(
-            address=settings.address,
+            address=profile.label,
+            name=profile.name,
             cluster=cluster,
             policy=choose_policy(settings),
             confirm=settings.confirm,
@@ -141,11 +174,11 @@ async def _open_services(
             journal=journal,
             qq=qq,
             clock=cluster_clock,
-            report_folder=settings.delivery_dir,
-            credential_location=settings.credential_location,
+            report_folder=settings.report_dir,
+            credential_location=name_table_keys(settings.credential_location, profile.name),
             read_bearer=settings.read_bearer,
             read_only=settings.read_only,
-            consent_timeout=timing.consent_timeout,
+            consent_timeout=runtime.timing.consent_timeout,
         )
         tasks.cancel_scope.cancel()
 
@@ -199,9 +232,18 @@ async def _log_recovered(delivery: Delivery) -> None:
         _LOG.warning("%s", failure)
 
 
-def _render_secrecy(settings: Settings) -> str:
-    if settings.read_only:
+def _render_instructions(profiles: Sequence[Profile]) -> str:
+    what = "Administers the access tokens (long-lived bearer tokens for REST) of"
+    if len(profiles) == 1:
+        served = f"It serves the cluster {profiles[0].label} and no other."
+        return f"{what} a Qumulo Core storage cluster. {served} {_render_secrecy(profiles)}"
+    clusters = "\n".join(map(render_cluster, profiles))
+    return f"{what} Qumulo Core storage clusters. {_render_secrecy(profiles)} The clusters:\n{clusters}"
+
+
+def _render_secrecy(profiles: Sequence[Profile]) -> str:
+    if all(profile.settings.read_only for profile in profiles):
         return "It only reads, and never shows a bearer token."
-    if settings.delivery == "inline":
+    if profiles[0].settings.delivery == "inline":
         return "The bearer token of an existing token can never be shown; that of a new one is in the answer, once."
     return "It never shows a bearer token: that of a new token goes to a place that the answer names."

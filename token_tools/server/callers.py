@@ -10,6 +10,7 @@ from typing import Any, Final
 from mcp.server.mcpserver import Context
 
 from token_tools.errors import Refusal
+from token_tools.operations.fleet import Fleet
 from token_tools.operations.services import Services
 from token_tools.quoting import has_secret, is_visible
 from token_tools.storage.attempts import Attempt, Mandate, Operation
@@ -22,9 +23,16 @@ MAX_REASON_CHARS: Final = 600
 
 
 def get_services(context: Context[Any, Any]) -> Services:
-    """Return the services of this server, for the caller of this call."""
-    services: Services = context.request_context.lifespan_context
-    return replace(services, actor=_render_actor(context))
+    """Return the services of the one cluster that a call is about, for its caller."""
+    [services] = get_fleet(context).members
+    return services
+
+
+def get_fleet(context: Context[Any, Any]) -> Fleet:
+    """Return the clusters that a call is about, for its caller."""
+    fleet: Fleet = context.request_context.lifespan_context
+    actor = _render_actor(context)
+    return Fleet([replace(services, actor=actor) for services in fleet.members])
 
 
 def draft_refusal(services: Services, operation: Operation, arguments: Mapping[str, Any], refusal: Refusal) -> Attempt:

@@ -17,7 +17,7 @@ from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
 from token_tools.operator_input import MAX_INPUT_CHARS
 from token_tools.quoting import has_secret, quote_untrusted
 from token_tools.server.strict_tool import MAX_MISTAKES, is_empty
-from token_tools.views.hints import MAX_NAME_CHARS, render_unknown_tool
+from token_tools.views.hints import MAX_NAME_CHARS, name_clusters, render_unknown_tool
 
 
 async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -60,7 +60,9 @@ class Catalogue:
         match ctx.method, params:
             case "tools/call", {"name": str(name)} if name not in (offered := [tool.name for tool in self.tools]):
                 # This is a result, as the SDK's own answer is, since many hosts show a model no other errors.
-                text = render_unknown_tool(name, offered, self.withheld)
+                text = name_clusters(
+                    render_unknown_tool(name, offered, self.withheld), self.tools[0].parameters["properties"]
+                )
                 return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
             case "tools/call", {"name": str(name), "arguments": arguments} if not isinstance(arguments, Mapping | None):
                 [takes] = [tool.parameters["properties"] for tool in self.tools if tool.name == name]

@@ -20,8 +20,8 @@ def review_tokens(
     """Return what a person says who wants to look through all tokens."""
     soon = quote_untrusted(expiring_within or DEFAULT_EXPIRING_WITHIN, max_chars=MAX_PROMPT_ARGUMENT_CHARS)
     return (
-        f"Review the access tokens of the cluster. Call audit_access_tokens with expiring_within {soon}. Tell me first "
-        "how many tokens there are, then the findings in their order: what each means for this cluster, the worst few "
+        f"Review the access tokens. Call audit_access_tokens with expiring_within {soon}. Tell me first "
+        "how many tokens there are, then the findings in their order: what each means here, the worst few "
         "by user, and what you would do. Tell what cannot be known. Change nothing yet: propose the calls, the most "
         "urgent first, and wait for me to choose."
     )
@@ -34,7 +34,8 @@ def rotate_token(
     return (
         f"Rotate an access token: {quote_untrusted(token, max_chars=MAX_PROMPT_ARGUMENT_CHARS)}. If that is "
         "not an id, find the user's "
-        "tokens with list_access_tokens, and ask me which one if there are two. Look at it with get_access_token, and "
+        "tokens with list_access_tokens, and ask me which one if there are two. If the tools take a cluster, ask me "
+        "first which one it is on. Look at it with get_access_token, and "
         "tell me whose it is and when it expires. Then call rotate_access_token, and tell me where the new bearer "
         "token is. Stop there until I say that it is in use and works. Then disable the old token with "
         "update_access_token; only when I say that nothing broke, delete it with delete_access_token. Never ask me for "

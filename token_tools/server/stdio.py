@@ -26,7 +26,7 @@ from typing import Final
 
 from mcp.server.mcpserver import MCPServer
 
-from token_tools.operations.services import Services
+from token_tools.operations.fleet import Fleet
 from token_tools.server.input_lines import sort_line, split_lines
 from token_tools.shutdown import Shutdown
 
@@ -52,7 +52,7 @@ _NON_ENDING_SIGNALS: Final = {
 _LOG: Final = logging.getLogger(__name__)
 
 
-async def serve(server: MCPServer[Services], shutdown: Shutdown) -> None:
+async def serve(server: MCPServer[Fleet], shutdown: Shutdown) -> None:
     """Serve until stdin ends, nobody reads stdout any more, or a signal comes that would end the process.
 
     A change that a tool has begun is finished first, within the time that `shutdown` allows.

@@ -17,9 +17,12 @@ from mcp.types import ToolAnnotations
 from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from token_tools.config_file import name_table_keys
 from token_tools.errors import TokenToolsError
+from token_tools.operations.calls import find_named_cluster
 from token_tools.quoting import truncate
 from token_tools.redaction import redact
+from token_tools.server.callers import get_fleet
 from token_tools.server.tool_arguments import MAX_ARGUMENT_CHARS, JsonSchema, render_mistake
 from token_tools.views.hints import has_action_word, render_unknown_argument
 
@@ -102,12 +105,21 @@ class StrictTool(Tool):
     """A tool that takes exactly its own arguments and whose errors are this project's own words."""
 
     @classmethod
-    def publish(cls, fn: Callable[..., Any], *, title: str, description: str, annotations: ToolAnnotations) -> Self:
+    def publish(
+        cls,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        title: str,
+        description: str,
+        annotations: ToolAnnotations,
+    ) -> Self:
         """Return the tool that calls this function, with schemas of its parameters and its result for clients.
 
-        The description is an argument, because Python can be told to leave docstrings out.
+        It is called as the function is, unless it has another name. The description is an argument, because Python
+        can be told to leave docstrings out.
         """
-        tool = cls.from_function(fn, title=title, annotations=annotations, description=description)
+        tool = cls.from_function(fn, name=name, title=title, annotations=annotations, description=description)
         loose = tool.fn_metadata
         arguments = create_model(loose.arg_model.__name__, __base__=(loose.arg_model, StrictArguments))
         # StrictArguments adds one word to the schema. To have it generated again would take a hundredth of the start.
@@ -131,18 +143,18 @@ class StrictTool(Tool):
             ToolError: With a text that says what to write instead, or what happened and what to do.
         """
         if len(arguments) > MAX_ARGUMENTS:
-            raise self._explain_refusal(
+            raise self.explain_refusal(
                 f"These are {len(arguments):,} arguments. {self.name} takes {', '.join(self._properties)}."
             )
         try:
             return await self.execute(arguments, context, convert_result=convert_result)
         except TokenToolsError as failure:
             await self.on_failure(failure, arguments, context)
-            raise self._explain_failure(failure) from failure
+            raise self._explain_failure(failure, context) from failure
         except UnexpectedToolError as crash:
             if isinstance(crash.__cause__, TokenToolsError):
                 await self.on_failure(crash.__cause__, arguments, context)
-                raise self._explain_failure(crash.__cause__) from crash.__cause__
+                raise self._explain_failure(crash.__cause__, context) from crash.__cause__
             # The SDK logs what caused an error of this type.
             outcome = f" {_OUTCOME_UNKNOWN}" if self._may_change_tokens else ""
             raise UnexpectedToolError(f"{_INTERNAL_ERROR}{outcome}") from crash.__cause__
@@ -162,22 +174,30 @@ class StrictTool(Tool):
     ) -> None:
         """Do what a failed call asks for besides its answer; a kind of tool can add something."""
 
-    def _explain_refusal(self, text: str) -> ToolError:
+    def explain_refusal(self, text: str) -> ToolError:
         """Explain a call that changed nothing; if the tool could have changed something, the first words say so."""
         return ToolError(f"Nothing was done. {text}" if self._may_change_tokens else text)
 
-    def _explain_failure(self, failure: TokenToolsError) -> ToolError:
-        text = redact(truncate(" ".join(filter(None, [str(failure), failure.advice]))))
-        return ToolError(text) if failure.has_begun else self._explain_refusal(text)
+    def _explain_failure(self, failure: TokenToolsError, context: Context[Any, Any]) -> ToolError:
+        named = [services for services in get_fleet(context).members if services.name is not None]
+        one = named[0] if len(named) == 1 else None
+        where = None if one is None else f"On {one.address}:"
+        what = name_table_keys(str(failure), None if one is None else one.name)
+        text = redact(truncate(" ".join(filter(None, [where, what, failure.advice]))))
+        return ToolError(text) if failure.has_begun else self.explain_refusal(text)
 
     def _explain_mistakes(self, failure: ToolError, arguments: dict[str, Any]) -> ToolError:
         """Explain arguments that the tool does not take."""
         invalid = cast(ValidationError, failure.__cause__)
         # A union reports once for each of its members: one line an argument is enough.
         mistakes = {str(mistake["loc"][0]): mistake for mistake in invalid.errors(include_url=False)}
-        given = self.fn_metadata.pre_parse_json(arguments)
+        # The cluster was taken off the arguments.
+        cluster = find_named_cluster()
+        named = [] if cluster is None else ["cluster"]
+        given = [*self.fn_metadata.pre_parse_json(arguments), *named]
         lines = [self._render_mistake(name, mistakes[name], given) for name in [*mistakes][:MAX_MISTAKES]]
-        return self._explain_refusal("\n".join(lines))
+        where = "" if cluster is None else f"On {cluster}: "
+        return self.explain_refusal(where + "\n".join(lines))
 
     def _render_mistake(self, name: str, mistake: ErrorDetails, given: Collection[str]) -> str:
         if mistake["type"] == "extra_forbidden":

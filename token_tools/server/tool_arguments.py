@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import ErrorDetails
 
 from token_tools.cluster.identity import parse_user, propose_user
+from token_tools.operations.export_file import ExportFormat
+from token_tools.operations.selection import SelectedState
 from token_tools.operations.user_lookup import User
 from token_tools.quoting import has_secret
 from token_tools.times import parse_duration, propose_expiry, propose_units
@@ -89,12 +91,14 @@ IdArgument = Annotated[
     str,
     Field(
         pattern=_ID_PATTERN,
-        description="The token's digits as text, 1 to 64 of them, as list_access_tokens tells them.",
+        description="Its digits as text, 1 to 64, from list_access_tokens.",
     ),
     BeforeValidator(_coerce_id),
 ]
 DurationArgument = Annotated[str, AfterValidator(_validate_duration)]
-ReportArgument = Annotated[Literal["csv", "json", "none"], BeforeValidator(_coerce_choice)]
+StateArgument = Annotated[Literal[SelectedState, "any"], BeforeValidator(_coerce_choice)]
+"""A client that has to send each argument sends the last of the words."""
+FormatArgument = Annotated[ExportFormat, BeforeValidator(_coerce_choice)]
 
 
 def render_mistake(name: str, mistake: ErrorDetails, schema: JsonSchema) -> str:

@@ -4,7 +4,8 @@ A description has a line for each sentence. It says what the tool returns and wh
 argument repeats in words what its schema says, since some hosts pass on neither defaults nor bounds.
 """
 
-from typing import Annotated, Final
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, NamedTuple
 
 from mcp.server.elicitation import ElicitationResult
 from mcp.server.mcpserver import Context
@@ -12,40 +13,56 @@ from mcp.server.mcpserver.resolve import Resolve
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from token_tools.operations.audit import audit_tokens
+from token_tools.operations.audit import audit_fleet, audit_tokens
 from token_tools.operations.changes import list_changes
 from token_tools.operations.create import CreatePlan, create_token, plan_create
 from token_tools.operations.delete import DeletePlan, delete_token, plan_delete
+from token_tools.operations.export import export_tokens
+from token_tools.operations.fleet import Fleet
 from token_tools.operations.read import get_token, list_tokens
 from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
-from token_tools.operations.services import Services
+from token_tools.operations.selection import ProgressCallback, choose_criterion, select_tokens
 from token_tools.operations.update import UpdatePlan, plan_update, update_token
 from token_tools.operations.user_lookup import User
-from token_tools.server.callers import get_services
+from token_tools.server.callers import get_fleet, get_services
 from token_tools.server.elicitation.asking import AskingTool, ConsentAnswer, consent_resolver, require_consent
 from token_tools.server.strict_tool import StrictTool
 from token_tools.server.tool_arguments import (
     DurationArgument,
+    FormatArgument,
     IdArgument,
     OptionalIdArgument,
-    ReportArgument,
+    StateArgument,
     UserArgument,
 )
+from token_tools.settings import Settings
 from token_tools.times import parse_duration
 from token_tools.views.audit import AuditReport, render_audit_result
 from token_tools.views.changes import ChangedToken, DeletedToken, render_delete_result, render_update_result
+from token_tools.views.export import ExportedFile, render_export_result
+from token_tools.views.fleet_audit import FleetAuditReport, render_fleet_audit
 from token_tools.views.new_tokens import NewToken, RotatedToken, render_create_result, render_rotate_result
 from token_tools.views.record import TokenChanges, render_changes_result
 from token_tools.views.rendered_result import RenderedResult
-from token_tools.views.tokens import TokenDetails, TokenList, render_listing, render_token_view
+from token_tools.views.tokens import (
+    MAX_LIMIT,
+    TokenDetails,
+    TokenList,
+    render_listing,
+    render_selection,
+    render_token_view,
+)
 
-DEFAULT_PAGE_SIZE: Final = 50
-MAX_PAGE_SIZE: Final = 200
+DEFAULT_LIMIT: Final = 50
 DEFAULT_EXPIRING_WITHIN: Final = "30d"
+SoonArgument = Annotated[
+    DurationArgument,
+    Field(description=f"How soon is soon to expire, such as 2w; {DEFAULT_EXPIRING_WITHIN} if absent."),
+]
 
 
-async def list_access_tokens(
-    ctx: Context[Services],
+async def list_access_tokens(  # noqa: PLR0913, PLR0917 - one of them is filled by the server
+    ctx: Context[Fleet],
     user: Annotated[
         UserArgument | None,
         Field(
@@ -54,60 +71,83 @@ async def list_access_tokens(
         ),
     ] = None,
     after: Annotated[
-        str | None, Field(description="Key of the next page, from the previous answer. The first page if absent.")
+        str | None, Field(description="The next page, from the previous answer. The first one if absent.")
     ] = None,
     limit: Annotated[
         int,
         Field(
             ge=1,
-            le=MAX_PAGE_SIZE,
-            description=f"Most tokens to return: 1 to {MAX_PAGE_SIZE}, {DEFAULT_PAGE_SIZE} if absent.",
+            le=MAX_LIMIT,
+            description=f"Most tokens: 1 to {MAX_LIMIT}, {DEFAULT_LIMIT} if absent.",
         ),
-    ] = DEFAULT_PAGE_SIZE,
+    ] = DEFAULT_LIMIT,
+    expiring_within: Annotated[
+        DurationArgument | None,
+        Field(description="Only tokens that work and stop within this time, such as 30d; all if absent."),
+    ] = None,
+    state: Annotated[
+        StateArgument,
+        Field(
+            description="Only those in this state, without pages: expiring (30d), expired, never_expires, disabled; "
+            "any if absent."
+        ),
+    ] = "any",
 ) -> Annotated[CallToolResult, TokenList]:
-    """Return a page of tokens, or fewer where they would be too much to read."""
+    """Return a page of tokens, or the first of those in one state; fewer where they would be too much to read."""
     services = get_services(ctx)
-    listing = await list_tokens(services, user, cursor=after or None, limit=limit)
-    return _to_call_result(render_listing(listing, address=services.address))
+    criterion = choose_criterion(
+        None if state == "any" else state,
+        None if expiring_within is None else parse_duration(expiring_within),
+        cursor=after,
+    )
+    if criterion is None:
+        listing = await list_tokens(services, user, cursor=after, limit=limit)
+        return _to_call_result(render_listing(listing, address=services.address))
+    on_progress = _progress_reporter(ctx)
+    selection = await select_tokens(services, criterion, user, limit=limit, on_progress=on_progress)
+    return _to_call_result(render_selection(selection, address=services.address))
 
 
-async def get_access_token(ctx: Context[Services], id: IdArgument) -> Annotated[CallToolResult, TokenDetails]:
+async def get_access_token(ctx: Context[Fleet], id: IdArgument) -> Annotated[CallToolResult, TokenDetails]:
     """Return one token, and its user's other tokens."""
     services = get_services(ctx)
     return _to_call_result(render_token_view(await get_token(services, id), address=services.address))
 
 
 async def audit_access_tokens(
-    ctx: Context[Services],
-    expiring_within: Annotated[
-        DurationArgument,
-        Field(
-            description=(
-                f"How soon is soon to expire: a duration such as {DEFAULT_EXPIRING_WITHIN} or 2w; "
-                f"{DEFAULT_EXPIRING_WITHIN} if absent."
-            )
-        ),
-    ] = DEFAULT_EXPIRING_WITHIN,
-    report: Annotated[
-        ReportArgument,
-        Field(description="csv or json also writes a file of all tokens with their findings; none if absent."),
-    ] = "none",
+    ctx: Context[Fleet],
+    expiring_within: SoonArgument = DEFAULT_EXPIRING_WITHIN,
 ) -> Annotated[CallToolResult, AuditReport]:
     """Return what is a risk about all tokens, and report the progress to a client that asks for it."""
     services = get_services(ctx)
-
-    async def report_progress(seen: int) -> None:
-        await ctx.report_progress(seen, message=f"{seen:,} tokens read")
-
-    report_format = None if report == "none" else report
-    audit = await audit_tokens(
-        services, parse_duration(expiring_within), report_format=report_format, on_progress=report_progress
-    )
+    audit = await audit_tokens(services, parse_duration(expiring_within), on_progress=_progress_reporter(ctx))
     return _to_call_result(render_audit_result(audit, address=services.address))
 
 
+async def export_access_tokens(
+    ctx: Context[Fleet],
+    format: Annotated[
+        FormatArgument, Field(description="csv for spreadsheets, json for programs; csv if absent.")
+    ] = "csv",
+) -> Annotated[CallToolResult, ExportedFile]:
+    """Write a file of all tokens, and report the progress to a client that asks for it."""
+    services = get_services(ctx)
+    export = await export_tokens(services, format, on_progress=_progress_reporter(ctx))
+    return _to_call_result(render_export_result(export, address=services.address))
+
+
+async def audit_clusters(
+    ctx: Context[Fleet],
+    expiring_within: SoonArgument = DEFAULT_EXPIRING_WITHIN,
+) -> Annotated[CallToolResult, FleetAuditReport]:
+    """Return what is a risk about the tokens of all clusters, and report the progress to a client that asks for it."""
+    on_progress = _progress_reporter(ctx)
+    audits = await audit_fleet(get_fleet(ctx), parse_duration(expiring_within), on_progress=on_progress)
+    return _to_call_result(render_fleet_audit(audits))
+
+
 async def list_token_changes(
-    ctx: Context[Services],
+    ctx: Context[Fleet],
     since: Annotated[
         str | None,
         Field(description="Such as 7d, or a time. 30d if absent, all with `id`."),
@@ -116,32 +156,33 @@ async def list_token_changes(
     id: Annotated[OptionalIdArgument | None, Field(description="Only this token's. All if absent.")] = None,
 ) -> Annotated[CallToolResult, TokenChanges]:
     """Return what the record tells, once it is settled what became of what was left unfinished."""
-    services = get_services(ctx)
-    changes = await list_changes(services, since=since, user=user, token_id=id)
-    return _to_call_result(render_changes_result(changes, address=services.address))
+    found = await get_fleet(ctx).ask_all(
+        lambda services: list_changes(services, since=since, user=user, token_id=id),
+    )
+    return _to_call_result(render_changes_result(found))
 
 
-async def _resolve_create_plan(ctx: Context[Services], user: User, expiration_time: str | None) -> CreatePlan:
+async def _resolve_create_plan(ctx: Context[Fleet], user: User, expiration_time: str | None) -> CreatePlan:
     return await plan_create(get_services(ctx), user, expiration_time)
 
 
 async def _resolve_update_plan(
-    ctx: Context[Services], id: str, enabled: bool | None, expiration_time: str | None
+    ctx: Context[Fleet], id: str, enabled: bool | None, expiration_time: str | None
 ) -> UpdatePlan:
     services = get_services(ctx)
     return await plan_update(services, id, enabled=enabled, expiration_time=expiration_time)
 
 
-async def _resolve_delete_plan(ctx: Context[Services], id: str) -> DeletePlan:
+async def _resolve_delete_plan(ctx: Context[Fleet], id: str) -> DeletePlan:
     return await plan_delete(get_services(ctx), id)
 
 
-async def _resolve_rotate_plan(ctx: Context[Services], id: str, expiration_time: str | None) -> RotatePlan:
+async def _resolve_rotate_plan(ctx: Context[Fleet], id: str, expiration_time: str | None) -> RotatePlan:
     return await plan_rotate(get_services(ctx), id, expiration_time)
 
 
 async def create_access_token(
-    ctx: Context[Services],
+    ctx: Context[Fleet],
     plan: Annotated[CreatePlan, Resolve(_resolve_create_plan)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_create_plan)],
     user: Annotated[
@@ -165,19 +206,17 @@ async def create_access_token(
 
 
 async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are filled by the server
-    ctx: Context[Services],
+    ctx: Context[Fleet],
     plan: Annotated[UpdatePlan, Resolve(_resolve_update_plan)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_update_plan)],
     id: IdArgument,
     enabled: Annotated[
         bool | None,
-        Field(description="true to enable it, false to disable it, which can be undone. Unchanged if absent."),
+        Field(description="true enables it, false disables it, which can be undone. Unchanged if absent."),
     ] = None,
     expiration_time: Annotated[
         str | None,
-        Field(
-            description="As in create_access_token: 90d from now, 2027-01-31T17:00:00Z, or never. Unchanged if absent."
-        ),
+        Field(description="90d from now, 2027-01-31T17:00:00Z, or never. Unchanged if absent."),
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
     """Update a token as planned, once it is agreed to."""
@@ -187,7 +226,7 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
 
 
 async def delete_access_token(
-    ctx: Context[Services],
+    ctx: Context[Fleet],
     plan: Annotated[DeletePlan, Resolve(_resolve_delete_plan)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_delete_plan)],
     id: IdArgument,
@@ -198,7 +237,7 @@ async def delete_access_token(
 
 
 async def rotate_access_token(
-    ctx: Context[Services],
+    ctx: Context[Fleet],
     plan: Annotated[RotatePlan, Resolve(_resolve_rotate_plan)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_rotate_plan)],
     id: IdArgument,
@@ -214,6 +253,13 @@ async def rotate_access_token(
     )
 
 
+def _progress_reporter(ctx: Context[Fleet]) -> ProgressCallback:
+    async def report_progress(seen: int) -> None:
+        await ctx.report_progress(seen, message=f"{seen:,} tokens read")
+
+    return report_progress
+
+
 def _to_call_result(rendered: RenderedResult) -> CallToolResult:
     text, structured = rendered.truncate()
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured)
@@ -222,8 +268,8 @@ def _to_call_result(rendered: RenderedResult) -> CallToolResult:
 _READS: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
-# Each call with `report` writes another file.
-_REPORTS: Final = ToolAnnotations(
+# Each call writes another file.
+_WRITES_FILES: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
 )
 # Some hosts ask a person only where this hint says that a tool destroys, and a new credential deserves a question too.
@@ -240,8 +286,8 @@ READ_TOOLS: Final = (
         list_access_tokens,
         title="List access tokens",
         description=(
-            "List the cluster's access tokens, a page at a time.\n"
-            "Returns the id, user, expiry and creator of each, and whether it is disabled; never a bearer token.\n"
+            "List the cluster's access tokens: a page at a time, or all in one state.\n"
+            "Returns id, user, expiry, creator and state of each; never a bearer token.\n"
             "Changes nothing."
         ),
         annotations=_READS,
@@ -260,12 +306,13 @@ READ_TOOLS: Final = (
         audit_access_tokens,
         title="Audit access tokens",
         description=(
-            "Audit all access tokens of the cluster in one call: what is a risk, and what mends it.\n"
+            "Audit all access tokens of the cluster: what is a risk, what mends it, and what changed since the last "
+            "audit.\n"
             "Returns how many never expire, expire soon, have expired, are disabled or old, or belong to admin or "
             "deleted users, and the worst few.\n"
-            "Changes no token."
+            "Changes nothing."
         ),
-        annotations=_REPORTS,
+        annotations=_READS,
     ),
     StrictTool.publish(
         list_token_changes,
@@ -278,14 +325,24 @@ READ_TOOLS: Final = (
         annotations=_READS,
     ),
 )
+EXPORT_TOOL: Final = StrictTool.publish(
+    export_access_tokens,
+    title="Export access tokens",
+    description=(
+        "Write all access tokens to a file for people, with what an audit finds about each.\n"
+        "Returns its path and the count of each finding, no tokens.\n"
+        "Changes no token."
+    ),
+    annotations=_WRITES_FILES,
+)
 WRITE_TOOLS: Final = (
     AskingTool.publish(
         create_access_token,
         title="Create an access token",
         description=(
             "Create an access token for a user, so that a service can act as them over REST; not for groups.\n"
-            "Each call makes another token, and a user can have two.\n"
-            "Returns its id, and the place that the operator configured for its bearer token."
+            "Each call makes another one; a user can have two.\n"
+            "Returns its id, and the place of its bearer token."
         ),
         annotations=_CHANGES,
     ),
@@ -311,8 +368,58 @@ WRITE_TOOLS: Final = (
         description=(
             "Rotate an access token: make a second one for the same user, deliver it, and prove that it works.\n"
             "The old one stays alive.\n"
-            "Returns the id of the new one, the place of its bearer token, and how to retire the old one."
+            "Returns the new id, the place of its bearer token, and how to retire the old one."
         ),
         annotations=_CHANGES,
     ),
 )
+
+
+FOR_ALL: Final = ("audit_access_tokens", "list_token_changes")
+"""The tools of which one call can be for all clusters of a server."""
+
+
+class ToolRule(NamedTuple):
+    """A tool, whether the operator's settings for a cluster allow it, and whether one call can be for all clusters."""
+
+    tool: StrictTool
+    is_allowed: Callable[[Settings], bool]
+    for_all: bool = False
+
+
+def _is_always_allowed(_settings: Settings) -> bool:
+    return True
+
+
+def _may_write(settings: Settings) -> bool:
+    return not settings.read_only
+
+
+def _may_write_reports(settings: Settings) -> bool:
+    return settings.may_write_reports
+
+
+TOOLS: Final = (
+    *(ToolRule(tool, _is_always_allowed, tool.name in FOR_ALL) for tool in READ_TOOLS),
+    ToolRule(EXPORT_TOOL, _may_write_reports),
+    *(ToolRule(tool, _may_write) for tool in WRITE_TOOLS),
+)
+"""The tools of a server with one cluster, in the order in which they are listed."""
+
+
+def list_fleet_tools() -> Sequence[ToolRule]:
+    """Return the tools of a server with several clusters, in that order. No other server waits for their schemas."""
+    audit_tool = StrictTool.publish(
+        audit_clusters,
+        name="audit_access_tokens",
+        title="Audit access tokens",
+        description=(
+            "Audit all access tokens of one cluster or all: what is a risk, what mends it, and what changed since the "
+            "last audit.\n"
+            "Returns first what could not be audited, then how many tokens never expire, expire soon, have "
+            "expired, are disabled or old, or belong to admin or deleted users, and the worst few.\n"
+            "Changes nothing."
+        ),
+        annotations=_READS,
+    )
+    return [rule._replace(tool=audit_tool) if rule.tool.name == audit_tool.name else rule for rule in TOOLS]

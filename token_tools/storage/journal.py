@@ -20,6 +20,7 @@ import msgspec
 from token_tools.errors import JournalError, Refusal
 from token_tools.storage.attempts import Attempt, Mandate, Operation, Outcome, Settlement, encode_location
 from token_tools.storage.delivery import Location
+from token_tools.storage.sightings import Sighting
 from token_tools.storage.state import record
 from token_tools.storage.state.connections import WAIT_SECONDS, Connection, Connections
 from token_tools.times import Clock, format_time
@@ -234,6 +235,36 @@ class Journal:
             JournalError: If the record cannot be read.
         """
         return [attempt for attempt in await self.list_attempts() if attempt.replaces == token_id]
+
+    async def read_sighting(self) -> Sighting | None:
+        """Return what the last audit of this cluster saw, None if there was none.
+
+        Raises:
+            JournalError: If it cannot be read.
+        """
+
+        def read(connection: Connection) -> Sighting | None:
+            if record.read_revision(connection) is None:
+                return None
+            return record.select_sighting(connection, self._cluster)
+
+        return await self._run(lambda _: self._connections.read(read, if_missing=None))
+
+    async def record_sighting(self, sighting: Sighting) -> None:
+        """Write what an audit saw, for the next one; this counts as no change.
+
+        Raises:
+            JournalError: If it cannot be written.
+        """
+        await self._write(lambda connection: record.replace_sighting(connection, self._cluster, sighting))
+
+    async def renew_sighting(self, last: Sighting, time: datetime, actor: str) -> None:
+        """Write that an audit saw what the last one had seen, unless another one saw something since.
+
+        Raises:
+            JournalError: If it cannot be written.
+        """
+        await self._write(lambda connection: record.renew_sighting(connection, self._cluster, last, time, actor))
 
     @asynccontextmanager
     async def working(self) -> AsyncGenerator[None]:

@@ -1,6 +1,6 @@
 """Which folder counts as private, and files in it that are complete or not there at all.
 
-One rule holds for the journal, for delivery and for audit reports. The folder belongs to the user of the server and
+One rule holds for the journal, for delivery and for exported files. The folder belongs to the user of the server and
 lets nobody else in, and nobody else can put another folder in its place. sshd checks its keys in this way (StrictModes:
 the owner and the mode of each folder on the way). Four things differ here:
 

@@ -1,32 +1,28 @@
 """Render an audit: which risks there are, how many tokens have each, and what mends it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from pydantic import BaseModel
 
 from token_tools.cluster.clock import render_present
-from token_tools.cluster.identity import Identity, format_name
-from token_tools.cluster.models import AccessToken
 from token_tools.cluster.responses import WRITE_PRIVILEGE
 from token_tools.operations.audit import AuditResult
-from token_tools.operations.audit_users import EXAMPLES_PER_FINDING, Example, Tally, user_key_of
-from token_tools.operations.findings import STALE_AFTER, USERS_WITH_TWO_TOKENS, Finding, Remedy
-from token_tools.operations.policy import is_built_in
-from token_tools.times import format_duration, format_duration_argument, format_relative_time, format_rfc3339
+from token_tools.operations.audit_users import EXAMPLES_PER_FINDING, Example
+from token_tools.operations.findings import EXPIRES_SOON, FINDINGS, Finding
+from token_tools.times import format_duration, format_rfc3339
+from token_tools.views.audit_advice import choose_remedies, list_found
+from token_tools.views.drift import render_drift, render_worst
 from token_tools.views.rendered_result import RenderedResult
-from token_tools.views.tokens import format_count, render_future_caveat
+from token_tools.views.tokens import format_count, format_short_user, render_future_caveat
 
 MAX_CHANNEL_BYTES: Final = 4_000
 """Bytes that the text or the fields of an audit may have, whatever the cluster holds."""
 
-MAX_USER_BYTES: Final = 40
-"""Bytes, as JSON, of a user's spelling; a user with a longer one is shown by a number."""
-
-SUGGESTED_LIFETIME: Final = timedelta(days=90)
-"""How long a token that never expires is to live from now on, unless the operator allows less."""
+CHANGES_PER_EXAMPLE: Final = 2
+"""How many changed tokens are shown for each example that a finding has."""
 
 MAX_CAVEAT_CHARS: Final = 400
 """Characters of each thing that is not known."""
@@ -38,9 +34,10 @@ LACKS_WRITE_NOTE: Final = (
     f"This server's credential lacks {WRITE_PRIVILEGE}: the calls that mend are for one "
     "that has it, or for a person with qq."
 )
+MOST_EXAMPLES: Final = max(finding.max_examples for finding in FINDINGS)
 ALWAYS_UNKNOWN: Final = "The cluster tells neither when a token was last used nor since when one is disabled."
 
-_CHOOSE_ONE: Final = "A person decides which one stays"
+Size = TypeVar("Size")
 
 
 class FindingCount(BaseModel):
@@ -61,7 +58,7 @@ class WorstToken(BaseModel):
 
 
 class AuditReport(BaseModel):
-    """What is a risk about the cluster's tokens, in order of danger."""
+    """What is a risk about the cluster's tokens: first what expires soon, then in order of danger."""
 
     summary: str
     total: int
@@ -72,21 +69,26 @@ class AuditReport(BaseModel):
     findings: list[FindingCount]
     worst: list[WorstToken]
     own_token_findings: str | None = None
+    since_last_audit: list[str]
     not_known: str
     note: str | None = None
-    report: str | None = None
 
 
 def render_audit_result(result: AuditResult, *, address: str) -> RenderedResult:
-    """Return the counts, the findings with their worst few and what mends them, and what is not known.
+    """Return the counts, the findings with their worst few and what mends them, and what is not known."""
+    # The longest list of examples is shortened first.
+    return render_what_fits(partial(_render, result, address), range(MOST_EXAMPLES, -1, -1))
 
-    Of each finding, as many examples are shown as fit.
+
+def render_what_fits(render: Callable[[Size], RenderedResult], sizes: Iterable[Size]) -> RenderedResult:
+    """Return what `render` gives for the first of the sizes, each smaller than the one before, that fits an answer.
+
+    If none does, that is the last one.
     """
-    max_examples = EXAMPLES_PER_FINDING
-    rendered = _render(result, address, max_examples)
-    while max_examples > 0 and _count_bytes(rendered) >= MAX_CHANNEL_BYTES:
-        max_examples -= 1
-        rendered = _render(result, address, max_examples)
+    renderings = map(render, sizes)
+    rendered = next(renderings)
+    while _count_bytes(rendered) >= MAX_CHANNEL_BYTES and (smaller := next(renderings, None)) is not None:
+        rendered = smaller
     return rendered
 
 
@@ -96,18 +98,16 @@ def _count_bytes(rendered: RenderedResult) -> int:
 
 
 def _render(result: AuditResult, address: str, max_examples: int) -> RenderedResult:
-    audit = result.audit
-    unfinished = result.unfinished_notes[: max(max_examples, 1)]
-    found = {finding: tally for finding, tally in audit.tallies.items() if tally.count}
-    remedies = _render_remedies(found, result)
-    caveats = [*result.caveats, *render_future_caveat(audit.latest_creation, audit.scope.now)]
+    audit, found = result.audit, list_found(result)
+    unfinished = cut_unfinished(result, max_examples)
+    remedies = choose_remedies(result)
     fields = AuditReport(
-        summary=_render_headline(result, address),
+        summary=render_headline(result, address),
         total=audit.total,
         users=len(audit.census.tokens_per_user),
         **audit.token_counts,
         findings=[
-            FindingCount(finding=finding.name, count=tally.count, mend=remedies[finding])
+            FindingCount(finding=finding.name, count=tally.count, mend=remedies[finding].text)
             for finding, tally in found.items()
         ],
         worst=[
@@ -116,167 +116,96 @@ def _render(result: AuditResult, address: str, max_examples: int) -> RenderedRes
             for example in tally.worst[:max_examples]
         ],
         own_token_findings=", ".join(audit.own_findings) or None,
-        not_known=" ".join([ALWAYS_UNKNOWN, *map(_truncate, caveats)]),
-        note=" ".join([*unfinished, *(_render_cannot_mend(result) if found else ())]) or None,
-        report=None if result.report_path is None else str(result.report_path),
+        since_last_audit=[render_drift(audit.drift, now=audit.scope.now), *render_changed(result, max_examples)],
+        not_known=render_not_known(result),
+        note=" ".join([*unfinished, *(render_cannot_mend(result) if found else ())]) or None,
     )
     return RenderedResult(_render_text(fields, result, unfinished), fields)
 
 
-def _render_headline(result: AuditResult, address: str) -> str:
+def cut_unfinished(result: AuditResult, max_examples: int) -> Sequence[str]:
+    """Return what is unfinished; the fewer examples fit, the less, but always the first."""
+    return result.unfinished_notes[: max(min(max_examples, EXAMPLES_PER_FINDING), 1)]
+
+
+def render_changed(result: AuditResult, max_examples: int) -> Sequence[str]:
+    """Return the worst few of the tokens that changed since the last audit, in a line each."""
+    count = CHANGES_PER_EXAMPLE * min(max_examples, EXAMPLES_PER_FINDING)
+    return render_worst(result.audit.drift, result.audit.census, count=count)
+
+
+def render_not_known(result: AuditResult) -> str:
+    """Return what an audit does not know."""
+    caveats = [*result.not_known, *render_clocks_caveat(result)]
+    return " ".join([ALWAYS_UNKNOWN, *(truncate(caveat, max_chars=MAX_CAVEAT_CHARS) for caveat in caveats)])
+
+
+def render_clocks_caveat(result: AuditResult) -> Iterable[str]:
+    """Return that the clocks differ, if a token was created at a time that is still to come."""
+    return render_future_caveat(result.audit.latest_creation, result.audit.scope.now)
+
+
+def truncate(text: str, *, max_chars: int) -> str:
+    """Return the beginning of a text that is too long."""
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
+
+
+def render_headline(result: AuditResult, address: str) -> str:
+    """Return how many tokens there are in each status, and as of which time."""
+    scope = result.audit.scope
+    present = render_present(scope.now, result.clock_ahead)
+    return f"{render_counts(result, address)}. {present}. Soon is within {format_duration(scope.expiring_within)}."
+
+
+def render_counts(result: AuditResult, address: str) -> str:
+    """Return how many tokens of a cluster there are in each status, without the full stop."""
     audit = result.audit
     by_status = ", ".join(f"{count:,} {status}" for status, count in audit.token_counts.items())
     return (
         f"{format_count(audit.total, 'access token')} of {format_count(len(audit.census.tokens_per_user), 'user')} "
-        f"on {address}: {by_status}. {render_present(audit.scope.now, result.clock_ahead)}. "
-        f"Soon is within {format_duration(audit.scope.expiring_within)}."
+        f"on {address}: {by_status}"
     )
 
 
 def _render_text(fields: AuditReport, result: AuditResult, unfinished: Sequence[str]) -> str:
     lines = [fields.summary, *unfinished]
     if not fields.findings:
-        lines.append("Nothing found." if result.is_complete else "Nothing found among what was listed.")
+        lines.append("Nothing found among what was listed." if result.list_caveats else "Nothing found.")
     for finding in fields.findings:
         lines.append(f"{finding.finding}: {finding.count:,}. {finding.mend}")
-        worst = (token for token in fields.worst if token.finding == finding.finding)
+        worst = [token for token in fields.worst if token.finding == finding.finding]
         lines += [f"  {token.id} {token.user} {token.since}" for token in worst]
+        lines += [f"  {remainder}" for remainder in render_remainder(finding, len(worst))]
     if fields.own_token_findings:
         lines.append(f"This server's own token is among: {fields.own_token_findings}.")
+    lines.append("\n  ".join(fields.since_last_audit))
     lines.append(fields.not_known)
     if fields.findings:
-        lines += _render_cannot_mend(result)
-    if fields.report:
-        lines.append(f"All rows are in {fields.report}")
+        lines += render_cannot_mend(result)
     return "\n".join(lines)
 
 
-def _render_cannot_mend(result: AuditResult) -> Sequence[str]:
+def render_remainder(finding: FindingCount, shown: int) -> Sequence[str]:
+    """Render how many there are besides those shown, where a person asks for all."""
+    is_cut = finding.finding == EXPIRES_SOON.name and 0 < shown < finding.count
+    return [f"and {finding.count - shown:,} more"] if is_cut else []
+
+
+def render_cannot_mend(result: AuditResult) -> Sequence[str]:
     """Return why this server cannot make the calls that mend, if it cannot."""
     return [READ_ONLY_NOTE] if result.read_only else [] if result.may_write else [LACKS_WRITE_NOTE]
 
 
 def _to_worst_token(finding: Finding, example: Example) -> WorstToken:
+    token_id, user, since = _format_example(example)
+    return WorstToken(finding=finding.name, id=token_id, user=user, since=since)
+
+
+def render_example(example: Example) -> str:
+    """Return one of the worst few of a finding: its id, its user, and since when or from when on it has it."""
+    return " ".join(_format_example(example))
+
+
+def _format_example(example: Example) -> tuple[str, str, str]:
     since = format_rfc3339(example.since.replace(microsecond=0))
-    return WorstToken(finding=finding.name, id=example.token.id, user=_format_user(example.token.user), since=since)
-
-
-def _format_user(user: Identity) -> str:
-    """Return the spelling of a user if it is short, else a number."""
-    spelling = str(user)
-    if len(json.dumps(spelling)) <= MAX_USER_BYTES:
-        return spelling
-    return str(user.as_minimal_identity()) if user.auth_id else format_name((user.name or "")[: MAX_USER_BYTES // 8])
-
-
-def _truncate(caveat: str) -> str:
-    return caveat if len(caveat) <= MAX_CAVEAT_CHARS else f"{caveat[: MAX_CAVEAT_CHARS - 1]}…"
-
-
-class _Advice(NamedTuple):
-    """What to do about a token. `token_id` is the token that a call in the text changes, None if there is no call."""
-
-    text: str
-    token_id: str | None = None
-
-
-def _render_remedies(found: Mapping[Finding, Tally], result: AuditResult) -> Mapping[Finding, str]:
-    """Return what mends each finding; each call is named once, so that all can be made one after the other."""
-    remedies: dict[Finding, str] = {}
-    finding_by_called_id: dict[str, Finding] = {}
-    for finding, tally in found.items():
-        advice = _list_advice(finding, tally, result)
-        calls = [(each.token_id, each.text) for each in advice if each.token_id is not None]
-        new_call = next(((called, text) for called, text in calls if called not in finding_by_called_id), None)
-        if new_call is not None:
-            called_id, remedies[finding] = new_call
-            finding_by_called_id[called_id] = finding
-        elif calls:
-            called_id, _ = calls[0]
-            remedies[finding] = f"{called_id}: see {finding_by_called_id[called_id].name}"
-        else:
-            remedies[finding] = advice[0].text
-    return remedies
-
-
-def _list_advice(finding: Finding, tally: Tally, result: AuditResult) -> Sequence[_Advice]:
-    """Return what to do about each of the worst tokens; the one that the server runs on comes last."""
-    if not tally.worst:
-        # Users with two tokens are counted before their tokens are read, and that may fail.
-        return [_Advice(f"Whose, list_access_tokens tells. {_CHOOSE_ONE}")]
-    tokens = sorted((example.token for example in tally.worst), key=lambda token: token.id == result.audit.own_token_id)
-    return [_advise(_choose_remedy(finding, token, result), token, result) for token in tokens]
-
-
-def _choose_remedy(finding: Finding, token: AccessToken, result: AuditResult) -> Remedy:
-    """Return what mends a token: who its user is and whether it works count for more than the finding."""
-    if is_built_in(result.audit.census.resolve(token.user)):
-        return "move_work"
-    if token.is_expired(now=result.audit.scope.now):
-        return "delete"
-    return "delete_once_unused" if token.is_disabled else finding.remedy
-
-
-def _advise(remedy: Remedy, token: AccessToken, result: AuditResult) -> _Advice:
-    match remedy:
-        case "move_work":
-            return _Advice("A person decides: its work may move to a service account")
-        case "delete":
-            return _advise_call("delete_access_token", token)
-        case "delete_once_unused":
-            return _advise_on_disabled(token, result)
-        case "ask_user":
-            return _Advice("Usual for services; else a person asks their user")
-        case "choose_one":
-            return _Advice(_render_two_tokens(token, result))
-        case _:
-            return _advise_on_live(remedy, token, result)
-
-
-def _advise_on_live(
-    remedy: Literal["find_user", "rotate", "rotate_with_expiry"], token: AccessToken, result: AuditResult
-) -> _Advice:
-    """Return the call that creates a successor, or why there is none; a token that works is left alone."""
-    census, user = result.audit.census, user_key_of(token.user)
-    if user in census.missing:
-        # A token of a user who does not exist authenticates nobody.
-        return _advise_call("update_access_token", token, "enabled=false")
-    if census.is_at_limit(user):
-        return _Advice(f"{token.id}: no place for a second one; see {USERS_WITH_TWO_TOKENS.name}")
-    if remedy == "find_user" or census.resolve(token.user).domain is None:
-        return _Advice("Whose they are is not known: a person finds out, and decides")
-    if not result.may_rotate:
-        return _Advice("A person decides: this cluster does not tell what would prove that a second one works")
-    needs_expiry = remedy == "rotate_with_expiry" or result.policy.default_lifetime is None
-    return _advise_call("rotate_access_token", token, *([_format_suggested_expiry(result)] if needs_expiry else []))
-
-
-def _format_suggested_expiry(result: AuditResult) -> str:
-    lifetime = min(SUGGESTED_LIFETIME, result.policy.max_lifetime or SUGGESTED_LIFETIME)
-    return f'expiration_time="{format_duration_argument(lifetime)}"'
-
-
-def _advise_on_disabled(token: AccessToken, result: AuditResult) -> _Advice:
-    disabling = result.journal_history.disablings.get(token.id)
-    if disabling is None:
-        return _Advice(f"Since when {token.id} is disabled is not known here: a person asks before it is deleted")
-    since, now = disabling.last_seen, result.audit.scope.now
-    if since > now - STALE_AFTER:
-        when = format_relative_time(since, now=now)
-        return _Advice(f"{token.id} was disabled {when} by {disabling.actor}: watch whether anything breaks")
-    return _advise_call("delete_access_token", token)
-
-
-def _render_two_tokens(token: AccessToken, result: AuditResult) -> str:
-    """Return what helps a person to decide which of two tokens that work stays."""
-    if token.id in result.lost_ids:
-        return f"Maybe nobody has the bearer token of {token.id} (see what is unfinished): a person decides"
-    successors = [entry for entry in result.journal_history.rotations.values() if entry.replaces == token.id]
-    if successors:
-        return f"{successors[-1].token_id} was made to replace {token.id}: once in use, a person retires the old one"
-    return _CHOOSE_ONE
-
-
-def _advise_call(tool: str, token: AccessToken, *arguments: str) -> _Advice:
-    named = [f'id="{token.id}"', *arguments]
-    return _Advice(f"{tool}({', '.join(named)})", token.id)
+    return example.token.id, format_short_user(example.token.user), since

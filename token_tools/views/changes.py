@@ -1,6 +1,5 @@
 """Render the answers of update and delete, with what undoes them."""
 
-import json
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -8,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from token_tools.cluster.clock import render_clock_note
 from token_tools.cluster.models import AccessToken, TokenState
+from token_tools.operations.calls import format_call
 from token_tools.operations.delete import DeleteResult
 from token_tools.operations.next_steps import DISABLE_FIRST_ADVICE
 from token_tools.operations.update import UpdateResult
@@ -86,14 +86,13 @@ def _render_undo(result: UpdateResult, after: TokenState, now: datetime) -> str 
     is_moved = before.expires != after.expires
     lost_expiry = _render_lost_expiry(before, now, result.max_lifetime) if is_moved else None
     expires = "never" if before.expires is None else format_rfc3339(before.expires)
-    arguments = [
-        *(["enabled=true"] if is_stopped else []),
-        *([f'expiration_time="{expires}"'] if is_moved and lost_expiry is None else []),
-    ]
+    enabling: dict[str, str | bool] = {"enabled": True} if is_stopped else {}
+    moving: dict[str, str | bool] = {"expiration_time": expires} if is_moved and lost_expiry is None else {}
+    arguments = enabling | moving
     undone = "this" if lost_expiry is None else "the disabling"
-    call = f'update_access_token(id="{token.id}", {", ".join(arguments)}) undoes {undone}' if arguments else None
-    final_call = f'delete_access_token(id="{token.id}") makes it final' if is_stopped else None
-    calls = ", ".join(filter(None, [call, final_call]))
+    undoing = f"{format_call('update_access_token', id=token.id, **arguments)} undoes {undone}" if arguments else None
+    final_call = f"{format_call('delete_access_token', id=token.id)} makes it final" if is_stopped else None
+    calls = ", ".join(filter(None, [undoing, final_call]))
     watch = f"Watch whether anything breaks{f'; {calls}' if calls else ''}."
     return watch if lost_expiry is None else f"{watch} {lost_expiry}"
 
@@ -116,14 +115,14 @@ def render_delete_result(result: DeleteResult, *, address: str) -> RenderedResul
         f"Deleted access token {token.id} of {token.user} on {address} for ever: {token.render_lifetime(now=now)}."
     )
     advice = f" The deleted one still worked. {DISABLE_FIRST_ADVICE}" if token.is_live(now=now) else ""
-    user = json.dumps(str(token.user), ensure_ascii=False)
+    another = format_call("create_access_token", user=str(token.user), expiration_time=again)
     fields = to_entry(
         DeletedToken,
         token,
         now,
         summary=headline,
         warning=join_warnings(*result.applied.warnings, render_clock_note(result.plan.clock_ahead)),
-        next_step=f'Another like it: create_access_token(user={user}, expiration_time="{again}").{advice}',
+        next_step=f"Another like it: {another}.{advice}",
     )
     row = render_row(token, fields, now)
     return RenderedResult(join_lines([headline, TABLE_HEADER, row, fields.warning, fields.next_step]), fields)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from token_tools.operations.calls import find_named_cluster
 from token_tools.quoting import quote_untrusted
 
 MAX_NAME_CHARS: Final = 40
@@ -26,7 +27,11 @@ MIN_FUZZY_CHARS: Final = 4
 _PLURAL_ARGUMENTS: Final = {"ids", "users"}
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
+_CALL_WITHOUT_CLUSTER: Final = re.compile(r"(?<!audit)(_access_tokens?)\((?=(\)?))")
+"""A call that needs a cluster where there are several: an audit and the list of changes do without one."""
+
 _ARGUMENT_SYNONYMS: Final = {
+    "cluster": "clusters cluster_name cluster_id host hostname server environment instance profile",
     "since": (
         "from start begin start_time start_date from_date after_date since_date changed_since within days hours weeks "
         "period last last_days time_range window"
@@ -39,7 +44,8 @@ _ARGUMENT_SYNONYMS: Final = {
     "expiring_within": (
         "within days weeks months window expires_within expiring soon threshold days_ahead warn_days horizon"
     ),
-    "report": "format output file output_file export report_format output_format export_format save_report csv json",
+    "format": "file_format output_format export_format report_format file_type filetype type output report csv json",
+    "state": "status token_state token_status state_filter status_filter filter_state filter_status by_state by_status",
     "user": (
         "username user_name owner identity account name for_user auth_id uid sid domain user_id owner_id "
         "users principal login account_name user_filter filter_user filter_by_user target_user "
@@ -116,6 +122,19 @@ _TOPICS: Final = (
         "create update rotate",
     ),
     _build_topic(
+        "report reports format output file filename export csv json save download path folder directory dir",
+        "an audit writes no file; export_access_tokens(format=…) writes one of all tokens, where the operator "
+        "allows it.",
+        "audit",
+    ),
+    _build_topic(
+        "user users username owner expiring expiration expires within days state status enabled disabled filter "
+        "only finding findings columns fields limit after sort all include",
+        "the file has all tokens of the cluster, with every column and finding; list_access_tokens(state=…, user=…) "
+        "lists some.",
+        "export",
+    ),
+    _build_topic(
         "confirm confirmed confirmation force yes approve approved approval consent agree agreed acknowledge sure "
         "bypass override",
         "whether a person has to agree is the operator's to say, and this server asks them itself.",
@@ -127,7 +146,7 @@ _TOPICS: Final = (
     ),
     _build_topic(
         "cluster clusters host hostname server endpoint url port region tenant profile environment instance",
-        "this server serves one cluster, which its operator has set.",
+        "which clusters this server serves, and how, is the operator's to say.",
     ),
     _build_topic(
         "ttl expires expire expiry expiration lifetime valid validity never permanent duration hours days weeks months "
@@ -164,6 +183,12 @@ _TOPICS: Final = (
     ),
     _build_topic(
         "sort order orderby sortby ordering reverse direction descending ascending desc asc",
+        "the order cannot be chosen: it is the cluster's own, and with `state` fixed, such as the soonest first with "
+        'state="expiring".',
+        "list_access",
+    ),
+    _build_topic(
+        "sort order orderby sortby ordering reverse direction descending ascending desc asc",
         "the order is the cluster's own and cannot be chosen.",
     ),
     _build_topic(
@@ -182,16 +207,15 @@ _TOPICS: Final = (
         "path folder directory delivery deliver destination save inline output file filename return show print reveal "
         "vault keyring store",
         "where files and new bearer tokens go is the operator's to say; the answer names the place.",
-        "audit create rotate",
+        "export create rotate",
     ),
     _build_topic(
         "status state filter filters query search q where expired expires expiring expiry expiration within disabled "
         "enabled active inactive valid live old older newer before after since until from created creator age stale "
         "permanent suspended revoked updated modified lifetime expire "
         "type match contains pattern days only include date finding findings severity risk category",
-        "tokens cannot be filtered by that. audit_access_tokens finds those that expire soon, have expired, are "
-        "disabled or old; list_access_tokens(user=…) lists one user's, and tells of each token its user, creator, "
-        "expiry and whether it is disabled.",
+        "tokens cannot be filtered by that. list_access_tokens lists those of a `state` (expiring, expired, "
+        "never_expires or disabled) or of one `user`, and audit_access_tokens finds what is a risk, such as old ones.",
         "list_access audit",
     ),
     _build_topic(
@@ -331,14 +355,19 @@ _TOOL_WORDS: Final = (
         "create", "make generate new issue mint add create post", "create_access_token(user=…) creates a token"
     ),
     _build_tool_words(
-        "audit",
-        "export download csv",
-        'audit_access_tokens(report="csv") also writes a file of all tokens, report="json" likewise',
+        "export",
+        "export download csv dump",
+        'export_access_tokens(format="csv") writes a file of all tokens, format="json" likewise',
     ),
     _build_tool_words(
         "audit",
-        "audit report check scan expiring expired stale unused old review summary stats count risk risks health",
+        "audit report check scan stale unused old review summary stats count risk risks health",
         "audit_access_tokens() looks at all tokens and tells what is a risk",
+    ),
+    _build_tool_words(
+        "list",
+        "expiring expired disabled inactive permanent",
+        "list_access_tokens(state=…) lists the tokens that are expiring, expired, never_expires or disabled",
     ),
     _build_tool_words(
         "list", "whoami me self current", 'list_access_tokens(user="self") lists the tokens of whoever this server is'
@@ -380,7 +409,8 @@ def render_unknown_argument(
     topics = [_USER_FORMS_TOPIC] if meant == "user" and _USER_FORMS_TOPIC.fits(words, tool) else _TOPICS
     answers = (topic.answer for topic in topics if topic.fits(words, tool))
     already = "" if meant is None else f"`{meant}` is given already; "
-    return f"{problem}: {already}{next(answers, 'leave this out.')} {takes}"
+    answer = name_clusters(next(answers, "leave this out."), properties)
+    return f"{problem}: {already}{answer} {takes}"
 
 
 def render_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]) -> str:
@@ -394,6 +424,15 @@ def render_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[st
     if tool in withheld:
         return f"{problem}: this server only reads. {tools}"
     return f"{problem}{answer}. {tools}"
+
+
+def name_clusters(text: str, properties: Collection[str]) -> str:
+    """Return a text whose calls name a cluster, if it is among the arguments of the tools."""
+    if "cluster" not in properties:
+        return text
+    named = find_named_cluster()
+    cluster = "…" if named is None else f'"{named}"'
+    return _CALL_WITHOUT_CLUSTER.sub(lambda call: f"{call[1]}(cluster={cluster}{'' if call[2] else ', '}", text)
 
 
 def has_action_word(text: object) -> bool:

@@ -4,15 +4,18 @@ A line names only what is known. What callers and their clients wrote about them
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
+from operator import itemgetter
 from typing import Final
 
 from pydantic import BaseModel
 
 from token_tools.cluster.identity import Identity
+from token_tools.operations.calls import format_call, naming_cluster
 from token_tools.operations.changes import ChangeList, Resolution
+from token_tools.operations.fleet import FleetAnswers
 from token_tools.operations.unfinished import render_unfinished
 from token_tools.quoting import MAX_ANSWER_CHARS, quote_untrusted, render_first_items
 from token_tools.storage.attempts import Attempt, Settlement
@@ -128,31 +131,51 @@ def render_entry(entry: Attempt) -> str:
     return f"{begun}: {'; '.join([render_outcome(entry), *render_details(entry)])}"
 
 
-def render_changes_result(changes: ChangeList, *, address: str) -> RenderedResult:
+def render_changes_result(found: FleetAnswers[ChangeList]) -> RenderedResult:
     """Render what is unfinished, what became of it, and as many of the entries as fit, the newest first."""
-    lines = [render_entry(entry) for entry in changes.entries[: -MAX_LINES - 1 : -1]]
-    rendered = _render_changes(changes, lines, address)
+    entries = [
+        (entry.number, f"{label.prefix}{render_entry(entry)}")
+        for label, changes in found.answers
+        for entry in changes.entries[-MAX_LINES:]
+    ]
+    lines = [line for _, line in sorted(entries, key=itemgetter(0), reverse=True)[:MAX_LINES]]
+    rendered = _render_changes(found, lines)
     while rendered.char_count >= MAX_ANSWER_CHARS and lines:
         fitting = len(lines) * MAX_ANSWER_CHARS // rendered.char_count
         lines = lines[: min(fitting, len(lines) - 1)]
-        rendered = _render_changes(changes, lines, address)
+        rendered = _render_changes(found, lines)
     return rendered
 
 
-def _render_changes(changes: ChangeList, lines: Sequence[str], address: str) -> RenderedResult:
-    unfinished = [*_render_unfinished(changes)]
-    resolved = [*_render_first(map(_render_resolution, changes.resolved), len(changes.resolved))]
+def _render_changes(found: FleetAnswers[ChangeList], lines: Sequence[str]) -> RenderedResult:
+    unfinished = _render_each(found, _render_unfinished)
+    resolved = _render_each(found, _render_resolved)
     fields = TokenChanges(
-        summary=_render_summary(changes, address),
+        summary=" ".join(
+            [*_render_failures(found), *(_render_summary(changes, label.address) for label, changes in found.answers)]
+        ),
         unfinished=unfinished or None,
         resolved=resolved or None,
         changes=[*lines],
-        warning=join_warnings(*changes.caveats),
-        next_step=_render_remainder(changes, len(lines)),
+        warning=join_warnings(*_render_each(found, lambda changes: iter(changes.caveats))),
+        next_step=_render_remainder(found, len(lines)),
     )
     return RenderedResult(
         join_lines([fields.summary, *unfinished, *resolved, fields.warning, *lines, fields.next_step]), fields
     )
+
+
+def _render_each(found: FleetAnswers[ChangeList], render: Callable[[ChangeList], Iterator[str]]) -> list[str]:
+    """Render something of each cluster; the calls in it name that cluster."""
+    sentences: list[str] = []
+    for label, changes in found.answers:
+        with naming_cluster(label.name):
+            sentences += [f"{label.prefix}{sentence}" for sentence in render(changes)]
+    return sentences
+
+
+def _render_failures(found: FleetAnswers[ChangeList]) -> Iterator[str]:
+    return (f"Not known of {label.address}: {label.render_failure(failure)}" for label, failure in found.failures)
 
 
 def _render_summary(changes: ChangeList, address: str) -> str:
@@ -182,22 +205,32 @@ def _render_unfinished_count(changes: ChangeList) -> str:
     return "Nothing is left unfinished."
 
 
-def _render_remainder(changes: ChangeList, shown: int) -> str | None:
+def _render_remainder(found: FleetAnswers[ChangeList], shown: int) -> str | None:
     """Render how to get at entries that are not told, or who else knows of a token; None if neither helps."""
-    if (omitted := len(changes.entries) - shown) > 0:
+    count = sum(len(changes.entries) for _, changes in found.answers)
+    if (omitted := count - shown) > 0:
         return (
             f"{omitted:,} earlier left out, which do not fit: a shorter `since`, `user` or `id` narrows this, and "
             "`qumulo-token-tools journal` shows the operator all."
         )
-    if changes.entries:
+    if count:
         return None
-    creator = f'; get_access_token(id="{changes.token_id}") tells who created it' if changes.token_id else ""
+    [(_, changes), *others] = found.answers
+    creator = (
+        f"; {format_call('get_access_token', id=changes.token_id)} tells who created it"
+        if changes.token_id and not others
+        else ""
+    )
     return f"The record has only what was asked of servers that share it{creator}."
 
 
 def _render_unfinished(changes: ChangeList) -> Iterator[str]:
     yield from render_unfinished(changes.unfinished, max_sentences=MAX_TOLD)
     yield from _render_first(map(_render_unseen, changes.unseen), len(changes.unseen))
+
+
+def _render_resolved(changes: ChangeList) -> Iterator[str]:
+    return _render_first(map(_render_resolution, changes.resolved), len(changes.resolved))
 
 
 def _render_first(sentences: Iterable[str], count: int) -> Iterator[str]:

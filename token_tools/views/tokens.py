@@ -6,9 +6,10 @@ shows it as data.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -16,6 +17,7 @@ from token_tools.cluster.clock import MIN_CLOCK_DIFFERENCE, render_present
 from token_tools.cluster.identity import Identity, format_name, format_sid
 from token_tools.cluster.models import AccessToken
 from token_tools.operations.read import TokenListing, TokenView
+from token_tools.operations.selection import SelectedState, TokenSelection
 from token_tools.quoting import MAX_ANSWER_CHARS
 from token_tools.times import (
     format_duration,
@@ -25,8 +27,22 @@ from token_tools.times import (
 )
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
 
+MAX_LIMIT: Final = 200
+"""Tokens of one answer that a caller can ask for."""
+
+MAX_USER_BYTES: Final = 40
+"""Bytes, as JSON, of a user's spelling where space is short; a user with a longer one is shown by a number."""
+
 MAX_OTHER_ROWS: Final = 20
 """Rows of a user's other tokens; a user can have two tokens."""
+
+_SELECTION_WORDS: Final[Mapping[SelectedState, tuple[str, str]]] = {
+    "expiring": ("Enabled and expiring within {within}", "soonest"),
+    "expired": ("Expired, enabled or not", "latest"),
+    "never_expires": ("Enabled and never expiring", "oldest"),
+    "disabled": ("Disabled and not expired", "oldest"),
+}
+"""Which tokens are in a state, and which of them come first."""
 
 TABLE_HEADER: Final = "id | user | expires (UTC) | created (UTC) | state, where not enabled | creator"
 
@@ -44,15 +60,17 @@ class TokenEntry(BaseModel):
 
 
 Entry = TypeVar("Entry", bound=TokenEntry)
+Listing = TypeVar("Listing", TokenListing, TokenSelection)
 
 
 class TokenList(BaseModel):
-    """Access tokens, a page at a time."""
+    """Access tokens: a page of them, or the first of those in one state."""
 
     summary: str
     usual_creator: str | None = Field(None, description="Of the tokens without one")
     tokens: list[TokenEntry]
     after: str | None = None
+    left_out: int | None = None
     next_step: str | None = None
 
 
@@ -79,18 +97,44 @@ class TokenDetails(TokenEntry):
 
 def render_listing(listing: TokenListing, *, address: str) -> RenderedResult:
     """Render a page of tokens, or as many of them as fit into an answer, with the cursor of those that follow."""
-    rendered = _render_listing(listing, address)
-    while rendered.char_count >= MAX_ANSWER_CHARS and (count := len(listing.page.tokens)) > 1:
+    return _render_what_fits(listing, partial(_render_page, address=address))
+
+
+def render_selection(selection: TokenSelection, *, address: str) -> RenderedResult:
+    """Render the tokens in one state, or as many of them as fit into an answer, with the number of the others."""
+    selected_count = len(selection.tokens)
+
+    def render(shown: TokenSelection) -> RenderedResult:
+        next_step = _render_way_to_rest(shown, does_fit=len(shown.tokens) == selected_count)
+        table = _render_table(_render_selection_headline(shown, address), shown, next_step)
+        table.fields.left_out = shown.left_out or None
+        return RenderedResult(table.text, table.fields)
+
+    return _render_what_fits(selection, render)
+
+
+def _render_what_fits(listing: Listing, render: Callable[[Listing], RenderedResult]) -> RenderedResult:
+    rendered = render(listing)
+    while rendered.char_count >= MAX_ANSWER_CHARS and (count := len(listing.tokens)) > 1:
         fitting = count * MAX_ANSWER_CHARS // rendered.char_count
         listing = listing.shorten(max(1, min(fitting, count - 1)))
-        rendered = _render_listing(listing, address)
+        rendered = render(listing)
     return rendered
 
 
-def _render_listing(listing: TokenListing, address: str) -> RenderedResult:
-    headline = _render_headline(listing, address)
-    next_step = _render_next_page(listing)
-    tokens = listing.page.tokens
+def _render_page(listing: TokenListing, address: str) -> RenderedResult:
+    table = _render_table(_render_headline(listing, address), listing, _render_next_page(listing))
+    table.fields.after = listing.page.cursor
+    return RenderedResult(table.text, table.fields)
+
+
+class _Table(NamedTuple):
+    text: str
+    fields: TokenList
+
+
+def _render_table(headline: str, listing: TokenListing | TokenSelection, next_step: str | None) -> _Table:
+    tokens = listing.tokens
     entries = [to_entry(TokenEntry, token, listing.time) for token in tokens]
     # Most tokens of a cluster are made by one administrator: naming them once is a seventh of the answer.
     usual = _find_usual_creator(entries)
@@ -102,14 +146,8 @@ def _render_listing(listing: TokenListing, address: str) -> RenderedResult:
         entry.creator = None if entry.creator == usual else entry.creator
         entry.enabled = None if entry.enabled else entry.enabled
     columns = [f"{TABLE_HEADER}, where not {usual}" if usual else TABLE_HEADER] if rows else []
-    fields = TokenList(
-        summary=headline,
-        usual_creator=usual,
-        tokens=entries,
-        after=listing.page.cursor,
-        next_step=next_step,
-    )
-    return RenderedResult(join_lines([headline, *columns, *rows, next_step]), fields)
+    fields = TokenList(summary=headline, usual_creator=usual, tokens=entries, next_step=next_step)
+    return _Table(join_lines([headline, *columns, *rows, next_step]), fields)
 
 
 def render_token_view(view: TokenView, *, address: str) -> RenderedResult:
@@ -165,6 +203,14 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def format_short_user(user: Identity) -> str:
+    """Return the spelling of a user if it is short, else a number."""
+    spelling = str(user)
+    if len(json.dumps(spelling)) <= MAX_USER_BYTES:
+        return spelling
+    return str(user.as_minimal_identity()) if user.auth_id else format_name((user.name or "")[: MAX_USER_BYTES // 8])
+
+
 def _find_usual_creator(entries: Iterable[TokenEntry]) -> str | None:
     """Return who created most of the tokens, if that is more than one token."""
     for creator, number in Counter(entry.creator for entry in entries).most_common(1):
@@ -173,20 +219,45 @@ def _find_usual_creator(entries: Iterable[TokenEntry]) -> str | None:
 
 
 def _render_headline(listing: TokenListing, address: str) -> str:
-    whose = f" of {listing.user}" if listing.user else ""
     more = ", and there are more" if listing.page.cursor else ""
-    caveats = [*listing.caveats, *render_future_caveat(_find_latest_creation(listing.page.tokens), listing.time)]
-    count = f"{format_count(len(listing.page.tokens), 'access token')}{whose} on {address}{more}."
-    return " ".join([count, f"{render_present(listing.time, listing.clock_ahead)}.", *caveats])
+    count = f"{format_count(len(listing.tokens), 'access token')}{_render_owner(listing)} on {address}{more}."
+    return " ".join([count, *_render_circumstances(listing)])
+
+
+def _render_selection_headline(selection: TokenSelection, address: str) -> str:
+    which, order = _SELECTION_WORDS[selection.criterion.state]
+    within = format_duration(selection.criterion.expiring_within)
+    of_all = f"{selection.match_count:,} of {format_count(selection.total, 'access token')}"
+    count = f"{which.format(within=within)}: {of_all}{_render_owner(selection)} on {address}, the {order} first."
+    return " ".join([count, *_render_circumstances(selection)])
+
+
+def _render_owner(listing: TokenListing | TokenSelection) -> str:
+    return f" of {listing.user}" if listing.user else ""
+
+
+def _render_circumstances(listing: TokenListing | TokenSelection) -> Sequence[str]:
+    """Render the time of a list, and what is missing or unfinished."""
+    future_caveat = render_future_caveat(_find_latest_creation(listing.tokens), listing.time)
+    return [f"{render_present(listing.time, listing.clock_ahead)}.", *listing.caveats, *future_caveat]
+
+
+def _render_namesakes(count: int) -> Sequence[str]:
+    left_out = f"{format_count(count, 'token')} left out, of what is or may be another user with that name."
+    return [f"{left_out} Name the user by auth_id to be sure."] if count else []
+
+
+def _render_way_to_rest(selection: TokenSelection, *, does_fit: bool) -> str | None:
+    """Render how many tokens were left out, and how to see them."""
+    steps = [*_render_namesakes(selection.namesake_count)]
+    if selection.left_out:
+        how = "raise `limit`, or " if does_fit and len(selection.tokens) < MAX_LIMIT else ""
+        steps.append(f"{selection.left_out:,} more left out: {how}name a `user`.")
+    return " ".join(steps) or None
 
 
 def _render_next_page(listing: TokenListing) -> str | None:
-    steps: list[str] = []
-    if listing.page.filtered_out:
-        steps.append(
-            f"{format_count(listing.page.filtered_out, 'token')} left out, of what is or may be another user with "
-            "that name. Name the user by auth_id to be sure."
-        )
+    steps = [*_render_namesakes(listing.page.filtered_out)]
     if listing.page.cursor:
         steps.append(f"For the next page, call again with after={json.dumps(listing.page.cursor)}.")
     return " ".join(steps) or None

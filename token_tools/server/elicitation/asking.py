@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema
 
 from token_tools.errors import JournalError, Refusal, TokenToolsError
 from token_tools.operations.consent import NoConsent, NotAgreed
+from token_tools.operations.fleet import Fleet
 from token_tools.operations.services import Services
 from token_tools.quoting import truncate
 from token_tools.redaction import redact
@@ -104,7 +105,7 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolv
     """Return the resolver that asks a person about a plan, or answers yes where nobody has to be asked."""
 
     async def ask_for_consent(
-        ctx: Context[Services], plan: Annotated[AnyPlan, Resolve(plan_resolver)]
+        ctx: Context[Fleet], plan: Annotated[AnyPlan, Resolve(plan_resolver)]
     ) -> Elicit[ConsentAnswer] | ConsentAnswer:
         if not plan.needs_consent:
             return ConsentAnswer(agree=True)
@@ -134,7 +135,7 @@ def _can_show_forms(capabilities: ClientCapabilities | None) -> bool:
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
-def require_consent(ctx: Context[Services], answer: ElicitationResult[ConsentAnswer], plan: AnyPlan) -> Services:
+def require_consent(ctx: Context[Fleet], answer: ElicitationResult[ConsentAnswer], plan: AnyPlan) -> Services:
     """Return the services that carry out the plan, if a person agreed to it or no consent was needed.
 
     Raises:

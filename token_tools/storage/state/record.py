@@ -1,4 +1,4 @@
-"""The table of the record, and every statement on it: the same for each kind of database.
+"""The tables of the record, and every statement on them: the same for each kind of database.
 
 Each change is one transaction that counts up `revision`, which is also the number of its entry. So a server sees
 whether the record is still what it read last. Times are texts in UTC of one width: they sort by themselves, and people
@@ -14,6 +14,7 @@ import msgspec
 from token_tools.cluster.normalization import validate_token_id
 from token_tools.errors import RETRY_ONCE_FIXED, JournalError
 from token_tools.storage.attempts import UNTRIED, Attempt, Settlement
+from token_tools.storage.sightings import Sighting, explain_unreadable
 from token_tools.storage.state.connections import Connection
 from token_tools.times import format_timestamp
 
@@ -59,6 +60,14 @@ _UPGRADES: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX changes_by_time ON changes (begun)",
         "CREATE INDEX changes_by_replaced_token ON changes (cluster, replaces)",
         "CREATE INDEX changes_by_question ON changes (question)",
+    ),
+    (
+        """CREATE TABLE sightings (
+            cluster TEXT PRIMARY KEY,
+            seen TEXT NOT NULL, -- by the cluster's clock
+            actor TEXT NOT NULL,
+            tokens BYTEA NOT NULL -- which SQLite takes for a word of no meaning, and keeps bytes as they are
+        )""",
     ),
 )
 """For each version of the schema, the statements that lead to it from the one before."""
@@ -286,6 +295,45 @@ def _delete_first(connection: Connection, condition: str, parameter: object) -> 
         f"DELETE FROM changes WHERE number IN (SELECT number FROM changes WHERE {condition} AND NOT {_IS_UNSETTLED} "
         f"LIMIT {MAX_PRUNED})",
         parameter,
+    )
+
+
+def select_sighting(connection: Connection, cluster: str) -> Sighting | None:
+    """Return what the last audit of a cluster saw, None if there was none.
+
+    Raises:
+        JournalError: If this version of the program wrote no such thing.
+    """
+    # A server that only reads brings no tables up to date.
+    if not connection.has_table("sightings"):
+        return None
+    rows = connection.execute("SELECT seen, actor, tokens FROM sightings WHERE cluster = ?", cluster)
+    try:
+        return msgspec.convert(rows[0], Sighting) if rows else None
+    except msgspec.ValidationError:
+        raise explain_unreadable() from None
+
+
+def replace_sighting(connection: Connection, cluster: str, sighting: Sighting) -> None:
+    """Write what an audit saw in the place of what the last one did."""
+    connection.execute(
+        "INSERT INTO sightings (cluster, seen, actor, tokens) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (cluster) DO UPDATE SET seen = excluded.seen, actor = excluded.actor, tokens = excluded.tokens",
+        cluster,
+        format_timestamp(sighting.time),
+        sighting.actor,
+        sighting.tokens,
+    )
+
+
+def renew_sighting(connection: Connection, cluster: str, last: Sighting, time: datetime, actor: str) -> None:
+    """Write that another audit saw what the last one had seen, unless that was replaced meanwhile."""
+    connection.execute(
+        "UPDATE sightings SET seen = ?, actor = ? WHERE cluster = ? AND seen = ?",
+        format_timestamp(time),
+        actor,
+        cluster,
+        format_timestamp(last.time),
     )
 
 

@@ -1,0 +1,402 @@
+"""Where do settings come from, and which value holds?
+
+A setting is an option of the command line, a variable of the environment, or a key of `config.toml`: in the table of a
+cluster, or on top for all clusters. The option holds before the variable, and both hold before the top of the file; the
+table holds before all of them. Of what restricts, the strictest value holds wherever it is set.
+"""
+
+import difflib
+import logging
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar, get_args
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from token_tools.config_file import (
+    CLUSTERS,
+    CONNECTION_KEYS,
+    DESCRIPTION,
+    ConfigFile,
+    name_table_keys,
+    read_config_file,
+    validate_description,
+)
+from token_tools.credential_sources import READERS
+from token_tools.credentials import FileSetting, find_default_store, is_readable_by_others, read_bearer_once
+from token_tools.errors import SettingsError
+from token_tools.file_reading import read_mode
+from token_tools.operator_input import format_input, render_refused_input, strip_invisible
+from token_tools.paths import find_config_file, find_config_home, find_home, validate_path
+from token_tools.redaction import has_likely_secret, remember_secret
+from token_tools.setting_names import ENV_PREFIX, find_nearest, may_mean, variable_name
+from token_tools.settings import (
+    SECRET_SETTINGS,
+    STRICTNESS,
+    ConfigSettings,
+    ConnectionSettings,
+    Restrictions,
+    Settings,
+    StateSettings,
+    remember_url_password,
+)
+
+RESTRICTING_SETTINGS: Final = Restrictions.model_fields.keys() | {
+    "config",
+    "delivery",
+    "fingerprint",
+    "keep_record",
+    "state_url",
+    "verify_tls",
+}
+"""Settings that restrict something. If one is misspelt, the server does not start: it would do more than was meant."""
+
+_NAMES_OF_CLUSTERS: Final = {variable_name(word) for word in ("cluster", "clusters")}
+"""What looks as if it chose clusters. A server that ignored it would serve all of them."""
+
+_LOG: Final = logging.getLogger(__name__)
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A cluster, and the operator's decisions about it.
+
+    `name` and `description` tell it from the other clusters of this server; `name` is None if it is the only one.
+    """
+
+    settings: Settings
+    name: str | None = None
+    description: str = ""
+
+    @property
+    def label(self) -> str:
+        """The cluster as texts name it: `cluster.example.com:8000`, or `lab (lab.example.com:8000)` among others."""
+        return self.settings.address if self.name is None else f"{self.name} ({self.settings.address})"
+
+
+class _Layer(NamedTuple):
+    """Settings from one source, as they are written there, and how errors name each of them."""
+
+    values: Mapping[str, object]
+    format_name: Callable[[str], str]
+
+
+def load_profiles(options: Mapping[str, Any], *, clusters: Sequence[str] = ()) -> Sequence[Profile]:
+    """Return the clusters that the configuration names, or the chosen ones of them, in the order of the file.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
+    """
+    given = _read_given(options)
+    file = _find_config_file(given)
+    if file is None or not file.clusters:
+        if clusters:
+            raise SettingsError(
+                f"--cluster {format_input(clusters[0])} chooses a table [{CLUSTERS}.NAME] of config.toml, "
+                f"and {f'{file.path} has none' if file else 'there is no such file'}."
+            )
+        layers = [given] if file is None else [_Layer(file.for_all, file.format_key), given]
+        return [Profile(_load_credential(_load(layers)))]
+    _check_tables_alone(given, file)
+    profiles = [_load_profile(name, file, given) for name in file.clusters]
+    _check_addresses(profiles, file)
+    chosen = _choose(profiles, clusters)
+    loaded = [replace(profile, settings=_load_table_credential(profile, file)) for profile in chosen]
+    return loaded if len(loaded) > 1 else [Profile(loaded[0].settings)]
+
+
+def load_settings(options: Mapping[str, Any]) -> Settings:
+    """Return the settings of one cluster from the environment; the `options` hold before it, and no file counts.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
+    """
+    return _load_credential(_load([_read_given(options)]))
+
+
+def load_state_settings(options: Mapping[str, Any]) -> StateSettings:
+    """Return the settings of the record alone, for commands that need no cluster.
+
+    Raises:
+        SettingsError: If a setting is unusable; one line names each of these.
+    """
+    _check_options(options)
+    given = _Layer({**_read_environment(), **options}, variable_name)
+    file = _find_config_file(given)
+    return _validate(StateSettings, [given] if file is None else [_Layer(file.for_all, file.format_key), given])
+
+
+def find_address(options: Mapping[str, Any], cluster: str) -> str:
+    """Return the address of the cluster that `config.toml` calls so, or else what is given if that is HOST:PORT.
+
+    Raises:
+        SettingsError: If it is neither, or if the file or that address is unusable.
+    """
+    file = _find_config_file(_Layer({**_read_environment(), **options}, variable_name))
+    if file is None or cluster not in file.clusters:
+        if ":" not in cluster:
+            raise _explain_unknown_cluster(cluster, [*file.clusters] if file else [], "; an address has its port")
+        return cluster
+    place = {name: value for name, value in file.clusters[cluster].items() if name in {"host", "port"}}
+    return _validate(ConnectionSettings, [_Layer(place, partial(file.format_cluster_key, cluster))]).address
+
+
+def remember_given_secrets() -> None:
+    """Remember the secrets in the environment before anything is validated, so that no error can repeat one."""
+    for name, value in _read_environment().items():
+        if name == "state_url":
+            remember_url_password(value)
+        elif name in SECRET_SETTINGS and has_likely_secret(value):
+            remember_secret(SecretStr(strip_invisible(value)))
+
+
+def _read_given(options: Mapping[str, Any]) -> _Layer:
+    """Return what options and variables say."""
+    _check_variables()
+    _check_options(options)
+    return _Layer({**_read_environment(), **options}, variable_name)
+
+
+def _read_environment() -> Mapping[str, str]:
+    """Return the settings among the variables of the environment. An empty variable counts as absent."""
+    names = {variable_name(setting): setting for setting in Settings.model_fields}
+    return {
+        names[variable.upper()]: value
+        for variable, value in os.environ.items()
+        if variable.upper() in names and strip_invisible(value)
+    }
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    # An empty variable counts as absent, but an empty option on the command line is a mistake.
+    for name, value in options.items():
+        if isinstance(value, str) and not strip_invisible(value):
+            raise SettingsError(f"{variable_name(name)} is given as an option, and without a value.")
+
+
+def _find_config_file(given: _Layer) -> ConfigFile | None:
+    """Return the file that QUMULO_CONFIG names, or the one in the default place if there is one."""
+    named = _validate(ConfigSettings, [given]).config
+    path = named or find_config_file()
+    if path is None or not os.path.lexists(path):
+        if named is None:
+            return None
+        raise SettingsError(f"QUMULO_CONFIG names {format_input(str(named))}, and there is no such file.")
+    file = read_config_file(path)
+    if isinstance(url := file.for_all.get("state_url"), str):
+        remember_url_password(url)
+    return file
+
+
+def _check_tables_alone(given: _Layer, file: ConfigFile) -> None:
+    both = [name for name in Settings.model_fields if name in CONNECTION_KEYS and name in given.values]
+    if both:
+        raise SettingsError(
+            f"{variable_name(both[0])} is about one cluster, and {file.path} has tables of clusters: remove the one or "
+            "the other."
+        )
+    for name in sorted(_NAMES_OF_CLUSTERS & os.environ.keys()):
+        raise SettingsError(
+            f"{name} is no setting and would choose nothing: the option --cluster NAME chooses clusters."
+        )
+
+
+def _load_profile(name: str, file: ConfigFile, given: _Layer) -> Profile:
+    table = dict(file.clusters[name])
+    format_name = partial(file.format_cluster_key, name)
+    description = table.pop(DESCRIPTION, "")
+    try:
+        shown = validate_description(description)
+    except ValueError as reason:
+        raise SettingsError(f"{format_name(DESCRIPTION)} {reason}.") from None
+    layers = [_Layer(file.for_all, file.format_key), given, _Layer(table, format_name)]
+    return Profile(_load(layers), name, shown)
+
+
+def _check_addresses(profiles: Iterable[Profile], file: ConfigFile) -> None:
+    """Refuse two tables of one cluster, since what the one restricts the other would allow."""
+    by_address: dict[str, Profile] = {}
+    for profile in profiles:
+        other = by_address.setdefault(profile.settings.address.casefold(), profile)
+        if other is not profile:
+            raise SettingsError(
+                f"{file.path}: [{CLUSTERS}.{other.name}] and [{CLUSTERS}.{profile.name}] are the same cluster, "
+                f"{profile.settings.address}: keep one."
+            )
+
+
+def _choose(profiles: Sequence[Profile], names: Sequence[str]) -> Sequence[Profile]:
+    known = [str(profile.name) for profile in profiles]
+    for name in names:
+        if name not in known:
+            raise _explain_unknown_cluster(name, known)
+    return [profile for profile in profiles if not names or profile.name in names]
+
+
+def _explain_unknown_cluster(name: str, known: Sequence[str], note: str = "") -> SettingsError:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"nearest is {nearest[0]}" if nearest else f"there are {', '.join(known) or 'none'}"
+    return SettingsError(f"--cluster {format_input(name)}: there is no table of that name; {hint}{note}.")
+
+
+def _load(layers: Sequence[_Layer]) -> Settings:
+    settings = _validate(Settings, [*layers, *_find_strictest(layers)])
+    if settings.credential_setting is None:
+        return settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
+    return settings
+
+
+def _find_strictest(layers: Sequence[_Layer]) -> Iterator[_Layer]:
+    """Yield what restricts most, for each restriction of which several layers say something."""
+    for name in STRICTNESS:
+        said = [_Layer({name: layer.values[name]}, layer.format_name) for layer in layers if name in layer.values]
+        if len(said) > 1:
+            yield max(said, key=partial(_measure_strictness, name))
+
+
+def _measure_strictness(name: str, layer: _Layer) -> float:
+    return STRICTNESS[name](getattr(_validate(Restrictions, [layer]), name))
+
+
+def _validate(model: type[_Model], layers: Sequence[_Layer]) -> _Model:
+    """Return what some layers say, the last one first.
+
+    Raises:
+        SettingsError: If something is missing, contradictory or unusable; one line names each of these.
+    """
+    values: dict[str, object] = {}
+    names: dict[str, str] = {name: layers[-1].format_name(name) for name in Settings.model_fields}
+    for layer in layers:
+        values |= layer.values
+        names |= {name: layer.format_name(name) for name in layer.values}
+    try:
+        return model.model_validate(values)
+    except ValidationError as invalid:
+        # If any setting is invalid, pydantic also reports every default that is computed from other settings.
+        mistakes = [mistake for mistake in invalid.errors() if mistake["type"] != "default_factory_not_called"]
+        raise SettingsError("; ".join(_render_mistake(mistake, names) for mistake in mistakes)) from None
+
+
+def _render_mistake(mistake: ErrorDetails, names: Mapping[str, str]) -> str:
+    name = names[str(mistake["loc"][0])] if mistake["loc"] else ""
+    match mistake:
+        case {"type": "missing"} if name.startswith(ENV_PREFIX):
+            return f"{name} is not set: name the cluster, or start with --demo to try without one"
+        case {"type": "missing"}:
+            return f"{name} is not set: it names the cluster"
+        case {"type": "value_error", "ctx": {"error": error}}:
+            sentence = f"{name} {error}".strip() if name else str(error).format_map(names)
+        case _:
+            sentence = f"{name} must be {_render_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+    return sentence + _render_invalid_value(mistake, sentence)
+
+
+def _render_invalid_value(mistake: ErrorDetails, sentence: str) -> str:
+    value = mistake["input"]
+    is_omitted = not isinstance(value, str) or value in sentence or {*mistake["loc"]} & SECRET_SETTINGS
+    return "" if is_omitted else render_refused_input(value)
+
+
+def _render_expected(field: FieldInfo) -> str:
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation is int:
+        lowest, highest = (getattr(bound, name) for bound, name in zip(field.metadata, ("ge", "le"), strict=True))
+        return f"a whole number from {lowest} to {highest}"
+    words = [word for word in get_args(field.annotation) if isinstance(word, str)]
+    return f"{', '.join(words[:-1])} or {words[-1]}" if words else "a text"
+
+
+def _load_credential(settings: Settings) -> Settings:
+    """Return the settings once their credential could be read. They keep what a pipe gave, since it gives it once."""
+    files: dict[FileSetting, Path | None] = {
+        "bearer_token_file": settings.bearer_token_file,
+        "credentials_file": settings.credentials_file,
+    }
+    for setting, path in files.items():
+        if path is not None:
+            return _load_credential_file(settings, setting, path)
+    settings.read_bearer_at_start()
+    return settings
+
+
+def _load_table_credential(profile: Profile, file: ConfigFile) -> Settings:
+    """Return the settings of a table once their credential could be read. A failure names the key of that table."""
+    format_name = partial(file.format_cluster_key, str(profile.name))
+    if profile.settings.credential_setting is None:
+        *others, last = READERS
+        keys = f"{', '.join(others)} or {last}"
+        raise SettingsError(
+            f"{format_name(keys)} has to be set, or a login of qq be there: `qq --host {profile.settings.host} login`."
+        )
+    try:
+        return _load_credential(profile.settings)
+    except SettingsError as failure:
+        raise SettingsError(f"{file.path}: {name_table_keys(str(failure), profile.name)}") from None
+
+
+def _load_credential_file(settings: Settings, setting: FileSetting, path: Path) -> Settings:
+    if stat.S_ISFIFO(read_mode(path)):
+        return settings.model_copy(update={"bearer_token": read_bearer_once(path, setting=setting)})
+    settings.read_bearer_at_start()
+    if is_readable_by_others(path):
+        _LOG.warning(
+            "%s: other users of this machine can read %s; `chmod 600 %s` by its owner mends that",
+            variable_name(setting),
+            path,
+            shlex.quote(str(path)),
+        )
+    return settings
+
+
+def _find_qq_store(settings: Settings) -> Path | None:
+    folders: dict[str, Path | None] = {"config_home": None, "home": None}
+    with suppress(ValueError):
+        folders["config_home"] = find_config_home()
+        folders["home"] = find_home()
+    store = find_default_store(settings.host, settings.port, **folders)
+    try:
+        return store and validate_path(store)
+    except ValueError as reason:
+        raise SettingsError(f"QUMULO_CREDENTIALS_FILE is not set, and the path of qq's own {reason}.") from None
+
+
+def _check_variables() -> None:
+    """Warn of variables that look like settings but are none, and refuse a misspelt setting that restricts something.
+
+    Raises:
+        SettingsError: If there is such a misspelt setting; the text names the first one.
+    """
+    unknown = find_unknown_variables()
+    for name, nearest in unknown.items():
+        if nearest in RESTRICTING_SETTINGS and may_mean(name, nearest):
+            raise SettingsError(
+                f"{format_input(name)} is no setting: {variable_name(nearest)} is meant? Rename or remove it."
+            )
+    for name, nearest in unknown.items():
+        near = f"; nearest is {variable_name(nearest)}" if may_mean(name, nearest) else ""
+        _LOG.warning("%s is no setting and is ignored%s", format_input(name), near)
+
+
+def find_unknown_variables() -> Mapping[str, str]:
+    """Return variables of the environment that look like settings but are none, each with the setting it is nearest to.
+
+    They begin with our prefix, or both their prefix and their name are almost right.
+    """
+    settings = [*Settings.model_fields]
+    known = {variable_name(setting) for setting in settings}
+    nearest = {name: find_nearest(name, settings) for name in sorted(os.environ) if name.upper() not in known}
+    return {
+        name: setting
+        for name, setting in nearest.items()
+        if setting is not None and (name.upper().startswith(ENV_PREFIX) or may_mean(name, setting))
+    }
