@@ -277,7 +277,7 @@ def main() -> int:
     before = {*cluster.tokens}
     faults = Faults(create_app(cluster), {})
     with TemporaryDirectory(prefix="soak-") as folder, serve_over_https(faults, Path(folder)) as address:
-        chance = random.Random(options.seed)  # noqa: S311 - makes no secrets, and repeats a run by its seed
+        chance = random.Random(options.seed)
         soak = SoakRun(cluster, faults, Path(folder), address, chance)
         anyio.run(soak.run, options.clients, timedelta(minutes=options.minutes))
         ledger = read_ledger(soak)

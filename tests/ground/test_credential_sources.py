@@ -273,8 +273,8 @@ def test_a_daemon_that_holds_the_output_open_is_not_waited_for(tmp_path: Path, w
     number = tmp_path / "number"
     # It leaves the process group, so that nobody else ends it.
     daemon = (
-        f'import os, time; os.setsid(); open("{number}.new", "w").write(str(os.getpid())); '
-        f'os.rename("{number}.new", "{number}"); time.sleep(1000)'
+        f'import os, signal; os.setsid(); open("{number}.new", "w").write(str(os.getpid())); '
+        f'os.rename("{number}.new", "{number}"); signal.pause()'
     )
     program = write_program(f"{sys.executable} -c '{daemon}' &\nuntil [ -e {number} ]; do :; done; echo {SECRET}")
     try:

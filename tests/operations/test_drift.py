@@ -47,9 +47,10 @@ def harness(record_harness: Harness) -> Harness:
     return record_harness
 
 
-async def audit(harness: Harness, **settings: Any) -> ToolAnswer:  # noqa: ANN401 - settings of each type
+async def audit(harness: Harness, **settings: object) -> ToolAnswer:
     """Audit, and check that both channels tell what changed."""
-    answer = await harness.call(AUDIT_TOOL, **settings)
+    async with harness.connected(person=None, **settings) as client:
+        answer = ToolAnswer.from_result(await client.call_tool(AUDIT_TOOL, {}))
     assert not answer.is_error, answer.text
     first, *changed = answer.fields["since_last_audit"]
     told = [first, *(f"  {line}" for line in changed)]

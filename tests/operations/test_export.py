@@ -276,7 +276,7 @@ async def test_what_the_cluster_does_not_tell_of_a_creator_is_empty(harness: Har
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(OFFICE is None, reason="needs LibreOffice, which is not installed")
+@pytest.mark.skipif(OFFICE is None, reason="needs LibreOffice, whose half gigabyte the gate does not install")
 async def test_libreoffice_opens_the_file_with_every_id_and_every_name_intact(harness: Harness, tmp_path: Path) -> None:
     """It is told to look for numbers and dates, as a person may tell it to, and to write what it has understood."""
     names = [*FORMULA_NAMES, "Zoë", "用户", "0123", "3/4"]
@@ -318,7 +318,7 @@ def open_in_libreoffice(path: Path, folder: Path) -> list[dict[str, str]]:
     )
     opened = folder / "opened" / path.name
     if not opened.exists():
-        pytest.skip("this LibreOffice has no Calc")
+        pytest.skip("this LibreOffice came without Calc, its spreadsheet, and converts nothing")
     return read_csv(opened)
 
 

@@ -24,7 +24,7 @@ MAX_BYTES_PER_TOKEN = 40
 
 def create_tokens(count: int, draw_id: Callable[[random.Random, int], str]) -> list[int]:
     """Return packed tokens, in order, whose users, keys and expiries are as little alike as those of a cluster."""
-    chance = random.Random(count)  # noqa: S311 - to repeat the tokens
+    chance = random.Random(count)
     tokens: set[int] = set()
     while len(tokens) < count:
         auth_id = chance.randrange(1_000, 2**33)

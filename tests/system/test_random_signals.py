@@ -48,7 +48,7 @@ def test_a_storm_of_signals_at_random_times_loses_nothing(seed: int, tmp_path: P
 
     Every other storm has its record in PostgreSQL.
     """
-    chance = random.Random(seed)  # noqa: S311 - makes no secrets, and repeats a storm by its seed
+    chance = random.Random(seed)
     over: Streams = chance.choice(get_args(Streams))
     state_url = create_database(postgres_server) if seed % 2 else None
     with (
