@@ -1,7 +1,7 @@
 """Draws figures as a picture: each is a group of bars, one for each contender, whose length shows the value.
 
 The bars of one group share a scale and groups do not, so the picture shows ratios. The colours are readable on light
-and on dark backgrounds, since a page that shows the README may have either.
+and on dark backgrounds, since the page that shows them may have either.
 """
 
 from collections.abc import Iterator, Sequence

@@ -173,19 +173,34 @@ def is_within(name: str, places: set[str]) -> bool:
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        # The demo talks to a server of its own as a client.
-        pytest.param("mcp", {"server", "cli.demo"}, id="the protocol"),
+        # The demo talks to a server of its own as a client, and so does the probe of a host's entry.
+        pytest.param("mcp", {"server", "cli.demo", "cli.hosts.probe"}, id="the protocol"),
         # The demo serves the embedded cluster without a network, and the server passes that transport on to the client.
         pytest.param(
-            "httpx", {"cluster.transport", "cluster.client", "server.app", "cli", "sandbox"}, id="HTTP to the cluster"
+            "httpx",
+            {
+                "cluster.transport",
+                "cluster.client",
+                "cluster.connection_failures",
+                "server.app",
+                "cli.serve",
+                "cli.serve_demo",
+                "sandbox",
+            },
+            id="HTTP to the cluster",
         ),
         pytest.param("starlette", {"sandbox"}, id="serving HTTP"),
         pytest.param("uvicorn", {"sandbox"}, id="serving HTTPS"),
         pytest.param("trustme", {"sandbox"}, id="the sandbox's certificate"),
-        pytest.param("tomllib", {"config_file"}, id="the form of config.toml"),
+        pytest.param("tomllib", {"config_file", "cli.hosts.toml_text"}, id="the form of config.toml"),
+        pytest.param("tomlkit", {"cli.config_editing", "cli.hosts.toml_text"}, id="editing TOML"),
+        pytest.param("ruamel", {"cli.hosts.yaml_text"}, id="editing YAML"),
         pytest.param("stamina", {"cluster.client"}, id="retries"),
+        pytest.param("cryptography", {"cluster.certificate_chain"}, id="what is written in a certificate"),
         pytest.param("keyring", {"system_keyring"}, id="the keyring"),
-        pytest.param("subprocess", {"credential_sources"}, id="child processes"),
+        pytest.param(
+            "subprocess", {"credential_sources", "cli.hosts.own_commands", "cli.hosts.probe"}, id="child processes"
+        ),
         pytest.param("sqlite3", {"storage.state.sqlite"}, id="SQLite"),
         pytest.param("psycopg", {"storage.state.postgres"}, id="PostgreSQL"),
         # The transport reads a 401 as well: it tries a renewed credential then.
@@ -219,7 +234,7 @@ def test_a_library_is_imported_where_it_belongs_alone(library: str, rooms: set[s
         # An import by name tells no room, so only the command line, which may import everything, makes some.
         pytest.param(
             {"__import__", "importlib.import_module", "importlib.util", "runpy", "pkgutil", "sys.modules"},
-            {"cli.main"},
+            {"cli.main", "cli.arguments"},
             id="imports by name",
         ),
     ],

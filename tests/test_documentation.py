@@ -17,22 +17,24 @@ import pytest
 from tests.support.page_names import (
     PACKAGE,
     REPOSITORY,
+    USER_PAGES,
     find_path,
     is_command,
     is_option,
     is_variable,
+    list_blocks,
     list_literals,
     list_marks,
     list_names,
+    remove_blocks,
     split_commands,
 )
 
 ARCHITECTURE: Final = REPOSITORY / "docs" / "architecture.md"
 CONTRIBUTING: Final = REPOSITORY / "CONTRIBUTING.md"
 PAGES: Final = [ARCHITECTURE, CONTRIBUTING, REPOSITORY / "SECURITY.md"]
-LINKING_PAGES: Final = [*PAGES, REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md"]
+LINKING_PAGES: Final = [*PAGES, *USER_PAGES, REPOSITORY / "CHANGELOG.md"]
 MAX_ARCHITECTURE_LINES: Final = 150
-FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN: Final = re.compile(r"`([^`\n]+)`")
 TREE_LINE: Final = re.compile(r"^( *)(\w+/|\w+\.py(?: \w+\.py)*)(?:  +\S.*)?$", re.MULTILINE)
 """A line of the tree: a folder or some modules, and what they contain."""
@@ -51,7 +53,7 @@ def test_the_tree_on_the_architecture_page_is_the_tree_of_the_package() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_text_between_backticks_can_be_looked_up(page: Path) -> None:
-    spans = CODE_SPAN.findall(FENCED.sub("", page.read_text()))
+    spans = CODE_SPAN.findall(remove_blocks(page.read_text()))
 
     assert [span for span in spans if not can_be_looked_up(span, page)] == []
 
@@ -74,7 +76,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 def list_tree() -> list[str]:
     """Return the modules on the architecture page, sorted, as paths below the package."""
-    [tree] = [block for _, block in FENCED.findall(ARCHITECTURE.read_text()) if block.startswith("token_tools/")]
+    [tree] = [block for block in list_blocks(ARCHITECTURE.read_text(), "") if block.startswith("token_tools/")]
     folders: list[str] = []
     modules: list[str] = []
     for indent, names in TREE_LINE.findall(tree):
@@ -117,6 +119,6 @@ def slugify(line: str) -> str:
 
 def list_printed_commands(page: Path) -> Iterator[list[str]]:
     """Yield the words of each command in the shell blocks of a page."""
-    for language, block in FENCED.findall(page.read_text()):
-        for line in block.splitlines() if language == "sh" else ():
+    for block in list_blocks(page.read_text(), "sh"):
+        for line in block.replace("\\\n", "").splitlines():
             yield from split_commands(shlex.split(line, comments=True))

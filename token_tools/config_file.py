@@ -46,6 +46,7 @@ SERVER_KEYS: Final = Settings.model_fields.keys() - CONNECTION_KEYS - NO_KEYS
 SHARED_WITH_CLUSTERS: Final = SERVER_KEYS & CLUSTER_KEYS
 
 _CONNECTION_VARIABLE: Final = re.compile(rf"\b{ENV_PREFIX}({'|'.join(map(str.upper, sorted(CONNECTION_KEYS)))})\b")
+_COMMAND_FOR_ADDRESS: Final = re.compile(r"(`qumulo-token-tools [a-z]+) --host [^ `]+ --port [0-9]+")
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_MAY_READ: Final = stat.S_IRGRP | stat.S_IROTH
 _HOW_TO_WRITE_IT: Final = "a text stands in quotes, and each key and each table is there once"
@@ -76,13 +77,15 @@ def format_table_key(cluster: str, key: str) -> str:
 
 
 def name_table_keys(text: str, cluster: str | None) -> str:
-    """Return a text about a cluster with the keys of its table in the place of variables, which mean nothing there.
+    """Return a text about a cluster with what its operator writes: keys of its table, and commands that choose it.
 
-    A cluster without a name has no table.
+    Variables and the options `--host` and `--port` mean nothing where there are tables. The `cluster` is None for one
+    without a table.
     """
     if cluster is None:
         return text
-    return _CONNECTION_VARIABLE.sub(lambda variable: format_table_key(cluster, variable[1].lower()), text)
+    named = _COMMAND_FOR_ADDRESS.sub(rf"\1 --cluster {cluster}", text)
+    return _CONNECTION_VARIABLE.sub(lambda variable: format_table_key(cluster, variable[1].lower()), named)
 
 
 def read_config_file(path: Path) -> ConfigFile:

@@ -12,7 +12,7 @@ import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, get_args
@@ -26,13 +26,14 @@ from token_tools.config_file import (
     CONNECTION_KEYS,
     DESCRIPTION,
     ConfigFile,
+    format_table_key,
     name_table_keys,
     read_config_file,
     validate_description,
 )
 from token_tools.credential_sources import READERS
 from token_tools.credentials import FileSetting, find_default_store, is_readable_by_others, read_bearer_once
-from token_tools.errors import SettingsError
+from token_tools.errors import SettingsError, UsageError
 from token_tools.file_reading import read_mode
 from token_tools.operator_input import format_input, render_refused_input, strip_invisible
 from token_tools.paths import find_config_file, find_config_home, find_home, validate_path
@@ -62,6 +63,16 @@ RESTRICTING_SETTINGS: Final = Restrictions.model_fields.keys() | {
 _NAMES_OF_CLUSTERS: Final = {variable_name(word) for word in ("cluster", "clusters")}
 """What looks as if it chose clusters. A server that ignored it would serve all of them."""
 
+_PLACES: Final = {
+    "bearer_token": "remove it, and name by QUMULO_BEARER_TOKEN_FILE, QUMULO_CREDENTIALS_COMMAND or QUMULO_KEYRING "
+    "where the bearer token is, or log in by `qq`",
+    "state_url": "remove it, and write state_url into config.toml, which only its owner may read",
+}
+"""Where a secret belongs that another process needs."""
+
+_BASE_FOLDERS: Final = ("XDG_CONFIG_HOME", "XDG_STATE_HOME")
+"""The variables that say where the default folders are."""
+
 _LOG: Final = logging.getLogger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -71,11 +82,16 @@ class Profile:
     """A cluster, and the operator's decisions about it.
 
     `name` and `description` tell it from the other clusters of this server; `name` is None if it is the only one.
+    `origins` say for each setting that is set where that is: `--host`, `QUMULO_HOST`, `/…/config.toml: [clusters.lab]
+    host`. `table` is the name of its table in config.toml, None if it has none, and `file` is that file.
     """
 
     settings: Settings
     name: str | None = None
     description: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
+    table: str | None = None
+    file: Path | None = None
 
     @property
     def label(self) -> str:
@@ -84,14 +100,32 @@ class Profile:
 
 
 class _Layer(NamedTuple):
-    """Settings from one source, as they are written there, and how errors name each of them."""
+    """Settings from one source, as they are written there, how errors name each of them, and where it is set."""
 
     values: Mapping[str, object]
     format_name: Callable[[str], str]
+    format_origin: Callable[[str], str]
+
+    def narrow(self, name: str) -> "_Layer":
+        """Return the layer with one of its settings alone."""
+        return self._replace(values={name: self.values[name]})
 
 
 def load_profiles(options: Mapping[str, Any], *, clusters: Sequence[str] = ()) -> Sequence[Profile]:
-    """Return the clusters that the configuration names, or the chosen ones of them, in the order of the file.
+    """Return the clusters that the configuration names, once the files that they name could be read.
+
+    They are the chosen ones, or else all, in the order of the file.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
+    """
+    return [replace(profile, settings=read_named(profile)) for profile in find_profiles(options, clusters=clusters)]
+
+
+def find_profiles(options: Mapping[str, Any], *, clusters: Sequence[str] = ()) -> Sequence[Profile]:
+    """Return the clusters that the configuration names; what their settings name is not looked at.
+
+    They are the chosen ones, or else all, in the order of the file.
 
     Raises:
         SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
@@ -104,14 +138,97 @@ def load_profiles(options: Mapping[str, Any], *, clusters: Sequence[str] = ()) -
                 f"--cluster {format_input(clusters[0])} chooses a table [{CLUSTERS}.NAME] of config.toml, "
                 f"and {f'{file.path} has none' if file else 'there is no such file'}."
             )
-        layers = [given] if file is None else [_Layer(file.for_all, file.format_key), given]
-        return [Profile(_load_credential(_load(layers)))]
+        settings, origins = _load(_list_server_layers(given, file))
+        return [Profile(settings, origins=origins, file=file.path if file else None)]
     _check_tables_alone(given, file)
     profiles = [_load_profile(name, file, given) for name in file.clusters]
     _check_addresses(profiles, file)
     chosen = _choose(profiles, clusters)
-    loaded = [replace(profile, settings=_load_table_credential(profile, file)) for profile in chosen]
-    return loaded if len(loaded) > 1 else [Profile(loaded[0].settings)]
+    return chosen if len(chosen) > 1 else [replace(chosen[0], name=None, description="")]
+
+
+def read_named(profile: Profile) -> Settings:
+    """Return the settings of a cluster, once its certificates and its credential could be read.
+
+    They keep what a pipe gave, since it gives it once.
+
+    Raises:
+        SettingsError: If one of them is unusable. It is named as it is set: by its variable, or by its key.
+    """
+    if profile.table is None:
+        return _read_named(profile.settings)
+    if profile.settings.credential_setting is None:
+        *others, last = READERS
+        keys = f"{', '.join(others)} or {last}"
+        raise SettingsError(
+            f"{profile.file}: {format_table_key(profile.table, keys)} has to be set, or a login of qq be there: "
+            f"`qq --host {profile.settings.host} login`."
+        )
+    try:
+        return _read_named(profile.settings)
+    except SettingsError as failure:
+        raise SettingsError(f"{profile.file}: {name_table_keys(str(failure), profile.table)}") from None
+
+
+def load_given_variables(options: Mapping[str, Any], *, clusters: Sequence[str] = ()) -> Mapping[str, str]:
+    """Return the variables with which another process would serve what this one would with these options.
+
+    They were checked together with config.toml; the credential was not read. The other process may have none of the
+    variables of this one.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable, or if one is a secret.
+    """
+    given = _read_given(options)
+    for name in sorted(SECRET_SETTINGS & given.values.keys()):
+        raise SettingsError(f"{variable_name(name)} is a secret and is not written into a file: {_PLACES[name]}.")
+    file = _find_config_file(given)
+    if "host" not in given.values and (file is None or not file.clusters):
+        raise SettingsError(
+            "no cluster is configured yet: `qumulo-token-tools setup` does that, or QUMULO_HOST names one."
+        )
+    find_profiles(options, clusters=clusters)
+    bases = {name: os.environ[name] for name in _BASE_FOLDERS if os.environ.get(name)}
+    return {**format_variables(given.values), **bases}
+
+
+def format_variables(options: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return settings as variables of the environment: `QUMULO_READ_ONLY` with `true`."""
+    return {
+        variable_name(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in options.items()
+    }
+
+
+def find_config(options: Mapping[str, Any]) -> tuple[Path, Mapping[str, Mapping[str, object]]]:
+    """Return where config.toml is, or is to be made, and the tables of clusters in it.
+
+    Raises:
+        SettingsError: If it is unusable, if it has no place, or if a variable would contradict its tables.
+    """
+    environment = _read_environment()
+    for name in Settings.model_fields:
+        if name in CONNECTION_KEYS and name in environment:
+            raise UsageError(f"{variable_name(name)} would contradict the table that is to be made: unset it first.")
+    path = _validate(ConfigSettings, [_merge_given(options)]).config or find_config_file()
+    if path is None:
+        raise UsageError("there is no home folder for config.toml: --config names another place.")
+    return path, read_config_file(path).clusters if os.path.lexists(path) else {}
+
+
+def find_login(options: Mapping[str, Any]) -> Profile:
+    """Return the cluster that the options name, with the credential that they name, or else qq's own login.
+
+    The tables of config.toml do not count, and nothing that is named is looked at.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable.
+    """
+    given = _merge_given(options)
+    path, _ = find_config(options)
+    file = read_config_file(path) if os.path.lexists(path) else None
+    settings, origins = _load(_list_server_layers(given, file))
+    return Profile(settings, origins=origins)
 
 
 def load_settings(options: Mapping[str, Any]) -> Settings:
@@ -120,7 +237,7 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
     """
-    return _load_credential(_load([_read_given(options)]))
+    return _read_named(_load([_read_given(options)])[0])
 
 
 def load_state_settings(options: Mapping[str, Any]) -> StateSettings:
@@ -130,9 +247,8 @@ def load_state_settings(options: Mapping[str, Any]) -> StateSettings:
         SettingsError: If a setting is unusable; one line names each of these.
     """
     _check_options(options)
-    given = _Layer({**_read_environment(), **options}, variable_name)
-    file = _find_config_file(given)
-    return _validate(StateSettings, [given] if file is None else [_Layer(file.for_all, file.format_key), given])
+    given = _merge_given(options)
+    return _validate(StateSettings, _list_server_layers(given, _find_config_file(given)))
 
 
 def find_address(options: Mapping[str, Any], cluster: str) -> str:
@@ -141,13 +257,19 @@ def find_address(options: Mapping[str, Any], cluster: str) -> str:
     Raises:
         SettingsError: If it is neither, or if the file or that address is unusable.
     """
-    file = _find_config_file(_Layer({**_read_environment(), **options}, variable_name))
+    file = _find_config_file(_merge_given(options))
     if file is None or cluster not in file.clusters:
         if ":" not in cluster:
             raise _explain_unknown_cluster(cluster, [*file.clusters] if file else [], "; an address has its port")
         return cluster
     place = {name: value for name, value in file.clusters[cluster].items() if name in {"host", "port"}}
-    return _validate(ConnectionSettings, [_Layer(place, partial(file.format_cluster_key, cluster))]).address
+    format_name = partial(file.format_cluster_key, cluster)
+    return _validate(ConnectionSettings, [_Layer(place, format_name, format_name)]).address
+
+
+def wants_no_colour() -> bool:
+    """Tell whether the user has said that no program shall write in colour. Source: no-color.org."""
+    return bool(os.environ.get("NO_COLOR"))
 
 
 def remember_given_secrets() -> None:
@@ -163,7 +285,19 @@ def _read_given(options: Mapping[str, Any]) -> _Layer:
     """Return what options and variables say."""
     _check_variables()
     _check_options(options)
-    return _Layer({**_read_environment(), **options}, variable_name)
+    return _merge_given(options)
+
+
+def _merge_given(options: Mapping[str, Any]) -> _Layer:
+    def format_origin(name: str) -> str:
+        return f"--{name.replace('_', '-')}" if name in options else variable_name(name)
+
+    return _Layer({**_read_environment(), **options}, variable_name, format_origin)
+
+
+def _list_server_layers(given: _Layer, file: ConfigFile | None) -> Sequence[_Layer]:
+    """Return what holds for the whole server, the last one first."""
+    return [given] if file is None else [_Layer(file.for_all, file.format_key, file.format_key), given]
 
 
 def _read_environment() -> Mapping[str, str]:
@@ -201,8 +335,8 @@ def _check_tables_alone(given: _Layer, file: ConfigFile) -> None:
     both = [name for name in Settings.model_fields if name in CONNECTION_KEYS and name in given.values]
     if both:
         raise SettingsError(
-            f"{variable_name(both[0])} is about one cluster, and {file.path} has tables of clusters: remove the one or "
-            "the other."
+            f"{given.format_origin(both[0])} is about one cluster, and {file.path} has tables of clusters: remove the "
+            "one or the other. --cluster NAME chooses a table."
         )
     for name in sorted(_NAMES_OF_CLUSTERS & os.environ.keys()):
         raise SettingsError(
@@ -218,8 +352,8 @@ def _load_profile(name: str, file: ConfigFile, given: _Layer) -> Profile:
         shown = validate_description(description)
     except ValueError as reason:
         raise SettingsError(f"{format_name(DESCRIPTION)} {reason}.") from None
-    layers = [_Layer(file.for_all, file.format_key), given, _Layer(table, format_name)]
-    return Profile(_load(layers), name, shown)
+    settings, origins = _load([*_list_server_layers(given, file), _Layer(table, format_name, format_name)])
+    return Profile(settings, name, shown, origins, name, file.path)
 
 
 def _check_addresses(profiles: Iterable[Profile], file: ConfigFile) -> None:
@@ -242,23 +376,26 @@ def _choose(profiles: Sequence[Profile], names: Sequence[str]) -> Sequence[Profi
     return [profile for profile in profiles if not names or profile.name in names]
 
 
-def _explain_unknown_cluster(name: str, known: Sequence[str], note: str = "") -> SettingsError:
+def _explain_unknown_cluster(name: str, known: Sequence[str], note: str = "") -> UsageError:
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f"nearest is {nearest[0]}" if nearest else f"there are {', '.join(known) or 'none'}"
-    return SettingsError(f"--cluster {format_input(name)}: there is no table of that name; {hint}{note}.")
+    return UsageError(f"--cluster {format_input(name)}: there is no table of that name; {hint}{note}.")
 
 
-def _load(layers: Sequence[_Layer]) -> Settings:
-    settings = _validate(Settings, [*layers, *_find_strictest(layers)])
+def _load(layers: Sequence[_Layer]) -> tuple[Settings, Mapping[str, str]]:
+    """Return what some layers say, the last one first, and where each setting is set."""
+    holding = [*layers, *_find_strictest(layers)]
+    settings = _validate(Settings, holding)
+    origins = {name: layer.format_origin(name) for layer in holding for name in layer.values}
     if settings.credential_setting is None:
-        return settings.model_copy(update={"credentials_file": _find_qq_store(settings)})
-    return settings
+        return settings.with_login_of_qq(_find_qq_store(settings)), origins
+    return settings, origins
 
 
 def _find_strictest(layers: Sequence[_Layer]) -> Iterator[_Layer]:
     """Yield what restricts most, for each restriction of which several layers say something."""
     for name in STRICTNESS:
-        said = [_Layer({name: layer.values[name]}, layer.format_name) for layer in layers if name in layer.values]
+        said = [layer.narrow(name) for layer in layers if name in layer.values]
         if len(said) > 1:
             yield max(said, key=partial(_measure_strictness, name))
 
@@ -316,35 +453,20 @@ def _render_expected(field: FieldInfo) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}" if words else "a text"
 
 
-def _load_credential(settings: Settings) -> Settings:
-    """Return the settings once their credential could be read. They keep what a pipe gave, since it gives it once."""
+def _read_named(settings: Settings) -> Settings:
+    settings.read_certificates()
     files: dict[FileSetting, Path | None] = {
         "bearer_token_file": settings.bearer_token_file,
         "credentials_file": settings.credentials_file,
     }
     for setting, path in files.items():
         if path is not None:
-            return _load_credential_file(settings, setting, path)
+            return _read_credential_file(settings, setting, path)
     settings.read_bearer_at_start()
     return settings
 
 
-def _load_table_credential(profile: Profile, file: ConfigFile) -> Settings:
-    """Return the settings of a table once their credential could be read. A failure names the key of that table."""
-    format_name = partial(file.format_cluster_key, str(profile.name))
-    if profile.settings.credential_setting is None:
-        *others, last = READERS
-        keys = f"{', '.join(others)} or {last}"
-        raise SettingsError(
-            f"{format_name(keys)} has to be set, or a login of qq be there: `qq --host {profile.settings.host} login`."
-        )
-    try:
-        return _load_credential(profile.settings)
-    except SettingsError as failure:
-        raise SettingsError(f"{file.path}: {name_table_keys(str(failure), profile.name)}") from None
-
-
-def _load_credential_file(settings: Settings, setting: FileSetting, path: Path) -> Settings:
+def _read_credential_file(settings: Settings, setting: FileSetting, path: Path) -> Settings:
     if stat.S_ISFIFO(read_mode(path)):
         return settings.model_copy(update={"bearer_token": read_bearer_once(path, setting=setting)})
     settings.read_bearer_at_start()

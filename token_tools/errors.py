@@ -2,6 +2,7 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
 
     TokenToolsError
     ├── SettingsError         the operator: a setting is missing, contradictory or unusable
+    │   └── UsageError        the operator: a command line asks for what cannot be done
     ├── DeliveryError         the operator: a new bearer token cannot be stored safely
     │   └── Undelivered       the operator: this was noticed only after the token was created
     ├── JournalError          the operator: the journal cannot be written
@@ -22,8 +23,9 @@ r"""Every failure that this package explains, drawn as a tree and grouped by who
             └── StillThere    the caller: the cluster still has a token that should be deleted
 
 The text of an error is complete: it says what happened and what to do about it. A model reads it, so it quotes the
-cluster only as marked data and never contains a secret. Two things are added where the error becomes the answer to a
-call: the `advice`, and for errors whose `has_begun` is false the sentence that nothing was done.
+cluster only as marked data and never contains a secret. Three things are added where the error becomes the answer to a
+call: the `advice`; for errors whose `has_begun` is false the sentence that nothing was done; and for those whose
+`operator_acts` is true the command that checks everything.
 """
 
 from datetime import timedelta
@@ -34,15 +36,27 @@ class TokenToolsError(Exception):
     """The root of all failures that are part of the product.
 
     `has_begun` is true if a change may have started; the text then says what became of it. If it is false, nothing was
-    done. `advice` says when to try again, and who has to act if that does not help. It is not part of the text because
-    one error can be quoted inside another: the advice to try again is wrong if a change may have happened.
+    done. `operator_acts` is true if what is wrong is on the operator's side, where `doctor` finds it. `advice` says
+    when to try again, and who has to act if that does not help. It is not part of the text because one error can be
+    quoted inside another: the advice to try again is wrong if a change may have happened.
     """
 
     has_begun: ClassVar[bool] = False
+    operator_acts: ClassVar[bool] = False
 
     def __init__(self, message: str, *, advice: str = "") -> None:
         super().__init__(message)
         self.advice = advice
+
+
+def add_doctor(text: str) -> str:
+    """Return a text for the operator that ends with the command that checks everything."""
+    return f"{text.removesuffix('.')}; {render_doctor()}"
+
+
+def render_doctor(cluster: str | None = None) -> str:
+    """Return what the operator has to run to have everything checked, or a cluster of config.toml by its name."""
+    return f"run `qumulo-token-tools doctor{'' if cluster is None else f' --cluster {cluster}'}`"
 
 
 RETRY_ONCE_FIXED: Final = "Try again once the operator has mended that."
@@ -52,9 +66,17 @@ RETRY_ONCE_FIXED: Final = "Try again once the operator has mended that."
 class SettingsError(TokenToolsError):
     """A setting is missing, contradictory or unusable; the text names it."""
 
+    operator_acts = True
+
+
+class UsageError(SettingsError):
+    """A command line asks for what cannot be done; the text says what to write instead."""
+
 
 class DeliveryError(TokenToolsError):
     """A new bearer token cannot be stored where the operator wants it."""
+
+    operator_acts = True
 
 
 class Undelivered(DeliveryError):
@@ -65,6 +87,8 @@ class Undelivered(DeliveryError):
 
 class JournalError(TokenToolsError):
     """The journal cannot record what is about to be done, or what was done."""
+
+    operator_acts = True
 
 
 class Refusal(TokenToolsError):
@@ -87,6 +111,8 @@ class ClusterError(TokenToolsError):
 class Unreachable(ClusterError):
     """No answer came, or only a part of one; a write may or may not have happened."""
 
+    operator_acts = True
+
 
 class Unsent(Unreachable):
     """Nothing was sent, for example because there was no connection."""
@@ -98,6 +124,8 @@ class Untrusted(Unsent):
 
 class BadAnswer(ClusterError):
     """The answer does not have the form that the endpoint promises; a write may have happened."""
+
+    operator_acts = True
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -124,9 +152,13 @@ class Unavailable(ClusterError):
 class Unauthenticated(ClusterError):
     """The cluster answered 401 to the server's own credential."""
 
+    operator_acts = True
+
 
 class Forbidden(ClusterError):
     """The cluster answered 403: the server's credential lacks a privilege."""
+
+    operator_acts = True
 
 
 class NotFound(ClusterError):

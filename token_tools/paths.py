@@ -7,6 +7,8 @@ printable, so that answers and errors can name it.
 import os
 import pwd
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -115,12 +117,51 @@ def find_config_home() -> Path:
     return _find_xdg_base("XDG_CONFIG_HOME", ".config")
 
 
+def find_host_folders() -> Mapping[str, Path]:
+    """Return the folders below which the programs that start this server keep their settings, each by a word for it.
+
+    Raises:
+        SettingsError: If there is no home folder.
+    """
+    try:
+        home, config = find_home(), find_config_home()
+    except ValueError as reason:
+        raise SettingsError(f"The settings of such programs are in the home folder: this {reason}.") from None
+    return {
+        "home": home,
+        "config": config,
+        "application": home / "Library" / "Application Support" if sys.platform == "darwin" else config,
+        "project": Path.cwd(),
+        "claude": _find_folder("CLAUDE_CONFIG_DIR") or home,
+        "gemini": _find_folder("GEMINI_CLI_HOME") or home,
+        "codex": _find_folder("CODEX_HOME") or home / ".codex",
+        "copilot": _find_folder("COPILOT_HOME") or home / ".copilot",
+    }
+
+
 def find_config_file() -> Path | None:
     """Return the default of QUMULO_CONFIG, whether the file is there or not; None without a home folder."""
     try:
         return validate_path_form(_find_default_config_file())
     except ValueError:
         return None
+
+
+def name_session_bus(sessions: Path = Path("/run/user")) -> None:
+    """Name the bus of the user's session in the environment, where its usual socket is there and nothing names it.
+
+    The keyring of Linux is reached over it. Many hosts start their servers without the variable, and the library looks
+    nowhere else. Source: `jeepney.bus` 0.9; the socket is that of systemd's `dbus.socket`.
+    """
+    socket = sessions / str(os.geteuid()) / "bus"
+    if socket.exists():
+        os.environ.setdefault("DBUS_SESSION_BUS_ADDRESS", f"unix:path={socket}")
+
+
+def find_trusted_file(host: str, port: int) -> Path | None:
+    """Return where the certificate of a cluster is saved that the operator trusts; None without a home folder."""
+    config = find_config_file()
+    return None if config is None else config.parent / "trusted" / f"{host.lower()}_{port}.pem"
 
 
 def _find_default_config_file() -> Path:
@@ -153,6 +194,11 @@ def _find_default_state_dir() -> Path:
 
 
 def _find_xdg_base(variable: str, default: str) -> Path:
-    base = Path(os.environ.get(variable, ""))
     # A relative path has to be ignored. Source: XDG Base Directory Specification 0.8, "Basics".
-    return base if base.is_absolute() else find_home() / default
+    return _find_folder(variable) or find_home() / default
+
+
+def _find_folder(variable: str) -> Path | None:
+    """Return the folder that a variable of the environment names, None if it names none by an absolute path."""
+    folder = Path(os.environ.get(variable, ""))
+    return folder if folder.is_absolute() else None

@@ -54,13 +54,9 @@ def quote_untrusted(text: str, *, max_chars: int) -> str:
     return quoted if quoted.isascii() and quoted.isprintable() else _escape_invisible(quoted)
 
 
-def truncate(text: str) -> str:
-    """Return a text that is short enough for an answer; a notice at its end says if it was cut."""
-    return (
-        text
-        if len(text) < MAX_ANSWER_CHARS
-        else f"{text[: MAX_ANSWER_CHARS - len(TRUNCATION_NOTICE) - 1]}{TRUNCATION_NOTICE}"
-    )
+def truncate(text: str, *, max_chars: int = MAX_ANSWER_CHARS) -> str:
+    """Return a text that is shorter than an answer may be; a notice at its end says if it was cut."""
+    return text if len(text) < max_chars else f"{text[: max_chars - len(TRUNCATION_NOTICE) - 1]}{TRUNCATION_NOTICE}"
 
 
 def render_first_items(texts: Sequence[str]) -> str:

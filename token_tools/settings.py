@@ -45,6 +45,7 @@ SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url"})
 """Settings whose value must never be repeated."""
 CREDENTIAL_SETTINGS: Final = ("bearer_token", *READERS)
 """The settings of which one at most has or names the server's own credential."""
+DEFAULT_PORT: Final = 8000
 MAX_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _MAX_HOST_CHARS: Final = 253
@@ -131,7 +132,7 @@ class ConnectionSettings(_CleanSettings):
     """Which cluster is administered, how it is reached, and with which credential."""
 
     host: str = Field(description="Cluster address: a DNS name or an IP address")
-    port: int = Field(default=8000, ge=1, le=MAX_PORT, description="REST port of the cluster")
+    port: int = Field(default=DEFAULT_PORT, ge=1, le=MAX_PORT, description="REST port of the cluster")
     bearer_token: BearerToken | None = Field(
         default=None, description="The credential that the server itself works with"
     )
@@ -176,13 +177,6 @@ class ConnectionSettings(_CleanSettings):
                 "between its dots"
             )
         return host
-
-    @field_validator("ca_file")
-    @classmethod
-    def _validate_ca_file(cls, ca_file: Path | None) -> Path | None:
-        if ca_file is not None:
-            _read_certificates(ca_file)
-        return ca_file
 
     @property
     def address(self) -> str:
@@ -273,6 +267,8 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
 
     _bearer_at_start: SecretStr | None = PrivateAttr(default=None)
     """The credential once it was read, so that a start runs a command once."""
+    _is_login_of_qq: bool = PrivateAttr(default=False)
+    """Whether no setting named the credentials file, and it is the store that qq itself uses."""
 
     @model_validator(mode="after")
     def _validate_consistency(self) -> Self:
@@ -291,6 +287,17 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
 
     def _list_given(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if getattr(self, name) is not None]
+
+    def with_login_of_qq(self, store: Path | None) -> Self:
+        """Return the settings with the store that qq itself uses as the credentials file; None if there is none."""
+        settings = self.model_copy(update={"credentials_file": store})
+        settings._is_login_of_qq = store is not None  # noqa: SLF001 - it is of this class, and has no other way in
+        return settings
+
+    @property
+    def is_login_of_qq(self) -> bool:
+        """Tell whether the credential is a login of qq that no setting names: qq writes it, and nobody else."""
+        return self._is_login_of_qq
 
     @property
     def credential_setting(self) -> str | None:
@@ -348,9 +355,9 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
             SettingsError: If the file is unusable.
         """
         try:
-            return None if self.ca_file is None else _read_certificates(self.ca_file)
+            return None if self.ca_file is None else read_certificates(self.ca_file)
         except ValueError as reason:
-            raise SettingsError(f"QUMULO_CA_FILE {reason}.") from None
+            raise SettingsError(f"QUMULO_CA_FILE names {format_input(str(self.ca_file))}, which {reason}.") from None
 
 
 def _check_one_at_most(given: Iterable[str]) -> None:
@@ -369,13 +376,6 @@ def _parse_ipv6(host: str) -> str:
         return IPv6Address(host).compressed
     except ValueError:
         raise ValueError("must be a name or an address alone; a port goes into QUMULO_PORT") from None
-
-
-def _read_certificates(ca_file: Path) -> str:
-    try:
-        return read_certificates(ca_file)
-    except ValueError as reason:
-        raise ValueError(f"names {format_input(str(ca_file))}, which {reason}") from None
 
 
 def remember_url_password(url: str) -> None:

@@ -10,10 +10,11 @@ import logging
 import math
 import os
 import select
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
@@ -27,6 +28,17 @@ THREAD_JOIN_TIMEOUT_SECONDS: Final = 0.3
 
 CLEANUP_TIMEOUT: Final = timedelta(seconds=5)
 """How much longer than requests to the cluster everything else may take during a shutdown."""
+
+
+_NON_ENDING_SIGNALS: Final = {
+    # Reports of a fault in the program itself, after which it cannot go on.
+    *("SIGABRT", "SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"),
+    # They stop the process and let it go on, or do nothing.
+    *("SIGCHLD", "SIGCONT", "SIGINFO", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"),
+    # Nobody can catch them.
+    *("SIGKILL", "SIGSTOP"),
+}
+"""The signals that end no process, or that it cannot survive; all others end it, the real-time ones included."""
 
 
 class Shutdown:
@@ -98,6 +110,34 @@ class Shutdown:
                 yield
             finally:
                 self._shorten_callbacks.remove(shorten_in_loop)
+
+
+def list_ending_signals() -> Sequence[int]:
+    """Return the signals that would end this process.
+
+    One stays ignored if the parent process ignored it for this one, as `nohup` does, and is none of these.
+    """
+    return [
+        signum
+        for signum in signal.valid_signals()
+        if getattr(signum, "name", "") not in _NON_ENDING_SIGNALS and signal.getsignal(signum) is not signal.SIG_IGN
+    ]
+
+
+@contextmanager
+def deferring_signals() -> Generator[None]:
+    """Let a signal that would end the process do so after the `with` block and not in the middle of it."""
+    came: list[int] = []
+    previous = {
+        signum: signal.signal(signum, lambda number, _frame: came.append(number)) for signum in list_ending_signals()
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+        for signum in came[:1]:
+            signal.raise_signal(signum)
 
 
 def _exit_after_timeout(seconds: float) -> NoReturn:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from token_tools.errors import TokenToolsError
+from token_tools.paths import name_session_bus
 
 KEYRING_TIMEOUT_SECONDS: Final = 30.0
 """Seconds in which a keyring must give an entry; it may wait for somebody to unlock it."""
@@ -52,6 +53,7 @@ def open_keyring() -> Generator[ModuleType]:
         KeyringUnusable: If it is not installed, or if the `with` block fails by anything but an error of ours.
     """
     try:
+        name_session_bus()
         yield _load_keyring()
     except (KeyringUnusable, TokenToolsError):
         raise

@@ -16,6 +16,7 @@ from tests.support.permissions import needs_root
 from tests.support.secret_scan import find_secrets
 from tests.support.stdio_client import run_to_end
 from token_tools import __version__
+from token_tools.cli.arguments import COMMANDS
 
 TIMEOUT_SECONDS = 60
 BODY = base64.b64encode(hashlib.sha256(b"test").digest() * 2).decode()
@@ -44,9 +45,13 @@ def run_command(
     return ended.returncode, ended.stderr.decode()
 
 
+DOCTOR = "; run `qumulo-token-tools doctor`"
+
+
 def read_start_failure(*words: str, env: Mapping[str, str] | None = None, unset: Sequence[str] = ()) -> str:
     """Return the line in which a process says why it does not start, without the line's beginning."""
-    beginning = "qumulo-token-tools could not start: "
+    is_serving = COMMANDS.keys().isdisjoint(words)
+    beginning = f"qumulo-token-tools{' could not start' if is_serving else ''}: "
     status, answer = run_command(*words, env=env, unset=unset)
     assert status == 2
     assert answer.startswith(beginning)
@@ -139,7 +144,7 @@ def test_stdin_is_no_file_of_credentials() -> None:
     shell = ["bash", "-c", f"printf %s \"$STORE\" | '{COMMAND}' --host c --credentials-file /dev/stdin"]
 
     assert read_start_failure(*shell, env={"STORE": CREDENTIALS_FILE_JSON}) == (
-        "QUMULO_CREDENTIALS_FILE names /dev/stdin, which is stdin: there the client talks to the server."
+        "QUMULO_CREDENTIALS_FILE names /dev/stdin, which is stdin: there the client talks to the server" + DOCTOR
     )
 
 
@@ -150,7 +155,7 @@ def test_a_user_whom_the_system_does_not_know_is_told_what_is_missing(tmp_path: 
 
     assert read_start_failure(*nobody, env=REQUIRED_ENVIRONMENT, unset=without) == (
         "QUMULO_STATE_DIR is not set, and its default needs a home folder, and HOME is not set: the system knows no "
-        "user 54321 who could have one. Set QUMULO_STATE_DIR to an absolute path."
+        f"user 54321 who could have one. Set QUMULO_STATE_DIR to an absolute path{DOCTOR}"
     )
     folders = {"QUMULO_STATE_DIR": str(tmp_path / "state"), "QUMULO_DELIVERY_DIR": str(tmp_path / "tokens")}
     assert run_command(*nobody, env=REQUIRED_ENVIRONMENT | folders, unset=without) == STARTED_CLEANLY
@@ -231,7 +236,10 @@ def test_a_piece_of_a_secret_among_the_arguments_is_not_repeated(words: Sequence
 def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> None:
     refusal = read_start_failure(COMMAND, "serve-it")
 
-    assert refusal == "there is no such command; there are demo, sandbox and journal."
+    assert refusal == (
+        "there is no such command; there are setup, doctor, trust, install, uninstall, clients, journal, demo, sandbox "
+        "and completion."
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,8 +283,17 @@ def test_a_wrong_setting_is_one_line_on_stderr_and_status_2(
         (["--bearer-token", "access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
         (["--bearer-token=access-v1:own"], "a secret is only an environment variable, QUMULO_BEARER_TOKEN."),
         (["--host"], "expected one argument"),
+        (["--demo", "--cluster", "lab"], "so that --cluster chooses nothing."),
     ],
-    ids=["unknown", "unknown-with-value", "unknown-to-a-command", "secret", "secret-with-value", "no-value"],
+    ids=[
+        "unknown",
+        "unknown-with-value",
+        "unknown-to-a-command",
+        "secret",
+        "secret-with-value",
+        "no-value",
+        "demo-of-a-cluster",
+    ],
 )
 def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str], expected: str) -> None:
     ended = run_to_end(*words)

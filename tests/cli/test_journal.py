@@ -241,7 +241,7 @@ def test_a_wrong_call_is_one_line_and_status_two(tmp_path: Path, words: list[str
     ended = run_journal(*words, state=tmp_path)
 
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"qumulo-token-tools could not start: {expected}")
+    assert ended.stderr.startswith(f"qumulo-token-tools: {expected}")
     assert ended.stderr.count("\n") == 1
 
 

@@ -152,8 +152,8 @@ async def test_another_certificate_is_refused_once_before_anything_is_sent(versi
     assert str(reading.value) == (
         f"The certificate of {LOOPBACK}:{server.port} has the SHA-256 {leaf_fingerprint_of(GOOD)}. Nothing was sent. "
         f"QUMULO_FINGERPRINT is {pinned}. Unless somebody on the way pretends to be the cluster, its certificate was "
-        "replaced: the operator has to compare the fingerprint with the one that the cluster's administrator tells, "
-        "and to set it."
+        "replaced. If the cluster's administrator tells the new SHA-256, the operator has to set it; "
+        f"`qumulo-token-tools trust --host {LOOPBACK} --port {server.port}` shows it."
     )
     assert reading.value.advice == "Trying again does not help before that is mended."
 

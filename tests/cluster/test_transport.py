@@ -409,7 +409,11 @@ async def tls_server(
 
     async def serve(stream: ByteStream) -> None:
         async with stream:
-            received.append(await stream.receive())
+            try:
+                received.append(await stream.receive())
+            except anyio.EndOfStream:
+                # This client only looked at the certificate.
+                return
             if plain_answer:
                 assert isinstance(stream, TLSStream)
                 await stream.transport_stream.send(plain_answer)
@@ -447,7 +451,8 @@ async def test_verification_can_be_turned_off(tmp_path: Path) -> None:
             "127.0.0.1",
             None,
             "nothing",
-            r"local issuer certificate\). .* save its CA in a PEM file and to set QUMULO_CA_FILE",
+            r"local issuer certificate\). .* names 127.0.0.1, .* the SHA-256 [0-9A-F:]{95}\. .*can trust it: "
+            r"`qumulo-token-tools trust --host 127.0.0.1 --port \d+`",
             id="unknown-authority",
         ),
         pytest.param(
@@ -480,11 +485,29 @@ async def test_an_untrusted_certificate_is_explained_with_what_mends_that(
             with pytest.raises(Untrusted, match=expected) as failure:
                 await cluster.fetch_page()
 
-    assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted != "it")
+    assert ("QUMULO_CA_FILE" in str(failure.value)) == (trusted == "other")
     assert "Nothing was sent" in str(failure.value)
     # The advice names nobody: the operator or the cluster's administrator may have to act.
     assert failure.value.advice == "Trying again does not help before that is mended."
     assert received == []
+
+
+async def test_certificates_that_cannot_be_read_again_leave_the_trust_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca_file = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(ca_file)
+    async with (
+        tls_server(tmp_path) as (settings, received),
+        connected(None, settings.model_copy(update={"ca_file": ca_file})) as cluster,
+    ):
+        for content in (ca_file.read_text(), "nothing"):
+            ca_file.write_text(content)
+            with pytest.raises(Untrusted):
+                await cluster.fetch_page()
+
+    assert received == []
+    assert "What is trusted could not be read again: QUMULO_CA_FILE names" in caplog.text
 
 
 async def test_a_refused_connection_and_a_port_without_tls_are_unreachable() -> None:

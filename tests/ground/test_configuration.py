@@ -271,7 +271,8 @@ def test_what_is_about_one_cluster_is_refused_beside_tables(
     monkeypatch.setenv(f"QUMULO_{variable}", "1")
 
     assert read_refusal() == (
-        f"QUMULO_{variable} is about one cluster, and {path} has tables of clusters: remove the one or the other."
+        f"QUMULO_{variable} is about one cluster, and {path} has tables of clusters: remove the one or the "
+        "other. --cluster NAME chooses a table."
     )
 
 

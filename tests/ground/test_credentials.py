@@ -291,7 +291,7 @@ def refusal_of_certificates(path: Path) -> str:
     beginning = f"QUMULO_CA_FILE names {path}, which "
     assert answer.startswith(beginning)
     assert BODY[:8] not in answer
-    return answer.removeprefix(beginning)
+    return answer.removeprefix(beginning).removesuffix(".")
 
 
 def test_certificates_that_are_gone_since_the_start_are_told_so(path: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from tests.support.environment import BEARER_TOKEN, REQUIRED_ENVIRONMENT, SECRET, set_environment
 from token_tools.configuration import load_settings
 from token_tools.errors import SettingsError
+from token_tools.paths import name_session_bus
 from token_tools.quoting import quote_untrusted
 from token_tools.settings import Settings
 
@@ -210,3 +211,23 @@ def test_a_home_that_is_not_set_is_looked_up(monkeypatch: pytest.MonkeyPatch) ->
     home = pwd.getpwuid(os.getuid()).pw_dir
 
     assert Settings.model_validate({"host": "c", "state_dir": "~/x"}).state_dir == Path(home, "x")
+
+
+def test_the_bus_of_the_session_is_found_where_a_host_does_not_name_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Set first, so that it is as before after the test.
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/given")
+    socket = tmp_path / str(os.geteuid()) / "bus"
+
+    def look() -> str | None:
+        name_session_bus(tmp_path)
+        return os.environ.get("DBUS_SESSION_BUS_ADDRESS")
+
+    given = look()
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS")
+    without_socket = look()
+    socket.parent.mkdir()
+    socket.touch()
+
+    assert (given, without_socket, look()) == ("unix:path=/given", None, f"unix:path={socket}")

@@ -177,7 +177,8 @@ async def test_a_token_that_can_neither_be_kept_nor_deleted_is_named(harness: Ha
         token_id = seen[0].rpartition("/")[2]
         assert f"The new token {token_id} could not be deleted again" in answer.text
         assert f'delete_access_token(id="{token_id}")' in answer.text
-        assert answer.text.endswith(f"auth_delete_access_token {token_id}")
+        assert f"auth_delete_access_token {token_id}\n" in answer.text
+    assert answer.text.endswith("\nFor the operator: run `qumulo-token-tools doctor`.")
 
 
 async def test_an_orphan_of_somebody_whose_tokens_we_may_not_see_is_said_to_be_possible(harness: Harness) -> None:

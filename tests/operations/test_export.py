@@ -353,7 +353,7 @@ async def test_a_file_that_has_no_place_is_refused_before_anything_is_read(harne
     refusal = await harness.call_refused(EXPORT_TOOL)
 
     assert refusal.startswith(f"The file cannot be written to {harness.settings.report_dir}: ")
-    assert refusal.endswith("The operator names the folder by QUMULO_REPORT_DIR, or without it by QUMULO_STATE_DIR.")
+    assert "The operator names the folder by QUMULO_REPORT_DIR, or without it by QUMULO_STATE_DIR.\n" in refusal
     assert harness.recorder.request_lines() == []
 
 

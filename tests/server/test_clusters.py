@@ -1,11 +1,14 @@
 """Test how a server with several clusters finds out which one a call is about, and names it in all that it says."""
 
 import json
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
+from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, Tool
 
@@ -14,13 +17,18 @@ from tests.support.harness import (
     AGREES,
     JANE,
     NOTHING_DONE,
+    NOW,
+    TIMEOUT_SECONDS,
     WRITE_TOOLS,
+    Harness,
     Mode,
     ScriptedPerson,
     ToolAnswer,
     create_harness,
 )
 from tests.support.questions import call_until_question, call_with_answers
+from token_tools.configuration import Profile
+from token_tools.server.app import create_server
 
 pytestmark = pytest.mark.anyio
 
@@ -229,3 +237,28 @@ async def test_a_failure_names_the_keys_of_the_cluster_s_table(fleet: FleetHarne
     ]
 
     assert all("Are [clusters.lab] host and [clusters.lab] port right" in text for text in told)
+    assert told[0].endswith("\nFor the operator: run `qumulo-token-tools doctor --cluster lab`.")
+
+
+async def test_the_only_table_is_named_too_where_an_option_for_the_host_would_be_refused(harness: Harness) -> None:
+    def fail(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("x") from ssl.SSLCertVerificationError("x")
+
+    profile = Profile(harness.settings, table="lab")
+    server = create_server([profile], cluster_transport=httpx.MockTransport(fail), clock=lambda: NOW)
+    with anyio.fail_after(TIMEOUT_SECONDS):
+        async with Client(server, mode=harness.mode) as client:
+            told = ToolAnswer.from_result(await client.call_tool("list_access_tokens", {})).text
+
+    assert "the operator can trust it: `qumulo-token-tools trust --cluster lab`." in told
+    assert told.endswith("\nFor the operator: run `qumulo-token-tools doctor --cluster lab`.")
+    assert "--host" not in told
+
+
+async def test_a_failure_of_all_clusters_names_the_command_for_all(fleet: FleetHarness) -> None:
+    for cluster in fleet.clusters.values():
+        cluster.recorder.cluster = httpx.MockTransport(lambda _: httpx.Response(401))
+
+    answer = await fleet.call("audit_access_tokens")
+
+    assert answer.text.endswith("\nFor the operator: run `qumulo-token-tools doctor`.")

@@ -33,6 +33,7 @@ MAX_CAVEAT_CHARS = 200
 LOCK_NUMBER = 0x746F6B656E
 CREATE_TOOL = "create_access_token"
 NOT_KNOWN = "What was begun and not finished is not known: "
+MENDED = "Try again once the operator has mended that.\nFor the operator: run `qumulo-token-tools doctor`."
 RULE = " No change is begun without it, so that no token is ever lost sight of. "
 ON_A_DISK = "QUMULO_STATE_DIR has to be a folder on a disk of this machine, in which the server may write."
 FOLDER_NAMED = "QUMULO_STATE_DIR names its folder."
@@ -73,7 +74,7 @@ async def check_refused(harness: Harness, cause: str) -> None:
         ("delete_access_token", {"id": token_id}),
     ):
         refusal = await harness.call_without_effect(tool, arguments)
-        assert refusal == f"{where}{cause} Try again once the operator has mended that."
+        assert refusal == f"{where}{cause} {MENDED}"
     assert harness.recorder.request_lines() == []
 
 
@@ -527,7 +528,7 @@ async def test_a_database_that_is_not_there_is_told(harness: Harness, database: 
     refusal = await on_url(harness, url).call_without_effect(CREATE_TOOL, {"user": "local:jane"})
 
     assert f"FATAL: database '{name}' does not exist" in " ".join(refusal.split())
-    assert refusal.endswith(f"{RULE}{SERVER_NAMED} Try again once the operator has mended that.")
+    assert refusal.endswith(f"{RULE}{SERVER_NAMED} {MENDED}")
 
 
 async def test_a_server_without_tls_is_told_where_tls_is_required(

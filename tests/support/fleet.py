@@ -47,15 +47,17 @@ class FleetHarness:
     ) -> AsyncGenerator[Client]:
         """Connect a client to a new server for all clusters."""
         profiles = [
-            Profile(harness.settings, name, self.descriptions.get(name, "")) for name, harness in self.clusters.items()
+            Profile(harness.settings, name, self.descriptions.get(name, ""), table=name)
+            for name, harness in self.clusters.items()
         ]
+        first = next(iter(self.clusters.values()))
         server = create_server(
             profiles,
             cluster_transport=_HostTransport(
                 {harness.settings.host: harness.recorder for harness in self.clusters.values()}
             ),
             clock=lambda: NOW,
-            timing=Timing(report_delay=next(iter(self.clusters.values())).report_delay),
+            timing=Timing(report_delay=first.report_delay, own_token_patience=first.own_token_patience),
         )
         with anyio.fail_after(timeout_seconds):
             async with Client(server, mode=self.mode, elicitation_callback=person) as client:

@@ -90,7 +90,8 @@ DECLINES = ElicitResult(action="decline")
 class Harness:
     """A cluster with a record of its requests, on which each call starts a server and a client.
 
-    A call ends after `timeout_seconds`.
+    A call ends after `timeout_seconds`. Without `own_token_patience`, no server asks when its own token expires: what
+    tools ask of the cluster is then all that is asked.
     """
 
     cluster: Cluster
@@ -100,6 +101,7 @@ class Harness:
     now: datetime = NOW
     consent_timeout: timedelta = timedelta(seconds=TIMEOUT_SECONDS)
     report_delay: timedelta = timedelta(hours=1)
+    own_token_patience: timedelta | None = None
     timeout_seconds: float = TIMEOUT_SECONDS
 
     @asynccontextmanager
@@ -113,7 +115,7 @@ class Harness:
             [Profile(settings)],
             cluster_transport=self.recorder,
             clock=lambda: self.now,
-            timing=Timing(self.consent_timeout, self.report_delay),
+            timing=Timing(self.consent_timeout, self.report_delay, self.own_token_patience),
         )
         with anyio.fail_after(self.timeout_seconds):
             async with Client(server, mode=self.mode, elicitation_callback=person) as client:

@@ -18,9 +18,25 @@ from token_tools.settings import Settings
 REPOSITORY: Final = Path(__file__).parents[2]
 PACKAGE: Final = Path(token_tools.__file__).parent
 TESTS: Final = REPOSITORY / "tests"
+USER_PAGES: Final = (
+    REPOSITORY / "README.md",
+    *sorted({*REPOSITORY.joinpath("docs").glob("*.md")} - {REPOSITORY / "docs" / "architecture.md"}),
+)
+"""The pages for those who use the program."""
 _ASSIGNMENT: Final = re.compile(r"([A-Z][A-Z_]*)(?:=.*)?")
 _PATH: Final = re.compile(r"(?=.*[./])[\w.][\w./*-]*")
+_FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _SHELL_OPERATORS: Final = {"&&", "|"}
+
+
+def list_blocks(page: str, language: str) -> Sequence[str]:
+    """Return the fenced blocks of a page's text that are in this language, such as `sh`."""
+    return [block for written_in, block in _FENCED.findall(page) if written_in == language]
+
+
+def remove_blocks(page: str) -> str:
+    """Return a page's text without its fenced blocks."""
+    return _FENCED.sub("", page)
 
 
 def split_commands(words: Sequence[str]) -> Iterator[list[str]]:
@@ -44,6 +60,8 @@ def is_command(words: Sequence[str]) -> bool:
             return is_variable(first) and is_command(rest)
         case [".venv/bin/python", "-m", "pytest", *rest]:
             return all(_is_pytest_argument(before, word) for before, word in zip(["", *rest], rest, strict=False))
+        case ["uv", "run", "--extra", _, command, *_]:
+            return _is_installed(f".venv/bin/{command}")
         case [".venv/bin/python" | "python3", "-m", module, *_]:
             return find_spec(module) is not None
         case [first, *_]:

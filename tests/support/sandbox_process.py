@@ -71,6 +71,7 @@ def running_sandbox(*options: str) -> Generator[SandboxProcess]:
                 break
         settings = dict(re.findall(r"^export (\w+)=(.*)$", announced, re.MULTILINE))
         settings |= dict(re.findall(r"--credentials-(store) (\S+)", announced))
+        settings |= dict(re.findall(r"^# .* (password), .*: (\S+)$", announced, re.MULTILINE))
         try:
             yield SandboxProcess(settings, process)
         finally:

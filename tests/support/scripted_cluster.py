@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tests.support.harness import NOW, TIMEOUT_SECONDS, Mode
 from token_tools.configuration import Profile
 from token_tools.sandbox.cluster import Token
-from token_tools.server.app import create_server
+from token_tools.server.app import Timing, create_server
 from token_tools.settings import Settings
 
 
@@ -45,9 +45,14 @@ TOKEN_ENTRY: dict[str, Any] = {
 
 @asynccontextmanager
 async def client_with_answer(mode: Mode, answer: Callable[[httpx.Request], httpx.Response]) -> AsyncGenerator[Client]:
-    """Connect a client to a server whose cluster gives this answer to everything."""
+    """Connect a client to a server whose cluster gives this answer to all that a tool asks."""
     settings = Settings(host="c.example.com", bearer_token=SecretStr("access-v1:own"))
-    server = create_server([Profile(settings)], cluster_transport=httpx.MockTransport(answer), clock=lambda: NOW)
+    server = create_server(
+        [Profile(settings)],
+        cluster_transport=httpx.MockTransport(answer),
+        clock=lambda: NOW,
+        timing=Timing(own_token_patience=None),
+    )
     with anyio.fail_after(TIMEOUT_SECONDS):
         async with Client(server, mode=mode) as client:
             yield client

@@ -143,8 +143,11 @@ class ReplaceableApp:
 
 
 @contextmanager
-def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
-    """Serve an application over HTTPS in a thread of this process, and yield the port."""
+def serve_over_https(app: ASGIApp, folder: Path, *, dates_answers: bool = True) -> Generator[int]:
+    """Serve an application over HTTPS in a thread of this process, and yield the port.
+
+    Its answers have the time of this machine, unless the application gives them a time itself.
+    """
     certificate = folder / "server.pem"
     trustme.CA().issue_cert(LOOPBACK).private_key_and_cert_chain_pem.write_to_path(certificate)
     server = uvicorn.Server(
@@ -153,6 +156,7 @@ def serve_over_https(app: ASGIApp, folder: Path) -> Generator[int]:
             ssl_certfile=certificate,
             log_level="warning",
             access_log=False,
+            date_header=dates_answers,
             lifespan="off",
             ws="none",
             timeout_keep_alive=TIMEOUT_SECONDS,

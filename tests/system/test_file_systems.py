@@ -196,7 +196,8 @@ def test_a_database_on_a_deficient_file_system_is_refused_before_the_request(tmp
     assert (created.fields, created.post_count, created.token_count) == (None, 0, 0)
     assert created.text == (
         f"Nothing was done. The journal {state_file(state)} cannot be written: {reason}. No change is begun without "
-        f"it, so that no token is ever lost sight of. {remedy} Try again once the operator has mended that."
+        f"it, so that no token is ever lost sight of. {remedy} Try again once the operator has mended that.\n"
+        "For the operator: run `qumulo-token-tools doctor`."
     )
 
 

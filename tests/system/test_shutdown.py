@@ -25,6 +25,7 @@ from tests.support.server_process import (
     served_cluster,
 )
 from tests.support.signals import HARMLESS_SIGNALS, KILL_SIGNALS, STOP_SIGNALS, format_signal
+from token_tools.cli.serve import WAITING
 from token_tools.sandbox.faults import Endpoint, Fault
 from token_tools.shutdown import CLEANUP_TIMEOUT
 
@@ -97,7 +98,7 @@ def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over
         assert server.is_running_after(0.1)
         cluster.creates_released.set()
 
-        assert server.wait_for_exit() == (0, "")
+        assert server.wait_for_exit() == (0, "" if over == "pipes" else WAITING)
         [token] = cluster.cluster.tokens.of_user(JANE.auth_id)
         assert cluster.read_delivered() == {token.id: token.bearer_token}
         assert cluster.read_outcomes() == ["created"]
@@ -159,11 +160,11 @@ def test_whatever_the_cluster_does_the_end_comes_within_its_bound(
         assert_no_token_is_lost(cluster, {new.id})
 
 
-def lock_at_who_am_i(cluster: ServedCluster, cleanup: ExitStack) -> BeforeServing:
-    """Return what locks the database when the cluster is asked who the server is, until the stack is closed."""
+def lock_at(locking: str, cluster: ServedCluster, cleanup: ExitStack) -> BeforeServing:
+    """Return what locks the database when the cluster gets this request, until the stack is closed."""
 
     async def lock(request: str) -> None:
-        if request == "GET /v1/session/who-am-i":
+        if request == locking:
             file = state_file(cluster.state_folder)
             holder = cleanup.enter_context(
                 closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False))
@@ -181,9 +182,10 @@ def test_what_was_not_sent_before_the_time_was_over_is_told_as_not_done(tmp_path
         ExitStack() as lock,
     ):
         token = cluster.cluster.add_token(JANE.auth_id, creator=ADMIN.auth_id)
-        cluster.before_serving = lock_at_who_am_i(cluster, lock)
+        look = f"GET /v1/auth/access-tokens/{token.id}"
+        cluster.before_serving = lock_at(look, cluster, lock)
         server.send(create_call(2, "update_access_token", id=token.id, enabled=False))
-        cluster.wait_for("GET /v1/session/who-am-i")
+        cluster.wait_for(look)
         assert server.is_running_after(1)
         server.process.terminate()
         assert server.is_running_after(1.5)

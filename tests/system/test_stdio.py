@@ -292,9 +292,9 @@ def test_without_its_streams_it_says_so_in_one_line(command: str) -> None:
     )
 
     assert (ended.returncode, ended.stdout) == (2, "")
+    failure = "" if command.startswith("demo") else " could not start"
     assert (
-        ended.stderr
-        == "qumulo-token-tools could not start: stdin or stdout is closed, and there is no other way to talk.\n"
+        ended.stderr == f"qumulo-token-tools{failure}: stdin or stdout is closed, and there is no other way to talk.\n"
     )
 
 
@@ -357,10 +357,11 @@ async def test_what_hangs_in_a_thread_does_not_hold_up_the_end(
         with anyio.fail_after(TIMEOUT_SECONDS):
             await send(process, INITIALIZE, INITIALIZED, create_call(2, "create_access_token", user="local:metrics"))
             assert process.stderr is not None
-            assert await process.stderr.receive() == b"hangs\n"
+            assert (await process.stderr.receive()).startswith(b"hangs\n")
             process.terminate()
 
             assert await process.wait() == 0
-            assert await read_to_end(process.stderr) == b""
+            # The look at the server's own token may hang beside the call.
+            assert (await read_to_end(process.stderr)).replace(b"hangs\n", b"") == b""
 
     assert [*(tmp_path / "tmp").iterdir()] == []

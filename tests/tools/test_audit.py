@@ -15,6 +15,7 @@ from tests.support.example_tokens import (
     add_token,
     add_token_without_findings,
     find_new_token,
+    own_token,
     remove_findings_of_own_token,
 )
 from tests.support.harness import (
@@ -81,6 +82,7 @@ async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None
         "2 access tokens of 2 users on c.example.com:8000: 2 live, 0 disabled, 0 expired. It is 2026-11-24 09:00 UTC. "
         "Soon is within 30 days.\n"
         "Nothing found.\n"
+        "This server's own token 27670116110564327424001 expires 2027-03-03 09:00 UTC (in 99 days).\n"
         "Nothing to compare with: this cluster has no earlier audit in the record.\n"
         "The cluster tells neither when a token was last used nor since when one is disabled."
     )
@@ -93,8 +95,9 @@ async def test_nothing_is_found_where_there_is_nothing(harness: Harness) -> None
         "expired": 0,
         "findings": [],
         "worst": [],
-        "since_last_audit": [answer.text.splitlines()[2]],
-        "not_known": answer.text.splitlines()[3],
+        "own_token": "own token 27670116110564327424001 expires 2027-03-03 09:00 UTC (in 99 days)",
+        "since_last_audit": [answer.text.splitlines()[3]],
+        "not_known": answer.text.splitlines()[4],
     }
 
 
@@ -377,8 +380,9 @@ async def test_the_server_s_own_token_is_told_among_the_findings(harness: Harnes
 
     answer = await harness.call(AUDIT_TOOL)
 
-    assert answer.fields["own_token_findings"] == "never_expires, built_in_user, users_with_two_tokens"
-    assert "This server's own token is among: never_expires, built_in_user, users_with_two_tokens." in answer.text
+    told = "never expires; it is among: never_expires, built_in_user, users_with_two_tokens"
+    assert answer.fields["own_token"] == f"own token {own_token(harness).id} {told}"
+    assert f"This server's {answer.fields['own_token']}." in answer.text
 
 
 async def test_the_time_within_which_a_token_expires_soon_is_an_argument(harness: Harness) -> None:

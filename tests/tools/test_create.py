@@ -225,7 +225,9 @@ async def test_where_the_operator_s_machine_fails_they_have_to_mend_it(harness: 
     )
 
     assert place in refusal
-    assert refusal.endswith(" Try again once the operator has mended that.")
+    assert refusal.endswith(
+        " Try again once the operator has mended that.\nFor the operator: run `qumulo-token-tools doctor`."
+    )
 
 
 async def test_a_name_of_two_users_gets_no_token(harness: Harness) -> None:
@@ -344,7 +346,7 @@ async def test_a_token_whose_secret_cannot_be_kept_is_deleted_again(harness: Har
     [deleted, looked_for] = harness.recorder.request_lines()[-2:]
     assert deleted.startswith(f"DELETE {TOKENS_PATH}")
     assert looked_for == deleted.replace("DELETE", "GET")
-    assert refusal.endswith("was deleted again; no token is left of this.")
+    assert "was deleted again; no token is left of this.\n" in refusal
 
 
 @pytest.mark.parametrize(

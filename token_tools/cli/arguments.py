@@ -1,119 +1,193 @@
 """What the words of a command line mean, and what is wrong with them.
 
-Every setting that is not a secret is also an option. A mistake is told in one line that repeats no secret.
+A command is a module of this folder, which is loaded only if the command is named. Every setting that is not a secret
+is also an option. A mistake is told in one line that repeats no secret.
 """
 
 import argparse
 import difflib
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, ClassVar, Final, Literal, NamedTuple, NoReturn, get_args
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from token_tools import __version__
-from token_tools.cluster.identity import Identity, parse_user
-from token_tools.errors import SettingsError
+from token_tools.cli import serve
+from token_tools.errors import UsageError
 from token_tools.operator_input import MAX_SHOWN_CHARS, find_secret_reason
 from token_tools.quoting import is_visible, quote_untrusted
 from token_tools.server.app import SERVER_NAME
 from token_tools.setting_names import variable_name
-from token_tools.settings import MAX_PORT, SECRET_SETTINGS, Settings
-from token_tools.storage.attempts import Operation
-from token_tools.times import parse_since, utc_now
-
-Command = Literal["serve", "demo", "sandbox", "journal"]
-"""What the program does; it serves unless a word says otherwise."""
-
+from token_tools.settings import SECRET_SETTINGS, Settings
 
 _MIN_SIMILARITY: Final = 0.7
 """Ratio, from 0 to 1, from which on an option is told to be the nearest to one that there is not."""
 
-OutputFormat = Literal["text", "json", "csv"]
+
+class CommandModule(Protocol):
+    """A module that is a command.
+
+    `run` takes the settings that are given as options, and the command's own options by name; it returns the exit
+    status.
+    """
+
+    run: Callable[..., int]
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Add the options of the command."""
+        ...
 
 
-class JournalQuery(NamedTuple):
-    """Which entries of the record are to be printed, and how; what is None excludes none."""
+class Command(NamedTuple):
+    """What a command does, in a line, and command lines without the name of the program."""
 
-    since: datetime | None = None
-    cluster: str | None = None
-    user: Identity | None = None
-    token: str | None = None
-    operation: str | None = None
-    unfinished: bool = False
-    output_format: OutputFormat = "text"
+    help: str
+    examples: Sequence[str]
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "setup": Command(
+        "Set this up for a cluster, step by step, with a credential of its own",
+        ["setup", "setup --host cluster.example.com --user local:mcp-service --read-only --yes"],
+    ),
+    "doctor": Command(
+        "Check all that has to be right, and say what mends what is not",
+        ["doctor", "doctor --cluster lab", "doctor --json"],
+    ),
+    "trust": Command("Show the certificate of a cluster, and trust it if you agree", ["trust", "trust --cluster lab"]),
+    "install": Command(
+        "Let an assistant's program start this server, and try whether it does",
+        [
+            "install --client claude-code --host cluster.example.com",
+            "install --client all --dry-run",
+            "install --client vscode --scope project --print",
+        ],
+    ),
+    "uninstall": Command(
+        "Take the entry for this server out of an assistant's program again",
+        ["uninstall --client claude-code", "uninstall --client all --dry-run"],
+    ),
+    "clients": Command("List the assistants' programs on this machine, and whether they know this server", ["clients"]),
+    "journal": Command(
+        "Print who changed which tokens, when, and who agreed",
+        ["journal --since 7d", "journal --unfinished", "journal --format csv --user local:jane"],
+    ),
+    "demo": Command("Play a short conversation with the server on an embedded cluster", ["demo"]),
+    "sandbox": Command(
+        "Serve an embedded cluster over HTTPS, for other clients",
+        ["sandbox", "sandbox --port 8000", "sandbox --fault create=cut-after"],
+    ),
+    "completion": Command(
+        "Print what a shell needs to complete these commands",
+        [
+            "completion bash > ~/.local/share/bash-completion/completions/qumulo-token-tools",
+            "completion zsh > ~/.zfunc/_qumulo-token-tools",
+            "completion fish > ~/.config/fish/completions/qumulo-token-tools.fish",
+        ],
+    ),
+}
+"""The commands, each of which is the module of its name. Without one, the program serves MCP over stdio."""
+
+_SERVE: Final = Command(
+    "MCP server for the access tokens of Qumulo Core clusters. Without a command, it serves over stdin and stdout the "
+    "client that has started it. Each option is also an environment variable: --ca-file is QUMULO_CA_FILE. Secrets are "
+    "only that.",
+    ["setup", "doctor", "--host cluster.example.com --read-only", "--demo"],
+)
+
+_COMMAND: Final = "command"
+_HELP_COLUMNS: Final = 80
+"""Columns of a description; argparse leaves its lines as they are, for the sake of the examples."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line, parsed: `settings` are the options that `Settings` knows, and only those that were given.
+    """A command line, parsed.
 
-    `clusters` are the names of the only clusters that are to be served; none chooses all.
+    `run` is what it asks for; `settings` are the options that `Settings` knows, and only those that were given;
+    `options` are the others, which `run` takes by name.
     """
 
-    command: Command
+    run: Callable[..., int]
     settings: Mapping[str, Any]
-    clusters: Sequence[str]
-    is_demo: bool
-    sandbox_port: int
-    faults: Sequence[str]
-    journal_query: JournalQuery
+    options: Mapping[str, Any]
 
 
 def parse_arguments(words: Sequence[str]) -> Arguments:
     """Return what the words ask for; `--help` and `--version` print their answer and end the process.
 
     Raises:
-        SettingsError: If a word is a secret, an unknown option, an unknown command or an impossible value.
+        UsageError: If a word is a secret, an unknown option, an unknown command or an impossible value.
     """
     _check_no_secrets(words)
+    parser = _create_parser(COMMANDS.keys() & words)
     try:
-        options = vars(_create_parser().parse_args(words))
+        given = vars(parser.parse_args(words))
     except argparse.ArgumentError as mistake:
-        message = _explain_unknown_option(words) or str(mistake)
-        raise SettingsError(
+        message = _render_unknown_option(words, parser.list_options()) or str(mistake)
+        raise UsageError(
             message if is_visible(message) else quote_untrusted(message, max_chars=MAX_SHOWN_CHARS)
         ) from None
+    name = given.pop(_COMMAND)
+    if name:
+        _check_belonging(name, given, parser.commands[name])
     return Arguments(
-        command=options["command"],
-        settings={name: value for name, value in options.items() if name in Settings.model_fields},
-        clusters=options["clusters"],
-        is_demo=options["demo"],
-        sandbox_port=options["sandbox_port"],
-        faults=options["faults"],
-        journal_query=JournalQuery(**{name: options[name] for name in JournalQuery._fields if name in options}),
+        _load(name).run if name else serve.run,
+        settings={option: value for option, value in given.items() if option in Settings.model_fields},
+        options={option: value for option, value in given.items() if option not in Settings.model_fields},
     )
+
+
+def is_command_named(words: Sequence[str]) -> bool:
+    """Tell whether a command is among the words, whatever is wrong with the others. No client is served then."""
+    return not COMMANDS.keys().isdisjoint(words)
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Return a parser that knows all options of all commands."""
+    return _create_parser(COMMANDS)
 
 
 def _check_no_secrets(words: Sequence[str]) -> None:
     reason = next(filter(None, map(find_secret_reason, words)), None)
     if reason is not None:
-        raise SettingsError(
+        raise UsageError(
             f"an argument is wrong: {reason}. Every user of this machine can read arguments; a secret is only an "
             "environment variable, QUMULO_BEARER_TOKEN."
         )
 
 
+def _check_belonging(command: str, given: Iterable[str], parser: "_Parser") -> None:
+    """Check that no option stands before a command to which it means nothing. A setting may stand before each."""
+    for option in given:
+        if option not in Settings.model_fields and option not in parser.list_destinations():
+            raise UsageError(f"--{option.rstrip('s')} is an option for serving, and means nothing to `{command}`.")
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises its mistakes, and remembers which options there are."""
+    """A parser that raises its mistakes; `commands` are the parsers of commands that it knows."""
 
-    known_options: ClassVar[set[str]] = set()
-    """All options, those of the commands included: each command has a parser of its own."""
+    commands: Mapping[str, "_Parser"] = MappingProxyType({})
 
-    def add_argument(self, *names: Any, **details: Any) -> argparse.Action:  # noqa: ANN401 - argparse has fifteen keywords here, each with a type of its own
-        """Add an argument and remember its options."""
-        action = super().add_argument(*names, **details)
-        self.known_options.update(action.option_strings)
-        return action
+    def list_options(self) -> Sequence[str]:
+        """Return all options, those of the commands included."""
+        own = [option for action in self._actions for option in action.option_strings]
+        return [*own, *(option for parser in self.commands.values() for option in parser.list_options())]
+
+    def list_destinations(self) -> Sequence[str]:
+        """Return the names under which the options of this parser alone are found."""
+        return [action.dest for action in self._actions]
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         # argparse would repeat the word, which may be anything: a secret, for one.
         if action.choices is not None and value not in action.choices:
             *others, last = action.choices
-            option = "".join(action.option_strings)
             self.error(
-                f"{option} must be {', '.join(others)} or {last}."
-                if option
-                else f"there is no such command; there are {', '.join(others)} and {last}."
+                f"there is no such command; there are {', '.join(others)} and {last}."
+                if action.dest == _COMMAND
+                else f"{''.join(action.option_strings) or action.metavar} must be {', '.join(others)} or {last}."
             )
 
     def error(self, message: str) -> NoReturn:
@@ -125,9 +199,9 @@ class _Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(None, message)
 
 
-def _explain_unknown_option(words: Sequence[str]) -> str | None:
+def _render_unknown_option(words: Sequence[str], known: Sequence[str]) -> str | None:
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
-    unknown = next((option for option in options if option not in _Parser.known_options), None)
+    unknown = next((option for option in options if option not in known), None)
     if unknown is None:
         return None
     name = unknown.removeprefix("--").replace("-", "_")
@@ -136,129 +210,36 @@ def _explain_unknown_option(words: Sequence[str]) -> str | None:
             f"{unknown} is no option, since every user of the machine could read it: a secret is only an "
             f"environment variable, {variable_name(name)}."
         )
-    nearest = difflib.get_close_matches(unknown, _Parser.known_options, n=1, cutoff=_MIN_SIMILARITY)
+    nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=_MIN_SIMILARITY)
     hint = f"nearest is {nearest[0]}" if nearest else "--help tells those that there are"
     return f"there is no option {unknown}; {hint}."
 
 
-def _create_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=SERVER_NAME,
-        description="MCP server for the access tokens of a Qumulo Core cluster; serves over stdio.",
-        epilog="Each option is also an environment variable: --ca-file is QUMULO_CA_FILE. Secrets are only that.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(command="serve", sandbox_port=0, faults=())
+def _create_parser(loaded: Iterable[str]) -> _Parser:
+    """Return a parser of a whole command line, with the options of some commands."""
+    usage = f"{SERVER_NAME} [OPTIONS]\n       {SERVER_NAME} COMMAND [OPTIONS]"
+    parser = _Parser(prog=SERVER_NAME, usage=usage, **_describe(_SERVE))
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--demo", action="store_true", help="Serve an embedded cluster instead of a real one")
-    parser.add_argument(
-        "--cluster",
-        dest="clusters",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="Serve only this one of the clusters in config.toml; may be repeated",
-    )
-    _add_setting_options(parser)
-    commands = parser.add_subparsers(title="commands", metavar="demo | sandbox | journal")
-    demo = commands.add_parser(
-        "demo", help="Play a short conversation with the server on an embedded cluster", allow_abbrev=False
-    )
-    demo.set_defaults(command="demo")
-    sandbox = commands.add_parser(
-        "sandbox", help="Serve an embedded cluster over HTTPS, for other clients", allow_abbrev=False
-    )
-    sandbox.set_defaults(command="sandbox")
-    sandbox.add_argument(
-        "--port", dest="sandbox_port", type=_parse_port, default=0, help="Loopback port (default: any free one)"
-    )
-    sandbox.add_argument(
-        "--fault",
-        dest="faults",
-        action="append",
-        default=[],
-        metavar="ENDPOINT=FAULT",
-        help="Fail there in that way, such as create=cut-after or list=html; may be repeated",
-    )
-    _add_journal_options(
-        commands.add_parser("journal", help="Print who changed which tokens, when, and who agreed", allow_abbrev=False)
-    )
+    commands = parser.add_subparsers(title="commands", dest=_COMMAND, metavar="COMMAND", prog=SERVER_NAME)
+    for name, command in COMMANDS.items():
+        command_parser = commands.add_parser(name, help=command.help, **_describe(command))
+        if name in loaded:
+            _load(name).add_arguments(command_parser)
+    parser.commands = commands.choices
+    serve.add_arguments(parser.add_argument_group("options for serving"))
     return parser
 
 
-def _add_journal_options(journal: argparse.ArgumentParser) -> None:
-    """Add the options of the command that reads the record; it needs no cluster, and no other setting."""
-    journal.set_defaults(command="journal")
-    _add_setting_option(journal, "state_dir")
-    _add_setting_option(journal, "config")
-    journal.add_argument("--since", type=_parse_since, metavar="TIME", help="Such as 7d, or 2026-11-17T09:00:00Z")
-    journal.add_argument(
-        "--cluster", metavar="NAME", help="Only of this cluster: its name in config.toml, or HOST:PORT"
-    )
-    journal.add_argument("--user", type=_parse_user, help="Only this user's, such as local:jane")
-    journal.add_argument(
-        "--token", type=_parse_token_id, metavar="ID", help="Only of this token: changed, created or replaced"
-    )
-    journal.add_argument(
-        "--operation", choices=get_args(Operation), metavar="WORD", help="Only these: create, rotate, update or delete"
-    )
-    journal.add_argument(
-        "--unfinished",
-        action="store_true",
-        help="Only what has no known end and nobody has settled; the exit status is 1 if there is something",
-    )
-    journal.add_argument(
-        "--format",
-        dest="output_format",
-        choices=get_args(OutputFormat),
-        default="text",
-        metavar="WORD",
-        help="text for people, the newest last (default), json with an entry a line, or csv",
-    )
+def _load(command: str) -> CommandModule:
+    return cast(CommandModule, import_module(f"token_tools.cli.{command}"))
 
 
-def _add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each setting but the secrets; without the option, the environment decides."""
-    for name in Settings.model_fields:
-        if name not in SECRET_SETTINGS:
-            _add_setting_option(parser, name)
-
-
-def _add_setting_option(parser: argparse.ArgumentParser, name: str) -> None:
-    field = Settings.model_fields[name]
-    option = f"--{name.replace('_', '-')}"
-    help_text = f"{field.description} [{variable_name(name)}]"
-    if field.annotation is bool:
-        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text)
-    else:
-        parser.add_argument(option, metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
-
-
-def _parse_since(text: str) -> datetime:
-    try:
-        return parse_since(text, now=utc_now())
-    except ValueError as reason:
-        raise argparse.ArgumentTypeError(str(reason)) from None
-
-
-def _parse_user(text: str) -> Identity:
-    try:
-        user = parse_user(text)
-    except ValueError as reason:
-        raise argparse.ArgumentTypeError(str(reason)) from None
-    if isinstance(user, Identity):
-        return user
-    raise argparse.ArgumentTypeError("must be a user by name or number: only a cluster knows who self is")
-
-
-def _parse_token_id(text: str) -> str:
-    if text.isascii() and text.isdecimal():
-        return text
-    raise argparse.ArgumentTypeError("must be the digits of a token, about 22 of them")
-
-
-def _parse_port(text: str) -> int:
-    port = int(text) if text.isdecimal() else -1
-    if not 0 <= port <= MAX_PORT:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {MAX_PORT}")
-    return port
+def _describe(command: Command) -> dict[str, Any]:
+    """Return what argparse needs to know of a command for its help."""
+    examples = "\n".join(f"  {SERVER_NAME} {example}" for example in command.examples)
+    return {
+        "description": textwrap.fill(command.help, _HELP_COLUMNS),
+        "epilog": f"examples:\n{examples}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }

@@ -1,10 +1,12 @@
 """Plays a short conversation with the server, for a person who wants to see what an assistant would get."""
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import anyio
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
@@ -43,6 +45,15 @@ CONVERSATION: Final = (
         succeeds=False,
     ),
 )
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command, of which there are none."""
+
+
+def run(_settings: Mapping[str, Any]) -> int:
+    """Play the conversation, and return the exit status: 1 if a step did not end as it should."""
+    return 0 if anyio.run(play_conversation) else 1
 
 
 async def play_conversation(steps: Sequence[Step] = CONVERSATION) -> bool:

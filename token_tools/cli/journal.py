@@ -3,25 +3,28 @@
 It needs no cluster and no credential, and reading creates no database.
 """
 
+import argparse
 import csv
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Self
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
-from token_tools.cli.arguments import JournalQuery
+from token_tools.cli.setting_options import add_setting_option
+from token_tools.cluster.identity import Identity, parse_user
+from token_tools.configuration import find_address, load_state_settings
 from token_tools.errors import JournalError
 from token_tools.operations.changes import select_changes
 from token_tools.operations.csv_cells import format_id_cell, format_text_cell, format_user_cell
 from token_tools.settings import StateSettings
-from token_tools.storage.attempts import Attempt
+from token_tools.storage.attempts import Attempt, Operation
 from token_tools.storage.journal import read_entries
 from token_tools.storage.state import open_state
 from token_tools.storage.state.connections import Connections
-from token_tools.times import format_rfc3339, format_time_without_zone, utc_now
+from token_tools.times import format_rfc3339, format_time_without_zone, parse_since, utc_now
 from token_tools.views.record import render_details, render_outcome, render_tokens, render_user
 
 COLUMNS: Final = (
@@ -37,6 +40,62 @@ _UNKNOWN_SIZE: Final = (120, 24)
 """Columns and lines where there is no terminal, or one that does not tell them."""
 
 _INDENT: Final = "    "
+OutputFormat = Literal["text", "json", "csv"]
+
+
+class JournalQuery(NamedTuple):
+    """Which entries of the record are to be printed, and how; what is None excludes none."""
+
+    since: datetime | None = None
+    cluster: str | None = None
+    user: Identity | None = None
+    token: str | None = None
+    operation: str | None = None
+    unfinished: bool = False
+    output_format: OutputFormat = "text"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command; it needs no cluster, and no other setting."""
+    add_setting_option(parser, "state_dir")
+    add_setting_option(parser, "config")
+    parser.add_argument(
+        "--since",
+        type=_parse_since,
+        metavar="TIME",
+        help="Only from then on, such as 7d or 2026-11-17T09:00:00Z (default: all)",
+    )
+    parser.add_argument("--cluster", metavar="NAME", help="Only of this cluster: its name in config.toml, or HOST:PORT")
+    parser.add_argument("--user", type=_parse_user, help="Only this user's, such as local:jane")
+    parser.add_argument(
+        "--token", type=_parse_token_id, metavar="ID", help="Only of this token: changed, created or replaced"
+    )
+    parser.add_argument(
+        "--operation", choices=get_args(Operation), metavar="WORD", help="Only these: create, rotate, update or delete"
+    )
+    parser.add_argument(
+        "--unfinished",
+        action="store_true",
+        help="Only what has no known end and nobody has settled; the exit status is 1 if there is something",
+    )
+    parser.add_argument(
+        "--format",
+        dest="output_format",
+        choices=get_args(OutputFormat),
+        default="text",
+        metavar="WORD",
+        help="text for people, the newest last (default), json with an entry a line, or csv",
+    )
+
+
+def run(settings: Mapping[str, Any], *, cluster: str | None = None, **query: Any) -> int:  # noqa: ANN401 - the fields of a query
+    """Print the entries that are asked for, and return the exit status: that of `print_journal`.
+
+    Raises:
+        SettingsError: If a setting is wrong, or if there is no such cluster.
+    """
+    address = None if cluster is None else find_address(settings, cluster)
+    return print_journal(load_state_settings(settings), JournalQuery(cluster=address, **query))
 
 
 def print_journal(settings: StateSettings, query: JournalQuery) -> int:
@@ -177,3 +236,26 @@ def _format_time(time: datetime | None) -> str | None:
 
 
 _PRINTERS: Final = {"text": _print_table, "json": _print_json, "csv": _print_csv}
+
+
+def _parse_since(text: str) -> datetime:
+    try:
+        return parse_since(text, now=utc_now())
+    except ValueError as reason:
+        raise argparse.ArgumentTypeError(str(reason)) from None
+
+
+def _parse_user(text: str) -> Identity:
+    try:
+        user = parse_user(text)
+    except ValueError as reason:
+        raise argparse.ArgumentTypeError(str(reason)) from None
+    if isinstance(user, Identity):
+        return user
+    raise argparse.ArgumentTypeError("must be a user by name or number: only a cluster knows who self is")
+
+
+def _parse_token_id(text: str) -> str:
+    if text.isascii() and text.isdecimal():
+        return text
+    raise argparse.ArgumentTypeError("must be the digits of a token, about 22 of them")

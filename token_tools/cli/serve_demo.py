@@ -1,6 +1,7 @@
-"""Serves MCP over stdio for the embedded cluster, which is what `--demo` does."""
+"""The embedded cluster that `--demo` serves instead of a real one."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -8,7 +9,6 @@ from typing import Any, Final
 import httpx
 from pydantic import SecretStr
 
-from token_tools.cli.serve import serve_clusters
 from token_tools.configuration import Profile, load_settings
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import create_demo_cluster
@@ -19,8 +19,9 @@ from token_tools.times import utc_now
 DEMO_HOST: Final = "demo-cluster"
 
 
-def serve_demo_cluster(options: Mapping[str, Any]) -> None:
-    """Serve an embedded cluster in this process; of the settings in `options`, those that name a cluster are ignored.
+@contextmanager
+def open_demo_cluster(options: Mapping[str, Any]) -> Generator[tuple[Profile, httpx.AsyncBaseTransport]]:
+    """Give an embedded cluster in this process; of the settings in `options`, those that name a cluster are ignored.
 
     The journal, the tokens and the reports are deleted at the end, so that a trial leaves no trace among what is real.
     """
@@ -40,4 +41,4 @@ def serve_demo_cluster(options: Mapping[str, Any]) -> None:
         settings = load_settings({**replaceable, **options, **fixed})
         if settings.may_write_reports and "report_dir" not in options:
             settings = settings.model_copy(update={"report_dir": Path(folder, "reports")})
-        serve_clusters([Profile(settings)], httpx.ASGITransport(create_app(demo.cluster)))
+        yield Profile(settings), httpx.ASGITransport(create_app(demo.cluster))

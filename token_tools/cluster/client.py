@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from token_tools.cluster import responses, transport
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, Caller, NewAccessToken, TokenPage
+from token_tools.cluster.models import AccessToken, Caller, CoreVersion, NewAccessToken, TokenPage
 from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown
@@ -39,6 +39,7 @@ _RETRY_OR_RAISE_TIMEOUT: Final = (
     "Try again in a minute; if it is the same then, the operator has to look why, or to allow more time."
 )
 TOKENS_PATH: Final = "/v1/auth/access-tokens/"
+VERSION_PATH: Final = "/v1/version"
 WHO_AM_I_PATH: Final = "/v1/session/who-am-i"
 
 Decoded = TypeVar("Decoded")
@@ -114,6 +115,10 @@ class ClusterClient:
         """Delete a token for ever."""
         await self._send_once(responses.check_deletion, self._http.build_request("DELETE", TOKENS_PATH + token_id))
 
+    async def fetch_version(self) -> CoreVersion:
+        """Return the version of the cluster's software."""
+        return await self._send_with_retry(responses.decode_version, self._http.build_request("GET", VERSION_PATH))
+
     async def who_am_i(self) -> Caller:
         """Return the user of the server's own credential."""
         return await self._send_with_retry(responses.decode_caller, self._http.build_request("GET", WHO_AM_I_PATH))
@@ -127,6 +132,15 @@ class ClusterClient:
         return await self._send_with_retry(
             responses.decode_verified_caller, self._http.build_request("GET", WHO_AM_I_PATH), bearer_token=bearer_token
         )
+
+    @property
+    def bearer(self) -> SecretStr:
+        """The server's own credential, with which the next request is signed."""
+        return self._http.auth.bearer
+
+    def adopt_bearer(self, bearer: SecretStr) -> None:
+        """Use another bearer token as the server's own credential from now on."""
+        self._http.auth.adopt(bearer)
 
     async def resolve_identity(self, identity: Identity) -> Identity:
         """Return an identity with all that the cluster knows of it."""

@@ -26,6 +26,7 @@ class ClusterClock:
     def __init__(self, clock: Clock = utc_now) -> None:
         self._clock = clock
         self._measured_ahead = timedelta()
+        self._is_compared = False
         self._creation_observed_at: datetime | None = None
 
     def __call__(self) -> datetime:
@@ -36,6 +37,11 @@ class ClusterClock:
     def ahead(self) -> timedelta:
         """Return how far the cluster's clock is ahead of ours; negative if it is behind, zero if the two agree."""
         return self._measured_ahead if abs(self._measured_ahead) >= MIN_CLOCK_DIFFERENCE else timedelta()
+
+    @property
+    def is_compared(self) -> bool:
+        """Tell whether the two clocks were compared; until then they are only taken to agree."""
+        return self._is_compared
 
     def observe_creation(self, created: datetime, *, started: datetime) -> None:
         """Compare the clocks by the time `created` that the cluster gave a token, which it created after `started`.
@@ -56,6 +62,7 @@ class ClusterClock:
 
     def _set_ahead(self, clock_ahead: timedelta) -> None:
         # Bound the difference, because a wild one would take our times out of the range of `datetime`.
+        self._is_compared = True
         self._measured_ahead = min(max(clock_ahead, -MAX_DURATION), MAX_DURATION)
 
 

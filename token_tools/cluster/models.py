@@ -3,9 +3,10 @@
 Source: the published schema of `/v1/auth/access-tokens/`; the vendor's SDK 7.10.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from pydantic import SecretStr
@@ -17,6 +18,8 @@ _TokenId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 """An opaque text. Today it is a decimal number of 22 digits or more, too long for the JSON numbers of many clients."""
 _Time = Annotated[str, msgspec.Meta(min_length=1, max_length=51)]
 """A time exactly as the cluster wrote it, in RFC 3339 with up to 30 fractional digits; clusters give up to nine."""
+
+_VERSION_NUMBER: Final = re.compile(r"\d{1,6}(?:\.\d{1,6}){1,4}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,22 @@ class TokenPage:
 
     entries: tuple[AccessToken, ...]
     cursor: str | None = None
+
+
+class CoreVersion(msgspec.Struct, frozen=True):
+    """What a cluster says of its version: `revision_id` is such as `Qumulo Core 7.9.2.1`."""
+
+    revision_id: str
+
+    @property
+    def number(self) -> tuple[int, ...] | None:
+        """The version to compare with, None if the cluster says it in a form that is not known."""
+        found = _VERSION_NUMBER.search(self.revision_id)
+        return None if found is None else tuple(map(int, found[0].split(".")))
+
+    def lacks(self, since: tuple[int, ...]) -> bool:
+        """Tell whether it is known to be older than a version."""
+        return self.number is not None and self.number < since
 
 
 class Caller(msgspec.Struct, frozen=True):

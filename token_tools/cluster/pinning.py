@@ -4,8 +4,9 @@ Neither its name, nor its expiry, nor its issuer matters then. That the other si
 """
 
 import ssl
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from token_tools.certificates import format_fingerprint
 
@@ -44,8 +45,10 @@ def _check_certificate(connection: ssl.SSLObject, fingerprint: str) -> None:
     # A server without a certificate has the fingerprint of nothing, which nobody asks for.
     found = format_fingerprint(connection.getpeercert(binary_form=True) or b"")
     if found != fingerprint:
-        raise OtherCertificate(found, is_in_chain=fingerprint in map(_format_certificate, _GET_CHAIN(connection)()))
+        sent = map(ssl.PEM_cert_to_DER_cert, list_sent_certificates(connection))
+        raise OtherCertificate(found, is_in_chain=fingerprint in map(format_fingerprint, sent))
 
 
-def _format_certificate(certificate: Any) -> str:  # noqa: ANN401 - the type of the ssl module has no public name
-    return format_fingerprint(ssl.PEM_cert_to_DER_cert(certificate.public_bytes()))
+def list_sent_certificates(connection: ssl.SSLObject) -> Sequence[str]:
+    """Return the certificates that the server of a connection has sent, in PEM, its own first."""
+    return [certificate.public_bytes() for certificate in _GET_CHAIN(connection)()]

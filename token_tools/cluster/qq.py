@@ -6,6 +6,7 @@ Source: `qumulo-api` 7.10; the tests run these commands.
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,19 @@ class Qq:
 
     host: str
     port: int
+
+    def create_account(self, name: str, privileges: Sequence[str]) -> Sequence[str]:
+        """Return the commands that create a local user, and a role of that name with these privileges for them."""
+        return [
+            self._format_command("auth_add_user", "--name", name),
+            self._format_command("auth_create_role", "--role", name, "--description", "Access tokens by an assistant"),
+            self.grant(name, privileges),
+            self._format_command("auth_assign_role", "--role", name, "--trustee", f"local:{name}"),
+        ]
+
+    def grant(self, role: str, privileges: Sequence[str]) -> str:
+        """Return the command that gives these privileges to a role."""
+        return self._format_command("auth_modify_role", "--role", role, "--grant", *privileges)
 
     def who_am_i(self, store: Path) -> str:
         """Return the command that asks the cluster for the user of the token in a credentials store."""

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from token_tools.cluster.decoding import decode_body, decode_page_body
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, Caller, NewAccessToken, TokenPage
+from token_tools.cluster.models import AccessToken, Caller, CoreVersion, NewAccessToken, TokenPage
 from token_tools.cluster.normalization import MAX_TOKENS_PER_PAGE
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.quoting import has_secret, quote_untrusted
@@ -38,6 +38,7 @@ MAX_DESCRIPTION_CHARS: Final = 240
 
 READ_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
 WRITE_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_WRITE"
+LOOKUP_PRIVILEGE: Final = "PRIVILEGE_IDENTITY_READ"
 """The privileges as the API spells them; the vendor's guide writes them in the singular."""
 
 _ACCESS_PREFIX: Final = "access-v1:"
@@ -45,6 +46,7 @@ _LOGIN_PREFIXES: Final = ("session-v1:", "1:")
 """How the bearer tokens of access tokens and of logins begin. Source: the vendor's REST guide."""
 
 _WHO_AM_I_PRIVILEGE: Final = "whatever who-am-i needs there"
+_VERSION_PRIVILEGE: Final = "whatever its version needs there"
 _TOKEN_MARKER: Final = b'"creation_time"'
 """A key that each token of a page has once, so that tokens can be counted before they are decoded."""
 
@@ -178,6 +180,12 @@ def check_deletion(answer: Answer) -> None:
         raise BadAnswer("The answer to the deletion is not empty, as that of a cluster is.")
 
 
+def decode_version(answer: Answer) -> CoreVersion:
+    """Return the cluster's version."""
+    check_status(answer, privilege=_VERSION_PRIVILEGE)
+    return decode_body(answer.body, CoreVersion)
+
+
 def decode_caller(answer: Answer) -> Caller:
     """Return the user of the server's own credential."""
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE)
@@ -192,7 +200,7 @@ def decode_verified_caller(answer: Answer) -> Caller:
 
 def decode_identity(answer: Answer) -> Identity:
     """Return an identity that the cluster has resolved."""
-    check_status(answer, privilege="PRIVILEGE_IDENTITY_READ")
+    check_status(answer, privilege=LOOKUP_PRIVILEGE)
     identity = decode_body(answer.body, Identity)
     if not identity.is_identified:
         raise BadAnswer("The answer is not an identity: it tells nothing of anybody.")

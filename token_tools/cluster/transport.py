@@ -1,14 +1,10 @@
 """How does a request reach the cluster? Trust, signing with the current credential, and errors of the connection."""
 
 import logging
-import os
-import socket
 import ssl
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
 from http import HTTPStatus
-from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -17,23 +13,13 @@ import truststore
 from pydantic import SecretStr
 
 from token_tools import __version__
-from token_tools.cluster.pinning import OtherCertificate, create_pinning_context
+from token_tools.cluster.connection_failures import explain_failure, find_untrusted
+from token_tools.cluster.pinning import create_pinning_context
 from token_tools.cluster.responses import Answer
-from token_tools.errors import BadAnswer, SettingsError, TokenToolsError, Unreachable, Unsent, Untrusted
+from token_tools.cluster.trusted import find_trusted_fingerprint
+from token_tools.errors import BadAnswer, SettingsError
 from token_tools.redaction import remember_secret_permanently
 from token_tools.settings import Settings
-
-_WRONG_NAME_FIX: Final = "The operator has to set QUMULO_HOST to a name or an address that stands in the certificate"
-_FIX_BY_VERIFY_CODE: Final = {
-    9: "It is not valid yet: the clock of this machine, or of the one that issued it, is wrong",
-    10: (
-        "It has expired, or the clock of this machine is wrong: the cluster's administrator has to renew it, or the "
-        "operator to set the clock"
-    ),
-    62: _WRONG_NAME_FIX,
-    64: _WRONG_NAME_FIX,
-}
-"""What to do about a certificate although its issuer is trusted. Source: OpenSSL's x509_vfy.h, X509_V_ERR_*."""
 
 MAX_BODY_BYTES: Final = 16 << 20
 """The largest answer that is read. A page of 10,000 tokens, the most that a cluster returns, takes less than half."""
@@ -43,9 +29,6 @@ _IDENTITY_ENCODING: Final = "identity"
 
 _IS_READ_EXTENSION: Final = "token_tools.reads"
 """The extension that says whether a request only reads. Its method does not say so, because some POSTs only read."""
-
-_RETRY_AFTER_FIX: Final = "Trying again does not help before that is mended."
-_RETRY_SOON: Final = "Try again in a minute; if it is the same then, the operator has to look at"
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -60,20 +43,32 @@ class Connection:
         self._address = settings.address
         self._settings = settings
         self._credential_location = settings.credential_location
-        self._http = httpx.AsyncClient(
-            base_url=f"https://{settings.address}",
-            auth=RenewableBearerAuth(settings, bearer),
+        self.auth = RenewableBearerAuth(settings, bearer)
+        self._transport = transport
+        self._trust = read_trust(settings)
+        self._clients = [self._open_http()]
+
+    def _open_http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"https://{self._address}",
             headers={"User-Agent": f"qumulo-token-tools/{__version__}", "Accept-Encoding": _IDENTITY_ENCODING},
-            verify=_build_tls_context(settings),
-            transport=transport,
+            verify=_build_tls_context(self._settings, self._trust),
+            transport=self._transport,
             # `client` bounds the whole request, which the timeouts of httpx do not: they start again with every byte.
             timeout=None,  # noqa: S113 - as just said
             # Ignore proxies, .netrc and certificate folders of the environment: only the settings count.
             trust_env=False,
             follow_redirects=False,
         )
-        self.build_request = self._http.build_request
-        self.aclose = self._http.aclose
+
+    def build_request(self, method: str, path: str, **content: Any) -> httpx.Request:  # noqa: ANN401 - what httpx takes
+        """Return a request that `send` takes."""
+        return self._clients[-1].build_request(method, path, **content)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.aclose()
 
     async def send(self, request: httpx.Request, *, is_read: bool, bearer_token: SecretStr | None = None) -> Answer:
         """Send a request; return the answer and the credential that the request was signed with.
@@ -84,14 +79,23 @@ class Connection:
         Raises:
             ClusterError: If there is no answer, or it is not read because it is compressed or too large.
         """
-        auth = FixedBearerAuth(bearer_token) if bearer_token else self._http.auth
+        auth = FixedBearerAuth(bearer_token) if bearer_token else self.auth
         request.extensions[_IS_READ_EXTENSION] = is_read
-        with self._explain_errors():
-            response = await self._http.send(request, auth=auth, stream=True)
-            try:
-                body = await self._read_body(response)
-            finally:
-                await response.aclose()
+        try:
+            return await self._exchange(request, auth)
+        except (httpx.TransportError, OSError) as failure:
+            # httpx does not wrap an error that the TLS library raises in the middle of an answer.
+            if find_untrusted(failure) is None or not self._has_new_trust():
+                raise await explain_failure(failure, self._settings) from failure
+        # Nothing was sent before that handshake failed, so a request that writes may be sent now as well.
+        return await self.send(request, is_read=is_read, bearer_token=bearer_token)
+
+    async def _exchange(self, request: httpx.Request, auth: httpx.Auth | None) -> Answer:
+        response = await self._clients[-1].send(request, auth=auth, stream=True)
+        try:
+            body = await self._read_body(response)
+        finally:
+            await response.aclose()
         sent = response.request.headers["Authorization"].removeprefix("Bearer ")
         return Answer(
             response.status_code,
@@ -114,13 +118,19 @@ class Connection:
                 )
         return bytes(body)
 
-    @contextmanager
-    def _explain_errors(self) -> Generator[None]:
+    def _has_new_trust(self) -> bool:
+        """Read again what the operator trusts, so that the server needs no restart; tell whether that has changed."""
         try:
-            yield
-        except (httpx.TransportError, OSError) as failure:
-            # httpx does not wrap an error that the TLS library raises in the middle of an answer.
-            raise _explain_failure(failure, self._settings) from failure
+            trust = read_trust(self._settings)
+        except SettingsError as failure:
+            _LOG.warning("What is trusted could not be read again: %s", failure)
+            return False
+        if trust == self._trust:
+            return False
+        self._trust = trust
+        # Requests may be under way on connections of the one before.
+        self._clients.append(self._open_http())
+        return True
 
 
 class RenewableBearerAuth(httpx.Auth):
@@ -137,6 +147,16 @@ class RenewableBearerAuth(httpx.Auth):
         self._lock = anyio.Lock()
         self._readings = 0
         remember_secret_permanently(bearer)
+
+    @property
+    def bearer(self) -> SecretStr:
+        """The credential that the next request is signed with."""
+        return self._bearer
+
+    def adopt(self, bearer: SecretStr) -> None:
+        """Sign all requests from now on with another credential."""
+        remember_secret_permanently(bearer)
+        self._bearer = bearer
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Sign a request, and sign it once more after a 401 if the credential has changed."""
@@ -167,9 +187,7 @@ class RenewableBearerAuth(httpx.Auth):
 
     def _read_again(self) -> None:
         try:
-            bearer = self._settings.read_bearer()
-            remember_secret_permanently(bearer)
-            self._bearer = bearer
+            self.adopt(self._settings.read_bearer())
         except SettingsError as failure:
             # Keep the old credential: the file may be half written, and the next 401 reads it again.
             _LOG.warning("The credential could not be read again: %s", failure)
@@ -193,97 +211,52 @@ def _authorize(request: httpx.Request, bearer_token: SecretStr) -> None:
     request.headers["Authorization"] = f"Bearer {bearer_token.get_secret_value()}"
 
 
-def _build_tls_context(settings: Settings) -> ssl.SSLContext:
-    if settings.fingerprint is not None:
-        return create_pinning_context(settings.fingerprint)
+class Trust(NamedTuple):
+    """What is trusted: one certificate by its SHA-256, or else the system's authorities and certificates in PEM."""
+
+    fingerprint: str | None
+    certificates: str | None
+
+
+def read_trust(settings: Settings) -> Trust:
+    """Return what the settings, or a person, say is trusted.
+
+    Raises:
+        SettingsError: If a file with certificates is unusable.
+    """
+    return Trust(find_trusted_fingerprint(settings), settings.read_certificates())
+
+
+async def check_handshake(settings: Settings, trust: Trust) -> None:
+    """Check that a connection to the cluster can be trusted; nothing is sent over it.
+
+    Raises:
+        Unreachable: If it cannot be; an `Untrusted` says why the certificate is not trusted.
+    """
+    context = _build_tls_context(settings, trust)
+    try:
+        with anyio.fail_after(settings.timeout.total_seconds()):
+            stream = await anyio.connect_tcp(
+                settings.host,
+                settings.port,
+                ssl_context=context,
+                tls_hostname=settings.host,
+                tls_standard_compatible=False,
+            )
+            await stream.aclose()
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as failure:
+        raise await explain_failure(failure, settings) from failure
+
+
+def _build_tls_context(settings: Settings, trust: Trust) -> ssl.SSLContext:
+    if trust.fingerprint is not None:
+        return create_pinning_context(trust.fingerprint)
     if not settings.verify_tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
     context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if (certificates := settings.read_certificates()) is not None:
-        context.load_verify_locations(cadata=certificates)
+    if trust.certificates is not None:
+        context.load_verify_locations(cadata=trust.certificates)
     return context
-
-
-def _explain_failure(failure: Exception, settings: Settings) -> Unreachable:
-    address = settings.address
-    causes = list(_iterate_causes(failure))
-    for cause in causes:
-        if isinstance(cause, OtherCertificate):
-            return Untrusted(_render_other_certificate(cause, settings), advice=_RETRY_AFTER_FIX)
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            # Errors of OpenSSL have these attributes; those of another trust store may not.
-            reason = (getattr(cause, "verify_message", None) or "it was not verified").rstrip(".")
-            fix = _FIX_BY_VERIFY_CODE.get(getattr(cause, "verify_code", 0)) or _render_how_to_trust(settings.ca_file)
-            return Untrusted(
-                f"The certificate of {address} is not trusted ({reason}). Nothing was sent. {fix}.",
-                advice=_RETRY_AFTER_FIX,
-            )
-    # Quote the operating system and TLS only: the texts of HTTP libraries may repeat what the other side sent.
-    reasons = list(filter(None, map(_render_reason, causes)))
-    reason = reasons[-1] if reasons else _render_break(failure)
-    if not isinstance(failure, httpx.ConnectError):
-        return Unreachable(
-            f"No whole answer from {address}: {reason}.",
-            advice=f"{_RETRY_SOON} the cluster, and at what is on the way to it.",
-        )
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return Unsent(
-            f"No connection to {address}: what answers there does not speak TLS as expected ({reason}). Is QUMULO_PORT "
-            "the port of the cluster's REST API, 8000 unless somebody changed it?",
-            advice=_RETRY_AFTER_FIX,
-        )
-    return Unsent(
-        f"No connection to {address}: {reason}. Are QUMULO_HOST and QUMULO_PORT right, and is the cluster up?",
-        advice=f"{_RETRY_SOON} that.",
-    )
-
-
-def _render_reason(cause: BaseException) -> str | None:
-    match cause:
-        case ssl.SSLError():
-            # `strerror` is no help here: it names a line of Python's own source.
-            return (getattr(cause, "reason", None) or "TLS failed").replace("_", " ").lower()
-        case OSError(errno=int(number)) if not isinstance(cause, socket.gaierror):
-            # Look the reason up, because asyncio puts the address into `strerror`.
-            return os.strerror(number)
-        case OSError():
-            # The error numbers of name resolution are no `errno`, so only `strerror` helps.
-            return cause.strerror
-        case _:
-            return None
-
-
-def _render_break(failure: Exception) -> str:
-    is_protocol_error = isinstance(failure, httpx.RemoteProtocolError)
-    return "it ended early, or what came is no HTTP" if is_protocol_error else "the connection broke"
-
-
-def _render_other_certificate(found: OtherCertificate, settings: Settings) -> str:
-    what = (
-        ", which is that of another certificate in its chain: the operator has to set the cluster's own"
-        if found.is_in_chain
-        else ". Unless somebody on the way pretends to be the cluster, its certificate was replaced: the operator has "
-        "to compare the fingerprint with the one that the cluster's administrator tells, and to set it"
-    )
-    return (
-        f"The certificate of {settings.address} has the SHA-256 {found.fingerprint}. Nothing was sent. "
-        f"QUMULO_FINGERPRINT is {settings.fingerprint}{what}."
-    )
-
-
-def _render_how_to_trust(ca_file: Path | None) -> str:
-    if ca_file is None:
-        return (
-            "If it is the cluster's own, the operator has to save its CA in a PEM file and to set QUMULO_CA_FILE to it"
-        )
-    return f"QUMULO_CA_FILE={ca_file} does not hold the CA that issued it: the operator has to save that one in there"
-
-
-def _iterate_causes(failure: BaseException | None) -> Iterator[BaseException]:
-    # Stop at our own errors: beyond them the chain describes the caller, not this request.
-    while failure is not None and not isinstance(failure, TokenToolsError):
-        yield failure
-        failure = failure.__cause__ or failure.__context__

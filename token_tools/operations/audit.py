@@ -63,7 +63,8 @@ class Audit:
     """The counts of an audit; each token is to be added once.
 
     `tallies` count the findings that single tokens show, until `finalize` adds what only the whole list shows.
-    `drift` tells what changed since the last audit. `latest_creation` is when the newest token was created.
+    `drift` tells what changed since the last audit. `latest_creation` is when the newest token was created. `own_token`
+    is the token that the server runs on, None unless it was added.
     """
 
     scope: AuditScope
@@ -75,7 +76,8 @@ class Audit:
         default_factory=lambda: {finding: Tally(max_examples=finding.max_examples) for finding in FINDINGS}
     )
     latest_creation: datetime | None = None
-    _own_token: tuple[UserKey, Sequence[str]] | None = None
+    own_token: AccessToken | None = None
+    _own_findings: Sequence[str] = ()
 
     @property
     def total(self) -> int:
@@ -95,7 +97,7 @@ class Audit:
                 self.tallies[finding].add(token, since)
                 found.append(finding.name)
         if token.id == self.own_token_id:
-            self._own_token = user_key_of(token.user), found
+            self.own_token, self._own_findings = token, found
         return found
 
     def finalize(self) -> None:
@@ -111,12 +113,13 @@ class Audit:
     @property
     def has_own_token(self) -> bool:
         """Whether the token that the server runs on is among those that were added."""
-        return self._own_token is not None
+        return self.own_token is not None
 
     @property
     def own_findings(self) -> Sequence[str]:
         """The names of the findings of the token that the server runs on."""
-        return () if self._own_token is None else self.complete_findings(*self._own_token)
+        own = self.own_token
+        return () if own is None else self.complete_findings(user_key_of(own.user), self._own_findings)
 
     def list_examples_to_resolve(self) -> Mapping[UserKey, AccessToken]:
         """Return one token of each user who has an example and of whom only a key is known, by the key."""

@@ -9,6 +9,7 @@ from token_tools.cluster.models import AccessToken
 from token_tools.errors import Refusal
 from token_tools.operations.unfinished import Unfinished
 from token_tools.storage.attempts import Attempt
+from token_tools.storage.credential_place import CredentialPlace
 from token_tools.times import is_lifetime
 
 
@@ -20,7 +21,8 @@ class CreateRequest:
     earlier attempts for the same user without a known end; see `UserHistory`. `replaces` is the token that the new one
     is to replace; the new one then has to prove that it works, and `earlier_rotations` are known of that token.
     `lifetime` is how long the new one is to live, None if the caller named a time or never. `max_lifetime` is the
-    longest lifetime that the operator allows, None if any lifetime is allowed.
+    longest lifetime that the operator allows, None if any lifetime is allowed. `place` is where the server's own
+    bearer token stands, if the server is to go on with the new one; or else None.
     """
 
     user: Identity
@@ -32,6 +34,7 @@ class CreateRequest:
     earlier_rotations: Sequence[Attempt] = ()
     lifetime: timedelta | None = None
     max_lifetime: timedelta | None = None
+    place: CredentialPlace | None = None
 
     def may_be_for(self, token: AccessToken) -> bool:
         """Whether a token may belong to the user of this request."""

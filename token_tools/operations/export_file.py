@@ -100,6 +100,18 @@ class ExportWriter:
         with _explaining_failures(self.folder):
             self.spool.write(msgspec.json.Encoder().encode_lines(rows))
 
+    def try_room(self) -> None:
+        """Write something that is not kept: the disk may be full, which an empty file does not show.
+
+        Raises:
+            DeliveryError: If the disk is full or fails.
+        """
+        with _explaining_failures(self.folder):
+            self.spool.write(b"-")
+            self.spool.flush()
+            self.spool.seek(0)
+            self.spool.truncate()
+
     def finish(self, header: ExportHeader, findings_of: FindingsOf) -> Path:
         """Write the file that stays, and return its path.
 

@@ -26,6 +26,7 @@ from token_tools.errors import (
 )
 from token_tools.operations.cancellation import shielded
 from token_tools.operations.create_request import CreateRequest
+from token_tools.operations.hand_over import hand_over, remove_copy
 from token_tools.operations.new_token_checks import StrayAnswer, find_flaw, read_back
 from token_tools.operations.rollback import (
     explain_unknown_outcome,
@@ -46,12 +47,17 @@ class CreatedToken:
 
     `token` is the token as the cluster tells it since, None if that could not be read. `journal_error` says why the
     journal does not know the outcome, None if it does. The cluster's clock is known to be `clock_ahead` of ours.
+    `is_adopted` says that the server runs on it now, and `hand_over_failure` why it does not although it was to.
+    `copy_left` says where else its bearer token is then, None if nowhere.
     """
 
     delivered: DeliveredToken
     token: AccessToken | None
     journal_error: str | None
     clock_ahead: timedelta = timedelta()
+    is_adopted: bool = False
+    hand_over_failure: str | None = None
+    copy_left: str | None = None
 
 
 async def create_new_token(services: Services, request: CreateRequest, draft: Attempt) -> CreatedToken:
@@ -98,9 +104,20 @@ async def _create(
             rollback.pop_all()
         delivered = await _deliver(services, request, reservation, new, intent)
         token = await _verify(services, request, new, delivered, intent)
-        journal_error = await services.journal.record_outcome(intent, "created", new.id, location=delivered.location)
+        handed = await hand_over(services, request.place, new, delivered)
+        location = handed.delivered.location
+        journal_error = await services.journal.record_outcome(intent, "created", new.id, location=location)
         await _settle_told(services, request, intent)
-        return intent, CreatedToken(delivered, token, journal_error, services.clock.ahead)
+        copy_left = await remove_copy(services, delivered, journal_error) if handed.is_adopted else None
+        return intent, CreatedToken(
+            handed.delivered,
+            token,
+            journal_error,
+            services.clock.ahead,
+            is_adopted=handed.is_adopted,
+            hand_over_failure=handed.failure,
+            copy_left=copy_left,
+        )
 
 
 async def _settle_told(services: Services, request: CreateRequest, intent: Attempt) -> None:

@@ -1,11 +1,13 @@
 """The next steps that refusals and answers share: how a token is replaced, and how one is retired."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from token_tools.cluster.models import AccessToken
 from token_tools.operations.calls import format_call
 from token_tools.operations.services import Services
+from token_tools.storage.delivery import Location
 
 DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
@@ -17,6 +19,10 @@ PERSON_DECIDES: Final = (
     "Each of them works as far as is known, so a person has to say which can go: better disable that one first, and "
     "delete it once nothing breaks."
 )
+
+
+_RESTART_STEP: Final = "Start each server again that still runs on the old one"
+"""The first step to a successor that stands where servers read their own credential."""
 
 
 def choose_hand_over(services: Services, *, is_own: bool) -> str:
@@ -38,10 +44,28 @@ def render_hand_over(credential_location: str, *, naming_setting: str | None = N
     return f"This server runs on the old one: replace {credential_location}{named} and start it again"
 
 
+def choose_earlier_hand_over(services: Services, location: Location, hand_over: str) -> str:
+    """Return the first step to a successor that exists at a location: `hand_over`, unless servers read it there."""
+    place = services.credential_place
+    return hand_over if place is None or place.location != location else _RESTART_STEP
+
+
 def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:
     """Render what remains to be done when a token has a successor; `hand_over` is the first step."""
+    return _render_numbered([hand_over, "Test that", *_list_retirement(old, now)])
+
+
+def render_own_steps(old: AccessToken, now: datetime) -> str:
+    """Render what remains to be done once this server has gone on with the successor of its own token."""
+    return f"The old one works until it is deleted. {_render_numbered(_list_retirement(old, now))}"
+
+
+def _list_retirement(old: AccessToken, now: datetime) -> Sequence[str]:
     disabling = [format_call("update_access_token", id=old.id, enabled=False)] if old.is_live(now=now) else []
-    steps = [hand_over, "Test that", *disabling, f"Once nothing breaks, {_format_deletion(old.id)}"]
+    return [*disabling, f"Once nothing breaks, {_format_deletion(old.id)}"]
+
+
+def _render_numbered(steps: Sequence[str]) -> str:
     return f"What remains: {' '.join(f'{number}. {step}.' for number, step in enumerate(steps, 1))}"
 
 

@@ -1,6 +1,7 @@
 """Which access token the server itself runs on, and what must not be done to that one."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -93,18 +94,48 @@ async def check_no_lockout(services: Services, token: AccessToken, action: str) 
         )
 
 
+async def check_not_replaced(services: Services, own: AccessToken) -> None:
+    """Check that no other token stands where a server gets its own: rotating the old one would make a third.
+
+    Raises:
+        Refusal: If one does, and works.
+    """
+    with suppress(Unauthenticated):
+        if other := await _find_other_token(services, own):
+            raise Refusal(_render_restart(services, other))
+
+
 async def _render_replacement(services: Services, own: AccessToken) -> str:
     """Render how to make the server run on another token."""
     try:
-        bearer = await anyio.to_thread.run_sync(services.read_bearer, abandon_on_cancel=True)
-        caller = await services.cluster.verify_bearer(bearer)
+        other = await _find_other_token(services, own)
     except Unauthenticated:
         return f"{services.credential_location} holds another bearer token by now, which the cluster does not take."
-    except (ClusterError, SettingsError):
-        caller = None
-    if caller is None or caller.access_token_id in {None, own.id}:
+    if other is None:
         return "To replace it, call rotate_access_token and let the server run on the new one."
+    return _render_restart(services, other)
+
+
+async def _find_other_token(services: Services, own: AccessToken) -> str | None:
+    """Return the id of the token that a server which starts now would run on; None if it is not known to be another.
+
+    Raises:
+        Unauthenticated: If the cluster does not take what such a server would run on.
+    """
+    try:
+        bearer = await anyio.to_thread.run_sync(services.read_bearer, abandon_on_cancel=True)
+        if bearer == services.cluster.bearer:
+            return None
+        caller = await services.cluster.verify_bearer(bearer)
+    except Unauthenticated:
+        raise
+    except (ClusterError, SettingsError):
+        return None
+    return None if caller.access_token_id == own.id else caller.access_token_id
+
+
+def _render_restart(services: Services, other_id: str) -> str:
     return (
-        f"{services.credential_location} holds token {caller.access_token_id} by now: start the server again, "
+        f"{services.credential_location} holds token {other_id} by now: start the server again, "
         "it still runs on the old one."
     )

@@ -12,9 +12,10 @@ from token_tools.operations.calls import format_call
 from token_tools.operations.consent import find_create_risks
 from token_tools.operations.create import CreatePlan, draft_intent
 from token_tools.operations.create_request import CreateRequest, find_lifetime
+from token_tools.operations.hand_over import check_place, find_own_place
 from token_tools.operations.new_token import CreatedToken, create_new_token
 from token_tools.operations.next_steps import choose_hand_over
-from token_tools.operations.own_token import is_own_token
+from token_tools.operations.own_token import check_not_replaced, is_own_token
 from token_tools.operations.policy import is_built_in
 from token_tools.operations.read import concerning, read_token
 from token_tools.operations.rotate_preflight import collect_existing_tokens, explain_rejected_rotate
@@ -26,11 +27,13 @@ from token_tools.operations.user_lookup import identify
 class RotatePlan(CreatePlan):
     """What a rotate would do: create a token beside `old_token`.
 
-    `is_own` says whether the server itself runs on the old one.
+    `is_own` says whether the server itself runs on the old one. The request then has the place where the successor is
+    to stand, or `obstacle` says why it cannot stand where the settings say.
     """
 
     old_token: AccessToken
     is_own: bool
+    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,12 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
         is_own = await is_own_token(services, old)
         if is_own is None:
             raise _explain_unprovable(user)
+        if is_own and not await services.journal.list_rotations(old.id):
+            # A rotation that the record knows is told with what remains of it.
+            await check_not_replaced(services, old)
         async with _rotation_lock(services, old):
             existing = await collect_existing_tokens(services, old, user, choose_hand_over(services, is_own=is_own))
+        place, obstacle = await find_own_place(services) if is_own else (None, None)
     now = services.clock()
     expires = services.policy.choose_expiry(expiration_time, now=now)
     plan = RotatePlan(
@@ -84,10 +91,12 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
             earlier_rotations=existing.earlier_rotations,
             lifetime=find_lifetime(expiration_time, expires, now),
             max_lifetime=services.policy.max_lifetime,
+            place=place,
         ),
         has_default_expiry=expiration_time is None,
         old_token=old,
         is_own=is_own,
+        obstacle=obstacle,
     )
     return services.pending_plans.add(plan)
 
@@ -144,10 +153,13 @@ async def _renew_request(services: Services, plan: RotatePlan) -> CreateRequest:
 
     Raises:
         Refusal: If it can no longer be carried out.
+        DeliveryError: If the place of the server's own credential cannot be written any more.
     """
     request, old = plan.create_request, plan.old_token
     if plan.needs_consent:
         await read_token(services, old.id)
+    if plan.needs_consent and request.place is not None:
+        await check_place(services, request.place)
     if plan.needs_consent or await services.journal.list_rotations(old.id) != request.earlier_rotations:
         hand_over = choose_hand_over(services, is_own=plan.is_own)
         existing = await collect_existing_tokens(services, old, request.user, hand_over)

@@ -15,6 +15,7 @@ from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenTool
 from token_tools.operations.next_steps import (
     HAND_OVER_STEP,
     PERSON_DECIDES,
+    choose_earlier_hand_over,
     render_delete_and_rotate,
     render_retirement,
     render_steps,
@@ -148,7 +149,8 @@ async def _render_earlier_rotation(
             f"{recorded}.{await _render_unidentified_files(services)} Unless "
             f"that was moved to where it is used: {render_delete_and_rotate(new.id)}."
         )
-    return f"{created}, and its bearer token is in {location.render()}. {render_steps(old, now, hand_over)}"
+    steps = render_steps(old, now, choose_earlier_hand_over(services, location, hand_over))
+    return f"{created}, and its bearer token is in {location.render()}. {steps}"
 
 
 async def _check_room_for_second(

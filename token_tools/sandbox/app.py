@@ -3,30 +3,30 @@
 Source: the published pages of the endpoints; `qumulo-api` 7.10, which the tests run against this.
 """
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from token_tools.cluster.identity import Domain
 from token_tools.sandbox.cluster import LOOKUP_PRIVILEGE, Account, Cluster, RefusalReason, Refused, Token
+from token_tools.sandbox.directory_endpoints import list_directory_routes
+from token_tools.sandbox.requests import Body, IdentityBody, authenticate, read_body, validate
 
 TOKENS_PATH: Final = "/v1/auth/access-tokens/"
 
 START_CURSOR: Final = "0"
+_CURSOR_MARK: Final = "key."
+"""What a cursor begins with. In base64, digits are equal to a part of some secret by chance once in a while."""
 """A cursor that sorts before the id of every token."""
 
 _POSIX_ID: Final = re.compile(r"[0-9]{1,10}")
@@ -41,46 +41,27 @@ def _require_rfc_3339(value: object) -> object:
     return value
 
 
-PosixId = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Instant = Annotated[AwareDatetime, BeforeValidator(_require_rfc_3339)]
 
 
-class _Body(BaseModel):
-    """The JSON of a request: no unknown fields, and only the published types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _IdentityBody(_Body):
-    domain: Domain | None = None
-    auth_id: Annotated[str, Field(pattern=r"^[0-9]+$")] | None = None
-    uid: PosixId | None = None
-    gid: PosixId | None = None
-    sid: str | None = None
-    name: str | None = None
-
-
-class _CreateBody(_Body):
-    user: _IdentityBody
+class _CreateBody(Body):
+    user: IdentityBody
     expiration_time: Instant | None = None
 
 
-class _UpdateBody(_Body):
+class _UpdateBody(Body):
     expiration_time: Instant | None = None
     enabled: Annotated[bool, Field(strict=True)] = True
 
 
-class _ListQuery(_Body):
+class _ListQuery(Body):
     user: str | None = None
     after: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
-class _ExpandBody(_Body):
-    id: _IdentityBody
-
-
-Model = TypeVar("Model", bound=BaseModel)
+class _ExpandBody(Body):
+    id: IdentityBody
 
 
 def create_app(cluster: Cluster) -> Starlette:
@@ -97,11 +78,11 @@ def create_app(cluster: Cluster) -> Starlette:
             Route(TOKENS_PATH + "{token_id}", api.update_token, methods=["PATCH"]),
             Route(TOKENS_PATH + "{token_id}", api.delete_token, methods=["DELETE"]),
             Route("/v1/session/who-am-i", api.who_am_i, methods=["GET"]),
-            Route("/v1/session/roles", api.list_roles, methods=["GET"]),
             Route("/v1/identity/find", api.find_identity, methods=["POST"]),
             Route("/v1/auth/identity/find", api.find_identity, methods=["POST"]),
             Route("/v1/identity/expand", api.expand_identity, methods=["POST"]),
             Route("/v1/version", api.get_version, methods=["GET"]),
+            *list_directory_routes(cluster),
         ],
         exception_handlers={Refused: api.render_refusal, HTTPException: api.render_routing_error},
     )
@@ -116,8 +97,8 @@ class _Endpoints:
     cluster: Cluster
 
     async def list_tokens(self, request: Request) -> Response:
-        _, caller = self._authenticate(request)
-        query = _validate(_ListQuery, dict(request.query_params))
+        caller = authenticate(self.cluster, request).account
+        query = validate(_ListQuery, dict(request.query_params))
         if (
             query.user is not None
             and (query.after or query.limit)
@@ -137,20 +118,20 @@ class _Endpoints:
         )
 
     async def create_token(self, request: Request) -> Response:
-        _, caller = self._authenticate(request)
-        body = _validate(_CreateBody, await _read_json(request))
+        caller = authenticate(self.cluster, request).account
+        body = await read_body(_CreateBody, request)
         self._check_fields_known(body.model_fields_set)
         user = self.cluster.resolve_account(body.user.model_dump())
         token = self.cluster.create_token(caller, user, body.expiration_time)
         return JSONResponse({"id": token.id, "bearer_token": token.bearer_token})
 
     async def get_token(self, request: Request) -> Response:
-        _, caller = self._authenticate(request)
+        caller = authenticate(self.cluster, request).account
         return JSONResponse(self._render_token(self.cluster.get_token(caller, request.path_params["token_id"])))
 
     async def update_token(self, request: Request) -> Response:
-        _, caller = self._authenticate(request)
-        changes = _validate(_UpdateBody, await _read_json(request)).model_dump(exclude_unset=True)
+        caller = authenticate(self.cluster, request).account
+        changes = (await read_body(_UpdateBody, request)).model_dump(exclude_unset=True)
         self._check_fields_known(changes.keys())
         if not changes and not self.cluster.behaviour.allows_empty_update:
             raise Refused("decode", "nothing to change")
@@ -161,12 +142,12 @@ class _Endpoints:
         )
 
     async def delete_token(self, request: Request) -> Response:
-        _, caller = self._authenticate(request)
+        caller = authenticate(self.cluster, request).account
         self.cluster.delete_token(caller, request.path_params["token_id"])
         return Response()
 
     async def who_am_i(self, request: Request) -> Response:
-        token, caller = self._authenticate(request)
+        caller, access_token_id = authenticate(self.cluster, request)
         return JSONResponse(
             {
                 "id": caller.auth_id,
@@ -177,25 +158,20 @@ class _Endpoints:
                 "home_directory": None,
                 "can_change_password": caller.domain == "LOCAL",
                 "privileges": sorted(caller.privileges),
-                "access_token_id": token.id,
             }
+            | ({} if access_token_id is None else {"access_token_id": access_token_id})
         )
 
-    async def list_roles(self, request: Request) -> Response:
-        """Answer with the caller's roles, which `qq who_am_i` asks for; here each privilege is a role."""
-        _, caller = self._authenticate(request)
-        return JSONResponse(sorted(caller.privileges))
-
     async def find_identity(self, request: Request) -> Response:
-        _, caller = self._authenticate(request)
+        caller = authenticate(self.cluster, request).account
         if self.cluster.behaviour.lookup_needs_privilege and LOOKUP_PRIVILEGE not in caller.privileges:
             raise Refused("privilege", f"{LOOKUP_PRIVILEGE} is needed")
-        identity = _validate(_IdentityBody, await _read_json(request))
+        identity = await read_body(IdentityBody, request)
         return JSONResponse(self.cluster.resolve_account(identity.model_dump()).identity())
 
     async def expand_identity(self, request: Request) -> Response:
-        self._authenticate(request)
-        account = self.cluster.resolve_account(_validate(_ExpandBody, await _read_json(request)).id.model_dump())
+        authenticate(self.cluster, request)
+        account = self.cluster.resolve_account((await read_body(_ExpandBody, request)).id.model_dump())
         kind = "GROUP" if account.is_group else "USER"
         return JSONResponse({"id": account.identity(), "type": kind, "group_ids": [], "equivalent_ids": []})
 
@@ -228,13 +204,6 @@ class _Endpoints:
             request, Refused(reason, f"{request.method} {request.url.path}: {failure.detail}")
         )
 
-    def _authenticate(self, request: Request) -> tuple[Token, Account]:
-        scheme, _, bearer_token = request.headers.get("Authorization", "").partition(" ")
-        token = self.cluster.authenticate(bearer_token) if scheme == "Bearer" else None
-        if token is None:
-            raise Refused("login", "Need to log in first")
-        return token, self.cluster.accounts[token.user]
-
     def _check_fields_known(self, fields: Iterable[str]) -> None:
         """Refuse fields that are newer than the version of this cluster."""
         behaviour = self.cluster.behaviour
@@ -244,7 +213,7 @@ class _Endpoints:
                 raise Refused("decode", f"unknown field '{field}'")
 
     def _resolve_user_filter(self, text: str) -> Account:
-        return self.cluster.resolve_account(_validate(_IdentityBody, self._parse_user_filter(text)).model_dump())
+        return self.cluster.resolve_account(validate(IdentityBody, self._parse_user_filter(text)).model_dump())
 
     def _parse_user_filter(self, text: str) -> dict[str, Any]:
         """Return the fields of an identity that a `user` filter gives.
@@ -298,36 +267,16 @@ class _Endpoints:
         return ends[self.cluster.behaviour.end_of_paging]
 
     def _render_next_link(self, request: Request, query: _ListQuery, cursor: str, limit: int) -> str:
-        after = base64.urlsafe_b64encode(cursor.encode()).decode()
         user = {"user": query.user} if query.user else dict[str, str]()
-        link = f"{TOKENS_PATH}?{urlencode({**user, 'after': after, 'limit': limit})}"
+        link = f"{TOKENS_PATH}?{urlencode({**user, 'after': f'{_CURSOR_MARK}{cursor}', 'limit': limit})}"
         return (
             f"{request.url.scheme}://{request.url.netloc}{link}" if self.cluster.behaviour.has_absolute_links else link
         )
 
 
-def _validate(model: type[Model], content: object) -> Model:
-    try:
-        return model.model_validate(content)
-    except ValidationError as invalid:
-        [first, *_] = invalid.errors(include_url=False)
-        reason: RefusalReason = "bad-time" if first["loc"] == ("expiration_time",) else "decode"
-        raise Refused(reason, f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
-
-
-async def _read_json(request: Request) -> object:
-    try:
-        return json.loads((await request.body()).decode())
-    except (ValueError, RecursionError):
-        raise Refused("decode", "the body is not JSON") from None
-
-
 def _decode_cursor(text: str) -> str:
-    try:
-        cursor = base64.b64decode(text, altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        cursor = ""
-    if not cursor.isdecimal():
+    mark, cursor = text[: len(_CURSOR_MARK)], text[len(_CURSOR_MARK) :]
+    if mark != _CURSOR_MARK or not (cursor.isascii() and cursor.isdecimal()):
         raise Refused("decode", "after is not a key")
     return cursor
 

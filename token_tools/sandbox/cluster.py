@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
+from token_tools.sandbox.directory import Directory
 from token_tools.times import Clock
 
 READ_PRIVILEGE: Final = "PRIVILEGE_ACCESS_TOKENS_READ"
@@ -32,6 +33,8 @@ RefusalReason = Literal[
     "group",
     "limit",
     "no-token",
+    "no-role",
+    "exists",
     "privilege",
     "no-path",
     "method",
@@ -95,6 +98,8 @@ class Behaviour:
             "group": (400, "cred_identity_not_supported_error"),
             "limit": (400, "access_token_limit_error"),
             "no-token": (404, "http_not_found_error"),
+            "no-role": (404, "http_not_found_error"),
+            "exists": (409, "http_conflict_error"),
             "privilege": (403, "http_forbidden_error"),
             "no-path": (404, "http_not_found_error"),
             "method": (405, "http_method_not_allowed_error"),
@@ -158,6 +163,13 @@ class Token:
     """0 to 999, to be added to `creation_time`: a cluster gives nanoseconds, and `datetime` holds microseconds."""
 
 
+class Caller(NamedTuple):
+    """Who sends a request, with all their privileges, and the token that they send it with; None in a session."""
+
+    account: Account
+    access_token_id: str | None
+
+
 class TokenTable(MutableMapping[str, Token]):
     """The tokens by id, in the order of their ids; a look-up takes no longer when there are very many."""
 
@@ -216,6 +228,7 @@ class Cluster:
         self.behaviour = behaviour or Behaviour()
         self.accounts: dict[str, Account] = {}
         self.tokens = TokenTable()
+        self.directory = Directory(clock)
         self._random = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 - to repeat a cluster
 
     def add_account(self, account: Account) -> None:
@@ -266,6 +279,33 @@ class Cluster:
         """Return the token with this secret if it works, else None."""
         token = self.tokens.find_by_bearer_token(bearer_token)
         return token if token and self._is_live(token) and token.user in self.accounts else None
+
+    def find_caller(self, bearer_token: str) -> Caller | None:
+        """Return whose token or session this is, or None if it does not work."""
+        token = self.authenticate(bearer_token)
+        user = token.user if token else self.directory.find_session_user(bearer_token)
+        if user is None or user not in self.accounts:
+            return None
+        account = self.accounts[user]
+        privileges = account.privileges | self.directory.list_granted(user)
+        return Caller(replace(account, privileges=privileges), token.id if token else None)
+
+    def log_in(self, name: str, password: str) -> str:
+        """Return the bearer token of a new session of a local user.
+
+        Raises:
+            Refused: If there is no such user, or the password is wrong.
+        """
+        account = self.find_local_account(name)
+        bearer_token = account and self.directory.open_session(account.auth_id, password)
+        if not bearer_token:
+            raise Refused("login", "the user name or the password is wrong")
+        return bearer_token
+
+    def find_local_account(self, name: str) -> Account | None:
+        """Return the local user or group with this name, or None."""
+        local = {"domain": "LOCAL", "name": name}
+        return next((account for account in self.accounts.values() if account.matches(local)), None)
 
     def resolve_account(self, identity: Mapping[str, object]) -> Account:
         """Return the one account that agrees with every given field of an identity.

@@ -1,6 +1,7 @@
 """A believable cluster with twenty tokens, of every kind that an administrator meets. Everything in it is invented."""
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -15,13 +16,13 @@ from token_tools.sandbox.cluster import (
     Cluster,
     Token,
 )
+from token_tools.sandbox.directory import LOCAL_SID, PRIVILEGES, Role
 from token_tools.times import Clock
 
 ADMIN_ID: Final = "500"
 SERVICE_ID: Final = "1010"
 DELETED_USER_ID: Final = "1099"
 
-_LOCAL_SID: Final = "S-1-5-21-3417284416-1020143541-2795120344"
 _AD_SID: Final = "S-1-5-21-1004336348-1177238915-682003330"
 _TOKEN_ADMIN_PRIVILEGES: Final = frozenset({LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE})
 
@@ -31,7 +32,7 @@ def _local_account(auth_id: int, name: str, *, privileges: Iterable[str] = (), i
         str(auth_id),
         "LOCAL",
         name,
-        sid=f"{_LOCAL_SID}-{auth_id}",
+        sid=f"{LOCAL_SID}-{auth_id}",
         is_group=is_group,
         privileges=frozenset(privileges),
     )
@@ -91,11 +92,12 @@ _TOKEN_SPECS: Final[tuple[tuple[str, int, int | None, Mapping[str, str | bool]],
 
 @dataclass(frozen=True)
 class DemoCluster:
-    """The cluster, and two bearer tokens for it: a service account's that may administer tokens, and the admin's."""
+    """The cluster, a bearer token of a service account that may administer tokens, and the admin's, with a password."""
 
     cluster: Cluster
     bearer_token: str = field(repr=False)
     admin_bearer_token: str = field(repr=False)
+    admin_password: str = field(repr=False)
 
 
 def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> DemoCluster:
@@ -126,7 +128,12 @@ def create_demo_cluster(clock: Clock, behaviour: Behaviour | None = None) -> Dem
     _assign_stable_id(cluster, own, len(_TOKEN_SPECS))
     cluster.remove_account(DELETED_USER_ID)
     admin = next(token for token in cluster.tokens.values() if token.user == ADMIN_ID)
-    return DemoCluster(cluster, own.bearer_token, admin.bearer_token)
+    admin_password = secrets.token_urlsafe(12)
+    cluster.directory.set_password(ADMIN_ID, admin_password)
+    cluster.directory.roles["Administrators"] = Role(
+        "All that can be done", frozenset(PRIVILEGES), frozenset({ADMIN_ID})
+    )
+    return DemoCluster(cluster, own.bearer_token, admin.bearer_token, admin_password)
 
 
 def _assign_stable_id(cluster: Cluster, token: Token, number: int) -> None:

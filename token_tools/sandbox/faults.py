@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from token_tools.errors import SettingsError
+from token_tools.errors import UsageError
 
 Endpoint = Literal["who-am-i", "find", "list", "list-again", "create", "get", "modify", "delete", "version"]
 Fault = Literal[
@@ -144,12 +144,12 @@ def parse_faults(words: Iterable[str]) -> dict[Endpoint, Fault]:
     """Return the plan of faults that are each written as one word, such as `create=cut-after`.
 
     Raises:
-        SettingsError: If a word is no fault; the message names all endpoints and faults.
+        UsageError: If a word is no fault; the message names all endpoints and faults.
     """
     try:
         return TypeAdapter(dict[Endpoint, Fault]).validate_python(dict(word.split("=", 1) for word in words))
     except ValueError:
-        raise SettingsError(
+        raise UsageError(
             f"A fault is written ENDPOINT=FAULT, with an endpoint of {', '.join(get_args(Endpoint))} "
             f"and a fault of {', '.join(get_args(Fault))}."
         ) from None

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from token_tools.errors import SettingsError
+from token_tools.errors import UsageError
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -56,7 +56,7 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[
     The certificate of the CA is written into `folder`. `on_started` is called when the port accepts connections.
 
     Raises:
-        SettingsError: If the port is taken, or this user may not use it.
+        UsageError: If the port is taken, or this user may not use it.
     """
     ca_file, key_file = folder / "ca.pem", folder / "server.pem"
     authority = trustme.CA()
@@ -65,7 +65,7 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[
     try:
         listener = socket.create_server((LOOPBACK, port))
     except OSError as failure:
-        raise SettingsError(f"--port {port} cannot be served: {os.strerror(failure.errno or 0)}.") from None
+        raise UsageError(f"--port {port} cannot be served: {os.strerror(failure.errno or 0)}.") from None
     # asyncio sets this only on sockets that it creates itself. Without it, an answer may wait 40 ms for a delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn runs in a thread, because in the main thread it handles signals itself and then kills the process by them.

@@ -22,15 +22,18 @@ from token_tools.config_file import name_table_keys
 from token_tools.configuration import Profile
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.fleet import Fleet
+from token_tools.operations.own_credential import OwnTokenWatch
 from token_tools.operations.policy import choose_policy
 from token_tools.operations.services import Services
 from token_tools.server import prompts
 from token_tools.server.clusters import ClusterChoice, OfferedTool, render_cluster
 from token_tools.server.elicitation.asking import CONSENT_TIMEOUT
 from token_tools.server.middleware import Catalogue, refuse_secret_names
+from token_tools.server.own_token_warning import warn_of_expiry
 from token_tools.server.tools import TOOLS, list_fleet_tools
 from token_tools.shutdown import Shutdown
 from token_tools.storage.attempts import Attempt
+from token_tools.storage.credential_place import find_place
 from token_tools.storage.delivery import Delivery, choose_delivery
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import Connections, open_state
@@ -56,10 +59,15 @@ _CACHEABLE_METHODS: Final[Sequence[CacheableMethod]] = (
 
 
 class Timing(NamedTuple):
-    """How long a call waits for a person's answer, and after which time a start tells what others left unfinished."""
+    """How long a call waits for a person's answer, and after which time a start tells what others left unfinished.
+
+    `own_token_patience` is how long an answer waits to know when the server's own token expires, from when that was
+    asked; with None it is never asked.
+    """
 
     consent_timeout: timedelta = CONSENT_TIMEOUT
     report_delay: timedelta = timedelta(seconds=1)
+    own_token_patience: timedelta | None = timedelta(seconds=1)
 
 
 DEFAULT_TIMING: Final = Timing()
@@ -88,12 +96,8 @@ def create_server(
     It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. `timing`
     says how long it waits for people, and `shutdown` how long what was begun may take once the process is to end.
     """
-    runtime = _Runtime(
-        open_state(profiles[0].settings, clock),
-        cluster_transport,
-        clock,
-        timing,
-        shutdown or create_shutdown(profiles),
+    runtime = _create_runtime(
+        profiles, cluster_transport=cluster_transport, clock=clock, timing=timing, shutdown=shutdown
     )
     offered = _list_offered_tools(profiles)
     catalogue = _create_catalogue(offered, profiles)
@@ -108,11 +112,28 @@ def create_server(
         log_level="WARNING",
         subscriptions=False,
         cache_hints=dict.fromkeys(_CACHEABLE_METHODS, CacheHint(ttl_ms=_CACHE_TTL_MS, scope="private")),
-        middleware=[refuse_secret_names, catalogue, *choice],
+        middleware=[refuse_secret_names, catalogue, *choice, warn_of_expiry],
     )
     for prompt in catalogue.prompts:
         server.add_prompt(prompt)
     return server
+
+
+def _create_runtime(
+    profiles: Sequence[Profile],
+    *,
+    cluster_transport: httpx.AsyncBaseTransport | None = None,
+    clock: Clock,
+    timing: Timing = DEFAULT_TIMING,
+    shutdown: Shutdown | None = None,
+) -> _Runtime:
+    return _Runtime(
+        open_state(profiles[0].settings, clock),
+        cluster_transport,
+        clock,
+        timing,
+        shutdown or create_shutdown(profiles),
+    )
 
 
 def create_shutdown(profiles: Sequence[Profile]) -> Shutdown:
@@ -145,6 +166,13 @@ async def _open_fleet(profiles: Sequence[Profile], runtime: _Runtime) -> AsyncGe
 
 
 @asynccontextmanager
+async def open_services(profile: Profile, clock: Clock = utc_now) -> AsyncGenerator[Services]:
+    """Give what the operations on a cluster work with where no client is served."""
+    async with _open_services(profile, _create_runtime([profile], clock=clock)) as services:
+        yield services
+
+
+@asynccontextmanager
 async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[Services]:
     """Give what the operations work with, and log in time what earlier servers left unfinished."""
     settings = profile.settings
@@ -164,9 +192,11 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(_log_unfinished, journal, delivery, runtime.timing.report_delay)
+        patience = runtime.timing.own_token_patience
         yield Services(
             address=profile.label,
             name=profile.name,
+            table=profile.table,
             cluster=cluster,
             policy=choose_policy(settings),
             confirm=settings.confirm,
@@ -175,10 +205,15 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
             qq=qq,
             clock=cluster_clock,
             report_folder=settings.report_dir,
-            credential_location=name_table_keys(settings.credential_location, profile.name),
+            credential_location=name_table_keys(settings.credential_location, profile.table),
             read_bearer=settings.read_bearer,
+            credential_place=find_place(settings),
+            timeout_context=runtime.shutdown.delivery_timeout,
             read_only=settings.read_only,
             consent_timeout=runtime.timing.consent_timeout,
+            own_token_watch=None
+            if patience is None
+            else OwnTokenWatch(cluster, clock=cluster_clock, tasks=tasks, patience=patience),
         )
         tasks.cancel_scope.cancel()
 

@@ -28,7 +28,7 @@ from mcp.server.mcpserver import MCPServer
 
 from token_tools.operations.fleet import Fleet
 from token_tools.server.input_lines import sort_line, split_lines
-from token_tools.shutdown import Shutdown
+from token_tools.shutdown import Shutdown, list_ending_signals
 
 OUTPUT_TIMEOUT_MS: Final = 500
 """Milliseconds that a client may take no output once the shutdown has begun; then the rest of the output is dropped."""
@@ -38,16 +38,6 @@ _WRITE_BYTES: Final = select.PIPE_BUF
 
 _READ_BYTES: Final = 1 << 16
 """Bytes that are read at a time: all that a pipe holds."""
-
-_NON_ENDING_SIGNALS: Final = {
-    # Reports of a fault in the program itself, after which it cannot go on.
-    *("SIGABRT", "SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"),
-    # They stop the process and let it go on, or do nothing.
-    *("SIGCHLD", "SIGCONT", "SIGINFO", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"),
-    # Nobody can catch them.
-    *("SIGKILL", "SIGSTOP"),
-}
-"""The signals that begin no shutdown; all others do, the real-time ones included."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -107,15 +97,8 @@ def _relaying_stdio(shutdown: Shutdown) -> Generator[None]:
 
 @contextmanager
 def _waking_by_signals(waker_fd: int) -> Generator[None]:
-    """Let each signal that would end the process write to `waker_fd` instead; after the block none has an effect.
-
-    A signal stays ignored if the parent process ignored it for this one, as `nohup` does.
-    """
-    caught = [
-        signum
-        for signum in signal.valid_signals()
-        if getattr(signum, "name", "") not in _NON_ENDING_SIGNALS and signal.getsignal(signum) is not signal.SIG_IGN
-    ]
+    """Let each signal that would end the process write to `waker_fd` instead; after the block none has an effect."""
+    caught = list_ending_signals()
     # Python runs a handler between two bytecodes of the main thread, so a loop that is about to block could miss the
     # signal. The wake-up descriptor closes that gap: C code writes to it at once.
     previous_fd = signal.set_wakeup_fd(waker_fd, warn_on_full_buffer=False)

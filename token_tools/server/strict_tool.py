@@ -18,15 +18,18 @@ from pydantic import ConfigDict, ValidationError, ValidationInfo, create_model, 
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from token_tools.config_file import name_table_keys
-from token_tools.errors import TokenToolsError
+from token_tools.errors import TokenToolsError, render_doctor
 from token_tools.operations.calls import find_named_cluster
-from token_tools.quoting import truncate
+from token_tools.quoting import MAX_ANSWER_CHARS, truncate
 from token_tools.redaction import redact
 from token_tools.server.callers import get_fleet
 from token_tools.server.tool_arguments import MAX_ARGUMENT_CHARS, JsonSchema, render_mistake
 from token_tools.views.hints import has_action_word, render_unknown_argument
 
 _LOG: Final = logging.getLogger(__name__)
+WARNING_FIELD: Final = "warning"
+"""The field for warnings that an answer of every tool may have."""
+
 MAX_ARGUMENTS: Final = 1_000
 """Arguments of one call; a call with more is refused."""
 
@@ -179,11 +182,14 @@ class StrictTool(Tool):
         return ToolError(f"Nothing was done. {text}" if self._may_change_tokens else text)
 
     def _explain_failure(self, failure: TokenToolsError, context: Context[Any, Any]) -> ToolError:
-        named = [services for services in get_fleet(context).members if services.name is not None]
-        one = named[0] if len(named) == 1 else None
-        where = None if one is None else f"On {one.address}:"
-        what = name_table_keys(str(failure), None if one is None else one.name)
-        text = redact(truncate(" ".join(filter(None, [where, what, failure.advice]))))
+        members = get_fleet(context).members
+        one = members[0] if len(members) == 1 else None
+        table = None if one is None else one.table
+        where = None if one is None or one.name is None else f"On {one.address}:"
+        what = name_table_keys(str(failure), table)
+        doctor = f"\nFor the operator: {render_doctor(table)}." if failure.operator_acts else ""
+        told = " ".join(filter(None, [where, what, failure.advice]))
+        text = redact(truncate(told, max_chars=MAX_ANSWER_CHARS - len(doctor))) + doctor
         return ToolError(text) if failure.has_begun else self.explain_refusal(text)
 
     def _explain_mistakes(self, failure: ToolError, arguments: dict[str, Any]) -> ToolError:
@@ -222,7 +228,8 @@ def flatten_schema(schema: JsonSchema) -> JsonSchema:
 def _flatten_output_schema(schema: JsonSchema) -> JsonSchema:
     """Return a flat schema of a result, whose objects need no description besides that of the tool."""
     definitions = {name: part | {"description": None} for name, part in schema.get("$defs", {}).items()}
-    return _flatten_part(schema | {"description": None}, definitions)
+    flat = _flatten_part(schema | {"description": None}, definitions)
+    return flat | {"properties": flat.get("properties", {}) | {WARNING_FIELD: {"type": "string"}}}
 
 
 def _flatten_part(schema: JsonSchema, definitions: Mapping[str, JsonSchema]) -> JsonSchema:

@@ -15,6 +15,7 @@ from token_tools.operations.findings import EXPIRES_SOON, FINDINGS, Finding
 from token_tools.times import format_duration, format_rfc3339
 from token_tools.views.audit_advice import choose_remedies, list_found
 from token_tools.views.drift import render_drift, render_worst
+from token_tools.views.own_expiry import render_own_expiry
 from token_tools.views.rendered_result import RenderedResult
 from token_tools.views.tokens import format_count, format_short_user, render_future_caveat
 
@@ -68,7 +69,7 @@ class AuditReport(BaseModel):
     expired: int
     findings: list[FindingCount]
     worst: list[WorstToken]
-    own_token_findings: str | None = None
+    own_token: str | None = None
     since_last_audit: list[str]
     not_known: str
     note: str | None = None
@@ -115,12 +116,21 @@ def _render(result: AuditResult, address: str, max_examples: int) -> RenderedRes
             for finding, tally in found.items()
             for example in tally.worst[:max_examples]
         ],
-        own_token_findings=", ".join(audit.own_findings) or None,
+        own_token=render_own_token(result),
         since_last_audit=[render_drift(audit.drift, now=audit.scope.now), *render_changed(result, max_examples)],
         not_known=render_not_known(result),
         note=" ".join([*unfinished, *(render_cannot_mend(result) if found else ())]) or None,
     )
     return RenderedResult(_render_text(fields, result, unfinished), fields)
+
+
+def render_own_token(result: AuditResult) -> str | None:
+    """Return when the token that the server runs on expires, and which findings it has; None if it was not listed."""
+    audit = result.audit
+    if audit.own_token is None:
+        return None
+    findings = f"; it is among: {', '.join(audit.own_findings)}" if audit.own_findings else ""
+    return f"{render_own_expiry(audit.own_token, now=audit.scope.now)}{findings}"
 
 
 def cut_unfinished(result: AuditResult, max_examples: int) -> Sequence[str]:
@@ -176,8 +186,8 @@ def _render_text(fields: AuditReport, result: AuditResult, unfinished: Sequence[
         worst = [token for token in fields.worst if token.finding == finding.finding]
         lines += [f"  {token.id} {token.user} {token.since}" for token in worst]
         lines += [f"  {remainder}" for remainder in render_remainder(finding, len(worst))]
-    if fields.own_token_findings:
-        lines.append(f"This server's own token is among: {fields.own_token_findings}.")
+    if fields.own_token:
+        lines.append(f"This server's {fields.own_token}.")
     lines.append("\n  ".join(fields.since_last_audit))
     lines.append(fields.not_known)
     if fields.findings:

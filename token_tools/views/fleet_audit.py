@@ -25,6 +25,7 @@ from token_tools.views.audit import (
     render_clocks_caveat,
     render_counts,
     render_example,
+    render_own_token,
     render_remainder,
     render_what_fits,
     truncate,
@@ -174,7 +175,8 @@ def _render_cluster(audited: _Audited, number: int, size: _Size) -> Iterator[str
         yield f"{audited.label.prefix}{tokens}; {render_brief_drift(audit.drift)}"
         return
     drift = render_drift(audit.drift, now=audit.scope.now)
-    own = f"This server's own: {', '.join(audit.own_findings)}." if audit.own_findings else None
+    own_token = render_own_token(result)
+    own = own_token and f"This server's {own_token}."
     counts = f"{render_counts(result, audited.label.address)}."
     yield " ".join(filter(None, [counts, drift, own, render_clock_note(result.clock_ahead)]))
     for changed in render_changed(result, size.examples):

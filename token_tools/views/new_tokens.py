@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from token_tools.cluster.clock import render_clock_note
 from token_tools.operations.create import CreatePlan, CreateResult
 from token_tools.operations.new_token import CreatedToken
-from token_tools.operations.next_steps import HAND_OVER_STEP, render_hand_over, render_steps
+from token_tools.operations.next_steps import HAND_OVER_STEP, render_hand_over, render_own_steps, render_steps
 from token_tools.operations.rotate import RotateResult
 from token_tools.operations.unfinished import render_unfinished, render_untraced
 from token_tools.times import format_relative_time, format_rfc3339, format_time
@@ -22,7 +22,7 @@ class NewToken(BaseModel):
     user: str
     expiration_time: str | None = Field(None, description="Absent: never")
     bearer_token_in: str
-    fingerprint: str = Field(description="SHA-256 of the bearer token")
+    fingerprint: str
     bearer_token: str | None = None
     warning: str | None = None
     next_step: str
@@ -54,18 +54,28 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
     """
     plan, created = result.plan, result.created
     old, delivered = plan.old_token, created.delivered
+    runs_on_it = ", and this server runs on it now" if created.is_adopted else ""
     headline = (
         f"Rotated: new access token {delivered.id} for {plan.create_request.user} on {address}; it "
-        f"{_render_created_expiry(plan, created)}, "
-        f"and it works. Its bearer token is in {delivered.location.render()}. The old one, {old.id}, is as it was."
+        f"{_render_created_expiry(plan, created)}, and it works. "
+        f"Its bearer token is in {delivered.location.render()}{runs_on_it}. The old one, {old.id}, is as it was."
     )
-    setting = delivered.location.naming_setting
-    hand_over = render_hand_over(credential_location, naming_setting=setting) if plan.is_own else HAND_OVER_STEP
-    steps = f"{render_steps(old, plan.time, hand_over)} {delivered.how_to_use}"
+    steps = _render_rotate_steps(result, credential_location)
     fields = RotatedToken.model_validate(
         {**_to_new_token_fields(plan, created), "summary": headline, "next_step": steps, "replaces": old.id}
     )
     return RenderedResult(_render_new_token(fields), fields)
+
+
+def _render_rotate_steps(result: RotateResult, credential_location: str) -> str:
+    """Render what remains to be done; first, why the server does not go on with the new token although it was to."""
+    plan, created = result.plan, result.created
+    if created.is_adopted:
+        return render_own_steps(plan.old_token, plan.time)
+    setting = created.delivered.location.naming_setting
+    hand_over = render_hand_over(credential_location, naming_setting=setting) if plan.is_own else HAND_OVER_STEP
+    steps = render_steps(plan.old_token, plan.time, hand_over)
+    return " ".join(filter(None, [plan.obstacle, created.hand_over_failure, steps, created.delivered.how_to_use]))
 
 
 def render_unfinished_notes(plan: CreatePlan) -> str:
@@ -114,6 +124,7 @@ def _render_warnings(plan: CreatePlan, created: CreatedToken) -> Iterator[str | 
         )
     yield created.delivered.warning
     yield created.journal_error
+    yield created.copy_left
     yield render_unfinished_notes(plan) or None
 
 

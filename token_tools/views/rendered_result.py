@@ -39,9 +39,24 @@ class RenderedResult:
         return truncate(self.text), _truncate_fields(self.structured)
 
 
-def _truncate_fields(structured: dict[str, Any]) -> dict[str, Any]:
+def append_warning(
+    text: str, structured: dict[str, Any] | None, *, field: str, warning: str
+) -> tuple[str, dict[str, Any] | None]:
+    """Return the text of an answer, and its fields if it has some, with a warning at their end; both still fit.
+
+    `field` is the one that has the warnings of the answer.
+    """
+    warned = f"{truncate(text, max_chars=MAX_ANSWER_CHARS - len(warning) - 1)}\n{warning}"
+    if structured is None:
+        return warned, None
+    room = MAX_ANSWER_CHARS - len(json.dumps({field: f" {warning}"}))
+    kept = _truncate_fields(structured, room)
+    return warned, kept | {field: join_warnings(kept.get(field), warning)}
+
+
+def _truncate_fields(structured: dict[str, Any], max_chars: int = MAX_ANSWER_CHARS) -> dict[str, Any]:
     """Return the fields; the longest of them is halved until all together are short enough."""
-    while len(json.dumps(structured)) >= MAX_ANSWER_CHARS:
+    while len(json.dumps(structured)) >= max_chars:
         name, value = max(structured.items(), key=lambda field: len(json.dumps(field[1])))
         shorter = value[: len(value) // 2]
         structured = structured | {name: f"{shorter}{TRUNCATION_NOTICE}" if isinstance(value, str) else shorter}

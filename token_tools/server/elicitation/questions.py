@@ -117,11 +117,20 @@ def _render_create_question(plan: CreatePlan, address: str) -> str:
     sentences = [
         f"{action} the user {_render_user(user)} on the cluster {address}? Whoever has it can act as that user.",
         f"It {render_expiry(plan)}.",
+        _render_own_place(plan),
         used,
         render_unfinished_notes(plan),
         "If you agree, this is not told again." if plan.create_request.unfinished else "",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _render_own_place(plan: CreatePlan) -> str:
+    """Render that the server itself goes on with the new token, if it does."""
+    place = plan.create_request.place
+    if place is None:
+        return ""
+    return f"This server runs on that one, writes the new one to {place.location.render()}, and goes on with it."
 
 
 def _render_update_question(plan: UpdatePlan, address: str) -> str:

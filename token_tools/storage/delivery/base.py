@@ -26,6 +26,7 @@ from token_tools.times import format_duration
 DELIVERY_TIMEOUT: Final = timedelta(minutes=1)
 """How long a delivery may take; a person may have to unlock a keyring."""
 
+NEW_TOKENS_PLACE: Final = "The place for new bearer tokens (QUMULO_DELIVERY)"
 _UNSAFE_CHARS: Final = re.compile(r"[^A-Za-z0-9.@-]+")
 
 WorkResult = TypeVar("WorkResult")
@@ -171,8 +172,9 @@ async def run_with_timeout(
     *,
     rollback: Callable[[WorkResult], object] = lambda _: None,
     timeout_context: TimeoutContext = anyio.fail_after,
+    place: str = NEW_TOKENS_PLACE,
 ) -> WorkResult:
-    """Do some work in a thread and return its result.
+    """Do some work in a thread and return its result; `place` are the words for what the thread works on.
 
     A thread cannot be stopped: one that hangs goes on by itself. If it comes to a result after all, it hands that to
     `rollback`.
@@ -198,9 +200,8 @@ async def run_with_timeout(
         # If the thread was first, the result is there and counts, although the time is over.
         if decision.acquire(blocking=False):
             raise DeliveryError(
-                "The place for new bearer tokens (QUMULO_DELIVERY) did not answer within "
-                f"{format_duration(time_limit)}, or before this server had to stop: something waits to be unlocked "
-                "there, or hangs.",
+                f"{place} did not answer within {format_duration(time_limit)}, or before this server had to stop: "
+                "something waits to be unlocked there, or hangs.",
                 advice="Try again once the operator has looked at that.",
             ) from None
     except anyio.get_cancelled_exc_class():

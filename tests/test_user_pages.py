@@ -1,0 +1,150 @@
+"""Test that commands, settings, blocks and messages on the pages for users are those of the program."""
+
+import ast
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.environment import set_environment
+from tests.support.page_names import PACKAGE, REPOSITORY, USER_PAGES, is_variable, list_blocks
+from tests.support.permissions import permission_bits
+from tests.support.sandbox_process import run_process, running_sandbox
+from tests.support.stdio_client import run_to_end
+from token_tools.cli.arguments import parse_arguments
+from token_tools.paths import find_config_file, find_state_dir
+from token_tools.server.app import SERVER_NAME
+
+TROUBLESHOOTING: Final = REPOSITORY / "docs" / "troubleshooting.md"
+FILES: Final = REPOSITORY / "docs" / "files.md"
+TOOLS: Final = REPOSITORY / "docs" / "tools.md"
+TRUST: Final = REPOSITORY / "docs" / "trust.md"
+OUR_COMMAND: Final = re.compile(rf"^.*(?<![\w-]){SERVER_NAME} ?(.*)$", re.MULTILINE)
+QUOTED: Final = re.compile(r'"([^"\n]+)"')
+MISSPELLED: Final = "QUMULO_READONLY"
+"""The README's example of a name that is refused."""
+
+FROM_ELSEWHERE: Final = {
+    "spawn … ENOENT",
+    "command not found",
+    "No such file or directory",
+    "No space left on device",
+    "self-signed certificate",
+    "unable to get local issuer certificate",
+}
+"""What hosts, the operating system and OpenSSL say."""
+
+pages = pytest.mark.parametrize("page", USER_PAGES, ids=lambda page: page.name)
+
+
+@pages
+def test_each_of_our_commands_on_a_page_is_one_that_the_program_takes(page: Path) -> None:
+    for block in list_blocks(page.read_text(), "sh"):
+        for words in OUR_COMMAND.findall(block):
+            parse_arguments(shlex.split(words, comments=True))
+
+
+@pages
+def test_each_setting_on_a_page_is_one_of_the_program(page: Path) -> None:
+    names = {*re.findall(r"QUMULO_[A-Z_]+", page.read_text())} - {MISSPELLED}
+
+    assert [name for name in names if not is_variable(name)] == []
+
+
+@pages
+def test_each_json_and_toml_on_a_page_can_be_read(page: Path) -> None:
+    text = page.read_text()
+
+    for block in list_blocks(text, "json"):
+        json.loads(block)
+    for block in list_blocks(text, "toml"):
+        tomllib.loads(block)
+
+
+def test_only_the_reference_of_settings_offers_to_verify_nothing() -> None:
+    naming = [line for page in USER_PAGES for line in page.read_text().splitlines() if "VERIFY_TLS" in line]
+
+    assert [line for line in naming if not line.startswith("| `QUMULO_")] == []
+    assert len(naming) == 2
+
+
+def test_each_message_on_the_page_for_trouble_is_one_that_somebody_says() -> None:
+    parts = [part.strip() for quoted in QUOTED.findall(TROUBLESHOOTING.read_text()) for part in split_message(quoted)]
+
+    assert len(parts) > 30
+    assert [part for part in parts if part not in FROM_ELSEWHERE and not is_in_our_texts(part)] == []
+
+
+def split_message(quoted: str) -> list[str]:
+    return [quoted] if quoted in FROM_ELSEWHERE else quoted.split("…")
+
+
+def is_in_our_texts(part: str) -> bool:
+    return any(part in text for text in list_texts())
+
+
+@cache
+def list_texts() -> frozenset[str]:
+    """Return every text in the code of the package but docstrings; of one with gaps, the parts between them."""
+    return frozenset(text for file in PACKAGE.rglob("*.py") for text in iterate_texts(ast.parse(file.read_text())))
+
+
+def iterate_texts(tree: ast.Module) -> Iterator[str]:
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_the_folders_on_the_page_about_files_are_those_that_the_program_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, {"HOME": str(tmp_path), "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": ""})
+
+    assert find_folder("configuration folder", tmp_path) / "config.toml" == find_config_file()
+    assert find_folder("state folder", tmp_path) == find_state_dir()
+
+
+def find_folder(what: str, home: Path) -> Path:
+    """Return a folder in this home, as the page about files names it for this system."""
+    column = 2 if sys.platform == "darwin" else 1
+    [row] = [line for line in FILES.read_text().splitlines() if line.startswith(f"| {what} |")]
+    return home / row.split(" | ")[column].strip("`~/")
+
+
+@pytest.mark.slow
+def test_the_commands_for_the_journal_print_it() -> None:
+    blocks = [block for page in (TOOLS, TROUBLESHOOTING) for block in list_blocks(page.read_text(), "sh")]
+    commands = [shlex.split(words) for words in OUR_COMMAND.findall("".join(blocks)) if words.startswith("journal")]
+
+    answers = [run_to_end(*words) for words in commands]
+
+    assert [(answer.returncode, answer.stderr) for answer in answers] == [(0, "")] * 4
+
+
+@pytest.mark.slow
+def test_the_commands_about_trust_find_a_fingerprint_and_trust_the_certificate_that_has_it(tmp_path: Path) -> None:
+    [of_network, of_file] = [block for block in list_blocks(TRUST.read_text(), "sh") if "openssl" in block]
+    [expect] = re.findall(r"^qumulo-token-tools trust --expect (\w{64})$", TRUST.read_text(), re.MULTILINE)
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
+
+    with running_sandbox() as sandbox:
+        host, port = sandbox.settings["QUMULO_HOST"], sandbox.settings["QUMULO_PORT"]
+        shown = run_process("/bin/sh", "-c", of_network.replace("cluster.example.com:8000", f"{host}:{port}"))
+        [fingerprint] = re.findall(r"=((?:[0-9A-F]{2}:){31}[0-9A-F]{2})$", shown.stdout.strip())
+        cluster = home | {"QUMULO_HOST": host, "QUMULO_PORT": port}
+        refused = run_to_end("trust", "--expect", expect, env=cluster)
+        trusted = run_to_end("trust", "--expect", fingerprint.replace(":", ""), env=cluster)
+
+    saved = find_folder("configuration folder", tmp_path) / "trusted" / f"{host}_{port}.pem"
+    of_saved = run_process("/bin/sh", "-c", of_file.replace("cluster-ca.pem", shlex.quote(str(saved))))
+    assert (refused.returncode, trusted.returncode) == (1, 0)
+    assert permission_bits(saved) == 0o600
+    assert fingerprint in of_saved.stdout

@@ -1,0 +1,83 @@
+"""Can this server keep what it has to keep? The journal, new bearer tokens and exported files are tried in earnest."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import anyio.to_thread
+
+from token_tools.cli.checks.check import Check, report_failure
+from token_tools.cluster.qq import Qq
+from token_tools.configuration import Profile
+from token_tools.errors import DeliveryError, JournalError, Refusal, SettingsError
+from token_tools.operations.export_file import open_export
+from token_tools.storage.delivery import Delivery, choose_delivery
+from token_tools.storage.journal import Journal, Limits
+from token_tools.storage.state import open_state
+from token_tools.times import Clock
+
+_JOURNAL_COMMAND = "`qumulo-token-tools journal --unfinished` tells more"
+
+
+async def check_storage(profile: Profile, clock: Clock) -> AsyncIterator[Check]:
+    """Yield what is the case with the journal, what it has unfinished, the delivery, and the folder of reports."""
+    settings = profile.settings
+    try:
+        connections = open_state(settings, clock)
+    except SettingsError as failure:
+        yield report_failure("journal", failure)
+        return
+    async with AsyncExitStack() as cleanup:
+        cleanup.callback(connections.close)
+        limits = Limits(settings.keep_record, settings.max_changes)
+        journal = Journal(connections, cluster=settings.address, clock=clock, limits=limits)
+        yield await _check_journal(journal, connections.database.where)
+        yield await _check_unfinished(journal)
+    if not settings.read_only:
+        delivery = choose_delivery(settings, Qq(settings.host, settings.port))
+        yield await _check_delivery(delivery, profile)
+    if settings.may_write_reports:
+        yield await anyio.to_thread.run_sync(_check_reports, profile)
+
+
+async def _check_journal(journal: Journal, where: object) -> Check:
+    try:
+        await journal.check_ready()
+    except JournalError as failure:
+        return report_failure("journal", failure)
+    except Refusal as refusal:
+        return Check("journal", "warning", str(refusal), "wait, or raise QUMULO_MAX_CHANGES")
+    return Check("journal", "ok", f"{where} can be written")
+
+
+async def _check_unfinished(journal: Journal) -> Check:
+    try:
+        unfinished = [attempt for attempt in await journal.list_attempts() if attempt.is_unfinished]
+    except JournalError as failure:
+        return report_failure("unfinished", failure)
+    if not unfinished:
+        return Check("unfinished", "ok", "nothing that was begun is left without an end")
+    details = [f"{attempt.operation} for {attempt.user}" for attempt in unfinished[:5]]
+    return Check("unfinished", "warning", f"{len(unfinished)} left without a known end", _JOURNAL_COMMAND, details)
+
+
+async def _check_delivery(delivery: Delivery, profile: Profile) -> Check:
+    settings = profile.settings
+    try:
+        await (await delivery.reserve()).release()
+    except DeliveryError as failure:
+        return report_failure("delivery", failure)
+    if settings.delivery == "inline":
+        mend = "set QUMULO_DELIVERY to file or keyring, unless that is meant"
+        return Check("delivery", "warning", "new bearer tokens go into the answer, and so to the model", mend)
+    place = settings.delivery_dir if settings.delivery == "file" else "the system's keyring"
+    return Check("delivery", "ok", f"new bearer tokens go to {place}, which was tried")
+
+
+def _check_reports(profile: Profile) -> Check:
+    folder = profile.settings.report_dir
+    try:
+        with open_export(folder, "doctor", "csv") as export:
+            export.try_room()
+    except DeliveryError as failure:
+        return report_failure("reports", failure)
+    return Check("reports", "ok", f"exported files go to {folder}, which was tried")

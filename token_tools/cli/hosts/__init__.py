@@ -1,0 +1,1 @@
+"""The programs that start this server for an assistant, and their files."""
