@@ -14,7 +14,6 @@ import token_tools
 from tests.support.command_line import CommandLine
 from tests.support.json_rpc import COMMAND
 from token_tools.cli.arguments import COMMANDS, parse_arguments
-from token_tools.cli.terminal import ask
 from token_tools.errors import UsageError
 
 TIMEOUT_SECONDS = 30
@@ -177,17 +176,16 @@ def test_doctor_is_in_colour_in_a_terminal_unless_the_user_wants_none() -> None:
     assert "ok      TCP" in plain
 
 
-def test_a_question_without_a_default_is_asked_until_there_is_an_answer(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_question_without_a_default_is_asked_until_there_is_an_answer(command_line: CommandLine) -> None:
+    command_line.set(host=None, port=None, fingerprint=None, bearer_token=None)
     ours, theirs = pty.openpty()
-    os.write(ours, b"\n  \nlab\n")
-    with os.fdopen(theirs) as terminal:
-        monkeypatch.setattr("sys.stdin", terminal)
-        assert ask("Which cluster?", option="--host") == "lab"
+    os.write(ours, b"\n  \nlocalhost\n\x04")
+    with os.fdopen(theirs, "rb") as terminal:
+        ended = subprocess.run([COMMAND, "setup"], stdin=terminal, capture_output=True, timeout=60, check=False)
     os.close(ours)
 
-    assert capsys.readouterr().out == "Which cluster?: " * 3
+    assert ended.returncode == 2
+    assert ended.stdout.startswith(b"Cluster (its DNS name or address): " * 3)
 
 
 TELL_PROGRAM = "from token_tools.cli.checks.machine import check_program; print(*check_program().render())"

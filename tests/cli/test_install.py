@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import anyio
 import pytest
@@ -63,26 +63,22 @@ def add_entry(client: str = "cursor", scope: Scope = "user") -> None:
     carry_out(partial(plan_install, HOSTS[client], scope, ENTRY))
 
 
-def install_entry(  # noqa: PLR0913 - the options of the command
-    client: str = "cursor",
-    *,
-    settings: Mapping[str, object] | None = None,
-    scope: Scope = "user",
-    demo: bool = True,
-    clusters: Sequence[str] = (),
-    print_only: bool = False,
-    dry_run: bool = False,
-) -> int:
+class Options(TypedDict, total=False):
+    """The options of the command."""
+
+    settings: Mapping[str, object]
+    scope: Scope
+    demo: bool
+    clusters: Sequence[str]
+    print_only: bool
+    dry_run: bool
+
+
+def install_entry(client: str = "cursor", **options: Unpack[Options]) -> int:
     """Run the command with its usual options, for an entry that needs no cluster."""
-    return install.run(
-        settings or {},
-        client=client,
-        scope=scope,
-        demo=demo,
-        clusters=clusters,
-        print_only=print_only,
-        dry_run=dry_run,
-    )
+    usual: Options = {"settings": {}, "scope": "user", "demo": True, "print_only": False, "dry_run": False}
+    usual.update(options)
+    return install.run(client=client, **usual)
 
 
 def remove_entry(client: str = "cursor", *, dry_run: bool = False) -> int:

@@ -34,7 +34,8 @@ QUESTIONS: Final = {
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (BIN / "codex").exists(), reason="HOSTS_BIN names no folder with the commands of hosts from npm"
+        not (BIN / "codex").exists(),
+        reason="HOSTS_BIN names no folder with the commands of hosts from npm; the gate installs them",
     ),
 ]
 

@@ -152,15 +152,11 @@ def test_a_person_in_a_terminal_is_asked(command_line: CommandLine, answer: byte
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("  YES \n", 0), ("no\n", 1), ("\n", 1), ("yes, but\n", 1)])
 def test_only_a_yes_is_one(command_line: CommandLine, answer: str, status: int) -> None:
     command_line.set(fingerprint=None)
-    ours, theirs = pty.openpty()
-    os.write(ours, answer.encode())
-    with os.fdopen(theirs) as terminal:
-        command_line.monkeypatch.setattr("sys.stdin", terminal)
-        told = command_line.run("trust")
-    os.close(ours)
 
-    assert told.status == status
-    assert told.text.endswith(NO_CHANGE) is (status == 1)
+    ended, shown = run_in_terminal(["trust"], answer.encode())
+
+    assert ended == status
+    assert shown.replace("\r", "").endswith(NO_CHANGE) is (status == 1)
     assert len(find_saved_files()) == (1 - status)
 
 

@@ -67,7 +67,7 @@ def count_requests(harness: Harness, own: Token) -> tuple[int, int]:
     return lines.count(f"GET {WHO_AM_I_PATH}"), lines.count(f"GET {TOKENS_PATH}{own.id}")
 
 
-async def call(client: Client, tool: str = LIST_TOOL, **arguments: Any) -> ToolAnswer:  # noqa: ANN401 - as tools take
+async def call(client: Client, tool: str = LIST_TOOL, **arguments: object) -> ToolAnswer:
     return ToolAnswer.from_result(await client.call_tool(tool, arguments))
 
 

@@ -78,7 +78,7 @@ async def connected(sandbox: SandboxProcess, credentials_file: Path, folder: Pat
             yield client
 
 
-async def call(client: Client, tool: str, **arguments: Any) -> ToolAnswer:  # noqa: ANN401 - any arguments of any tool
+async def call(client: Client, tool: str, **arguments: object) -> ToolAnswer:
     return ToolAnswer.from_result(await client.call_tool(tool, arguments))
 
 
