@@ -97,15 +97,15 @@ def _format_table(number: int, connection: ClusterConnection) -> str:
     )
 
 
-def create_bare_sdk() -> Contender:
+def create_bare_sdk(*arguments: str) -> Contender:
     """Return a server of nothing but the SDK and one trivial tool."""
-    return Contender("bare SDK", sys.executable, (str(RIVALS_FOLDER / "bare.py"),))
+    return Contender("bare SDK", sys.executable, (str(RIVALS_FOLDER / "bare.py"), *arguments))
 
 
-def create_generated(connection: ClusterConnection) -> Contender:
+def create_generated(connection: ClusterConnection, *arguments: str) -> Contender:
     """Return the server that fastmcp generates from the endpoint's OpenAPI document."""
     environment = connection.environment | {"FASTMCP_LOG_LEVEL": "WARNING"}
-    return Contender("generated", sys.executable, (str(RIVALS_FOLDER / "generated.py"),), environment)
+    return Contender("generated", sys.executable, (str(RIVALS_FOLDER / "generated.py"), *arguments), environment)
 
 
 def qq_command(connection: ClusterConnection, *arguments: str) -> list[str]:

@@ -47,10 +47,24 @@ class Repetitions:
     bursts: int = 15
     audits: int = 3
     calls: int = 10_000
+    http_rounds: int = 15
+    http_calls: int = 10
+    http_growth_calls: int = 100_000
 
 
 Measure = Callable[[Path, Repetitions], Coroutine[Any, Any, list[Figure]]]
-QUICK_REPETITIONS: Final = Repetitions(starts=5, decodings=100, lists=40, processes=3, bursts=5, audits=1, calls=1_000)
+QUICK_REPETITIONS: Final = Repetitions(
+    starts=5,
+    decodings=100,
+    lists=40,
+    processes=3,
+    bursts=5,
+    audits=1,
+    calls=1_000,
+    http_rounds=3,
+    http_calls=4,
+    http_growth_calls=4_000,
+)
 
 
 def compare(samples: Samples) -> tuple[dict[str, float], dict[str, float]]:

@@ -37,6 +37,7 @@ from benchmarks.figures import (
     split_pairs,
 )
 from benchmarks.lists import LIST_ARGUMENTS, LIST_MEASURES, PING_TOOL
+from benchmarks.over_http import HTTP_MEASURES
 from benchmarks.questions import AUDIT_TOOL, LIST_TOOL
 from benchmarks.record import RECORD_MEASURES
 from benchmarks.sizes import SIZE_MEASURES
@@ -226,4 +227,5 @@ MEASURES: Final[Sequence[Measure]] = (
     *SIZE_MEASURES,
     measure_memory,
     measure_growth,
+    *HTTP_MEASURES,
 )

@@ -50,29 +50,29 @@ async def measure_reading(state: Path, repetitions: Repetitions) -> list[Figure]
 def _fill_record(connection: Connection) -> None:
     upgrade(connection)
     for number in range(RECORD_ENTRIES):
-        token_id = str(10**21 + number)
-        is_new = number % 3 == 0
-        insert_attempt(
-            connection,
-            Attempt(
-                id=f"{number:x}",
-                begun=utc_now(),
-                ended=utc_now(),
-                cluster="cluster.example.com:8000",
-                operation="create" if is_new else "update",
-                user=f"local:user{number % 300}",
-                actor="root via some-client 1.0",
-                consent="agreed",
-                question=f"{number:08x}",
-                token_id=token_id,
-                before=None if is_new else "enabled: true",
-                after="enabled: true, expires: never" if is_new else "enabled: false",
-                outcome="created" if is_new else "done",
-                stored_location=encode_location(FileLocation(Path(f"/var/lib/tokens/{token_id}.json")))
-                if is_new
-                else None,
-            ),
-        )
+        insert_attempt(connection, create_entry(number, "cluster.example.com:8000"))
+
+
+def create_entry(number: int, cluster: str) -> Attempt:
+    """Return the entry of a change that was made; each third delivered a bearer token."""
+    token_id = str(10**21 + number)
+    is_new = number % 3 == 0
+    return Attempt(
+        id=f"{number:x}",
+        begun=utc_now(),
+        ended=utc_now(),
+        cluster=cluster,
+        operation="create" if is_new else "update",
+        user=f"local:user{number % 300}",
+        actor="root via some-client 1.0",
+        consent="agreed",
+        question=f"{number:08x}",
+        token_id=token_id,
+        before=None if is_new else "enabled: true",
+        after="enabled: true, expires: never" if is_new else "enabled: false",
+        outcome="created" if is_new else "done",
+        stored_location=encode_location(FileLocation(Path(f"/var/lib/tokens/{token_id}.json"))) if is_new else None,
+    )
 
 
 async def measure_writing(state: Path, repetitions: Repetitions) -> list[Figure]:

@@ -2,11 +2,15 @@
 
 import ast
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -14,22 +18,37 @@ from typing import Final
 import pytest
 
 from tests.support.environment import set_environment
+from tests.support.json_rpc import COMMAND
+from tests.support.new_token import JANE as NEW_USER
+from tests.support.new_token import NEW_TOKEN
 from tests.support.page_names import PACKAGE, REPOSITORY, USER_PAGES, is_variable, list_blocks
 from tests.support.permissions import permission_bits
 from tests.support.sandbox_process import run_process, running_sandbox
-from tests.support.stdio_client import run_to_end
+from tests.support.stdio_client import TIMEOUT_SECONDS, run_to_end
 from token_tools.cli.arguments import parse_arguments
+from token_tools.configuration import find_profiles
+from token_tools.http_settings import MCP_PATH
 from token_tools.paths import find_config_file, find_state_dir
 from token_tools.server.app import SERVER_NAME
+from token_tools.storage.delivery import AskedToken, CommandDelivery
+from token_tools.storage.delivery.child_process import MARK
+from token_tools.storage.delivery.command import CLUSTER_VARIABLE, EXPIRES_VARIABLE, ID_VARIABLE, USER_VARIABLE
 
 TROUBLESHOOTING: Final = REPOSITORY / "docs" / "troubleshooting.md"
 FILES: Final = REPOSITORY / "docs" / "files.md"
+DELIVERY: Final = REPOSITORY / "docs" / "delivery.md"
 TOOLS: Final = REPOSITORY / "docs" / "tools.md"
 TRUST: Final = REPOSITORY / "docs" / "trust.md"
+CHAT_CLIENTS: Final = REPOSITORY / "docs" / "chat-clients.md"
+HTTP: Final = REPOSITORY / "docs" / "http.md"
 OUR_COMMAND: Final = re.compile(rf"^.*(?<![\w-]){SERVER_NAME} ?(.*)$", re.MULTILINE)
 QUOTED: Final = re.compile(r'"([^"\n]+)"')
+LISTENING: Final = re.compile(r"listens on (\S+:\d+)")
 MISSPELLED: Final = "QUMULO_READONLY"
 """The README's example of a name that is refused."""
+
+TOLD_TO_COMMANDS: Final = {ID_VARIABLE, USER_VARIABLE, CLUSTER_VARIABLE, EXPIRES_VARIABLE, MARK}
+"""The variables that a command finds in its environment."""
 
 FROM_ELSEWHERE: Final = {
     "spawn … ENOENT",
@@ -53,7 +72,7 @@ def test_each_of_our_commands_on_a_page_is_one_that_the_program_takes(page: Path
 
 @pages
 def test_each_setting_on_a_page_is_one_of_the_program(page: Path) -> None:
-    names = {*re.findall(r"QUMULO_[A-Z_]+", page.read_text())} - {MISSPELLED}
+    names = {*re.findall(r"QUMULO_[A-Z_]+", page.read_text())} - {MISSPELLED} - TOLD_TO_COMMANDS
 
     assert [name for name in names if not is_variable(name)] == []
 
@@ -119,6 +138,53 @@ def find_folder(what: str, home: Path) -> Path:
     return home / row.split(" | ")[column].strip("`~/")
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("program", ["vault", "kubectl"])
+async def test_the_examples_of_delivery_keep_the_token_as_their_program_takes_it(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [script] = [block for block in list_blocks(DELIVERY.read_text(), "sh") if f"exec {program} " in block]
+    example, stand_in = tmp_path / "example", tmp_path / program
+    example.write_text(script)
+    # What says `-` or names stdin is read from there.
+    stand_in.write_text(f"#!/bin/sh\ncat > '{tmp_path}/kept'\nprintf '%s\\n' \"$@\" > '{tmp_path}/arguments'\n")
+    for file in (example, stand_in):
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    expires = datetime(2027, 2, 21, 9, 0, tzinfo=UTC)
+
+    reservation = await CommandDelivery((str(example),), None, "c:8000").reserve(AskedToken(NEW_USER, expires))
+    await reservation.store(NEW_TOKEN, NEW_USER)
+
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert (tmp_path / "kept").read_text() == NEW_TOKEN.bearer_token.get_secret_value()
+    assert (
+        arguments
+        == {
+            "vault": [
+                *["kv", "put", "-mount=secret", f"qumulo/{NEW_TOKEN.id}", "bearer_token=-"],
+                *["user=local:jane", "cluster=c:8000", "expires=2027-02-21T09:00:00Z"],
+            ],
+            "kubectl": [
+                *["create", "secret", "generic", f"qumulo-token-{NEW_TOKEN.id}", "--namespace=backup"],
+                "--from-file=bearer-token=/dev/stdin",
+            ],
+        }[program]
+    )
+
+
+def test_the_settings_of_delivery_by_a_command_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [table] = list_blocks(DELIVERY.read_text(), "toml")
+    config = tmp_path / "config.toml"
+    config.write_text(table)
+    set_environment(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_CONFIG": str(config)})
+
+    [profile] = find_profiles({})
+
+    assert profile.settings.delivery_command == ("/usr/local/libexec/token-to-vault",)
+    assert profile.settings.delivery_check == ("vault", "token", "lookup")
+
+
 @pytest.mark.slow
 def test_the_commands_for_the_journal_print_it() -> None:
     blocks = [block for page in (TOOLS, TROUBLESHOOTING) for block in list_blocks(page.read_text(), "sh")]
@@ -148,3 +214,31 @@ def test_the_commands_about_trust_find_a_fingerprint_and_trust_the_certificate_t
     assert (refused.returncode, trusted.returncode) == (1, 0)
     assert permission_bits(saved) == 0o600
     assert fingerprint in of_saved.stdout
+
+
+@pytest.mark.slow
+def test_a_key_that_is_made_by_the_page_lets_the_bot_of_the_page_in(tmp_path: Path) -> None:
+    [making] = [block for block in list_blocks(HTTP.read_text(), "bash") if "openssl rand" in block]
+    [bot] = list_blocks(CHAT_CLIENTS.read_text(), "python")
+
+    made = run_process("/bin/sh", "-euc", f"umask 077; cd {shlex.quote(str(tmp_path))}; {making}")
+    with running_http_demo("--http-keys-file", str(tmp_path / "keys.toml")) as url:
+        answer = run_process(sys.executable, "-c", bot, url, str(tmp_path / "nightly-audit.key"))
+
+    assert made.returncode == 0, made.stderr
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "access tokens" in answer.stdout
+
+
+@contextmanager
+def running_http_demo(*options: str) -> Generator[str]:
+    """Serve the embedded cluster over HTTP at any free port; yield the URL that clients call."""
+    command = [COMMAND, "http", "--demo", "--http-listen", "127.0.0.1:0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            address = next(found[1] for line in process.stderr if (found := LISTENING.search(line)))
+            yield f"http://{address}{MCP_PATH}"
+        finally:
+            process.terminate()
+            process.wait(TIMEOUT_SECONDS)

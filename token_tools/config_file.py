@@ -23,10 +23,11 @@ from typing import Any, Final, cast
 
 from token_tools.errors import SettingsError
 from token_tools.file_reading import open_checked, read_whole
+from token_tools.http_settings import FIELDS
 from token_tools.operator_input import check_ordinary, format_input
 from token_tools.quoting import is_visible
 from token_tools.setting_names import ENV_PREFIX, find_nearest, variable_name
-from token_tools.settings import ConnectionSettings, Restrictions, Settings
+from token_tools.settings import SECRET_SETTINGS, ConnectionSettings, Restrictions
 
 MAX_FILE_BYTES: Final = 32_768
 MAX_DESCRIPTION_CHARS: Final = 200
@@ -42,7 +43,7 @@ CLUSTER_KEYS: Final = (ConnectionSettings.model_fields.keys() | Restrictions.mod
 CONNECTION_KEYS: Final = ConnectionSettings.model_fields.keys() - {"timeout"}
 """The settings that say which cluster is meant and how it is reached. Where there are tables, they are only there."""
 
-SERVER_KEYS: Final = Settings.model_fields.keys() - CONNECTION_KEYS - NO_KEYS
+SERVER_KEYS: Final = FIELDS.keys() - CONNECTION_KEYS - NO_KEYS
 SHARED_WITH_CLUSTERS: Final = SERVER_KEYS & CLUSTER_KEYS
 
 _CONNECTION_VARIABLE: Final = re.compile(rf"\b{ENV_PREFIX}({'|'.join(map(str.upper, sorted(CONNECTION_KEYS)))})\b")
@@ -101,16 +102,26 @@ def read_config_file(path: Path) -> ConfigFile:
 
 
 def _read_tables(path: Path) -> ConfigFile:
-    content, mode = _read_content(path)
-    for_all = _parse_toml(content)
+    for_all, mode = read_toml(path)
     tables = _validate_tables(for_all.pop(CLUSTERS, {}))
     _check_keys(for_all, SERVER_KEYS, "")
     for name, table in tables.items():
         _check_cluster_name(name, tables)
         _check_keys(table, CLUSTER_KEYS | {DESCRIPTION}, f"[{CLUSTERS}.{name}] ")
-    if "state_url" in for_all and mode & _OTHERS_MAY_READ:
-        raise ValueError(" has state_url, and other users can read it: `chmod 600` it")
+    secrets = sorted(SECRET_SETTINGS & for_all.keys())
+    if secrets and mode & _OTHERS_MAY_READ:
+        raise ValueError(f" has {secrets[0]}, and other users can read it: `chmod 600` it")
     return ConfigFile(path, for_all, tables)
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], int]:
+    """Return what is in a TOML file that nobody else may write, and the `st_mode` of the file.
+
+    Raises:
+        ValueError: If it cannot be read, may be written by others, or is no TOML. The text goes on behind the path.
+    """
+    content, mode = _read_content(path)
+    return _parse_toml(content), mode
 
 
 def _read_content(path: Path) -> tuple[bytes, int]:

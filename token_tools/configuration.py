@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast, get_args
+from urllib.parse import unquote
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -35,9 +36,10 @@ from token_tools.credential_sources import READERS
 from token_tools.credentials import FileSetting, find_default_store, is_readable_by_others, read_bearer_once
 from token_tools.errors import SettingsError, UsageError
 from token_tools.file_reading import read_mode
+from token_tools.http_settings import FIELDS, HttpSettings
 from token_tools.operator_input import format_input, render_refused_input, strip_invisible
 from token_tools.paths import find_config_file, find_config_home, find_home, validate_path
-from token_tools.redaction import has_likely_secret, remember_secret
+from token_tools.redaction import has_likely_secret, remember_secret, remember_secret_permanently
 from token_tools.setting_names import ENV_PREFIX, find_nearest, may_mean, variable_name
 from token_tools.settings import (
     SECRET_SETTINGS,
@@ -50,9 +52,10 @@ from token_tools.settings import (
     remember_url_password,
 )
 
-RESTRICTING_SETTINGS: Final = Restrictions.model_fields.keys() | {
+RESTRICTING_SETTINGS: Final = (Restrictions.model_fields.keys() | HttpSettings.model_fields.keys()) | {
     "config",
     "delivery",
+    "delivery_check",
     "fingerprint",
     "keep_record",
     "state_url",
@@ -73,6 +76,10 @@ _PLACES: Final = {
 _BASE_FOLDERS: Final = ("XDG_CONFIG_HOME", "XDG_STATE_HOME")
 """The variables that say where the default folders are."""
 
+Signal = Literal["traces", "metrics"]
+"""What OpenTelemetry can send of this server."""
+
+_OTLP_PROTOCOL: Final = "http/protobuf"
 _LOG: Final = logging.getLogger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -92,6 +99,10 @@ class Profile:
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     table: str | None = None
     file: Path | None = None
+
+    def for_distant_callers(self) -> "Profile":
+        """Return the cluster as it is served over HTTP."""
+        return replace(self, settings=self.settings.for_distant_callers())
 
     @property
     def label(self) -> str:
@@ -180,7 +191,7 @@ def load_given_variables(options: Mapping[str, Any], *, clusters: Sequence[str] 
         SettingsError: If a setting is missing, contradictory or unusable, or if one is a secret.
     """
     given = _read_given(options)
-    for name in sorted(SECRET_SETTINGS & given.values.keys()):
+    for name in sorted(_PLACES.keys() & given.values.keys()):
         raise SettingsError(f"{variable_name(name)} is a secret and is not written into a file: {_PLACES[name]}.")
     file = _find_config_file(given)
     if "host" not in given.values and (file is None or not file.clusters):
@@ -189,15 +200,23 @@ def load_given_variables(options: Mapping[str, Any], *, clusters: Sequence[str] 
         )
     find_profiles(options, clusters=clusters)
     bases = {name: os.environ[name] for name in _BASE_FOLDERS if os.environ.get(name)}
-    return {**format_variables(given.values), **bases}
+    own = {name: value for name, value in given.values.items() if name in Settings.model_fields}
+    return {**format_variables(own), **bases}
 
 
 def format_variables(options: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return settings as variables of the environment: `QUMULO_READ_ONLY` with `true`."""
-    return {
-        variable_name(name): str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in options.items()
-    }
+    """Return settings as variables of the environment: `QUMULO_READ_ONLY` with `true`, a command in shell words."""
+    return {variable_name(name): _format_variable(value) for name, value in options.items()}
+
+
+def _format_variable(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return shlex.join(map(str, cast(Sequence[object], value)))
+        case _:
+            return str(value)
 
 
 def find_config(options: Mapping[str, Any]) -> tuple[Path, Mapping[str, Mapping[str, object]]]:
@@ -251,6 +270,40 @@ def load_state_settings(options: Mapping[str, Any]) -> StateSettings:
     return _validate(StateSettings, _list_server_layers(given, _find_config_file(given)))
 
 
+def load_http_settings(options: Mapping[str, Any]) -> HttpSettings:
+    """Return how this server is reached over HTTP, and by whom; the files that the settings name are not looked at.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
+    """
+    _check_options(options)
+    # Who loads the clusters as well looks at unknown variables there.
+    given = _merge_given(options)
+    return _load_http(_list_server_layers(given, _find_config_file(given)))
+
+
+def find_http_settings(options: Mapping[str, Any]) -> HttpSettings | None:
+    """Return what `load_http_settings` does, None if no setting is about HTTP.
+
+    Raises:
+        SettingsError: If a setting is missing, contradictory or unusable; one line names each of these.
+    """
+    given = _merge_given(options)
+    layers = _list_server_layers(given, _find_config_file(given))
+    is_set = any(name in layer.values for layer in layers for name in HttpSettings.model_fields)
+    return _load_http(layers) if is_set else None
+
+
+def _load_http(layers: Sequence[_Layer]) -> HttpSettings:
+    settings = _validate(HttpSettings, layers)
+    if settings.http_state_keys is None and _validate(StateSettings, layers).state_url is not None:
+        raise SettingsError(
+            "QUMULO_STATE_URL is set, and QUMULO_HTTP_STATE_KEYS is not: replicas share keys, so that each of them "
+            "can open what another one has sealed. `openssl rand -base64 32` makes one."
+        )
+    return settings
+
+
 def find_address(options: Mapping[str, Any], cluster: str) -> str:
     """Return the address of the cluster that `config.toml` calls so, or else what is given if that is HOST:PORT.
 
@@ -272,8 +325,54 @@ def wants_no_colour() -> bool:
     return bool(os.environ.get("NO_COLOR"))
 
 
+def read_child_environment() -> Mapping[str, str]:
+    """Return the environment for a program of the operator: that of this process without its secrets."""
+    secrets = {variable_name(name) for name in SECRET_SETTINGS}
+    return {name: value for name, value in os.environ.items() if name.upper() not in secrets}
+
+
+def find_exported_signals() -> Sequence[Signal]:
+    """Return what OpenTelemetry is to send: what the operator has named a collector for.
+
+    A collector that wants another protocol gets nothing, of which the log tells. Source: OpenTelemetry's specification
+    of environment variables.
+    """
+    signals: Sequence[Signal] = get_args(Signal)
+    named = [signal for signal in signals if _read_otlp(signal, "ENDPOINT") and not _is_switched_off(signal)]
+    return [signal for signal in named if _speaks_otlp(signal)]
+
+
+def _is_switched_off(signal: Signal) -> bool:
+    exporter = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "")
+    return exporter.strip() == "none" or os.environ.get("OTEL_SDK_DISABLED", "").strip().casefold() == "true"
+
+
+def _speaks_otlp(signal: Signal) -> bool:
+    protocol = _read_otlp(signal, "PROTOCOL") or _OTLP_PROTOCOL
+    if protocol == _OTLP_PROTOCOL:
+        return True
+    _LOG.warning(
+        "No %s are sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, and this server speaks %s alone",
+        signal,
+        format_input(protocol),
+        _OTLP_PROTOCOL,
+    )
+    return False
+
+
+def _read_otlp(signal: Signal, name: str) -> str:
+    """Return a variable about sending a signal, or else the one about sending anything."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}")
+    return next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
+
+
 def remember_given_secrets() -> None:
     """Remember the secrets in the environment before anything is validated, so that no error can repeat one."""
+    for signal in get_args(Signal):
+        remember_url_password(_read_otlp(signal, "ENDPOINT"))
+        for header in _read_otlp(signal, "HEADERS").split(","):
+            # A scheme such as `Bearer` is no secret.
+            remember_secret_permanently(SecretStr(unquote(header.partition("=")[2]).rpartition(" ")[2]))
     for name, value in _read_environment().items():
         if name == "state_url":
             remember_url_password(value)
@@ -302,7 +401,7 @@ def _list_server_layers(given: _Layer, file: ConfigFile | None) -> Sequence[_Lay
 
 def _read_environment() -> Mapping[str, str]:
     """Return the settings among the variables of the environment. An empty variable counts as absent."""
-    names = {variable_name(setting): setting for setting in Settings.model_fields}
+    names = {variable_name(setting): setting for setting in FIELDS}
     return {
         names[variable.upper()]: value
         for variable, value in os.environ.items()
@@ -411,7 +510,7 @@ def _validate(model: type[_Model], layers: Sequence[_Layer]) -> _Model:
         SettingsError: If something is missing, contradictory or unusable; one line names each of these.
     """
     values: dict[str, object] = {}
-    names: dict[str, str] = {name: layers[-1].format_name(name) for name in Settings.model_fields}
+    names: dict[str, str] = {name: layers[-1].format_name(name) for name in FIELDS}
     for layer in layers:
         values |= layer.values
         names |= {name: layer.format_name(name) for name in layer.values}
@@ -433,7 +532,7 @@ def _render_mistake(mistake: ErrorDetails, names: Mapping[str, str]) -> str:
         case {"type": "value_error", "ctx": {"error": error}}:
             sentence = f"{name} {error}".strip() if name else str(error).format_map(names)
         case _:
-            sentence = f"{name} must be {_render_expected(Settings.model_fields[str(mistake['loc'][0])])}"
+            sentence = f"{name} must be {_render_expected(FIELDS[str(mistake['loc'][0])])}"
     return sentence + _render_invalid_value(mistake, sentence)
 
 
@@ -514,7 +613,7 @@ def find_unknown_variables() -> Mapping[str, str]:
 
     They begin with our prefix, or both their prefix and their name are almost right.
     """
-    settings = [*Settings.model_fields]
+    settings = [*FIELDS]
     known = {variable_name(setting) for setting in settings}
     nearest = {name: find_nearest(name, settings) for name in sorted(os.environ) if name.upper() not in known}
     return {

@@ -85,7 +85,7 @@ def read_command(words: Sequence[str], *, timeout_seconds: float = COMMAND_TIMEO
             f"cannot be run: {failure.strerror}. It must be an absolute path, or a program on the PATH of this server"
         ) from None
     except subprocess.CalledProcessError as failure:
-        raise explain(f"{_render_status(failure.returncode)}. {_BY_HAND}") from None
+        raise explain(f"{render_exit_status(failure.returncode)}. {_BY_HAND}") from None
     except subprocess.TimeoutExpired:
         raise explain(f"closed its output and did not end within {timeout_seconds:g} seconds") from None
     except ValueError as reason:
@@ -100,7 +100,8 @@ def _explain_command(program: str, reason: str) -> SettingsError:
     return SettingsError(f"QUMULO_CREDENTIALS_COMMAND: {format_input(program)} {reason}.")
 
 
-def _render_status(status: int) -> str:
+def render_exit_status(status: int) -> str:
+    """Return how a program ended, as a clause that follows its name; a negative status is a signal."""
     return f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
 
 

@@ -41,7 +41,7 @@ from token_tools.setting_names import variable_name
 from token_tools.system_keyring import KeyringEntry, parse_keyring_entry
 from token_tools.times import parse_duration, parse_lifetime
 
-SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url"})
+SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url", "http_state_keys"})
 """Settings whose value must never be repeated."""
 CREDENTIAL_SETTINGS: Final = ("bearer_token", *READERS)
 """The settings of which one at most has or names the server's own credential."""
@@ -74,7 +74,7 @@ def _check_unit(value: object) -> object:
 
 
 def _coerce_command(value: object) -> object:
-    return None if value is None else parse_command(value)
+    return parse_command(value)
 
 
 def _coerce_fingerprint(value: object) -> object:
@@ -85,6 +85,7 @@ def _coerce_keyring_entry(value: object) -> object:
     return value if value is None or isinstance(value, KeyringEntry) else parse_keyring_entry(str(value))
 
 
+Command = Annotated[tuple[str, ...], BeforeValidator(_coerce_command)]
 Duration = Annotated[timedelta, BeforeValidator(_coerce_duration)]
 Lifetime = Annotated[timedelta | None, BeforeValidator(_coerce_lifetime)]
 Confirm = Literal["all", "risky", "none"]
@@ -106,7 +107,7 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_validate_database_url)]
 """The URL of a database, with a password in it perhaps."""
 
 
-class _CleanSettings(BaseModel):
+class CleanSettings(BaseModel):
     """How the value of every setting is taken: without invisible characters, and refused if it is a secret."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -128,7 +129,7 @@ class _CleanSettings(BaseModel):
         return value
 
 
-class ConnectionSettings(_CleanSettings):
+class ConnectionSettings(CleanSettings):
     """Which cluster is administered, how it is reached, and with which credential."""
 
     host: str = Field(description="Cluster address: a DNS name or an IP address")
@@ -145,7 +146,7 @@ class ConnectionSettings(_CleanSettings):
         description="File in the format of qq's credentials store, instead of the bearer token; "
         "read again when the cluster answers 401, a pipe only once",
     )
-    credentials_command: Annotated[tuple[str, ...] | None, BeforeValidator(_coerce_command)] = Field(
+    credentials_command: Command | None = Field(
         default=None,
         description="Command, run without a shell, that prints the bearer token or qq's credentials store within 10s; "
         "run again when the cluster answers 401",
@@ -184,7 +185,7 @@ class ConnectionSettings(_CleanSettings):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Restrictions(_CleanSettings):
+class Restrictions(CleanSettings):
     """What may be done to a cluster. Of several values the strictest one holds, wherever each is set."""
 
     read_only: bool = Field(default=False, description="Do not offer the tools that write")
@@ -216,7 +217,7 @@ STRICTNESS: Final[Mapping[str, Callable[[Any], float]]] = {
 """For each restriction, a number that is the greater the stricter a value is."""
 
 
-class StateSettings(_CleanSettings):
+class StateSettings(CleanSettings):
     """Where the record of all changes is kept, and how long."""
 
     state_dir: AbsolutePath = Field(
@@ -240,7 +241,7 @@ class StateSettings(_CleanSettings):
         return keep_record
 
 
-class ConfigSettings(_CleanSettings):
+class ConfigSettings(CleanSettings):
     """Where the settings are that are not given otherwise."""
 
     config: AbsolutePath | None = Field(
@@ -251,10 +252,18 @@ class ConfigSettings(_CleanSettings):
 class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
     """The decisions of the operator about one cluster. `configuration` loads them."""
 
-    delivery: Literal["file", "keyring", "inline"] = Field(
+    delivery: Literal["file", "keyring", "command", "inline", "none"] = Field(
         default="file",
-        description="Where a new bearer token goes: to a file, to the system's keyring, or inline into the answer "
-        "and so to the model",
+        description="Where a new bearer token goes: to a file, to the system's keyring, to a command, or inline into "
+        "the answer and so to the model; none: no token can be created",
+    )
+    delivery_command: Command | None = Field(
+        default=None,
+        description="Command, run without a shell, that gets a new bearer token on stdin and has to end with 0 within "
+        "1m",
+    )
+    delivery_check: Command | None = Field(
+        default=None, description="Command that is run before a token is created, without one, and has to end with 0"
     )
     delivery_dir: AbsolutePath = Field(
         default_factory=lambda values: values["state_dir"] / "tokens",
@@ -267,6 +276,8 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
 
     _bearer_at_start: SecretStr | None = PrivateAttr(default=None)
     """The credential once it was read, so that a start runs a command once."""
+    _has_distant_callers: bool = PrivateAttr(default=False)
+    """Whether callers cannot reach the disk of this machine."""
     _is_login_of_qq: bool = PrivateAttr(default=False)
     """Whether no setting named the credentials file, and it is the store that qq itself uses."""
 
@@ -280,6 +291,10 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
                 raise ValueError(
                     f"{{report_dir}} and {_place_name(folder)} are one folder: reports need one of their own"
                 )
+        if (self.delivery == "command") != (self.delivery_command is not None):
+            raise ValueError("{delivery}=command and {delivery_command} belong together: set both")
+        if self.delivery_check is not None and self.delivery != "command":
+            raise ValueError("{delivery_check} is for {delivery}=command: set that too, or remove it")
         default = self.default_lifetime if "default_lifetime" in self.model_fields_set else timedelta()
         if self.max_lifetime is not None and (default is None or default > self.max_lifetime):
             raise ValueError("{default_lifetime} is longer than {max_lifetime} allows")
@@ -292,6 +307,16 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
         """Return the settings with the store that qq itself uses as the credentials file; None if there is none."""
         settings = self.model_copy(update={"credentials_file": store})
         settings._is_login_of_qq = store is not None  # noqa: SLF001 - it is of this class, and has no other way in
+        return settings
+
+    def for_distant_callers(self) -> Self:
+        """Return the settings for callers on other machines: no file is a place for anything, unless one is named.
+
+        Without a named destination, new bearer tokens go nowhere, and so no token can be created.
+        """
+        destination = {} if "delivery" in self.model_fields_set else {"delivery": "none"}
+        settings = self.model_copy(update=destination)
+        settings._has_distant_callers = True  # noqa: SLF001 - it is of this class, and has no other way in
         return settings
 
     @property
@@ -316,9 +341,17 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
         return f"{variable_name(name)} ({format_input(str(getattr(self, name)))})"
 
     @property
+    def may_create_tokens(self) -> bool:
+        """Tell whether tokens can be created: a new bearer token needs a place to go."""
+        return not self.read_only and self.delivery != "none"
+
+    @property
     def may_write_reports(self) -> bool:
-        """Tell whether files may be exported: a server that only reads needs a folder that the operator has named."""
-        return not self.read_only or "report_dir" in self.model_fields_set
+        """Tell whether files may be exported.
+
+        A server that only reads, or that has distant callers, needs a folder that the operator has named.
+        """
+        return not (self.read_only or self._has_distant_callers) or "report_dir" in self.model_fields_set
 
     def read_bearer(self) -> SecretStr:
         """Return the server's credential as it is now; what names it is read again at each call. This may take seconds.

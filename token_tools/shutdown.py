@@ -51,12 +51,29 @@ class Shutdown:
     def __init__(self, timeout: timedelta) -> None:
         self._timeout_seconds = timeout.total_seconds()
         self._begun_at = math.inf
-        self._shorten_callbacks: set[Callable[[], object]] = set()
+        self._callbacks: set[Callable[[], object]] = set()
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Seconds that requests to the cluster may take altogether once the shutdown has begun."""
+        return self._timeout_seconds
 
     @property
     def has_begun(self) -> bool:
         """Whether the process has to end."""
         return self._begun_at < math.inf
+
+    async def wait_begun(self) -> None:
+        """Wait until the process has to end."""
+        begun = anyio.Event()
+        set_in_loop = partial(asyncio.get_running_loop().call_soon_threadsafe, begun.set)
+        # Register before looking, so that a beginning in between is not missed.
+        self._callbacks.add(set_in_loop)
+        try:
+            if not self.has_begun:
+                await begun.wait()
+        finally:
+            self._callbacks.remove(set_in_loop)
 
     def begin(self) -> None:
         """Begin the shutdown, from any thread; only the first call has an effect."""
@@ -67,7 +84,7 @@ class Shutdown:
         watchdog = threading.Timer(bound_seconds, _exit_after_timeout, [bound_seconds])
         watchdog.daemon = True
         watchdog.start()
-        for shorten in tuple(self._shorten_callbacks):
+        for shorten in tuple(self._callbacks):
             shorten()
 
     def seconds_left(self) -> float:
@@ -104,12 +121,12 @@ class Shutdown:
             # `begin` may be called in another thread, and only the loop's own may move the deadline of a scope.
             shorten_in_loop = partial(loop.call_soon_threadsafe, shorten)
             # Register before looking: a shutdown that begins in between is then noticed twice, and not never.
-            self._shorten_callbacks.add(shorten_in_loop)
+            self._callbacks.add(shorten_in_loop)
             shorten()
             try:
                 yield
             finally:
-                self._shorten_callbacks.remove(shorten_in_loop)
+                self._callbacks.remove(shorten_in_loop)
 
 
 def list_ending_signals() -> Sequence[int]:

@@ -1,8 +1,11 @@
 """A server with nothing but the SDK and one trivial tool: no server of the SDK can be faster."""
 
+import sys
+
 from mcp.server.mcpserver import MCPServer
 
-server = MCPServer("bare")
+# It logs no requests, as this project's own server does not.
+server = MCPServer("bare", log_level="WARNING")
 
 
 @server.tool()
@@ -11,5 +14,13 @@ def ping() -> str:
     return "pong"
 
 
+def main(port: str | None = None) -> None:
+    """Serve over stdio, or over HTTP at a port of this machine."""
+    if port is None:
+        server.run()
+    else:
+        server.run("streamable-http", port=int(port), stateless_http=True)
+
+
 if __name__ == "__main__":
-    server.run()
+    main(*sys.argv[1:])

@@ -354,6 +354,31 @@ def test_a_keyring_that_works_is_empty_afterwards(command_line: CommandLine, fak
     assert fake_keyring.secrets == {}
 
 
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [
+        (None, "handed to QUMULO_DELIVERY_COMMAND (true), which can be executed; no QUMULO_DELIVERY_CHECK is set"),
+        ("true", "handed to QUMULO_DELIVERY_COMMAND (true); QUMULO_DELIVERY_CHECK ended with 0"),
+        ("false", "QUMULO_DELIVERY_CHECK (false) ended with exit status 1"),
+    ],
+)
+def test_the_check_of_a_command_is_run(command_line: CommandLine, check: str | None, expected: str) -> None:
+    command_line.set(
+        delivery="command", delivery_command="true", **({} if check is None else {"delivery_check": check})
+    )
+
+    report = command_line.examine()
+
+    assert report.list_faults() == (["delivery"] if check == "false" else [])
+    assert expected in report.checks["delivery"].text
+
+
+def test_where_no_token_can_be_created_no_place_for_one_is_looked_for(command_line: CommandLine) -> None:
+    command_line.set(delivery="none")
+
+    assert "delivery" not in command_line.examine().checks
+
+
 def test_what_was_begun_and_not_ended_is_told_with_the_command_that_tells_more(command_line: CommandLine) -> None:
     state = prepare_state(command_line)
     add_entries(state, [{"cluster": f"{LOOPBACK}:{command_line.port}", "user_name": "local:jane"}])

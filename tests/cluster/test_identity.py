@@ -27,7 +27,7 @@ from tests.support.harness import (
 )
 from tests.support.misbehaving_cluster import replace_answer, rewrite_answers
 from token_tools.cluster.identity import HOW_TO_WRITE_A_USER, SELF, Domain, Identity, parse_user
-from token_tools.cluster.models import Caller
+from token_tools.cluster.models import Principal
 from token_tools.errors import Refusal
 from token_tools.sandbox.cluster import Account
 
@@ -432,9 +432,9 @@ def test_quotes_around_a_whole_spelling_change_nothing(quoted: str, spelling: st
     ],
 )
 def test_a_caller_is_a_user_by_the_first_common_number_or_by_name(user: Identity, *, is_theirs: bool) -> None:
-    caller = Caller(id="1001", name="CORP\\jane", sid="S-1-5-21-1", uid=7)
+    principal = Principal(id="1001", name="CORP\\jane", sid="S-1-5-21-1", uid=7)
 
-    assert caller.is_user(user) is is_theirs
+    assert principal.is_user(user) is is_theirs
 
 
 BACKUP = Account(auth_id="1002", domain="LOCAL", name="backup", sid="S-1-5-21-1-2-3-1002")

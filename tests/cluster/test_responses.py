@@ -23,7 +23,7 @@ DECODERS: list[Callable[[wire.Answer], object]] = [
     wire.decode_token,
     wire.decode_updated_token,
     wire.decode_new_token,
-    wire.decode_caller,
+    wire.decode_principal,
     wire.decode_identity,
     wire.check_deletion,
 ]
@@ -231,15 +231,15 @@ def test_a_time_beyond_the_calendar_does_not_hide_the_token(expiration_time: str
 @pytest.mark.parametrize("auth_id", ["abc", "", "-1", "1_0", 1.5, None], ids=repr)
 def test_a_caller_without_an_auth_id_is_a_bad_answer(auth_id: object) -> None:
     with pytest.raises(BadAnswer, match="The answer is not who-am-i"):
-        wire.decode_caller(create_answer(body={"id": auth_id}))
+        wire.decode_principal(create_answer(body={"id": auth_id}))
 
 
 def test_a_caller_whose_token_has_an_empty_id_came_with_one_that_is_not_known() -> None:
-    caller = wire.decode_caller(
+    principal = wire.decode_principal(
         replace(create_answer(body={"id": "500", "access_token_id": ""}), credential=SecretStr("access-v1:QUJD"))
     )
 
-    assert caller.is_unidentified_token
+    assert principal.is_unidentified_token
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,9 @@ def test_a_caller_whose_token_has_an_empty_id_came_with_one_that_is_not_known() 
     ids=["access-token", "login", "none"],
 )
 def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token: bool) -> None:
-    caller = wire.decode_caller(replace(create_answer(body={"id": "500"}), credential=SecretStr(credential)))
+    principal = wire.decode_principal(replace(create_answer(body={"id": "500"}), credential=SecretStr(credential)))
 
-    assert caller.is_token is is_token
+    assert principal.is_token is is_token
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_credential_is_an_access_token_by_its_looks(credential: str, is_token:
             "the id and the bearer token of a new access token, nor any JSON object",
             id="new",
         ),
-        pytest.param(wire.decode_caller, [], "who-am-i, nor any JSON object", id="caller"),
+        pytest.param(wire.decode_principal, [], "who-am-i, nor any JSON object", id="principal"),
         pytest.param(wire.decode_identity, [], "an identity, nor any JSON object", id="identity"),
     ],
 )
@@ -403,7 +403,7 @@ SELF_SERVICE_HINT = " Without it, from Core 7.3 on, what concerns the credential
         pytest.param(wire.decode_new_token, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="new-token"),
         pytest.param(wire.check_deletion, "PRIVILEGE_ACCESS_TOKENS_WRITE", SELF_SERVICE_HINT, id="deletion"),
         pytest.param(wire.decode_identity, "PRIVILEGE_IDENTITY_READ", "", id="identity"),
-        pytest.param(wire.decode_caller, "whatever who-am-i needs there", "", id="caller"),
+        pytest.param(wire.decode_principal, "whatever who-am-i needs there", "", id="principal"),
     ],
 )
 def test_a_missing_privilege_is_the_one_for_what_was_asked(
@@ -489,7 +489,9 @@ def test_of_an_error_only_the_vendor_s_envelope_is_told_and_as_data(
     assert str(failure.value) == f"The cluster declined {expected}."
 
 
-@pytest.mark.parametrize("read", [wire.decode_new_token, wire.decode_verified_caller], ids=lambda read: read.__name__)
+@pytest.mark.parametrize(
+    "read", [wire.decode_new_token, wire.decode_verified_principal], ids=lambda read: read.__name__
+)
 def test_where_the_cluster_knows_a_secret_that_nobody_else_does_yet_only_the_class_is_told(
     read: Callable[[wire.Answer], object],
 ) -> None:
@@ -497,7 +499,9 @@ def test_where_the_cluster_knows_a_secret_that_nobody_else_does_yet_only_the_cla
         read(create_answer(400, {"error_class": "cred_invalid_sid_error", "description": "any sentence"}))
 
 
-@pytest.mark.parametrize("read", [wire.decode_new_token, wire.decode_verified_caller], ids=lambda read: read.__name__)
+@pytest.mark.parametrize(
+    "read", [wire.decode_new_token, wire.decode_verified_principal], ids=lambda read: read.__name__
+)
 def test_there_no_class_is_told_whose_words_could_be_parts_of_the_secret(
     read: Callable[[wire.Answer], object],
 ) -> None:
@@ -551,10 +555,10 @@ def test_another_answer_to_a_deletion_is_none_of_a_cluster(body: object) -> None
 
 @pytest.mark.parametrize("token_id", [" 7", "07", "0x7", 7.0, "7.0", "", True, None, [], "\u0667"], ids=repr)
 def test_a_caller_s_token_that_is_not_plain_digits_counts_as_not_told(token_id: object) -> None:
-    caller = wire.decode_caller(create_answer(body={"id": "500", "access_token_id": token_id}))
+    principal = wire.decode_principal(create_answer(body={"id": "500", "access_token_id": token_id}))
 
-    assert caller.access_token_id is None
-    assert caller.is_unidentified_token
+    assert principal.access_token_id is None
+    assert principal.is_unidentified_token
 
 
 def test_a_page_of_more_tokens_than_any_cluster_gives_is_not_read() -> None:
@@ -607,10 +611,10 @@ def test_the_bound_of_a_page_holds_however_its_names_are_written() -> None:
 
 @pytest.mark.parametrize("told", [True, None, 1, "yes", []], ids=str)
 def test_a_login_is_no_token_whatever_the_cluster_says(told: object) -> None:
-    caller = wire.decode_caller(
+    principal = wire.decode_principal(
         replace(
             create_answer(body={"id": "500", "is_token": told, "may_be_token": told}), credential=SecretStr("1:QUJD")
         )
     )
 
-    assert not caller.is_unidentified_token
+    assert not principal.is_unidentified_token

@@ -354,6 +354,17 @@ def test_a_table_names_the_credential_of_its_cluster(
     assert profile.settings.credential_location == location.replace("BARE", str(bare))
 
 
+@pytest.mark.parametrize("command", ['["/opt/take it", "in"]', "\"'/opt/take it' in\""], ids=["array", "text"])
+def test_a_delivery_command_holds_for_all_clusters(write_config: WriteConfig, command: str) -> None:
+    top = f'delivery = "command"\ndelivery_command = {command}\ndelivery_check = ["true"]\n'
+    write_config(f"{top}{TWO_CLUSTERS}")
+
+    profiles = load_profiles({})
+
+    assert [profile.settings.delivery_command for profile in profiles] == [("/opt/take it", "in")] * 2
+    assert [profile.settings.delivery_check for profile in profiles] == [("true",)] * 2
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [

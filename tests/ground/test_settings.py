@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.environment import REQUIRED_ENVIRONMENT, SECRET, set_environment
-from token_tools.configuration import find_unknown_variables, load_settings, load_state_settings
+from token_tools.configuration import find_unknown_variables, format_variables, load_settings, load_state_settings
 from token_tools.credentials import encode_store, read_bearer
 from token_tools.errors import SettingsError
 
@@ -53,6 +53,8 @@ def test_every_variable_is_read(
         "timeout": timedelta(seconds=5),
         "read_only": True,
         "delivery": "inline",
+        "delivery_command": None,
+        "delivery_check": None,
         "state_dir": tmp_path / "state",
         "state_url": SecretStr("postgresql://jane@db.example.com/tokens?sslmode=verify-full"),
         "keep_record": timedelta(days=30),
@@ -152,7 +154,7 @@ def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(mo
         ),
         pytest.param(
             REQUIRED_ENVIRONMENT | {"QUMULO_DELIVERY": "mail"},
-            "QUMULO_DELIVERY must be file, keyring or inline",
+            "QUMULO_DELIVERY must be file, keyring, command, inline or none",
             id="delivery",
         ),
         pytest.param(
@@ -342,6 +344,34 @@ def test_a_fingerprint_contradicts_other_trust(monkeypatch: pytest.MonkeyPatch, 
 
     assert {*re.findall(r"QUMULO_\w+", str(failure.value))} == {other, "QUMULO_FINGERPRINT"}
     assert str(failure.value).endswith(" contradict each other: keep one")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"DELIVERY": "command"}, "QUMULO_DELIVERY=command and QUMULO_DELIVERY_COMMAND belong together"),
+        ({"DELIVERY_COMMAND": "vault"}, "QUMULO_DELIVERY=command and QUMULO_DELIVERY_COMMAND belong together"),
+        ({"DELIVERY_CHECK": "true"}, "QUMULO_DELIVERY_CHECK is for QUMULO_DELIVERY=command"),
+    ],
+)
+def test_settings_of_a_command_need_each_other(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    given = {f"QUMULO_{name}": value for name, value in variables.items()}
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | given)
+
+    with pytest.raises(SettingsError, match=f"^{expected}: "):
+        load_settings({})
+
+
+def test_a_command_in_variables_is_the_command_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("/opt/take", "it in", "")
+    settings: dict[str, object] = {"delivery": "command", "delivery_command": words, "delivery_check": [*words]}
+    set_environment(monkeypatch, REQUIRED_ENVIRONMENT | dict(format_variables(settings)))
+
+    loaded = load_settings({})
+
+    assert (loaded.delivery_command, loaded.delivery_check) == (words, words)
 
 
 @pytest.mark.parametrize("variable", ["QUMULO_DELIVERY_DIR", "QUMULO_STATE_DIR"])

@@ -43,7 +43,7 @@ from token_tools.operations.new_token import create_new_token
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.faults import Endpoint, Fault, Faults
 from token_tools.storage.attempts import Mandate
-from token_tools.storage.delivery import DeliveredToken, InlineDelivery
+from token_tools.storage.delivery import AskedToken, DeliveredToken, InlineDelivery
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_retry_backoff")]
 
@@ -669,7 +669,7 @@ def read_all_files(folder: Path, *, excluded: list[Path]) -> bytes:
 class CrashingDelivery(InlineDelivery):
     """A delivery that fails with an unexpected error."""
 
-    async def reserve(self) -> "CrashingDelivery":
+    async def reserve(self, _asked: AskedToken | None = None, /) -> "CrashingDelivery":
         """Succeed."""
         return self
 

@@ -28,8 +28,7 @@ from tests.support.harness import (
     refusal_response,
 )
 from tests.support.questions import ExamplePlan, call_until_question, call_with_answers
-from token_tools.errors import Refusal
-from token_tools.operations.consent import IRREVERSIBLE, MAX_COUNTED_REQUESTS, PLAN_TIMEOUT, PendingPlans
+from token_tools.operations.consent import IRREVERSIBLE, MAX_COUNTED_REQUESTS, MAX_PENDING_PLANS, PendingPlans
 from token_tools.operations.next_steps import PERSON_DECIDES
 
 pytestmark = pytest.mark.anyio
@@ -118,12 +117,24 @@ async def test_nobody_is_asked_where_the_operator_wants_it_so(
 def test_only_the_latest_requests_that_were_asked_in_vain_are_counted() -> None:
     questions = PendingPlans()
     plans = [
-        ExamplePlan(request_key=number, time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+        ExamplePlan(request=str(number), time=NOW, confirm="risky", risks=[IRREVERSIBLE])
         for number in range(MAX_COUNTED_REQUESTS + 1)
     ]
 
-    assert {questions.count_no_consent(plan) for plan in plans} == {1}
-    assert [questions.count_no_consent(plan) for plan in (plans[-1], plans[0])] == [2, 1]
+    assert {questions.count_no_consent("", plan) for plan in plans} == {1}
+    assert [questions.count_no_consent("", plan) for plan in (plans[-1], plans[0])] == [2, 1]
+
+
+def test_only_the_latest_plans_are_kept() -> None:
+    questions = PendingPlans()
+    plans = [
+        ExamplePlan(question_id=str(number), time=NOW, confirm="risky", risks=[IRREVERSIBLE])
+        for number in range(MAX_PENDING_PLANS + 1)
+    ]
+    for plan in plans:
+        questions.add(plan)
+
+    assert [questions.find(plan.question_id) for plan in (plans[0], plans[-1])] == [None, plans[-1]]
 
 
 async def test_one_answer_to_two_calls_at_once_makes_one_token(tmp_path: Path) -> None:
@@ -188,43 +199,6 @@ async def test_an_expiry_that_passes_while_the_person_thinks_is_no_expiry(harnes
 
     assert refusal == "The expiry has passed meanwhile."
     assert harness.recorder.bodies("POST", TOKENS_PATH) == []
-
-
-def test_a_question_stays_open_for_a_while_and_is_closed_once() -> None:
-    questions = PendingPlans()
-    plan = ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
-    questions.add(plan)
-
-    assert questions.get(ExamplePlan, "other request", now=NOW) is None
-    assert questions.get(ExamplePlan, "request", now=NOW + PLAN_TIMEOUT - timedelta(seconds=1)) is plan
-    questions.consume(plan)
-    with pytest.raises(Refusal, match="its answer is used up"):
-        questions.consume(plan)
-
-    questions.add(plan)
-    assert questions.get(ExamplePlan, "request", now=NOW + PLAN_TIMEOUT) is None
-
-
-def test_a_question_that_was_asked_anew_is_not_closed_by_the_old_one() -> None:
-    questions = PendingPlans()
-    old = ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE])
-    new = ExamplePlan(request_key="request", time=NOW + PLAN_TIMEOUT, confirm="risky", risks=[IRREVERSIBLE])
-    assert questions.add(old) is old
-    assert questions.add(new) is new
-
-    with pytest.raises(Refusal):
-        questions.consume(old)
-    questions.consume(new)
-
-
-def test_plans_without_need_of_consent_are_not_stored() -> None:
-    questions = PendingPlans()
-    plan = ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[])
-
-    questions.add(plan)
-    questions.consume(plan)
-
-    assert questions.get(ExamplePlan, "request", now=NOW) is None
 
 
 @pytest.mark.parametrize(

@@ -364,9 +364,12 @@ async def test_what_an_audit_saw_is_no_change(harness: Harness) -> None:
 
 async def test_a_record_of_the_version_before_is_brought_up_to_date_by_the_first_audit(harness: Harness) -> None:
     token = await harness.call("create_access_token", {"user": "local:jane"})
-    before = read_record(harness.settings)
     execute(harness.settings, "DROP TABLE sightings")
+    execute(harness.settings, "DROP TABLE questions")
+    execute(harness.settings, "DROP INDEX changes_by_revision")
+    execute(harness.settings, "ALTER TABLE changes DROP COLUMN revision")
     execute(harness.settings, "UPDATE state SET version = 1")
+    before = read_record(harness.settings)
 
     assert (await audit(harness)).fields["since_last_audit"][0] == FIRST
     assert (await audit(harness)).fields["since_last_audit"][0].startswith("Nothing changed since")

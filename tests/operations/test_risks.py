@@ -1,4 +1,4 @@
-"""Test which risks a change has, so that a person has to consent, and that a plan's question is composed once."""
+"""Test which risks a change has, so that a person has to consent."""
 
 from datetime import datetime, timedelta
 
@@ -14,11 +14,9 @@ from token_tools.operations.consent import (
     IRREVERSIBLE,
     LIVES_LONGER,
     NEVER_EXPIRES,
-    PLAN_TIMEOUT,
     STOPS_SOONER,
     STOPS_USERS,
     WAS_DISABLED,
-    PendingPlans,
     Risk,
     find_create_risks,
     find_update_risks,
@@ -87,28 +85,11 @@ def test_a_change_is_a_risk_where_a_token_lives_longer_or_somebody_may_be_stoppe
     ],
 )
 def test_the_operator_decides_what_needs_consent(confirm: Confirm, risks: list[Risk], *, is_needed: bool) -> None:
-    assert ExamplePlan(request_key="request", time=NOW, confirm=confirm, risks=risks).needs_consent is is_needed
+    assert ExamplePlan(time=NOW, confirm=confirm, risks=risks).needs_consent is is_needed
 
 
 def test_a_change_that_changes_nothing_never_needs_consent() -> None:
     token = build_token()
-    plan = UpdatePlan(request_key="request", time=NOW, confirm="all", risks=[], token=token, wanted=token.state)
+    plan = UpdatePlan(time=NOW, confirm="all", risks=[], token=token, wanted=token.state)
 
     assert not plan.needs_consent
-
-
-def test_the_question_about_a_plan_is_composed_once_and_forgotten_with_it() -> None:
-    pending_plans = PendingPlans()
-    composed: list[str] = []
-
-    def compose() -> str:
-        composed.append("question")
-        return f"question {len(composed)}"
-
-    plan = pending_plans.add(ExamplePlan(request_key="request", time=NOW, confirm="risky", risks=[IRREVERSIBLE]))
-    assert [pending_plans.get_question(plan, compose) for _ in range(2)] == ["question 1", "question 1"]
-
-    later = NOW + PLAN_TIMEOUT
-    new = pending_plans.add(ExamplePlan(request_key="request", time=later, confirm="risky", risks=[IRREVERSIBLE]))
-    assert pending_plans.get_question(new, compose) == "question 2"
-    assert pending_plans.get_question(plan, compose) == "question 3"

@@ -167,13 +167,15 @@ async def test_where_the_credential_can_be_written_the_server_goes_on_by_itself(
     assert "own token" not in rotated.text + after.text
 
 
-@pytest.mark.parametrize("why", ["read-only", "no privilege"])
+@pytest.mark.parametrize("why", ["read-only", "no privilege", "no destination"])
 async def test_where_the_server_may_not_write_the_operator_has_to_act(harness: Harness, why: str) -> None:
     own = own_token(harness)
     if why == "no privilege":
         harness.cluster.add_account(replace(ADMIN, privileges=frozenset({"PRIVILEGE_ACCESS_TOKENS_READ"})))
 
-    answer = await harness.call(LIST_TOOL, read_only=why == "read-only")
+    delivery = "none" if why == "no destination" else "file"
+
+    answer = await harness.call(LIST_TOOL, read_only=why == "read-only", delivery=delivery)
 
     assert answer.fields["warning"] == render_warning(
         own, "the operator has to replace QUMULO_BEARER_TOKEN, which this server may not do itself"

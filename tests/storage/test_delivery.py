@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr
@@ -12,6 +13,8 @@ from token_tools.cluster.qq import Qq
 from token_tools.errors import DeliveryError
 from token_tools.settings import Settings
 from token_tools.storage.delivery import (
+    CommandDelivery,
+    CommandLocation,
     Delivery,
     FileDelivery,
     FileLocation,
@@ -20,10 +23,16 @@ from token_tools.storage.delivery import (
     KeyringDelivery,
     KeyringLocation,
     Location,
+    NoDelivery,
     choose_delivery,
 )
 
 pytestmark = pytest.mark.anyio
+
+
+COMMAND = CommandDelivery(("vault",), None, "c:8000")
+OTHERS = (KeyringDelivery("c:8000"), COMMAND, InlineDelivery(), NoDelivery())
+"""The destinations without a folder."""
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ async def test_a_file_that_cannot_be_looked_for_is_not_taken_for_gone(folder: Pa
     unreadable = tmp_path / ("x" * 300)
     location = FileLocation(unreadable / "token.json")
 
-    for delivery in (FileDelivery(folder, Qq("c", 8000)), KeyringDelivery("c:8000"), InlineDelivery()):
+    for delivery in (*OTHERS, FileDelivery(folder, Qq("c", 8000))):
         with pytest.raises(DeliveryError, match=f" in {unreadable}: {os.strerror(errno.ENAMETOOLONG)}"):
             await delivery.locate(NEW_TOKEN.id, location)
     with pytest.raises(DeliveryError, match=f" in {unreadable}: {os.strerror(errno.ENAMETOOLONG)}"):
@@ -52,17 +61,21 @@ async def test_a_location_at_another_destination_is_found_whatever_the_operator_
     file.touch()
     found: list[Location] = [FileLocation(file), KeyringLocation("other", "jane 1")]
 
-    for delivery in (FileDelivery(tmp_path / "tokens", Qq("c", 8000)), KeyringDelivery("c:8000"), InlineDelivery()):
+    for delivery in (*OTHERS, FileDelivery(tmp_path / "tokens", Qq("c", 8000))):
         assert [await delivery.locate("1", location) for location in found] == found
         answer = await delivery.locate("1", InlineLocation())
         assert answer is not None
         assert answer.render() == "the answer to that call, and with it the conversation and its logs"
+        handed = await delivery.locate("1", CommandLocation("vault"))
+        assert handed is not None
+        assert handed.render() == "the hands of QUMULO_DELIVERY_COMMAND (vault), as far as is known"
         assert await delivery.locate("1", FileLocation(tmp_path / "gone.json")) is None
-        assert await delivery.locate("1", None) is None
+        if delivery != COMMAND:
+            assert await delivery.locate("1", None) is None
 
 
 async def test_there_is_nothing_to_recover_where_there_is_no_folder_or_no_file(delivery: Delivery) -> None:
-    for way in (delivery, KeyringDelivery("c:8000"), InlineDelivery()):
+    for way in (delivery, *OTHERS):
         assert list(await way.recover()) == []
         assert list(await way.list_unidentified_files()) == []
 
@@ -79,16 +92,29 @@ async def test_inline_hands_the_token_over_with_a_word_about_where_it_is_now() -
     assert SECRET not in repr(delivered)
 
 
+async def test_nothing_is_delivered_nowhere() -> None:
+    with pytest.raises(DeliveryError, match=r"^A new bearer token has no place to go: QUMULO_DELIVERY names none\.$"):
+        await NoDelivery().reserve()
+
+
 def test_the_operator_chooses_the_way() -> None:
     settings = Settings(host="c", bearer_token=SecretStr("own"))
 
     qq = Qq("c", 8000)
     ways = {
-        way: choose_delivery(settings.model_copy(update={"delivery": way}), qq) for way in ("file", "keyring", "inline")
+        way: choose_delivery(
+            settings.model_copy(
+                update={"delivery": way, "delivery_command": ("vault", "kv"), "delivery_check": ("ok",)}
+            ),
+            qq,
+        )
+        for way in get_args(Settings.model_fields["delivery"].annotation)
     }
 
     assert ways == {
         "file": FileDelivery(settings.delivery_dir, qq),
         "keyring": KeyringDelivery("c:8000"),
+        "command": CommandDelivery(("vault", "kv"), ("ok",), "c:8000"),
         "inline": InlineDelivery(),
+        "none": NoDelivery(),
     }

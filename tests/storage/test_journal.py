@@ -32,7 +32,7 @@ from tests.support.waiting import wait_until
 from token_tools.errors import JournalError, Refusal
 from token_tools.settings import Settings, StateSettings
 from token_tools.storage.attempts import UNTRIED, Attempt, Mandate, Operation, Outcome, Settlement
-from token_tools.storage.delivery import FileLocation, InlineLocation, KeyringLocation, Location
+from token_tools.storage.delivery import CommandLocation, FileLocation, InlineLocation, KeyringLocation, Location
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
 from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, PRUNED_EVERY, read_revision, upgrade
@@ -137,6 +137,7 @@ async def test_an_intent_and_its_outcome_are_one_row_that_is_durable_at_each_ste
     assert lease > "2026-11-24T09:00:00"
     assert begun == {
         "number": 1,
+        "revision": 1,
         "id": intent.id,
         "begun": "2026-11-24T09:00:00.000000Z",
         "cluster": CLUSTER,
@@ -151,6 +152,7 @@ async def test_an_intent_and_its_outcome_are_one_row_that_is_durable_at_each_ste
     }
     assert ended == begun | {
         "leased_until": lease,
+        "revision": 2,
         "outcome": "created",
         "ended": "2026-11-24T09:00:00.000000Z",
         "token_id": "8",
@@ -347,8 +349,8 @@ async def test_of_two_servers_one_alone_carries_out_what_a_person_agreed_to(
 
     assert ended.count("created") == 1
     assert {text for text in ended if text != "created"} == {
-        "This question was answered before, and its answer is used up. What that did is told there: look at the user's "
-        "tokens before you call again."
+        "This question was answered before, or its time is over, and its answer is used up. What that did is told "
+        "there: look at the user's tokens before you call again."
     }
     assert read_outcomes(state) == ["created"]
 
@@ -565,6 +567,44 @@ async def test_what_another_server_writes_is_read_at_the_next_call(servers: Serv
     assert len(await journal.list_attempts()) == 2
     await other.settle(first, "deleted")
     assert [attempt.settlement for attempt in await journal.list_attempts()] == ["deleted", None]
+
+
+async def test_what_another_server_writes_again_is_read_again(servers: Servers, journal: Journal) -> None:
+    other = servers.start()
+    for _ in range(2):
+        await record_attempt(other)
+    async with other.record_intent(other.draft("create", "local:jane", MANDATE)) as intent:
+        assert [attempt.is_in_flight for attempt in await journal.list_attempts()] == [False, False, True]
+        await other.record_outcome(intent, "created", "8")
+        assert [attempt.outcome for attempt in await journal.list_attempts()] == ["created"] * 3
+        await record_attempt(other, "unknown")
+        await other.record_outcome(intent, "rolled back", "8")
+
+    outcomes = ["created", "created", "rolled back", "unknown"]
+    assert [attempt.outcome for attempt in await journal.list_attempts()] == outcomes
+    assert await journal.list_attempts() == await servers.start().list_attempts()
+
+
+@pytest.mark.parametrize(
+    "restore",
+    [
+        pytest.param("UPDATE state SET revision = 1", id="of-an-earlier-time"),
+        pytest.param("UPDATE changes SET id = 'another'", id="another-one"),
+    ],
+)
+async def test_a_database_that_was_restored_is_read_anew(
+    state: StateSettings, servers: Servers, journal: Journal, restore: str
+) -> None:
+    await record_attempt(journal)
+    await journal.list_attempts()
+    execute(state, "UPDATE changes SET outcome = 'rolled back'")
+    execute(state, restore)
+    if restore.startswith("UPDATE changes"):
+        execute(state, "UPDATE state SET revision = revision + 1")
+
+    [attempt] = await journal.list_attempts()
+    assert [attempt] == await servers.start().list_attempts()
+    assert attempt.outcome == "rolled back"
 
 
 async def test_what_is_old_is_dropped_and_what_is_unfinished_never(state: StateSettings, servers: Servers) -> None:
@@ -811,7 +851,7 @@ async def test_a_record_of_a_newer_program_is_neither_read_nor_written(state: St
     await record_attempt(journal)
     execute(state, "UPDATE state SET version = 7")
     text = (
-        r"^The journal was written by a newer version of this program \(schema 7; this one knows 2\)\. Update "
+        r"^The journal was written by a newer version of this program \(schema 7; this one knows 3\)\. Update "
         r"qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL\.$"
     )
 
@@ -875,11 +915,16 @@ async def test_tables_that_this_program_did_not_make_are_told_with_what_mends_it
 LOCATIONS: dict[str, Location] = {
     "file": FileLocation(Path("/x/y.json")),
     "keyring": KeyringLocation("qumulo-token-tools c:8000", "local:o'neil 7"),
+    "command": CommandLocation("vault"),
     "inline": InlineLocation(),
 }
 
 
-@pytest.mark.parametrize("destination", get_args(Settings.model_fields["delivery"].annotation))
+def test_each_destination_has_a_location_of_its_own() -> None:
+    assert {*LOCATIONS, "none"} == {*get_args(Settings.model_fields["delivery"].annotation)}
+
+
+@pytest.mark.parametrize("destination", LOCATIONS)
 async def test_a_location_is_read_as_it_was_written(journal: Journal, destination: str) -> None:
     async with journal.record_intent(journal.draft("create", "local:jane", MANDATE)) as intent:
         await journal.record_outcome(intent, "created", "2", location=LOCATIONS[destination])

@@ -1,6 +1,6 @@
 """Several embedded clusters behind one server, with the requests that each of them got."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.recording_transport import RecordingTransport
 from token_tools.configuration import Profile
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import DemoCluster
-from token_tools.server.app import Timing, create_server
+from token_tools.server.app import Timing, Wire, create_server
 
 NAMES = ("production", "replica", "lab")
 
@@ -46,22 +46,30 @@ class FleetHarness:
         self, *, person: ElicitationFnT | None = None, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> AsyncGenerator[Client]:
         """Connect a client to a new server for all clusters."""
-        profiles = [
-            Profile(harness.settings, name, self.descriptions.get(name, ""), table=name)
-            for name, harness in self.clusters.items()
-        ]
         first = next(iter(self.clusters.values()))
         server = create_server(
-            profiles,
-            cluster_transport=_HostTransport(
-                {harness.settings.host: harness.recorder for harness in self.clusters.values()}
-            ),
+            self.profiles,
+            cluster_transport=self.transport,
             clock=lambda: NOW,
             timing=Timing(report_delay=first.report_delay, own_token_patience=first.own_token_patience),
+            wire=Wire(telemetry=first.telemetry),
         )
         with anyio.fail_after(timeout_seconds):
             async with Client(server, mode=self.mode, elicitation_callback=person) as client:
                 yield client
+
+    @property
+    def profiles(self) -> Sequence[Profile]:
+        """Return what a server gets to know of the clusters."""
+        return [
+            Profile(harness.settings, name, self.descriptions.get(name, ""), table=name)
+            for name, harness in self.clusters.items()
+        ]
+
+    @property
+    def transport(self) -> httpx.AsyncBaseTransport:
+        """Return the way to each of the clusters, by its host."""
+        return _HostTransport({harness.settings.host: harness.recorder for harness in self.clusters.values()})
 
     async def call(
         self, tool: str, arguments: dict[str, Any] | None = None, *, person: ElicitationFnT | None = None

@@ -1,7 +1,7 @@
 """The harness of the tests of tools: an embedded cluster, the requests that it got, and a server with a client."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,17 +10,20 @@ from typing import Any, Literal
 import anyio
 import httpx
 import pytest
-from mcp.client import Client, ClientRequestContext
+from mcp.client import Client, ClientRequestContext, Transport
 from mcp.client.session import ElicitationFnT
+from mcp.server.mcpserver import MCPServer
 from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 from pydantic import SecretStr
 
 from tests.support.recording_transport import RecordingTransport
 from tests.support.waiting import wait_until
 from token_tools.configuration import Profile
+from token_tools.operations.fleet import Fleet
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.cluster import Account, Cluster, Token
-from token_tools.server.app import Timing, create_server
+from token_tools.server.app import Timing, Wire, create_server
+from token_tools.server.instruments import Telemetry
 from token_tools.settings import Settings, StateSettings
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -46,6 +49,8 @@ USERS_GROUP = Account(auth_id="513", domain="LOCAL", name="Users", is_group=True
 NEVER_EXPIRING_REQUEST = {"user": "local:jane", "expiration_time": "never"}
 MAX_ANSWER_CHARACTERS = 25_000
 Mode = Literal["auto", "legacy"]
+Way = Callable[[MCPServer[Fleet]], AbstractAsyncContextManager[MCPServer[Fleet] | Transport]]
+"""How a client reaches a server."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,9 @@ DECLINES = ElicitResult(action="decline")
 class Harness:
     """A cluster with a record of its requests, on which each call starts a server and a client.
 
-    A call ends after `timeout_seconds`. Without `own_token_patience`, no server asks when its own token expires: what
-    tools ask of the cluster is then all that is asked.
+    A call ends after `timeout_seconds`. `telemetry` is told what the servers do. Without `own_token_patience`, no
+    server asks when its own token expires: what tools ask of the cluster is then all that is asked. The `way` to a
+    server is over memory, if no other is given.
     """
 
     cluster: Cluster
@@ -103,6 +109,9 @@ class Harness:
     report_delay: timedelta = timedelta(hours=1)
     own_token_patience: timedelta | None = None
     timeout_seconds: float = TIMEOUT_SECONDS
+    state_keys: Sequence[bytes] = ()
+    way: Way = nullcontext
+    telemetry: Telemetry | None = None
 
     @asynccontextmanager
     async def connected(
@@ -116,9 +125,13 @@ class Harness:
             cluster_transport=self.recorder,
             clock=lambda: self.now,
             timing=Timing(self.consent_timeout, self.report_delay, self.own_token_patience),
+            wire=Wire(state_keys=self.state_keys, telemetry=self.telemetry),
         )
         with anyio.fail_after(self.timeout_seconds):
-            async with Client(server, mode=self.mode, elicitation_callback=person) as client:
+            async with (
+                self.way(server) as reached,
+                Client(reached, mode=self.mode, elicitation_callback=person) as client,
+            ):
                 yield client
 
     async def call(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import token_tools
+from token_tools.http_settings import FIELDS
 from token_tools.setting_names import ENV_PREFIX, variable_name
-from token_tools.settings import Settings
 
 REPOSITORY: Final = Path(__file__).parents[2]
 PACKAGE: Final = Path(token_tools.__file__).parent
@@ -96,7 +96,7 @@ def is_variable(text: str) -> bool:
     if written is None:
         return False
     if written[1].startswith(ENV_PREFIX):
-        return written[1] in {variable_name(name) for name in Settings.model_fields}
+        return written[1] in {variable_name(name) for name in FIELDS}
     return any(f'environ.get("{written[1]}")' in file.read_text() for file in TESTS.rglob("*.py"))
 
 
@@ -105,9 +105,7 @@ def is_option(text: str) -> bool:
     name = text.partition("=")[0]
     setting = name.removeprefix("--").replace("-", "_")
     sources = [*PACKAGE.rglob("*.py"), TESTS / "conftest.py"]
-    return name.startswith("--") and (
-        setting in Settings.model_fields or any(f'"{name}"' in file.read_text() for file in sources)
-    )
+    return name.startswith("--") and (setting in FIELDS or any(f'"{name}"' in file.read_text() for file in sources))
 
 
 def find_path(text: str, page: Path = REPOSITORY / "README.md") -> Path | None:

@@ -143,13 +143,16 @@ class ReplaceableApp:
 
 
 @contextmanager
-def serve_over_https(app: ASGIApp, folder: Path, *, dates_answers: bool = True) -> Generator[int]:
+def serve_over_https(
+    app: ASGIApp, folder: Path, *, dates_answers: bool = True, authority: trustme.CA | None = None
+) -> Generator[int]:
     """Serve an application over HTTPS in a thread of this process, and yield the port.
 
-    Its answers have the time of this machine, unless the application gives them a time itself.
+    Its answers have the time of this machine, unless the application gives them a time itself. Its certificate is of
+    the authority, of one of its own if that is None.
     """
     certificate = folder / "server.pem"
-    trustme.CA().issue_cert(LOOPBACK).private_key_and_cert_chain_pem.write_to_path(certificate)
+    (authority or trustme.CA()).issue_cert(LOOPBACK).private_key_and_cert_chain_pem.write_to_path(certificate)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from token_tools import __version__
 from token_tools.configuration import Profile
+from token_tools.http_settings import HttpSettings
 from token_tools.server.app import SERVER_NAME, create_server
 from token_tools.setting_names import variable_name
 from token_tools.settings import SECRET_SETTINGS, Settings
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
+HTTP_PAGE = (REPOSITORY / "docs" / "http.md").read_text()
 MANIFEST: dict[str, Any] = json.loads((REPOSITORY / "server.json").read_text())
 PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 [PACKAGE] = MANIFEST["packages"]
@@ -81,6 +83,35 @@ def test_the_readme_lists_every_setting_in_order() -> None:
     assert list(parse_readme_table("variable")) == [f"`{name}`" for name in FIELDS_BY_VARIABLE]
 
 
+def test_the_page_about_http_lists_every_setting_of_it_in_order() -> None:
+    rows = parse_table(HTTP_PAGE, "variable")
+
+    assert list(rows) == [f"`{variable_name(name)}`" for name in HttpSettings.model_fields]
+
+
+@pytest.mark.parametrize("name", HttpSettings.model_fields)
+def test_a_setting_of_http_is_the_same_in_code_and_on_its_page(name: str) -> None:
+    field = HttpSettings.model_fields[name]
+
+    default, meaning = parse_table(HTTP_PAGE, "variable")[f"`{variable_name(name)}`"]
+
+    assert meaning == field.description
+    if not field.default_factory:
+        assert default == render_default(field.default)
+
+
+def render_default(default: object) -> str:
+    match default:
+        case None | ():
+            return "\N{EN DASH}"
+        case bool():
+            return str(default).lower()
+        case tuple():
+            return " ".join(map(str, cast(tuple[object, ...], default)))
+        case _:
+            return str(default)
+
+
 async def test_the_readme_lists_every_tool_with_its_first_sentence() -> None:
     tools = await create_server([Profile(SETTINGS)]).list_tools()
 
@@ -108,7 +139,12 @@ def parse_default(text: str, field: FieldInfo) -> object:
 
 def parse_readme_table(first_column: str) -> dict[str, list[str]]:
     """Return the rows of the README's table with this first heading, by their first cell."""
-    _, _, table = README.partition(f"\n| {first_column} |")
+    return parse_table(README, first_column)
+
+
+def parse_table(page: str, first_column: str) -> dict[str, list[str]]:
+    """Return the rows of a page's first table with this first heading, by their first cell."""
+    _, _, table = page.partition(f"\n| {first_column} |")
     lines = table.partition("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return {first.strip("| "): rest for first, *rest in cells}

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.harness import ADMIN, JANE
 from tests.support.json_rpc import create_call
+from tests.support.processes import find_processes, make_argument
 from tests.support.record import state_file
 from tests.support.server_process import (
     CREATE_REQUEST,
@@ -25,6 +26,7 @@ from tests.support.server_process import (
     served_cluster,
 )
 from tests.support.signals import HARMLESS_SIGNALS, KILL_SIGNALS, STOP_SIGNALS, format_signal
+from tests.support.waiting import MAX_PAUSES, PAUSE_SECONDS
 from token_tools.cli.serve import WAITING
 from token_tools.sandbox.faults import Endpoint, Fault
 from token_tools.shutdown import CLEANUP_TIMEOUT
@@ -102,6 +104,29 @@ def test_a_change_that_was_begun_is_finished_before_the_end(end: EndAction, over
         [token] = cluster.cluster.tokens.of_user(JANE.auth_id)
         assert cluster.read_delivered() == {token.id: token.bearer_token}
         assert cluster.read_outcomes() == ["created"]
+
+
+def test_a_command_that_hangs_is_killed_in_time_and_its_token_deleted_again(tmp_path: Path) -> None:
+    program, argument = tmp_path / "vault", make_argument()
+    program.write_text(f"#!/bin/sh\nsetsid sleep {argument} &\nexec sleep {argument}\n")
+    program.chmod(0o755)
+    with (
+        served_cluster(tmp_path) as cluster,
+        running_server(
+            cluster, QUMULO_DELIVERY="command", QUMULO_DELIVERY_COMMAND=str(program), QUMULO_TIMEOUT="6s"
+        ) as server,
+    ):
+        server.send(create_call(2, "create_access_token", user="local:jane"))
+        for _ in range(MAX_PAUSES):
+            if len(find_processes(argument)) == 2:
+                break
+            time.sleep(PAUSE_SECONDS)
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.wait_for_exit() == (0, "")
+        assert find_processes(argument) == []
+        assert cluster.cluster.tokens.of_user(JANE.auth_id) == []
+        assert cluster.read_outcomes() == ["rolled back"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])

@@ -627,7 +627,9 @@ async def test_what_mends_a_finding_is_what_this_server_may_do(harness: Harness)
     mends = {entry["finding"]: entry["mend"] for entry in both.fields["findings"]}
     assert mends["never_expires"] == f'rotate_access_token(id="{other.id}", expiration_time="12h")'
     assert "note" not in both.fields
-    assert looking.fields["note"].startswith("This server only reads: the calls that mend are for one that may write")
+    assert looking.fields["note"].startswith(
+        "You may only read here: the calls that mend are for a server or a caller that"
+    )
     assert looking.fields["note"] in looking.text
 
 
@@ -854,7 +856,7 @@ async def test_a_server_that_only_reads_tells_whom_the_remedies_are_for(tmp_path
 
     answer = await harness.call(AUDIT_TOOL, read_only=True)
 
-    assert answer.fields["note"].startswith("This server only reads")
+    assert answer.fields["note"].startswith("You may only read here")
 
 
 async def test_a_server_whose_credential_may_only_read_tells_it_with_the_remedies(harness: Harness) -> None:

@@ -218,7 +218,7 @@ async def test_calls_that_mend_are_for_clusters_that_this_server_may_change(flee
 
     assert find(both, "expired")["mend"].startswith('delete_access_token(cluster="lab", ')
     assert find(of_one, "expired")["mend"] == "This server changes nothing there: a person mends it"
-    assert "production: This server only reads" in both.fields["note"]
+    assert "production: You may only read here" in both.fields["note"]
     assert both.fields["note"] in both.text
 
 

@@ -422,7 +422,7 @@ async def test_a_repeated_rotate_tells_of_a_new_token_that_was_never_delivered(h
     refusal = await harness.call_refused("rotate_access_token", {"id": old.id})
 
     assert refusal.endswith(
-        f"The new token {new.id} is no good: its bearer token is lost, and it could not be deleted. "
+        f"The new token {new.id} is no good: its bearer token was not delivered, and it could not be deleted. "
         f"{render_delete_steps(new.id)}"
     )
 

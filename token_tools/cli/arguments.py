@@ -16,11 +16,12 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 from token_tools import __version__
 from token_tools.cli import serve
 from token_tools.errors import UsageError
+from token_tools.http_settings import FIELDS
 from token_tools.operator_input import MAX_SHOWN_CHARS, find_secret_reason
 from token_tools.quoting import is_visible, quote_untrusted
 from token_tools.server.app import SERVER_NAME
 from token_tools.setting_names import variable_name
-from token_tools.settings import SECRET_SETTINGS, Settings
+from token_tools.settings import SECRET_SETTINGS
 
 _MIN_SIMILARITY: Final = 0.7
 """Ratio, from 0 to 1, from which on an option is told to be the nearest to one that there is not."""
@@ -73,6 +74,13 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "journal": Command(
         "Print who changed which tokens, when, and who agreed",
         ["journal --since 7d", "journal --unfinished", "journal --format csv --user local:jane"],
+    ),
+    "http": Command(
+        "Serve MCP over HTTP, for clients on other machines and for teams",
+        [
+            "http --http-anonymous --demo",
+            "http --http-listen unix:/run/qumulo-token-tools/mcp.sock --http-anonymous",
+        ],
     ),
     "demo": Command("Play a short conversation with the server on an embedded cluster", ["demo"]),
     "sandbox": Command(
@@ -135,8 +143,8 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
         _check_belonging(name, given, parser.commands[name])
     return Arguments(
         _load(name).run if name else serve.run,
-        settings={option: value for option, value in given.items() if option in Settings.model_fields},
-        options={option: value for option, value in given.items() if option not in Settings.model_fields},
+        settings={option: value for option, value in given.items() if option in FIELDS},
+        options={option: value for option, value in given.items() if option not in FIELDS},
     )
 
 
@@ -162,7 +170,7 @@ def _check_no_secrets(words: Sequence[str]) -> None:
 def _check_belonging(command: str, given: Iterable[str], parser: "_Parser") -> None:
     """Check that no option stands before a command to which it means nothing. A setting may stand before each."""
     for option in given:
-        if option not in Settings.model_fields and option not in parser.list_destinations():
+        if option not in FIELDS and option not in parser.list_destinations():
             raise UsageError(f"--{option.rstrip('s')} is an option for serving, and means nothing to `{command}`.")
 
 

@@ -13,6 +13,7 @@ from token_tools import __version__
 from token_tools.cli.checks.check import Check
 from token_tools.cli.checks.cluster import check_cluster
 from token_tools.cli.checks.hosts import check_hosts
+from token_tools.cli.checks.http import check_http_files, check_http_settings
 from token_tools.cli.checks.machine import check_credential, check_program, check_settings
 from token_tools.cli.checks.network import check_network
 from token_tools.cli.checks.storage import check_storage
@@ -117,9 +118,16 @@ class _JsonReport:
 async def _report_all(report: _TextReport | _JsonReport, settings: Mapping[str, Any], clusters: Sequence[str]) -> None:
     report.add(check_program())
     try:
-        for profile in find_profiles(settings, clusters=clusters):
-            async for check in _check_profile(profile):
+        profiles = find_profiles(settings, clusters=clusters)
+        http_settings, http_check = check_http_settings(settings)
+        for profile in profiles:
+            async for check in _check_profile(profile if http_check is None else profile.for_distant_callers()):
                 report.add(check.about(profile))
+        if http_check is not None:
+            report.add(http_check)
+        if http_settings is not None:
+            async for check in check_http_files(http_settings, utc_now):
+                report.add(check)
     except UsageError:
         raise
     except SettingsError as failure:

@@ -71,7 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--token", type=_parse_token_id, metavar="ID", help="Only of this token: changed, created or replaced"
     )
     parser.add_argument(
-        "--operation", choices=get_args(Operation), metavar="WORD", help="Only these: create, rotate, update or delete"
+        "--operation",
+        choices=get_args(Operation),
+        metavar="WORD",
+        help="Only these: create, rotate, update, delete or export",
     )
     parser.add_argument(
         "--unfinished",

@@ -16,8 +16,9 @@ from token_tools.cli.setting_options import OptionContainer, add_cluster_option,
 from token_tools.config_file import name_table_keys
 from token_tools.configuration import Profile, load_profiles
 from token_tools.errors import UsageError
-from token_tools.server.app import create_server, create_shutdown
+from token_tools.server.app import Timing, Wire, create_server, create_shutdown
 from token_tools.server.stdio import serve
+from token_tools.server.telemetry import open_telemetry
 from token_tools.shutdown import new_event_loop
 
 _LOG: Final = logging.getLogger(__name__)
@@ -63,6 +64,22 @@ def serve_clusters(profiles: Sequence[Profile], cluster_transport: httpx.AsyncBa
 
     Requests to them go over `cluster_transport` instead of the network if one is given.
     """
+    warn_unverified(profiles)
+    if sys.stdin.isatty():
+        sys.stderr.write(WAITING)
+    shutdown = create_shutdown(profiles)
+    with open_telemetry() as telemetry:
+        server = create_server(
+            profiles,
+            cluster_transport=cluster_transport,
+            timing=Timing(shutdown=shutdown),
+            wire=Wire(telemetry=telemetry),
+        )
+        anyio.run(serve, server, shutdown, backend_options={"loop_factory": new_event_loop})
+
+
+def warn_unverified(profiles: Sequence[Profile]) -> None:
+    """Warn of clusters whose certificates are not verified."""
     for profile in profiles:
         if not profile.settings.verify_tls:
             _LOG.warning(
@@ -70,8 +87,3 @@ def serve_clusters(profiles: Sequence[Profile], cluster_transport: httpx.AsyncBa
                 name_table_keys("QUMULO_VERIFY_TLS", profile.table),
                 profile.label,
             )
-    if sys.stdin.isatty():
-        sys.stderr.write(WAITING)
-    shutdown = create_shutdown(profiles)
-    server = create_server(profiles, cluster_transport=cluster_transport, shutdown=shutdown)
-    anyio.run(serve, server, shutdown, backend_options={"loop_factory": new_event_loop})

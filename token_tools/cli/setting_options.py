@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 from pydantic.fields import FieldInfo
 
+from token_tools.http_settings import FIELDS
 from token_tools.setting_names import variable_name
 from token_tools.settings import SECRET_SETTINGS, Settings
 from token_tools.times import format_duration_argument
@@ -40,7 +41,7 @@ def add_setting_options(parser: OptionContainer, *, without: Collection[str] = (
 
 def add_setting_option(parser: OptionContainer, name: str, *, default: str | None = None) -> None:
     """Add the option of one setting; `default` says what holds without it, where that is not the usual."""
-    field = Settings.model_fields[name]
+    field = FIELDS[name]
     option = f"--{name.replace('_', '-')}"
     usual = _render_default(name, field) if default is None else f" (default: {default})"
     help_text = f"{field.description}{usual} [{variable_name(name)}]"

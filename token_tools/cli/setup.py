@@ -24,6 +24,7 @@ from token_tools.cluster.qq import Qq
 from token_tools.cluster.responses import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE
 from token_tools.config_file import CLUSTERS
 from token_tools.errors import ClusterError, NotFound, Refusal, SettingsError, TokenToolsError, UsageError
+from token_tools.operations.caller import Caller
 from token_tools.operations.create import CreatePlan, create_token, plan_create
 from token_tools.operations.own_credential import OwnCredential, read_own_credential
 from token_tools.operations.services import Services
@@ -106,8 +107,8 @@ def _is_lasting(own: OwnCredential | None) -> bool:
 async def _make_credential(target: Target, answers: Answers) -> bool | UsageError:
     """Create the server's own token, and write the table; tell whether that was done, or what was asked wrongly."""
     async with open_services(target.login) as opened:
-        actor = f"{find_system_user(os.getuid())} via {SERVER_NAME} setup"
-        services = replace(opened, delivery=CredentialDelivery(target.place), actor=actor)
+        caller = Caller(id="", name=f"{find_system_user(os.getuid())} via {SERVER_NAME} setup")
+        services = replace(opened, delivery=CredentialDelivery(target.place), caller=caller)
         try:
             plan = await _agree_plan(services, target, answers)
             # What becomes of the token is told before the process ends.
@@ -157,6 +158,7 @@ def _tell_failure(failure: TokenToolsError) -> bool:
 
 async def _plan_token(services: Services, target: Target, answers: Answers) -> CreatePlan:
     asked = str(answers.user)
+    await services.journal.check_ready()
     try:
         return await plan_create(services, parse_user(asked), answers.expiration_time)
     except ValueError as reason:

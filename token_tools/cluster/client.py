@@ -12,11 +12,11 @@
 from __future__ import annotations  # to evaluate them would run httpx at the start
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from token_tools.cluster import responses, transport
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, Caller, CoreVersion, NewAccessToken, TokenPage
+from token_tools.cluster.models import AccessToken, CoreVersion, NewAccessToken, Principal, TokenPage
 from token_tools.errors import BadAnswer, Refusal, Unavailable, Unreachable, Unsent, Untrusted
 from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown
@@ -43,13 +43,39 @@ VERSION_PATH: Final = "/v1/version"
 WHO_AM_I_PATH: Final = "/v1/session/who-am-i"
 
 Decoded = TypeVar("Decoded")
+Endpoint = Literal[
+    "list_tokens",
+    "get_token",
+    "create_token",
+    "update_token",
+    "delete_token",
+    "get_version",
+    "who_am_i",
+    "find_identity",
+]
+
+
+class Exchange:
+    """A request to the cluster and its answer, without what tells whom or what they are about.
+
+    `method` is that of HTTP, and `status` None until there is an answer.
+    """
+
+    def __init__(self, endpoint: Endpoint, method: str) -> None:
+        self.endpoint = endpoint
+        self.method = method
+        self.status: int | None = None
+
+
+Observer = Callable[[Exchange], AbstractContextManager[object]]
+"""Gives the context in which a request is sent; it may look at the exchange when that ends, and at its failure."""
 
 
 class ClusterClient:
     """The endpoints that this project needs.
 
     `open_connection` is called once, before the first request. `on_date` is called with the date of every answer that
-    has one and that the cluster itself gave.
+    has one and that the cluster itself gave. Each attempt of a request runs in the context that `observe` gives for it.
 
     Every method raises a `ClusterError` if the request fails, and a `Refusal` if a request cannot carry an argument. If
     a method that writes raises `Unreachable` or `BadAnswer`, nobody knows whether the write happened. The exception is
@@ -59,16 +85,17 @@ class ClusterClient:
     def __init__(
         self,
         open_connection: Callable[[], transport.Connection],
+        settings: Settings,
         *,
-        address: str,
-        timeout: timedelta,
         shutdown: Shutdown,
         on_date: Callable[[datetime], object],
+        observe: Observer,
     ) -> None:
-        self._address = address
+        self._address = settings.address
+        self._observe = observe
         self._on_date = on_date
         self._open_connection = open_connection
-        self._timeout = timeout
+        self._timeout = settings.timeout
         self._shutdown = shutdown
         self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_REQUESTS)
 
@@ -85,13 +112,12 @@ class ClusterClient:
             if not _fits_into_url(str(value)):
                 raise Refusal(f"`{name}` cannot be what a cluster gave: it is too long, or no text. Nothing was asked.")
         request = self._http.build_request("GET", TOKENS_PATH, params=params)
-        return await self._send_with_retry(responses.decode_page, request)
+        return await self._send_with_retry("list_tokens", responses.decode_page, request)
 
     async def get_token(self, token_id: str) -> AccessToken:
         """Return one token by its id."""
-        token = await self._send_with_retry(
-            responses.decode_token, self._http.build_request("GET", TOKENS_PATH + token_id)
-        )
+        request = self._http.build_request("GET", TOKENS_PATH + token_id)
+        token = await self._send_with_retry("get_token", responses.decode_token, request)
         return _validate_id(token, token_id)
 
     async def create_token(self, user: Identity, expiration_time: datetime | None) -> NewAccessToken:
@@ -102,35 +128,39 @@ class ClusterClient:
         body: dict[str, object] = {"user": user.as_request_body()}
         if expiration_time is not None:
             body["expiration_time"] = format_rfc3339(expiration_time)
-        return await self._send_once(
-            responses.decode_new_token, self._http.build_request("POST", TOKENS_PATH, json=body)
-        )
+        request = self._http.build_request("POST", TOKENS_PATH, json=body)
+        return await self._send_once("create_token", responses.decode_new_token, request)
 
     async def update_token(self, token_id: str, changes: Mapping[str, bool | str | None]) -> AccessToken:
         """Enable or disable a token or change its expiry, and return it as the cluster then describes it."""
         request = self._http.build_request("PATCH", TOKENS_PATH + token_id, json=dict(changes))
-        return _validate_id(await self._send_once(responses.decode_updated_token, request), token_id)
+        token = await self._send_once("update_token", responses.decode_updated_token, request)
+        return _validate_id(token, token_id)
 
     async def delete_token(self, token_id: str) -> None:
         """Delete a token for ever."""
-        await self._send_once(responses.check_deletion, self._http.build_request("DELETE", TOKENS_PATH + token_id))
+        request = self._http.build_request("DELETE", TOKENS_PATH + token_id)
+        await self._send_once("delete_token", responses.check_deletion, request)
 
     async def fetch_version(self) -> CoreVersion:
         """Return the version of the cluster's software."""
-        return await self._send_with_retry(responses.decode_version, self._http.build_request("GET", VERSION_PATH))
+        request = self._http.build_request("GET", VERSION_PATH)
+        return await self._send_with_retry("get_version", responses.decode_version, request)
 
-    async def who_am_i(self) -> Caller:
+    async def who_am_i(self) -> Principal:
         """Return the user of the server's own credential."""
-        return await self._send_with_retry(responses.decode_caller, self._http.build_request("GET", WHO_AM_I_PATH))
+        request = self._http.build_request("GET", WHO_AM_I_PATH)
+        return await self._send_with_retry("who_am_i", responses.decode_principal, request)
 
-    async def verify_bearer(self, bearer_token: SecretStr) -> Caller:
+    async def verify_bearer(self, bearer_token: SecretStr) -> Principal:
         """Return the user of another bearer token, by a request that is signed with that token.
 
         Raises:
             Unauthenticated: If the cluster does not accept the token.
         """
+        request = self._http.build_request("GET", WHO_AM_I_PATH)
         return await self._send_with_retry(
-            responses.decode_verified_caller, self._http.build_request("GET", WHO_AM_I_PATH), bearer_token=bearer_token
+            "who_am_i", responses.decode_verified_principal, request, bearer_token=bearer_token
         )
 
     @property
@@ -146,7 +176,7 @@ class ClusterClient:
         """Return an identity with all that the cluster knows of it."""
         # This POST only reads, so it may be retried.
         request = self._http.build_request("POST", "/v1/identity/find", json=identity.as_request_body())
-        return await self._send_with_retry(responses.decode_identity, request)
+        return await self._send_with_retry("find_identity", responses.decode_identity, request)
 
     @cached_property
     def _http(self) -> transport.Connection:
@@ -154,13 +184,14 @@ class ClusterClient:
 
     async def _send_with_retry(
         self,
+        endpoint: Endpoint,
         decode: Callable[[responses.Answer], Decoded],
         request: httpx.Request,
         *,
         bearer_token: SecretStr | None = None,
     ) -> Decoded:
         async def send() -> Decoded:
-            return self._decode_answer(decode, await self._http.send(request, is_read=True, bearer_token=bearer_token))
+            return await self._exchange(endpoint, decode, request, is_read=True, bearer_token=bearer_token)
 
         # The wait doubles, from 0.1 to 2 seconds. The jitter keeps servers that failed together from coming back
         # together. There is no timeout here because `_limit_request` bounds all attempts together.
@@ -170,9 +201,27 @@ class ClusterClient:
         async with self._limit_request():
             return await retry(self._choose_backoff, send)
 
-    async def _send_once(self, decode: Callable[[responses.Answer], Decoded], request: httpx.Request) -> Decoded:
+    async def _send_once(
+        self, endpoint: Endpoint, decode: Callable[[responses.Answer], Decoded], request: httpx.Request
+    ) -> Decoded:
         async with self._limit_request():
-            return self._decode_answer(decode, await self._http.send(request, is_read=False))
+            return await self._exchange(endpoint, decode, request, is_read=False)
+
+    async def _exchange(
+        self,
+        endpoint: Endpoint,
+        decode: Callable[[responses.Answer], Decoded],
+        request: httpx.Request,
+        *,
+        is_read: bool,
+        bearer_token: SecretStr | None = None,
+    ) -> Decoded:
+        """Send a request once, and return what its answer says."""
+        exchange = Exchange(endpoint, request.method)
+        with self._observe(exchange):
+            answer = await self._http.send(request, is_read=is_read, bearer_token=bearer_token)
+            exchange.status = answer.status
+            return self._decode_answer(decode, answer)
 
     def _decode_answer(self, decode: Callable[[responses.Answer], Decoded], answer: responses.Answer) -> Decoded:
         """Decode an answer, and pass its date on if the cluster itself gave the answer."""
@@ -263,11 +312,13 @@ async def connect(
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     shutdown: Shutdown | None = None,
     on_date: Callable[[datetime], object] = lambda _: None,
+    observe: Observer = nullcontext,
 ) -> AsyncGenerator[ClusterClient]:
     """Yield a client of the cluster that the settings name; requests go over `cluster_transport` if one is given.
 
     Its requests end when `shutdown` says so, and `on_date` is called with the date of every answer of the cluster that
-    has one. Before the first request, nothing is opened and only the credential is read.
+    has one. Each attempt of a request runs in the context that `observe` gives for it. Before the first request,
+    nothing is opened and only the credential is read.
     """
     # Reading it may run a program; the start has done that already, unless the settings were put together by hand.
     bearer = await anyio.to_thread.run_sync(settings.read_bearer_at_start, abandon_on_cancel=True)
@@ -280,8 +331,8 @@ async def connect(
 
         yield ClusterClient(
             open_connection,
-            address=settings.address,
-            timeout=settings.timeout,
+            settings,
             shutdown=shutdown or Shutdown(settings.timeout),
             on_date=on_date,
+            observe=observe,
         )

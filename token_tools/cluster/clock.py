@@ -9,7 +9,7 @@ cluster may have written it. The creation time of a new token is the cluster's o
 """
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Self
 
 from token_tools.times import MAX_DURATION, Clock, format_duration, format_time, utc_now
 
@@ -28,6 +28,13 @@ class ClusterClock:
         self._measured_ahead = timedelta()
         self._is_compared = False
         self._creation_observed_at: datetime | None = None
+
+    @classmethod
+    def stopped(cls, time: datetime, ahead: timedelta) -> Self:
+        """Return a clock that stands at this time of the cluster, when it was known to be `ahead` of ours."""
+        clock = cls(lambda: time - ahead)
+        clock._set_ahead(ahead)
+        return clock
 
     def __call__(self) -> datetime:
         """Return the present on the cluster, aware."""

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, Caller, CoreVersion, NewAccessToken
+from token_tools.cluster.models import AccessToken, CoreVersion, NewAccessToken, Principal
 from token_tools.cluster.normalization import (
     CALLER,
     IDENTITY,
@@ -57,7 +57,7 @@ _FORMS: Final[Mapping[type, tuple[str, Normalizers]]] = {
     PageBody: ("a list of access tokens", PAGE),
     AccessToken: ("an access token", TOKEN),
     NewAccessToken: ("the id and the bearer token of a new access token", NEW_TOKEN),
-    Caller: ("who-am-i", CALLER),
+    Principal: ("who-am-i", CALLER),
     CoreVersion: ("the version of Qumulo Core", {}),
     Identity: ("an identity", IDENTITY),
 }

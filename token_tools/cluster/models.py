@@ -135,7 +135,7 @@ class CoreVersion(msgspec.Struct, frozen=True):
         return self.number is not None and self.number < since
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Principal(msgspec.Struct, frozen=True):
     """The user of a credential, as who-am-i describes them.
 
     `id` is their auth_id. `access_token_id` is None for the credential of a login, and if the cluster does not tell it.
@@ -158,9 +158,9 @@ class Caller(msgspec.Struct, frozen=True):
         return self.access_token_id is None and self.may_be_token
 
     def is_user(self, user: Identity) -> bool:
-        """Tell whether the caller is a user, by the first number that both have, or else by the name.
+        """Tell whether the principal is a user, by the first number that both have, or else by the name.
 
-        Domains are not compared, because who-am-i does not tell the caller's.
+        Domains are not compared, because who-am-i does not tell the principal's.
         """
         numbers = [(self.id, user.auth_id), (self.sid, user.sid), (self.uid, user.uid)]
         for own, other in numbers:
@@ -170,5 +170,5 @@ class Caller(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> Identity:
-        """Return the caller in the form that the endpoint takes."""
+        """Return the principal in the form that the endpoint takes."""
         return Identity(auth_id=self.id)

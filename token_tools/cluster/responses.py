@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from token_tools.cluster.decoding import decode_body, decode_page_body
 from token_tools.cluster.identity import Identity
-from token_tools.cluster.models import AccessToken, Caller, CoreVersion, NewAccessToken, TokenPage
+from token_tools.cluster.models import AccessToken, CoreVersion, NewAccessToken, Principal, TokenPage
 from token_tools.cluster.normalization import MAX_TOKENS_PER_PAGE
 from token_tools.errors import BadAnswer, ClusterError, Forbidden, NotFound, Rejected, Unauthenticated, Unavailable
 from token_tools.quoting import has_secret, quote_untrusted
@@ -186,16 +186,16 @@ def decode_version(answer: Answer) -> CoreVersion:
     return decode_body(answer.body, CoreVersion)
 
 
-def decode_caller(answer: Answer) -> Caller:
+def decode_principal(answer: Answer) -> Principal:
     """Return the user of the server's own credential."""
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE)
-    return _decode_caller_body(answer)
+    return _decode_principal_body(answer)
 
 
-def decode_verified_caller(answer: Answer) -> Caller:
+def decode_verified_principal(answer: Answer) -> Principal:
     """Return the user of a new bearer token. An error quotes no sentence of the answer."""
     check_status(answer, privilege=_WHO_AM_I_PRIVILEGE, render=_render_known_class)
-    return _decode_caller_body(answer)
+    return _decode_principal_body(answer)
 
 
 def decode_identity(answer: Answer) -> Identity:
@@ -343,11 +343,11 @@ def _decode_envelope(answer: Answer) -> _Envelope | None:
         return None
 
 
-def _decode_caller_body(answer: Answer) -> Caller:
-    caller = decode_body(answer.body, Caller)
+def _decode_principal_body(answer: Answer) -> Principal:
+    principal = decode_body(answer.body, Principal)
     credential = answer.credential.get_secret_value()
     return msgspec.structs.replace(
-        caller,
+        principal,
         is_token=credential.startswith(_ACCESS_PREFIX),
         may_be_token=not credential.startswith(_LOGIN_PREFIXES),
     )

@@ -37,7 +37,7 @@ from token_tools.operations.services import Services
 from token_tools.operations.unfinished import (
     list_lost_ids,
     locate_unfinished,
-    read_caller,
+    read_principal,
     render_unfinished,
     render_untraced_count,
 )
@@ -138,8 +138,8 @@ class AuditResult:
     lost, as far as is known.
 
     The rest decides what can mend a finding: the operator's `policy`, what the journal knows, whether this server is
-    `read_only` or its credential may not write, and whether the cluster lets a new token be proved, so that this server
-    `may_rotate`. `clock_ahead` is by how much the cluster's clock is known to be ahead of ours.
+    `read_only`, `may_create_tokens`, or has a credential that may not write, and whether the cluster lets a new token
+    be proved, so that this server `may_rotate`. By `clock_ahead`, the cluster's clock is known to be ahead of ours.
     """
 
     audit: Audit
@@ -150,6 +150,7 @@ class AuditResult:
     unfinished_notes: Sequence[str]
     lost_ids: AbstractSet[str]
     read_only: bool
+    may_create_tokens: bool = True
     may_write: bool = True
     may_rotate: bool = True
     clock_ahead: timedelta = timedelta()
@@ -248,7 +249,7 @@ async def _conclude(
         audit.drift.finalize()
     await _look_up_unnamed_users(services, audit.census)
     suspects = await _look_up_names(services, found_suspects)
-    me = await read_caller(services.cluster, history)
+    me = await read_principal(services.cluster, history)
     unfinished = await locate_unfinished(services, history, suspects, me=me)
     lost_ids = frozenset(list_lost_ids(unfinished))
     audit.census.at_limit_examples = await _read_examples_at_limit(services, audit.census.at_limit, lost_ids)
@@ -266,6 +267,7 @@ async def _conclude(
         ],
         lost_ids,
         read_only=services.read_only,
+        may_create_tokens=services.may_create_tokens,
         may_write=own.may_write,
         may_rotate=not own.has_unknown_id,
         clock_ahead=services.clock.ahead,

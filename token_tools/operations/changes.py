@@ -17,14 +17,14 @@ from token_tools.cluster.identity import SELF, Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens, merge_user
 from token_tools.errors import ClusterError, NotFound, Refusal
-from token_tools.operations.journal_history import MAX_CREATION_DELAY, JournalHistory
+from token_tools.operations.journal_history import MAX_CREATION_DELAY, JournalHistory, read_known_history
 from token_tools.operations.services import Services
 from token_tools.operations.unfinished import (
     Unfinished,
     locate_unfinished,
     match_attempts,
     may_denote,
-    read_caller,
+    read_principal,
 )
 from token_tools.operations.user_lookup import User, identify
 from token_tools.quoting import render_first_items
@@ -154,12 +154,12 @@ class _Review:
 
 async def _review(services: Services, user: Identity | None, token_id: str | None) -> _Review:
     """Look at the cluster for what became of the attempts of a user, or of all, that have no known end."""
-    history = JournalHistory(await services.journal.list_attempts())
+    history = await read_known_history(services)
     attempts = [a for a in history.open_attempts if _needs_look(a) and (user is None or may_denote(a.user, user))]
     if not attempts:
         return _Review()
     sight = await _look_up(services, attempts)
-    me = await read_caller(services.cluster, history)
+    me = await read_principal(services.cluster, history)
     located = await locate_unfinished(services, history, sight.tokens, me=me)
     told = {each.attempt.id for each in located}
     ended = [

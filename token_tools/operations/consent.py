@@ -1,16 +1,17 @@
 """Which changes a person has to agree to first, and the plans that wait for their answer.
 
-A client answers a question by calling again. It may do so more than once, and a model may repeat a call. The plan
-behind a question is therefore stored here and removed once it is carried out. A later call finds no plan and asks anew.
-It cannot spend the old answer, since the new question has another id. How a person is asked is in `server.elicitation`.
+A client answers a question by calling again. It may do so more than once, and a model may repeat a call. Which
+questions are open is therefore in the database, and the first answer to one closes it. A later call finds no open
+question and asks anew. It cannot spend the old answer, since the new question has another id. How a person is asked is
+in `server.elicitation`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from secrets import token_hex
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken, TokenState
@@ -20,8 +21,8 @@ from token_tools.settings import Confirm
 from token_tools.storage.attempts import Attempt, Mandate, Outcome
 from token_tools.storage.journal import Journal
 
-PLAN_TIMEOUT: Final = timedelta(minutes=10)
-"""How long a question can be answered. The state that the SDK seals for it lives as long."""
+MAX_PENDING_PLANS: Final = 256
+"""Plans that a server keeps while people are asked about them; the oldest are forgotten."""
 
 MAX_COUNTED_REQUESTS: Final = 256
 """Requests whose questions without a yes are counted; the oldest are forgotten."""
@@ -92,16 +93,18 @@ def _is_later(wanted: datetime | None, current: datetime | None) -> bool:
 class Plan(ABC):
     """What a request would do, as the server found things at `time`.
 
-    `request_key` is equal for equal requests. `time` is by the cluster's clock, which is known to be `clock_ahead` of
-    ours. `confirm` is the operator's rule. `question_id` tells the question about this plan from every other.
+    `time` is by the cluster's clock, which is known to be `clock_ahead` of ours. `confirm` is the operator's rule.
+    `question_id` tells the question about this plan from every other, and `question` is its text, None if nobody is
+    asked. `request` is equal for equal requests.
     """
 
-    request_key: Hashable
     time: datetime
     clock_ahead: timedelta = timedelta()
     confirm: Confirm
     risks: Sequence[Risk]
     question_id: str = field(default_factory=lambda: token_hex(4))
+    question: str | None = None
+    request: str = ""
 
     @property
     def changes_something(self) -> bool:
@@ -125,62 +128,41 @@ class Plan(ABC):
         return self.draft_entry(journal, mandate, "intended")
 
 
-SomePlan = TypeVar("SomePlan", bound=Plan)
-
-
 class PendingPlans:
-    """The plans of one server that wait for an answer, by their requests."""
+    """The plans of one server about which people are asked, by the numbers of their questions.
+
+    Which questions are open is in the database, for all servers. A plan that is forgotten here is made anew.
+    """
 
     def __init__(self) -> None:
-        self._plans: dict[Hashable, Plan] = {}
-        self._questions: dict[str, str] = {}
-        self._no_consent_counts: dict[Hashable, int] = {}
+        self._plans: dict[str, Plan] = {}
+        self._no_consent_counts: dict[tuple[str, str], int] = {}
 
-    def get(self, kind: type[SomePlan], request_key: Hashable, *, now: datetime) -> SomePlan | None:
-        """Return the plan that waits for an answer to this request; None if there is none, or if its time is over."""
-        self._plans = {key: plan for key, plan in self._plans.items() if now - plan.time < PLAN_TIMEOUT}
-        plan = self._plans.get(request_key)
-        return plan if isinstance(plan, kind) else None
+    def find(self, question_id: str) -> Plan | None:
+        """Return the plan that this question is about, if it is known here."""
+        return self._plans.get(question_id)
 
-    def add(self, plan: SomePlan) -> SomePlan:
-        """Store a plan that needs consent. If one for an equal request is stored already, return that one."""
-        if not plan.needs_consent:
-            return plan
-        waiting = self.get(type(plan), plan.request_key, now=plan.time) or plan
-        self._plans[plan.request_key] = waiting
-        return waiting
+    def add(self, plan: Plan) -> None:
+        """Store a plan about which a person is asked."""
+        self._plans[plan.question_id] = plan
+        _forget_oldest(self._plans, MAX_PENDING_PLANS)
 
-    def get_question(self, plan: Plan, compose: Callable[[], str]) -> str:
-        """Return the question about a plan, which is composed when it is asked first."""
-        waiting = {each.question_id for each in self._plans.values()}
-        self._questions = {number: text for number, text in self._questions.items() if number in waiting}
-        if plan.question_id not in self._questions:
-            self._questions[plan.question_id] = compose()
-        return self._questions[plan.question_id]
+    def discard(self, plan: Plan) -> None:
+        """Forget a plan whose question is answered."""
+        self._plans.pop(plan.question_id, None)
 
-    def consume(self, plan: Plan) -> None:
-        """Remove a plan that needs consent, because it is about to be carried out or was not agreed to.
-
-        Raises:
-            Refusal: If it was removed before.
-        """
-        if not plan.needs_consent:
-            return
-        if self._plans.get(plan.request_key) is not plan:
-            raise Refusal(
-                "This question was answered before, by the same call, and its answer is used up. What that did is told "
-                "there: look at the user's tokens before you call again."
-            )
-        del self._plans[plan.request_key]
-
-    def count_no_consent(self, plan: Plan) -> int:
-        """Return how many times in a row an equal request was asked about without a yes, this time included."""
-        times = self._no_consent_counts.pop(plan.request_key, 0) + 1
-        self._no_consent_counts[plan.request_key] = times
-        if len(self._no_consent_counts) > MAX_COUNTED_REQUESTS:
-            del self._no_consent_counts[next(iter(self._no_consent_counts))]
+    def count_no_consent(self, caller: str, plan: Plan) -> int:
+        """Return how many times in a row a caller's equal request got no yes here, this time included."""
+        times = self._no_consent_counts.pop((caller, plan.request), 0) + 1
+        self._no_consent_counts[caller, plan.request] = times
+        _forget_oldest(self._no_consent_counts, MAX_COUNTED_REQUESTS)
         return times
 
-    def reset_no_consent_count(self, plan: Plan) -> None:
+    def reset_no_consent_count(self, caller: str, plan: Plan) -> None:
         """Start the count of such requests at zero: somebody agreed to this one, or nobody had to."""
-        self._no_consent_counts.pop(plan.request_key, None)
+        self._no_consent_counts.pop((caller, plan.request), None)
+
+
+def _forget_oldest(entries: dict[Any, Any], max_entries: int) -> None:
+    if len(entries) > max_entries:
+        del entries[next(iter(entries))]

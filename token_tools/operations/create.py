@@ -52,17 +52,11 @@ class CreateResult:
 async def plan_create(services: Services, user: User, expiration_time: str | None) -> CreatePlan:
     """Return what a create would do. Planning changes nothing.
 
-    While a person is asked about it, an equal request gets the same plan.
-
     Raises:
         Refusal: If a rule forbids it.
         ClusterError: If the cluster cannot be asked.
-        JournalError: If the journal cannot be written.
+        JournalError: If the record cannot be read.
     """
-    request_key = ("create", user, expiration_time)
-    if waiting := services.pending_plans.get(CreatePlan, request_key, now=services.clock()):
-        return waiting
-    await services.journal.check_ready()
     # What the rules forbid is refused before the cluster is asked.
     services.policy.choose_expiry(expiration_time, now=services.clock())
     if isinstance(user, Identity):
@@ -75,8 +69,7 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
     history = await read_user_history(services, meant.identity, current_tokens)
     check_token_limit(meant.identity, history, services.clock)
     expires = services.policy.choose_expiry(expiration_time, now=now)
-    plan = CreatePlan(
-        request_key=request_key,
+    return CreatePlan(
         time=now,
         clock_ahead=services.clock.ahead,
         confirm=services.confirm,
@@ -92,7 +85,6 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
         ),
         has_default_expiry=expiration_time is None,
     )
-    return services.pending_plans.add(plan)
 
 
 async def _read_current_tokens(services: Services, asked: User, meant: MeantUser) -> Sequence[AccessToken] | None:
@@ -112,7 +104,7 @@ async def _read_current_tokens(services: Services, asked: User, meant: MeantUser
         if meant.is_not_found:
             raise explain_missing_user(asked, meant) from failure
         return None
-    if asked == SELF:
+    if asked == services.caller.is_self == SELF:
         await _check_own_token_listed(services, meant.identity, tokens)
     return tokens
 
@@ -130,10 +122,9 @@ async def create_token(services: Services, plan: CreatePlan) -> CreateResult:
     """Create a token as planned and deliver it. A plan that a person agreed to is carried out once.
 
     Raises:
-        Refusal: If the plan was carried out before, or cannot be carried out any more.
+        Refusal: If the person's answer was used before, or if the plan cannot be carried out any more.
         TokenToolsError: If the token could not be created and delivered; see `create_new_token`.
     """
-    services.pending_plans.consume(plan)
     request = await _renew_request(services, plan)
     try:
         return CreateResult(plan, await create_new_token(services, request, draft_intent(services, plan, request)))

@@ -63,42 +63,32 @@ class DeleteResult:
 async def plan_delete(services: Services, token_id: str) -> DeletePlan:
     """Return what a deletion would do. Planning changes nothing.
 
-    While a person is asked about it, an equal request gets the same plan.
-
     Raises:
-        Refusal: If it would lock the server out, or if there were too many changes.
+        Refusal: If it would lock the server out.
         ClusterError: If the cluster cannot be asked.
-        JournalError: If the journal cannot be written.
     """
-    request_key = ("delete", token_id)
-    if waiting := services.pending_plans.get(DeletePlan, request_key, now=services.clock()):
-        return waiting
-    await services.journal.check_ready()
     token = await read_token(services, token_id)
     with concerning(token.user):
         await check_no_lockout(services, token, "delete it")
-    plan = DeletePlan(
-        request_key=request_key,
+    return DeletePlan(
         time=services.clock(),
         clock_ahead=services.clock.ahead,
         confirm=services.confirm,
         risks=[IRREVERSIBLE],
         token=token,
     )
-    return services.pending_plans.add(plan)
 
 
 async def delete_token(services: Services, plan: DeletePlan) -> DeleteResult:
     """Delete a token as planned and check that it is gone. Cancellation waits until this is over.
 
     Raises:
-        Refusal: If the plan was carried out before, or the token was changed meanwhile.
+        Refusal: If the person's answer was used before, or if the token was changed meanwhile.
         JournalError: If the intent could not be written; nothing was asked of the cluster.
         ClusterError: If the cluster declined, or could not be asked; the token is still there.
         UnknownOutcome: If the token may or may not be there.
     """
     with concerning(plan.token.user):
-        services.pending_plans.consume(plan)
         await check_unchanged(services, plan)
         if plan.needs_consent:
             await check_no_lockout(services, plan.token, "delete it")

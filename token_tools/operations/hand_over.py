@@ -113,8 +113,8 @@ def _read(services: Services) -> SecretStr:
 
 
 async def _check_adopted(services: Services, token_id: str) -> None:
-    caller = await services.cluster.who_am_i()
-    if caller.access_token_id != token_id:
+    principal = await services.cluster.who_am_i()
+    if principal.access_token_id != token_id:
         raise DeliveryError("Once it was there, the cluster took this server for the holder of another token.")
 
 

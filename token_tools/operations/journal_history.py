@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from token_tools.cluster.models import AccessToken, TokenState
 from token_tools.errors import JournalError
 from token_tools.operations.services import Services
 from token_tools.storage.attempts import Attempt
+from token_tools.storage.journal import Journal
 from token_tools.times import format_rfc3339
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
@@ -107,10 +109,27 @@ class SuspectFilter:
         return token.id in self.token_ids or any(begin <= token.created <= end for begin, end in self.creation_spans)
 
 
+_LATEST: Final = WeakKeyDictionary[Journal, JournalHistory]()
+"""What was read last of each journal: what is found out about thousands of attempts holds until something changes."""
+
+
+async def read_known_history(services: Services) -> JournalHistory:
+    """Return what the journal knows.
+
+    Raises:
+        JournalError: If it cannot be read.
+    """
+    attempts = await services.journal.list_attempts()
+    latest = _LATEST.get(services.journal)
+    if latest is None or latest.attempts is not attempts:
+        latest = _LATEST[services.journal] = JournalHistory(attempts)
+    return latest
+
+
 async def read_history(services: Services) -> JournalHistory:
     """Return what the journal knows. A journal that cannot be read stops nobody who only reads."""
     try:
-        return JournalHistory(await services.journal.list_attempts())
+        return await read_known_history(services)
     except JournalError as failure:
         return JournalHistory(journal_error=f"What was begun and not finished is not known: {failure}")
 

@@ -36,7 +36,7 @@ from token_tools.operations.rollback import (
 )
 from token_tools.operations.services import Services
 from token_tools.storage.attempts import Attempt
-from token_tools.storage.delivery import DeliveredToken, Reservation
+from token_tools.storage.delivery import AskedToken, DeliveredToken, Reservation
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ async def create_new_token(services: Services, request: CreateRequest, draft: At
         UnknownOutcome: If the cluster may have created a token whose bearer token nobody has.
     """
     # A keyring may wait for a person here. Nothing has begun yet, so that can be cancelled.
-    reservation = await services.delivery.reserve()
+    reservation = await services.delivery.reserve(AskedToken(request.user, request.expires))
     with shielded():
         intent, created = await _create(services, request, draft, reservation)
     if created.delivered.bearer_token is not None:

@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 from pydantic import SecretStr
 
 from token_tools.cluster.client import ClusterClient
-from token_tools.cluster.models import AccessToken, Caller
+from token_tools.cluster.models import AccessToken, Principal
 from token_tools.errors import ClusterError, TokenToolsError
 from token_tools.times import Clock
 
@@ -29,7 +29,7 @@ class OwnCredential(NamedTuple):
     could not be read, for which `failure` is the reason then.
     """
 
-    caller: Caller
+    principal: Principal
     token: AccessToken | None = None
     failure: ClusterError | None = None
 

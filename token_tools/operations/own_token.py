@@ -126,12 +126,12 @@ async def _find_other_token(services: Services, own: AccessToken) -> str | None:
         bearer = await anyio.to_thread.run_sync(services.read_bearer, abandon_on_cancel=True)
         if bearer == services.cluster.bearer:
             return None
-        caller = await services.cluster.verify_bearer(bearer)
+        principal = await services.cluster.verify_bearer(bearer)
     except Unauthenticated:
         raise
     except (ClusterError, SettingsError):
         return None
-    return None if caller.access_token_id == own.id else caller.access_token_id
+    return None if principal.access_token_id == own.id else principal.access_token_id
 
 
 def _render_restart(services: Services, other_id: str) -> str:

@@ -3,9 +3,8 @@
 No token is ever deleted that is not known to be new.
 """
 
-import logging
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens
@@ -21,8 +20,6 @@ from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import DeliveredToken
 from token_tools.times import format_time
 
-_LOG: Final = logging.getLogger(__name__)
-
 
 async def rollback_undelivered(services: Services, request: CreateRequest, token_id: str, intent: Attempt) -> str:
     """Delete a new token whose bearer token nobody has; return what came of that, as text."""
@@ -34,7 +31,7 @@ async def rollback_undelivered(services: Services, request: CreateRequest, token
         await services.journal.record_outcome(intent, "undeletable", token_id)
         return (
             f"{_render_undeleted(f'the new token {token_id}', failure)} "
-            f"Its bearer token is lost. {_render_delete_commands(services, token_id)}"
+            f"Nobody is known to have its bearer token. {_render_delete_commands(services, token_id)}"
         )
     await services.journal.record_outcome(intent, "rolled back", token_id)
     return f"The new token {token_id} was deleted again; no token is left of this."
@@ -71,8 +68,10 @@ async def remove_and_explain_stray(
     try:
         await services.delivery.remove(delivered)
     except DeliveryError as failure:
-        _LOG.warning("%s", failure)
-    return await explain_unknown_outcome(services, request, intent, stray)
+        rest = f" What was delivered is still in {delivered.location.render()}, and is to be removed: {failure}"
+    else:
+        rest = ""
+    return UnknownOutcome(f"{await explain_unknown_outcome(services, request, intent, stray)}{rest}")
 
 
 async def _delete_new(services: Services, request: CreateRequest, token_id: str) -> None:

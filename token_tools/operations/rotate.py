@@ -47,18 +47,12 @@ class RotateResult:
 async def plan_rotate(services: Services, token_id: str, expiration_time: str | None) -> RotatePlan:
     """Return what a rotate would do. Planning changes nothing.
 
-    While a person is asked about it, an equal request gets the same plan.
-
     Raises:
         Refusal: If a rule forbids it, if the user can have no other token, or if the token was rotated before.
         ClusterError: If the cluster cannot be asked.
         DeliveryError: If the destination of bearer tokens cannot be searched.
-        JournalError: If the journal cannot be written.
+        JournalError: If the record cannot be read.
     """
-    request_key = ("rotate", token_id, expiration_time)
-    if waiting := services.pending_plans.get(RotatePlan, request_key, now=services.clock()):
-        return waiting
-    await services.journal.check_ready()
     # A forbidden expiry is refused before the cluster is asked.
     services.policy.choose_expiry(expiration_time, now=services.clock())
     old = await read_token(services, token_id)
@@ -75,8 +69,7 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
         place, obstacle = await find_own_place(services) if is_own else (None, None)
     now = services.clock()
     expires = services.policy.choose_expiry(expiration_time, now=now)
-    plan = RotatePlan(
-        request_key=request_key,
+    return RotatePlan(
         time=now,
         clock_ahead=services.clock.ahead,
         confirm=services.confirm,
@@ -98,7 +91,6 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
         is_own=is_own,
         obstacle=obstacle,
     )
-    return services.pending_plans.add(plan)
 
 
 async def _identify_owner(services: Services, old: AccessToken) -> Identity:
@@ -125,11 +117,11 @@ async def rotate_token(services: Services, plan: RotatePlan) -> RotateResult:
     Calls for the same token run one after the other, so that each finds what the one before it created.
 
     Raises:
-        Refusal: If the plan was carried out before or cannot be any more, or if a second token was created meanwhile.
+        Refusal: If the plan cannot be carried out any more, if the person's answer was used before, or if a second
+            token was created meanwhile.
         TokenToolsError: If the token could not be created, delivered and proved to work; see `create_new_token`.
     """
     with concerning(plan.old_token.user):
-        services.pending_plans.consume(plan)
         return await _rotate(services, plan)
 
 

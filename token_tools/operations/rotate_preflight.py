@@ -11,7 +11,7 @@ from typing import Final
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.cluster.pagination import fetch_user_tokens
-from token_tools.errors import Forbidden, NotFound, Refusal, Rejected, TokenToolsError
+from token_tools.errors import DeliveryError, Forbidden, NotFound, Refusal, Rejected, TokenToolsError
 from token_tools.operations.next_steps import (
     HAND_OVER_STEP,
     PERSON_DECIDES,
@@ -128,7 +128,7 @@ async def _render_earlier_rotation(
     now = services.clock()
     state = f"it is {new.state.render(now=now)}"
     if rotation.outcome in _FAILED_OUTCOMES:
-        flaw = "its bearer token is lost" if rotation.location is None else "it did not prove to work"
+        flaw = "its bearer token was not delivered" if rotation.location is None else "it did not prove to work"
         return (
             f"The new token {new.id} is no good: {flaw}, and it could not be deleted. "
             f"{render_delete_and_rotate(new.id)}."
@@ -191,8 +191,11 @@ async def _describe_other(
 async def _render_suspect(services: Services, old: AccessToken, token: AccessToken, unfinished: Unfinished) -> str:
     """Render what is known of a token that an unfinished attempt may have created."""
     intent = unfinished.attempt
-    location = await services.delivery.locate(token.id, None, {intent.user, str(token.user)})
     attempt = f"An attempt that was begun at {format_time(intent.begun)} and never finished may have made it;"
+    try:
+        location = await services.delivery.locate(token.id, None, {intent.user, str(token.user)})
+    except DeliveryError as failure:
+        return f"{attempt} where its bearer token is, is not known: {failure} {render_retirement(token.id)}"
     if location is None:
         return f"{attempt} {await _render_lost_location(services)} {render_retirement(token.id)}"
     # Only one way is named: a caller who made both the calls to go on and the calls to go back would disable both

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.qq import Qq
+from token_tools.operations.caller import THIS_SERVER, Caller
 from token_tools.operations.consent import PendingPlans
 from token_tools.operations.own_credential import OwnTokenWatch
 from token_tools.operations.policy import Policy
@@ -33,8 +34,7 @@ class Services:
     `credential_place` is that place if the server may write it, or else None. `timeout_context` bounds what is done
     there. Exported files go to `report_folder`.
     `own_token_watch` knows when the server's own token expires, and is None where nobody is told.
-    `actor` is who asks for changes, as the record tells it. `rotation_locks` has a lock for each token that is being
-    rotated, by its id.
+    `caller` asks for what is done. `rotation_locks` has a lock for each token that is being rotated, by its id.
     """
 
     address: str
@@ -55,6 +55,12 @@ class Services:
     timeout_context: TimeoutContext = anyio.fail_after
     own_token_watch: OwnTokenWatch | None = None
     read_only: bool = False
-    actor: str = "this server"
+    may_create_tokens: bool = True
+    caller: Caller = THIS_SERVER
     pending_plans: PendingPlans = field(default_factory=PendingPlans)
     rotation_locks: WeakValueDictionary[str, anyio.Lock] = field(default_factory=WeakValueDictionary[str, anyio.Lock])
+
+    @property
+    def actor(self) -> str:
+        """Who asks for what is done, as the record tells it."""
+        return self.caller.name

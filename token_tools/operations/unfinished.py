@@ -16,11 +16,17 @@ import anyio
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity, bare_name
-from token_tools.cluster.models import AccessToken, Caller
+from token_tools.cluster.models import AccessToken, Principal
 from token_tools.cluster.pagination import merge_user
 from token_tools.errors import ClusterError, DeliveryError
 from token_tools.operations.calls import format_call
-from token_tools.operations.journal_history import JournalHistory, find_creation_span, format_change, read_history
+from token_tools.operations.journal_history import (
+    JournalHistory,
+    find_creation_span,
+    format_change,
+    read_history,
+    read_known_history,
+)
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
 from token_tools.storage.attempts import Attempt
@@ -68,7 +74,7 @@ def find_unfinished(
     journal_history: JournalHistory,
     tokens: Sequence[AccessToken],
     *,
-    me: Caller | None = None,
+    me: Principal | None = None,
     clock: ClusterClock,
 ) -> Sequence[Unfinished]:
     """Return the open attempts that may be about these tokens, the latest first.
@@ -84,7 +90,7 @@ def find_unfinished(
 
 
 def match_attempts(
-    journal_history: JournalHistory, tokens: Sequence[AccessToken], *, me: Caller | None = None, clock: ClusterClock
+    journal_history: JournalHistory, tokens: Sequence[AccessToken], *, me: Principal | None = None, clock: ClusterClock
 ) -> Iterator[Unfinished]:
     """Yield each open attempt, the latest first, with those of these tokens that it may be about."""
     if not journal_history.open_attempts:
@@ -102,7 +108,7 @@ def match_attempts(
         yield Unfinished(attempt, suspects)
 
 
-def _is_harmless(unfinished: Unfinished, me: Caller | None, *, now: datetime) -> bool:
+def _is_harmless(unfinished: Unfinished, me: Principal | None, *, now: datetime) -> bool:
     """Whether an attempt to create a token can have left none behind that works and that nobody has."""
     if not unfinished.attempt.is_creating:
         return False
@@ -112,7 +118,7 @@ def _is_harmless(unfinished: Unfinished, me: Caller | None, *, now: datetime) ->
 
 
 def _find_suspects(
-    attempt: Attempt, tokens: Sequence[AccessToken], me: Caller | None, clock_ahead: timedelta
+    attempt: Attempt, tokens: Sequence[AccessToken], me: Principal | None, clock_ahead: timedelta
 ) -> list[AccessToken]:
     begin, end = find_creation_span(attempt, clock_ahead)
     theirs = [token for token in tokens if begin <= token.created <= end and token.id not in attempt.known_ids]
@@ -183,7 +189,7 @@ class UserHistory:
     """
 
     journal_history: JournalHistory
-    me: Caller | None
+    me: Principal | None
     tokens: Sequence[AccessToken]
     unfinished: Sequence[Unfinished]
     untraced: Sequence[Attempt]
@@ -197,9 +203,9 @@ async def read_user_history(
     Raises:
         JournalError: If the journal cannot be read.
     """
-    history = JournalHistory(await services.journal.list_attempts())
+    history = await read_known_history(services)
     tokens = [merge_user(token, user) for token in current_tokens or ()]
-    me = await read_caller(services.cluster, history)
+    me = await read_principal(services.cluster, history)
     located = await locate_unfinished(services, history, tokens, me=me)
     unfinished = [each for each in located if each.attempt.is_creating]
     return UserHistory(history, me, tokens, unfinished, list_untraced(services, history, user, tokens))
@@ -217,7 +223,7 @@ def list_untraced(
     ]
 
 
-async def read_caller(cluster: ClusterClient, journal_history: JournalHistory) -> Caller | None:
+async def read_principal(cluster: ClusterClient, journal_history: JournalHistory) -> Principal | None:
     """Return who this server is; None if that does not matter or is not known."""
     try:
         return await cluster.who_am_i() if journal_history.open_attempts else None
@@ -233,7 +239,7 @@ async def render_unfinished_of(
     If these are all tokens of a `user`, the attempts for that user of which no token is there are told and settled.
     """
     history = await read_history(services)
-    me = await read_caller(services.cluster, history)
+    me = await read_principal(services.cluster, history)
     unfinished = render_unfinished(await locate_unfinished(services, history, tokens, me=me))
     untraced = () if user is None else list_untraced(services, history, user, tokens)
     return [*unfinished, *await _settle_untraced(services, untraced), *filter(None, [history.journal_error])]
@@ -251,7 +257,7 @@ async def locate_unfinished(
     journal_history: JournalHistory,
     tokens: Sequence[AccessToken],
     *,
-    me: Caller | None = None,
+    me: Principal | None = None,
     timeout_seconds: float = LOCATE_TIMEOUT_SECONDS,
 ) -> Sequence[Unfinished]:
     """Return what `find_unfinished` finds without what is settled, and where the first few bearer tokens are.
@@ -283,7 +289,7 @@ async def _locate_bearer_token(
             if location is not None or not (unidentified := await services.delivery.list_unidentified_files()):
                 return location, None
         except DeliveryError as failure:
-            return None, str(failure)
+            return None, str(failure).removesuffix(".")
         files = render_first_items([*map(str, unidentified)])
         return None, f"it may be in {files}, left by a killed server, which does not tell whose it is"
     return None, "the place of bearer tokens does not answer"
@@ -362,7 +368,9 @@ def _render_open_create(unfinished: Unfinished) -> str:
         )
     [token] = suspects
     if unfinished.attempt.outcome == "undeletable":
-        flaw = "its bearer token is lost" if unfinished.attempt.location is None else "it did not prove to work"
+        flaw = (
+            "its bearer token was not delivered" if unfinished.attempt.location is None else "it did not prove to work"
+        )
         return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token)}"
     if (location := unfinished.locations.get(token.id)) is not None:
         return (

@@ -80,24 +80,25 @@ class UpdateResult:
     max_lifetime: timedelta | None
 
 
+def check_asked_for(*, enabled: bool | None, expiration_time: str | None) -> None:
+    """Check that an update is to change a part of the state.
+
+    Raises:
+        Refusal: If it is not.
+    """
+    if enabled is None and expiration_time is None:
+        raise Refusal("Nothing to do: give `enabled`, `expiration_time`, or both.")
+
+
 async def plan_update(
     services: Services, token_id: str, *, enabled: bool | None, expiration_time: str | None
 ) -> UpdatePlan:
     """Return what an update would do; None leaves a part of the state as it is. Planning changes nothing.
 
-    While a person is asked about it, an equal request gets the same plan.
-
     Raises:
-        Refusal: If nothing is asked for, if a rule forbids it, or if it would lock the server out.
+        Refusal: If a rule forbids it, or if it would lock the server out.
         ClusterError: If the cluster cannot be asked.
-        JournalError: If the journal cannot be written.
     """
-    if enabled is None and expiration_time is None:
-        raise Refusal("Nothing to do: give `enabled`, `expiration_time`, or both.")
-    request_key = ("update", token_id, enabled, expiration_time)
-    if waiting := services.pending_plans.get(UpdatePlan, request_key, now=services.clock()):
-        return waiting
-    await services.journal.check_ready()
     # A forbidden expiry is refused before the cluster is asked, and chosen once the cluster's clock is known.
     _choose_expiry(services, expiration_time)
     token = await read_token(services, token_id)
@@ -109,7 +110,6 @@ async def plan_update(
         else _keep_fractions(token, _choose_expiry(services, expiration_time)),
     )
     plan = UpdatePlan(
-        request_key=request_key,
         time=now,
         clock_ahead=services.clock.ahead,
         confirm=services.confirm,
@@ -119,7 +119,7 @@ async def plan_update(
     )
     with concerning(token.user):
         await _check_no_lockout(services, plan)
-    return services.pending_plans.add(plan)
+    return plan
 
 
 def _choose_expiry(services: Services, expiration_time: str | None) -> datetime | None:
@@ -150,13 +150,12 @@ async def update_token(services: Services, plan: UpdatePlan) -> UpdateResult:
     """Update a token as planned; nothing is sent if it is as wanted already. Cancellation waits until this is over.
 
     Raises:
-        Refusal: If the plan was carried out before, or the token was changed meanwhile.
+        Refusal: If the person's answer was used before, or if the token was changed meanwhile.
         JournalError: If the intent could not be written; nothing was asked of the cluster.
         ClusterError: If the cluster declined, or could not be asked; the token is as it was.
         UnknownOutcome: If the token may or may not have been changed.
     """
     with concerning(plan.token.user):
-        services.pending_plans.consume(plan)
         if not plan.changes_something:
             return UpdateResult(plan, None, services.policy.max_lifetime)
         await check_unchanged(services, plan)

@@ -29,10 +29,10 @@ async def identify(services: Services, user: User) -> MeantUser:
     """Return the user whom a caller means.
 
     Raises:
-        Refusal: If the cluster takes what was written for somebody else.
+        Refusal: If the cluster takes what was written for somebody else, or if `self` means nobody.
         ClusterError: If the cluster cannot be asked.
     """
-    asked = (await services.cluster.who_am_i()).identity if user == SELF else user
+    asked = await _find_self(services) if user == SELF else user
     try:
         found = await services.cluster.resolve_identity(asked)
     except (Forbidden, NotFound, Rejected) as failure:
@@ -44,6 +44,18 @@ async def identify(services: Services, user: User) -> MeantUser:
         # Nothing in the answer shows that it is about the user who was asked for.
         return MeantUser(asked, BadAnswer("The cluster's answer has nothing in common with what was asked for."))
     return MeantUser(merged)
+
+
+async def _find_self(services: Services) -> Identity:
+    match services.caller.is_self:
+        case None:
+            raise Refusal(
+                "`self` means nobody here: this server does not know which user of the cluster you are. Name the user."
+            )
+        case "self":
+            return (await services.cluster.who_am_i()).identity
+        case user:
+            return user
 
 
 def render_identity_caveat(asked: User, meant: MeantUser) -> str | None:
@@ -67,7 +79,7 @@ def explain_missing_user(asked: User, meant: MeantUser, hint: str = "") -> NotFo
     """Explain that the cluster finds no such user, and how to write the user instead; `hint` goes at the end."""
     user = meant.identity
     if asked == SELF:
-        better = "That is whom it names as the user of this server's own credential: another spelling does not help."
+        better = "That is whom `self` means here: another spelling does not help."
     elif user.name is None:
         better = "A deleted user is not found any more; if they are not deleted, check the number."
     elif isinstance(meant.lookup_error, Rejected) and user.domain is None:

@@ -3,16 +3,17 @@
 from __future__ import annotations  # to evaluate them would run httpx at the start
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 import httpx
 from mcp.server import CacheHint
 from mcp.server.caching import CacheableMethod
 from mcp.server.mcpserver import MCPServer
+from mcp.server.request_state import RequestStateSecurity
 
 from token_tools import __version__
 from token_tools.cluster.client import connect
@@ -29,22 +30,34 @@ from token_tools.server import prompts
 from token_tools.server.clusters import ClusterChoice, OfferedTool, render_cluster
 from token_tools.server.elicitation.asking import CONSENT_TIMEOUT
 from token_tools.server.middleware import Catalogue, refuse_secret_names
+from token_tools.server.observation import Observation, Observer
 from token_tools.server.own_token_warning import warn_of_expiry
-from token_tools.server.tools import TOOLS, list_fleet_tools
+from token_tools.server.roles import RoleCatalogue, RoleGate
+from token_tools.server.tools import EXPORT_TOOL, TOOLS, list_fleet_tools
 from token_tools.shutdown import Shutdown
 from token_tools.storage.attempts import Attempt
 from token_tools.storage.credential_place import find_place
 from token_tools.storage.delivery import Delivery, choose_delivery
 from token_tools.storage.journal import Journal, Limits
+from token_tools.storage.questions import QUESTION_TIMEOUT
 from token_tools.storage.state import Connections, open_state
 from token_tools.storage.state.record import LEASE_SECONDS
 from token_tools.times import Clock, format_time, utc_now
+
+if TYPE_CHECKING:
+    # To import it would load OpenTelemetry's metrics at the start.
+    from token_tools.server.instruments import Telemetry
 
 _LOG: Final = logging.getLogger(__name__)
 SERVER_NAME: Final = "qumulo-token-tools"
 SERVER_TITLE: Final = "Qumulo access tokens"
 MAX_LOGGED: Final = 20
 """So many attempts without a known end are logged at a start."""
+
+ONLY_READS: Final = "this server only reads"
+CREATES_NONE: Final = "this server creates no token: its operator names no place for a bearer token (QUMULO_DELIVERY)"
+EXPORTS_NONE: Final = "this server exports nothing: its operator names no place for the file (QUMULO_REPORT_DIR)"
+"""Why a tool or a prompt is not offered."""
 
 _CACHE_TTL_MS: Final = 3_600_000
 """How long a client may keep an answer, in milliseconds: an hour."""
@@ -62,15 +75,40 @@ class Timing(NamedTuple):
     """How long a call waits for a person's answer, and after which time a start tells what others left unfinished.
 
     `own_token_patience` is how long an answer waits to know when the server's own token expires, from when that was
-    asked; with None it is never asked.
+    asked; with None it is never asked. `shutdown` is the end of the process, None for one that nobody asks for.
     """
 
     consent_timeout: timedelta = CONSENT_TIMEOUT
     report_delay: timedelta = timedelta(seconds=1)
     own_token_patience: timedelta | None = timedelta(seconds=1)
+    shutdown: Shutdown | None = None
 
 
 DEFAULT_TIMING: Final = Timing()
+
+
+class Wire(NamedTuple):
+    """What the way to the clients asks of a server.
+
+    `on_open` is called with the clusters once they are open. Of `state_keys`, the first seals what a client sends back
+    with its answer to a question, and all open it; without any, no other server can open it. `needs_sign_in` says that
+    nothing is answered to a caller who is not known. `observers` watch the messages, and `telemetry` all that
+    OpenTelemetry is told, if the operator wants that.
+    """
+
+    on_open: Callable[[Fleet], object] = lambda _: None
+    state_keys: Sequence[bytes] = ()
+    needs_sign_in: bool = False
+    observers: Sequence[Observer] = ()
+    telemetry: Telemetry | None = None
+
+    def create_middleware(self, tools: Collection[str]) -> Sequence[Observation]:
+        """Return what lets them watch the messages of a server with these tools; nothing if nobody does."""
+        observers = [*self.observers, *([] if self.telemetry is None else [self.telemetry.observe_message])]
+        return [Observation(tools, observers)] if observers else []
+
+
+PLAIN_WIRE: Final = Wire()
 
 
 class _Runtime(NamedTuple):
@@ -81,6 +119,7 @@ class _Runtime(NamedTuple):
     clock: Clock
     timing: Timing
     shutdown: Shutdown
+    telemetry: Telemetry | None = None
 
 
 def create_server(
@@ -89,18 +128,19 @@ def create_server(
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = utc_now,
     timing: Timing = DEFAULT_TIMING,
-    shutdown: Shutdown | None = None,
+    wire: Wire = PLAIN_WIRE,
 ) -> MCPServer[Fleet]:
     """Return an MCP server for one or several clusters.
 
-    It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. `timing`
-    says how long it waits for people, and `shutdown` how long what was begun may take once the process is to end.
+    It connects when it starts to serve, over `cluster_transport` instead of the network if one is given. `timing` says
+    how long it waits for people, and how long what was begun may take once the process is to end. `wire` is what the
+    way to its clients asks of it.
     """
     runtime = _create_runtime(
-        profiles, cluster_transport=cluster_transport, clock=clock, timing=timing, shutdown=shutdown
+        profiles, cluster_transport=cluster_transport, clock=clock, timing=timing, telemetry=wire.telemetry
     )
     offered = _list_offered_tools(profiles)
-    catalogue = _create_catalogue(offered, profiles)
+    catalogue, not_for_readers = _create_catalogue(offered, profiles), _list_withheld(profiles)
     choice = [ClusterChoice(profiles, {each.tool.name: each for each in offered})] if len(profiles) > 1 else []
     server = MCPServer(
         SERVER_NAME,
@@ -108,15 +148,29 @@ def create_server(
         version=__version__,
         instructions=_render_instructions(profiles),
         tools=[*catalogue.tools],
-        lifespan=lambda _: _open_fleet(profiles, runtime),
+        lifespan=lambda _: _open_fleet(profiles, runtime, wire.on_open),
         log_level="WARNING",
         subscriptions=False,
         cache_hints=dict.fromkeys(_CACHEABLE_METHODS, CacheHint(ttl_ms=_CACHE_TTL_MS, scope="private")),
-        middleware=[refuse_secret_names, catalogue, *choice, warn_of_expiry],
+        request_state_security=_choose_state_security(wire.state_keys),
+        middleware=[
+            refuse_secret_names,
+            RoleCatalogue(catalogue, not_for_readers),
+            *choice,
+            RoleGate(not_for_readers, wire.needs_sign_in),
+            warn_of_expiry,
+        ],
     )
+    # The first one is the SDK's own tracing, which tells names and ids as a client wrote them.
+    server.middleware[:1] = wire.create_middleware([tool.name for tool in catalogue.tools])
     for prompt in catalogue.prompts:
         server.add_prompt(prompt)
     return server
+
+
+def _choose_state_security(keys: Sequence[bytes]) -> RequestStateSecurity:
+    ttl = QUESTION_TIMEOUT.total_seconds()
+    return RequestStateSecurity(keys=keys, ttl=ttl) if keys else RequestStateSecurity.ephemeral(ttl=ttl)
 
 
 def _create_runtime(
@@ -125,14 +179,15 @@ def _create_runtime(
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock,
     timing: Timing = DEFAULT_TIMING,
-    shutdown: Shutdown | None = None,
+    telemetry: Telemetry | None = None,
 ) -> _Runtime:
     return _Runtime(
         open_state(profiles[0].settings, clock),
         cluster_transport,
         clock,
         timing,
-        shutdown or create_shutdown(profiles),
+        timing.shutdown or create_shutdown(profiles),
+        telemetry,
     )
 
 
@@ -150,19 +205,35 @@ def _list_offered_tools(profiles: Sequence[Profile]) -> Sequence[OfferedTool]:
     ]
 
 
+def _list_withheld(profiles: Sequence[Profile]) -> Collection[str]:
+    """Return the names of the tools and prompts that are not for callers who only read."""
+    reading = [profile.settings.model_copy(update={"read_only": True}) for profile in profiles]
+    rules = [rule for rule in TOOLS if not any(map(rule.is_allowed, reading))]
+    return {rule.tool.name for rule in rules} | {prompt.name for prompt in prompts.CREATING_PROMPTS}
+
+
 def _create_catalogue(offered: Sequence[OfferedTool], profiles: Sequence[Profile]) -> Catalogue:
     tools = [each.publish() if len(profiles) > 1 else each.tool for each in offered if each.profiles]
+    may_create = any(profile.settings.may_create_tokens for profile in profiles)
+    offered_prompts = (*prompts.READ_PROMPTS, *(prompts.CREATING_PROMPTS if may_create else ()))
     withheld = [each.tool.name for each in offered if not each.profiles]
-    if all(profile.settings.read_only for profile in profiles):
-        return Catalogue(tools, prompts.READ_PROMPTS, [*withheld, *(each.name for each in prompts.WRITE_PROMPTS)])
-    return Catalogue(tools, (*prompts.READ_PROMPTS, *prompts.WRITE_PROMPTS), withheld)
+    withheld += [prompt.name for prompt in prompts.CREATING_PROMPTS if not may_create]
+    only_reads = all(profile.settings.read_only for profile in profiles)
+    reasons = dict.fromkeys(withheld, ONLY_READS if only_reads else CREATES_NONE)
+    if EXPORT_TOOL.name in withheld and not only_reads:
+        reasons[EXPORT_TOOL.name] = EXPORTS_NONE
+    return Catalogue(tools, offered_prompts, reasons)
 
 
 @asynccontextmanager
-async def _open_fleet(profiles: Sequence[Profile], runtime: _Runtime) -> AsyncGenerator[Fleet]:
+async def _open_fleet(
+    profiles: Sequence[Profile], runtime: _Runtime, on_open: Callable[[Fleet], object]
+) -> AsyncGenerator[Fleet]:
     """Give what the operations work with, for each cluster."""
     async with AsyncExitStack() as opened:
-        yield Fleet([await opened.enter_async_context(_open_services(profile, runtime)) for profile in profiles])
+        fleet = Fleet([await opened.enter_async_context(_open_services(profile, runtime)) for profile in profiles])
+        on_open(fleet)
+        yield fleet
 
 
 @asynccontextmanager
@@ -183,17 +254,21 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
     if not settings.read_only:
         await _log_recovered(delivery)
     cluster_clock = ClusterClock(runtime.clock)
-    on_date = cluster_clock.observe_date
+    telemetry = runtime.telemetry
     async with (
         connect(
-            settings, cluster_transport=runtime.cluster_transport, shutdown=runtime.shutdown, on_date=on_date
+            settings,
+            cluster_transport=runtime.cluster_transport,
+            shutdown=runtime.shutdown,
+            on_date=cluster_clock.observe_date,
+            observe=nullcontext if telemetry is None else telemetry.observe_requests(profile),
         ) as cluster,
         journal.working(),
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(_log_unfinished, journal, delivery, runtime.timing.report_delay)
         patience = runtime.timing.own_token_patience
-        yield Services(
+        services = Services(
             address=profile.label,
             name=profile.name,
             table=profile.table,
@@ -210,11 +285,15 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
             credential_place=find_place(settings),
             timeout_context=runtime.shutdown.delivery_timeout,
             read_only=settings.read_only,
+            may_create_tokens=settings.may_create_tokens,
             consent_timeout=runtime.timing.consent_timeout,
             own_token_watch=None
             if patience is None
             else OwnTokenWatch(cluster, clock=cluster_clock, tasks=tasks, patience=patience),
         )
+        if telemetry is not None:
+            tasks.start_soon(telemetry.watch, services)
+        yield services
         tasks.cancel_scope.cancel()
 
 
@@ -279,6 +358,8 @@ def _render_instructions(profiles: Sequence[Profile]) -> str:
 def _render_secrecy(profiles: Sequence[Profile]) -> str:
     if all(profile.settings.read_only for profile in profiles):
         return "It only reads, and never shows a bearer token."
+    if not any(profile.settings.may_create_tokens for profile in profiles):
+        return "It never shows a bearer token, and creates no token."
     if profiles[0].settings.delivery == "inline":
         return "The bearer token of an existing token can never be shown; that of a new one is in the answer, once."
     return "It never shows a bearer token: that of a new token goes to a place that the answer names."

@@ -4,9 +4,9 @@ The SDK answers an unknown tool in two words, repeats an unknown name whatever i
 cannot render as a fault of the server.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, cast
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver.prompts import Prompt
@@ -40,12 +40,26 @@ async def refuse_secret_names(ctx: ServerRequestContext[Any, Any], call_next: Ca
 class Catalogue:
     """The middleware that answers calls of unknown tools and prompts, and checks the arguments of prompts.
 
-    `withheld` are the names of the tools and prompts that this server would have if it did not only read.
+    `withheld` says for each tool and prompt that this server does not offer why it does not.
     """
 
     tools: Sequence[Tool]
     prompts: Sequence[Prompt]
-    withheld: Sequence[str] = ()
+    withheld: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the names of all that is there."""
+        return [*(tool.name for tool in self.tools), *(prompt.name for prompt in self.prompts)]
+
+    def without(self, names: Collection[str], *, reason: str) -> Self:
+        """Return a catalogue in which these are withheld as well."""
+        return replace(
+            self,
+            tools=[tool for tool in self.tools if tool.name not in names],
+            prompts=[prompt for prompt in self.prompts if prompt.name not in names],
+            withheld={**self.withheld, **dict.fromkeys(names, reason)},
+        )
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Return the answer of the server, or an error that says how to mend the call.
@@ -77,7 +91,7 @@ class Catalogue:
         for prompt in self.prompts:
             if prompt.name == name:
                 return prompt
-        because = ", since this server only reads" if name in self.withheld else ""
+        because = f", since {self.withheld[name]}" if name in self.withheld else ""
         raise MCPError(
             INVALID_PARAMS,
             f"There is no prompt {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}{because}. "

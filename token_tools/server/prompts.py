@@ -51,7 +51,7 @@ READ_PROMPTS: Final = (
         description="Look for access tokens that are a risk, and decide together what to do.",
     ),
 )
-WRITE_PROMPTS: Final = (
+CREATING_PROMPTS: Final = (
     Prompt.from_function(
         rotate_token,
         title="Rotate an access token",

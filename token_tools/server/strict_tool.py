@@ -23,6 +23,7 @@ from token_tools.operations.calls import find_named_cluster
 from token_tools.quoting import MAX_ANSWER_CHARS, truncate
 from token_tools.redaction import redact
 from token_tools.server.callers import get_fleet
+from token_tools.server.observation import note_failure
 from token_tools.server.tool_arguments import MAX_ARGUMENT_CHARS, JsonSchema, render_mistake
 from token_tools.views.hints import has_action_word, render_unknown_argument
 
@@ -152,10 +153,12 @@ class StrictTool(Tool):
         try:
             return await self.execute(arguments, context, convert_result=convert_result)
         except TokenToolsError as failure:
+            note_failure(failure)
             await self.on_failure(failure, arguments, context)
             raise self._explain_failure(failure, context) from failure
         except UnexpectedToolError as crash:
             if isinstance(crash.__cause__, TokenToolsError):
+                note_failure(crash.__cause__)
                 await self.on_failure(crash.__cause__, arguments, context)
                 raise self._explain_failure(crash.__cause__, context) from crash.__cause__
             # The SDK logs what caused an error of this type.

@@ -22,10 +22,11 @@ from token_tools.operations.fleet import Fleet
 from token_tools.operations.read import get_token, list_tokens
 from token_tools.operations.rotate import RotatePlan, plan_rotate, rotate_token
 from token_tools.operations.selection import ProgressCallback, choose_criterion, select_tokens
-from token_tools.operations.update import UpdatePlan, plan_update, update_token
+from token_tools.operations.update import UpdatePlan, check_asked_for, plan_update, update_token
 from token_tools.operations.user_lookup import User
 from token_tools.server.callers import get_fleet, get_services
 from token_tools.server.elicitation.asking import AskingTool, ConsentAnswer, consent_resolver, require_consent
+from token_tools.server.elicitation.planning import find_plan
 from token_tools.server.strict_tool import StrictTool
 from token_tools.server.tool_arguments import (
     DurationArgument,
@@ -163,22 +164,22 @@ async def list_token_changes(
 
 
 async def _resolve_create_plan(ctx: Context[Fleet], user: User, expiration_time: str | None) -> CreatePlan:
-    return await plan_create(get_services(ctx), user, expiration_time)
+    return await find_plan(ctx, plan_create, user, expiration_time)
 
 
 async def _resolve_update_plan(
     ctx: Context[Fleet], id: str, enabled: bool | None, expiration_time: str | None
 ) -> UpdatePlan:
-    services = get_services(ctx)
-    return await plan_update(services, id, enabled=enabled, expiration_time=expiration_time)
+    check_asked_for(enabled=enabled, expiration_time=expiration_time)
+    return await find_plan(ctx, plan_update, id, enabled=enabled, expiration_time=expiration_time)
 
 
 async def _resolve_delete_plan(ctx: Context[Fleet], id: str) -> DeletePlan:
-    return await plan_delete(get_services(ctx), id)
+    return await find_plan(ctx, plan_delete, id)
 
 
 async def _resolve_rotate_plan(ctx: Context[Fleet], id: str, expiration_time: str | None) -> RotatePlan:
-    return await plan_rotate(get_services(ctx), id, expiration_time)
+    return await find_plan(ctx, plan_rotate, id, expiration_time)
 
 
 async def create_access_token(
@@ -201,7 +202,7 @@ async def create_access_token(
     ] = None,
 ) -> Annotated[CallToolResult, NewToken]:
     """Create a token as planned, once it is agreed to."""
-    services = require_consent(ctx, consent, plan)
+    services = await require_consent(ctx, consent, plan)
     return _to_call_result(render_create_result(await create_token(services, plan), address=services.address))
 
 
@@ -220,7 +221,7 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
     """Update a token as planned, once it is agreed to."""
-    services = require_consent(ctx, consent, plan)
+    services = await require_consent(ctx, consent, plan)
     update = await update_token(services, plan)
     return _to_call_result(render_update_result(update, address=services.address, now=plan.time))
 
@@ -232,7 +233,7 @@ async def delete_access_token(
     id: IdArgument,
 ) -> Annotated[CallToolResult, DeletedToken]:
     """Delete a token as planned, once it is agreed to."""
-    services = require_consent(ctx, consent, plan)
+    services = await require_consent(ctx, consent, plan)
     return _to_call_result(render_delete_result(await delete_token(services, plan), address=services.address))
 
 
@@ -246,7 +247,7 @@ async def rotate_access_token(
     ] = None,
 ) -> Annotated[CallToolResult, RotatedToken]:
     """Create a second token beside the old one, once it is agreed to."""
-    services = require_consent(ctx, consent, plan)
+    services = await require_consent(ctx, consent, plan)
     rotation = await rotate_token(services, plan)
     return _to_call_result(
         render_rotate_result(rotation, address=services.address, credential_location=services.credential_location)
@@ -377,6 +378,8 @@ WRITE_TOOLS: Final = (
 
 FOR_ALL: Final = ("audit_access_tokens", "list_token_changes")
 """The tools of which one call can be for all clusters of a server."""
+CREATING: Final = ("create_access_token", "rotate_access_token")
+"""The tools that create a token."""
 
 
 class ToolRule(NamedTuple):
@@ -395,6 +398,10 @@ def _may_write(settings: Settings) -> bool:
     return not settings.read_only
 
 
+def _may_create(settings: Settings) -> bool:
+    return settings.may_create_tokens
+
+
 def _may_write_reports(settings: Settings) -> bool:
     return settings.may_write_reports
 
@@ -402,7 +409,7 @@ def _may_write_reports(settings: Settings) -> bool:
 TOOLS: Final = (
     *(ToolRule(tool, _is_always_allowed, tool.name in FOR_ALL) for tool in READ_TOOLS),
     ToolRule(EXPORT_TOOL, _may_write_reports),
-    *(ToolRule(tool, _may_write) for tool in WRITE_TOOLS),
+    *(ToolRule(tool, _may_create if tool.name in CREATING else _may_write) for tool in WRITE_TOOLS),
 )
 """The tools of a server with one cluster, in the order in which they are listed."""
 

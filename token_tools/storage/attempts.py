@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 
 from token_tools.storage.delivery import Location, StoredLocation
 
-Operation = Literal["create", "rotate", "update", "delete"]
+Operation = Literal["create", "rotate", "update", "delete", "export"]
+"""What was asked for. An export changes nothing, and is only recorded if it was refused."""
 Outcome = Literal[
     "intended", "created", "not created", "rolled back", "undeletable", "done", "not done", "unknown",
     "asked", "refused", "declined", "could not ask",

@@ -1,15 +1,16 @@
 """Delivery of the server's own first bearer token, into the place from which the server will read it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
 from token_tools.storage.credential_place import CredentialPlace
 from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
+    AskedToken,
     DeliveredToken,
+    KeepsNoFiles,
     Location,
     locate_recorded,
     run_with_timeout,
@@ -18,16 +19,12 @@ from token_tools.storage.delivery.base import (
 
 
 @dataclass(frozen=True)
-class CredentialDelivery:
-    """The destination "the server's own credential"."""
+class CredentialDelivery(KeepsNoFiles):
+    """The destination "the server's own credential", which has the old bearer token or the new one."""
 
     place: CredentialPlace
 
-    async def recover(self) -> Sequence[Path]:
-        """Return no files: the place has the old bearer token or the new one."""
-        return ()
-
-    async def reserve(self) -> "CredentialDelivery":
+    async def reserve(self, _asked: AskedToken | None = None, /) -> "CredentialDelivery":
         """Prove that the place can be written.
 
         Raises:
@@ -41,10 +38,6 @@ class CredentialDelivery:
     ) -> Location | None:
         """Return the recorded location."""
         return await locate_recorded(location)
-
-    async def list_unidentified_files(self) -> Sequence[Path]:
-        """Return no files."""
-        return ()
 
     def render_possible_location(self, _user: str, /) -> str:
         """Return the place."""

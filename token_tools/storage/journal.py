@@ -7,9 +7,11 @@ other server can say what is unfinished.
 """
 
 import logging
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from operator import attrgetter
 from secrets import token_hex
 from typing import Final, NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -20,6 +22,7 @@ import msgspec
 from token_tools.errors import JournalError, Refusal
 from token_tools.storage.attempts import Attempt, Mandate, Operation, Outcome, Settlement, encode_location
 from token_tools.storage.delivery import Location
+from token_tools.storage.questions import OpenQuestion
 from token_tools.storage.sightings import Sighting
 from token_tools.storage.state import record
 from token_tools.storage.state.connections import WAIT_SECONDS, Connection, Connections
@@ -36,10 +39,14 @@ _Result = TypeVar("_Result")
 
 
 class _History(NamedTuple):
-    """What was read last: the attempts as they were when the record was at `revision`."""
+    """What was read last: the attempts as they were when the record was at `revision`, the earliest first.
+
+    `in_flight` are those among them whose lease may have run out since.
+    """
 
     revision: int
     attempts: Sequence[Attempt]
+    in_flight: Sequence[Attempt]
 
 
 class Limits(NamedTuple):
@@ -91,12 +98,66 @@ class Journal:
             JournalError: If the record cannot be written.
             Refusal: If there were too many changes.
         """
+        await self._write(self._check_ready)
 
-        def check(connection: Connection) -> None:
-            record.probe(connection)
-            self._check_change_limit(connection)
+    async def find_question(self, caller: str, request: str) -> OpenQuestion | None:
+        """Return the question that is open about a caller's request, and check what `check_ready` does.
 
-        await self._write(check)
+        Raises:
+            JournalError: If the record cannot be written.
+            Refusal: If there were too many changes.
+        """
+
+        def find(connection: Connection) -> OpenQuestion | None:
+            self._check_ready(connection)
+            return record.find_question(connection, self._cluster, caller, request)
+
+        return await self._write(find)
+
+    async def open_question(
+        self, question: OpenQuestion, entry: Attempt, *, replaces: OpenQuestion | None
+    ) -> OpenQuestion:
+        """Write that a person is asked, and return the question that is open then.
+
+        It is another one if another call asked about the same request meanwhile, after it was known that no question
+        but `replaces` was open about it.
+
+        Raises:
+            JournalError: If it cannot be written.
+        """
+
+        def write(connection: Connection) -> OpenQuestion:
+            present = record.find_question(connection, self._cluster, question.caller, question.request)
+            if present is not None and present != replaces:
+                return present
+            record.replace_question(connection, self._cluster, question)
+            record.insert_attempt(connection, entry)
+            self._prune(connection)
+            return question
+
+        return await self._write(write)
+
+    async def spend_question(self, question_id: str) -> None:
+        """Write that a question is answered, whatever the answer is and whatever comes of it.
+
+        Raises:
+            JournalError: If it cannot be written.
+            Refusal: If the question is not open any more.
+        """
+
+        def close(connection: Connection) -> None:
+            if not record.close_question(connection, self._cluster, question_id):
+                raise _explain_used_answer()
+
+        await self._write(close)
+
+    async def check_reachable(self) -> None:
+        """Check that the record can be read, if there is one.
+
+        Raises:
+            JournalError: If it cannot be.
+        """
+        await self._run(lambda _: self._connections.read(record.read_revision, if_missing=None))
 
     def draft(self, operation: Operation, user: str, mandate: Mandate, **details: Unpack[EntryDetails]) -> Attempt:
         """Return an entry that is not written yet; it is an intent unless the details say something else."""
@@ -113,7 +174,7 @@ class Journal:
         )
 
     async def record_untried(self, entry: Attempt) -> None:
-        """Write that a person is asked, or why nothing was tried, in the place of the question if one was asked.
+        """Write why nothing was tried, in the place of the question if one was asked.
 
         Raises:
             JournalError: If it cannot be written.
@@ -143,10 +204,7 @@ class Journal:
             if intent.replaces is not None:
                 _check_not_rotated(connection, intent, known_rotations)
             if not record.take_question(connection, intent) and intent.question is not None:
-                raise Refusal(
-                    "This question was answered before, and its answer is used up. What that did is told there: look "
-                    "at the user's tokens before you call again."
-                )
+                raise _explain_used_answer()
             record.insert_attempt(connection, intent)
             self._prune(connection)
 
@@ -298,16 +356,34 @@ class Journal:
             del self._unwritten[ended.id]
 
     def _read_history(self, connection: Connection) -> Sequence[Attempt]:
-        """Return the attempts as they are now; they are only read again if there was a change, or a lease may end."""
+        """Return the attempts as they are now; of these, only what may have changed is read again."""
         revision = record.read_revision(connection)
         if revision is None:
             return ()
-        if self._history is None or self._history.revision != revision:
-            attempts = record.select_attempts(connection, cluster=self._cluster, only_tried=True)
-            if any(attempt.is_in_flight for attempt in attempts):
-                return attempts
-            self._history = _History(revision, attempts)
-        return self._history.attempts
+        known = self._history
+        if known is not None and known.revision == revision and not known.in_flight:
+            return known.attempts
+        known_attempts: Sequence[Attempt] = []
+        changed = None
+        if known is not None and known.attempts:
+            known_attempts = known.attempts
+            changed = record.select_changed_attempts(
+                connection,
+                cluster=self._cluster,
+                revision=known.revision,
+                last=known_attempts[-1],
+                in_flight=known.in_flight,
+            )
+        if changed is None:
+            known_attempts = []
+            changed = record.select_attempts(connection, cluster=self._cluster, only_tried=True)
+        attempts = _update_attempts(known_attempts, changed)
+        self._history = _History(revision, attempts, [attempt for attempt in changed if attempt.is_in_flight])
+        return attempts
+
+    def _check_ready(self, connection: Connection) -> None:
+        record.probe(connection)
+        self._check_change_limit(connection)
 
     def _prune(self, connection: Connection) -> None:
         record.prune(connection, before=self._clock() - self._limits.keep, max_entries=self._limits.max_entries)
@@ -373,6 +449,26 @@ def _check_not_rotated(connection: Connection, intent: Attempt, known: Collectio
         raise explain_concurrent_rotation(at_work[-1])
     if {attempt.id for attempt in rotations} - {*known}:
         raise Refusal(f"Token {intent.replaces} was rotated meanwhile. Call again to see how it is now.")
+
+
+def _explain_used_answer() -> Refusal:
+    return Refusal(
+        "This question was answered before, or its time is over, and its answer is used up. What that did is told "
+        "there: look at the user's tokens before you call again."
+    )
+
+
+def _update_attempts(known: Sequence[Attempt], changed: Sequence[Attempt]) -> Sequence[Attempt]:
+    """Return the attempts as they are now; of too many, the earliest are left out that are finished."""
+    if not changed:
+        return known
+    # What changes is among the last of very many.
+    first = bisect_left(known, changed[0].number, key=attrgetter("number"))
+    by_number = {attempt.number: attempt for attempt in (*known[first:], *changed)}
+    attempts = [*known[:first], *(by_number[number] for number in sorted(by_number))]
+    surplus = max(0, len(attempts) - record.MAX_READ)
+    unfinished = [attempt for attempt in attempts[:surplus] if attempt.is_unfinished or attempt.is_in_flight]
+    return [*unfinished, *attempts[surplus:]]
 
 
 def explain_concurrent_rotation(attempt: Attempt) -> Refusal:

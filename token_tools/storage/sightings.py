@@ -7,7 +7,7 @@ a hash of two ids could hide a token. Times are kept as instants, so that anothe
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import lt
@@ -77,6 +77,14 @@ def unpack_state(packed: int) -> tuple[int, bool]:
     """Return the expiry of a token, as a number that is the greater the later it is, and whether it is disabled."""
     expiry, is_disabled = divmod(packed >> _WORD_BITS & _WORD_MASK, 2)
     return expiry, bool(is_disabled)
+
+
+def find_expiries(tokens: Iterable[int], *, excluding: Collection[str]) -> Iterator[datetime]:
+    """Yield when tokens expire: those that are enabled, do expire, and are not among the ids to be excluded."""
+    for packed in tokens:
+        expiry, is_disabled = unpack_state(packed)
+        if expiry < NEVER_EXPIRES and not is_disabled and unpack_id(packed) not in excluding:
+            yield _FIRST_INSTANT + expiry * _MICROSECOND
 
 
 def unpack_user(packed: int) -> str | None:

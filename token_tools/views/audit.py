@@ -29,7 +29,11 @@ MAX_CAVEAT_CHARS: Final = 400
 """Characters of each thing that is not known."""
 
 READ_ONLY_NOTE: Final = (
-    "This server only reads: the calls that mend are for one that may write, or for a person with qq."
+    "You may only read here: the calls that mend are for a server or a caller that may write, or for a person with qq."
+)
+CREATES_NONE_NOTE: Final = (
+    "This server creates no token, since QUMULO_DELIVERY names no place for one: create_access_token and "
+    "rotate_access_token are for a server that does, or for a person with qq."
 )
 LACKS_WRITE_NOTE: Final = (
     f"This server's credential lacks {WRITE_PRIVILEGE}: the calls that mend are for one "
@@ -203,7 +207,11 @@ def render_remainder(finding: FindingCount, shown: int) -> Sequence[str]:
 
 def render_cannot_mend(result: AuditResult) -> Sequence[str]:
     """Return why this server cannot make the calls that mend, if it cannot."""
-    return [READ_ONLY_NOTE] if result.read_only else [] if result.may_write else [LACKS_WRITE_NOTE]
+    if result.read_only:
+        return [READ_ONLY_NOTE]
+    if not result.may_write:
+        return [LACKS_WRITE_NOTE]
+    return [] if result.may_create_tokens else [CREATES_NONE_NOTE]
 
 
 def _to_worst_token(finding: Finding, example: Example) -> WorstToken:

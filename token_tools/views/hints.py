@@ -413,16 +413,16 @@ def render_unknown_argument(
     return f"{problem}: {already}{answer} {takes}"
 
 
-def render_unknown_tool(name: str, offered: Sequence[str], withheld: Sequence[str]) -> str:
+def render_unknown_tool(name: str, offered: Sequence[str], withheld: Mapping[str, str]) -> str:
     """Return what to call instead of a tool that does not exist.
 
-    `withheld` are the tools that this server would have if it did not only read.
+    `withheld` says for each tool that this server does not offer why it does not.
     """
     problem = f"There is no tool {quote_untrusted(name, max_chars=MAX_NAME_CHARS)}"
     tools = f"The tools are {', '.join(offered)}."
     tool, answer = _find_tool(_split_words(name), [*offered, *withheld])
-    if tool in withheld:
-        return f"{problem}: this server only reads. {tools}"
+    if tool is not None and tool in withheld:
+        return f"{problem}: {withheld[tool]}. {tools}"
     return f"{problem}{answer}. {tools}"
 
 

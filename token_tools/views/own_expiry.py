@@ -34,8 +34,8 @@ def render_expiry_warning(services: Services, credential: OwnCredential) -> str 
 
 
 def _render_mend(services: Services, credential: OwnCredential, token: AccessToken) -> str:
-    where, privileges = services.credential_location, credential.caller.privileges
-    if services.read_only or (privileges is not None and WRITE_PRIVILEGE not in privileges):
+    where, privileges = services.credential_location, credential.principal.privileges
+    if not services.may_create_tokens or (privileges is not None and WRITE_PRIVILEGE not in privileges):
         return f"the operator has to replace {where}, which this server may not do itself"
     with naming_cluster(services.name):
         call = format_call("rotate_access_token", id=token.id)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from token_tools.cli.checks.check import Check, render_command, report_failure
 from token_tools.cluster.client import ClusterClient, connect
 from token_tools.cluster.clock import ClusterClock, render_clock_difference
-from token_tools.cluster.models import Caller, CoreVersion
+from token_tools.cluster.models import CoreVersion, Principal
 from token_tools.cluster.qq import Qq
 from token_tools.cluster.responses import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE
 from token_tools.configuration import Profile
@@ -44,8 +44,8 @@ async def check_cluster(profile: Profile, clock: Clock) -> AsyncIterator[Check]:
             yield _check_version(await cluster.fetch_version())
             yield _check_clock(cluster_clock)
             own = await read_own_credential(cluster)
-            yield _check_caller(own, cluster_clock, profile)
-            yield await _check_tools(cluster, own.caller, profile)
+            yield _check_principal(own, cluster_clock, profile)
+            yield await _check_tools(cluster, own.principal, profile)
         except ClusterError as failure:
             yield report_failure("cluster", failure)
 
@@ -73,8 +73,8 @@ def _check_clock(clock: ClusterClock) -> Check:
     return Check("clocks", "warning", f"they differ: times are told by {difference}", "let both be set by NTP")
 
 
-def _check_caller(own: OwnCredential, clock: Clock, profile: Profile) -> Check:
-    me = own.caller
+def _check_principal(own: OwnCredential, clock: Clock, profile: Profile) -> Check:
+    me = own.principal
     name = quote_untrusted(me.name, max_chars=_MAX_VERSION_CHARS).strip('"') if me.name else f"auth_id:{me.id}"
     if own.failure is not None:
         return Check("who am I", "warning", f"{name}, by a token whose expiry is not known: {own.failure}")
@@ -89,7 +89,7 @@ def _check_caller(own: OwnCredential, clock: Clock, profile: Profile) -> Check:
     return Check("who am I", "warning", text, mend)
 
 
-async def _check_tools(cluster: ClusterClient, me: Caller, profile: Profile) -> Check:
+async def _check_tools(cluster: ClusterClient, me: Principal, profile: Profile) -> Check:
     allowed = [rule.tool.name for rule in TOOLS if rule.is_allowed(profile.settings)]
     held, needed = me.privileges, _list_needed(profile)
     missing = [] if held is None else [privilege for privilege in needed if privilege not in held]

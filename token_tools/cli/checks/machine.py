@@ -77,10 +77,10 @@ def _render_value(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if name in SECRET_SETTINGS:
         return "set, not shown"
-    if name == "credentials_command":
-        # Its arguments may be secrets; the program is none.
-        return f"{format_input(value[0])} …"
     match value:
+        case (str(program), *_):
+            # The arguments of a command may be secrets; the program is none.
+            return f"{format_input(program)} …"
         case bool():
             return str(value).lower()
         case timedelta():

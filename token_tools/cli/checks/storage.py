@@ -10,7 +10,7 @@ from token_tools.cluster.qq import Qq
 from token_tools.configuration import Profile
 from token_tools.errors import DeliveryError, JournalError, Refusal, SettingsError
 from token_tools.operations.export_file import open_export
-from token_tools.storage.delivery import Delivery, choose_delivery
+from token_tools.storage.delivery import CommandDelivery, Delivery, FileDelivery, choose_delivery
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
 from token_tools.times import Clock
@@ -32,7 +32,7 @@ async def check_storage(profile: Profile, clock: Clock) -> AsyncIterator[Check]:
         journal = Journal(connections, cluster=settings.address, clock=clock, limits=limits)
         yield await _check_journal(journal, connections.database.where)
         yield await _check_unfinished(journal)
-    if not settings.read_only:
+    if settings.may_create_tokens:
         delivery = choose_delivery(settings, Qq(settings.host, settings.port))
         yield await _check_delivery(delivery, profile)
     if settings.may_write_reports:
@@ -67,10 +67,22 @@ async def _check_delivery(delivery: Delivery, profile: Profile) -> Check:
     except DeliveryError as failure:
         return report_failure("delivery", failure)
     if settings.delivery == "inline":
-        mend = "set QUMULO_DELIVERY to file or keyring, unless that is meant"
+        mend = "set QUMULO_DELIVERY to command, file or keyring, unless that is meant"
         return Check("delivery", "warning", "new bearer tokens go into the answer, and so to the model", mend)
-    place = settings.delivery_dir if settings.delivery == "file" else "the system's keyring"
-    return Check("delivery", "ok", f"new bearer tokens go to {place}, which was tried")
+    return Check("delivery", "ok", f"new bearer tokens {_render_place(delivery)}")
+
+
+def _render_place(delivery: Delivery) -> str:
+    """Return where new bearer tokens go once that was reserved, and what this has proved of it."""
+    match delivery:
+        case FileDelivery():
+            return f"go to {delivery.folder}, which was tried"
+        case CommandDelivery(check=None):
+            return f"are handed to {delivery.render_name()}, which can be executed; no QUMULO_DELIVERY_CHECK is set"
+        case CommandDelivery():
+            return f"are handed to {delivery.render_name()}; QUMULO_DELIVERY_CHECK ended with 0"
+        case _:
+            return "go to the system's keyring, which was tried"
 
 
 def _check_reports(profile: Profile) -> Check:

@@ -1,6 +1,5 @@
 """Asking a person over the protocol: the form, the time for an answer, and what it means if no yes comes back."""
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -13,23 +12,19 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.shared.exceptions import MCPError
-from mcp.types import ClientCapabilities
 from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from token_tools.errors import JournalError, Refusal, TokenToolsError
+from token_tools.errors import Refusal, TokenToolsError
 from token_tools.operations.consent import NoConsent, NotAgreed
 from token_tools.operations.fleet import Fleet
 from token_tools.operations.services import Services
-from token_tools.quoting import truncate
-from token_tools.redaction import redact
-from token_tools.server.callers import draft_refusal, get_services
-from token_tools.server.elicitation.questions import AnyPlan, render_cannot_ask, render_no_consent, render_question
+from token_tools.server.callers import get_services, record_refusal
+from token_tools.server.elicitation.questions import AnyPlan, render_no_consent
 from token_tools.server.strict_tool import StrictTool
 from token_tools.storage.attempts import Mandate, Operation
 
-_LOG: Final = logging.getLogger(__name__)
 CONSENT_TIMEOUT: Final = timedelta(minutes=5)
 """How long a call waits for a person's answer."""
 
@@ -90,15 +85,8 @@ class AskingTool(StrictTool):
         """Record a call that was refused, or that a person did not agree to."""
         if not isinstance(failure, Refusal):
             return
-        services = get_services(context)
         operation = cast(Operation, self.name.partition("_")[0])
-        entry = (
-            failure.entry if isinstance(failure, NotAgreed) else draft_refusal(services, operation, arguments, failure)
-        )
-        try:
-            await services.journal.record_untried(entry)
-        except JournalError as unrecorded:
-            _LOG.warning("%s", unrecorded)
+        await record_refusal(get_services(context), operation, arguments, failure)
 
 
 def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolve:
@@ -107,47 +95,35 @@ def consent_resolver(plan_resolver: Callable[..., Awaitable[AnyPlan]]) -> Resolv
     async def ask_for_consent(
         ctx: Context[Fleet], plan: Annotated[AnyPlan, Resolve(plan_resolver)]
     ) -> Elicit[ConsentAnswer] | ConsentAnswer:
-        if not plan.needs_consent:
+        if plan.question is None:
             return ConsentAnswer(agree=True)
         services = get_services(ctx)
-        if not _can_show_forms(ctx.client_capabilities):
-            mandate = Mandate(services.actor, "could not ask")
-            raise NotAgreed(
-                render_cannot_ask(plan, services.qq), plan.draft_entry(services.journal, mandate, "could not ask")
-            )
         _CALL_SCOPE.get().deadline = anyio.current_time() + services.consent_timeout.total_seconds()
         _REFUSE.set(lambda no_consent: _explain_no_consent(services, plan, no_consent))
-        # The SDK accepts an answer only for exactly the text that was asked, so a repeated question needs the same
-        # text.
-        question = services.pending_plans.get_question(
-            plan, lambda: redact(truncate(render_question(plan, services.address)))
-        )
-        mandate = Mandate(services.actor, "asked", plan.question_id)
-        await services.journal.record_untried(plan.draft_entry(services.journal, mandate, "asked"))
-        return Elicit(question, ConsentAnswer)
+        # The SDK accepts an answer only for exactly the text that was asked.
+        return Elicit(plan.question, ConsentAnswer)
 
     return Resolve(ask_for_consent)
 
 
-def _can_show_forms(capabilities: ClientCapabilities | None) -> bool:
-    """Whether the client shows forms. An empty declaration means them: once there was nothing else to declare."""
-    elicitation = None if capabilities is None else capabilities.elicitation
-    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
-
-
-def require_consent(ctx: Context[Fleet], answer: ElicitationResult[ConsentAnswer], plan: AnyPlan) -> Services:
+async def require_consent(ctx: Context[Fleet], answer: ElicitationResult[ConsentAnswer], plan: AnyPlan) -> Services:
     """Return the services that carry out the plan, if a person agreed to it or no consent was needed.
 
+    An answer counts once, over all servers.
+
     Raises:
-        Refusal: If consent was needed and there is none.
+        Refusal: If consent was needed and there is none, or if the answer was used before.
+        JournalError: If it cannot be written that the question is answered.
     """
     # The question is answered, so the consent timeout no longer bounds the call.
     _CALL_SCOPE.get().deadline = math.inf
     services = get_services(ctx)
+    if plan.question is not None:
+        services.pending_plans.discard(plan)
+        await services.journal.spend_question(plan.question_id)
     if (no_consent := _find_no_consent(answer)) is not None:
-        services.pending_plans.consume(plan)
         raise _explain_no_consent(services, plan, no_consent)
-    services.pending_plans.reset_no_consent_count(plan)
+    services.pending_plans.reset_no_consent_count(services.caller.id, plan)
     return services
 
 
@@ -166,7 +142,7 @@ def _find_no_consent(answer: ElicitationResult[ConsentAnswer]) -> NoConsent | No
 
 def _explain_no_consent(services: Services, plan: AnyPlan, no_consent: NoConsent) -> Refusal:
     """Explain why a plan is not carried out that was asked about without a yes, and what leads on."""
-    times = services.pending_plans.count_no_consent(plan)
+    times = services.pending_plans.count_no_consent(services.caller.id, plan)
     entry = plan.draft_entry(
         services.journal,
         Mandate(services.actor, "declined", plan.question_id),

@@ -6,6 +6,8 @@ A question tells everything as the server found it, and nothing as a model said 
 from collections.abc import Mapping
 from typing import Final, assert_never
 
+from mcp.types.version import LATEST_MODERN_VERSION
+
 from token_tools.cluster.clock import render_clock_note
 from token_tools.cluster.identity import Identity, format_name
 from token_tools.cluster.qq import Qq
@@ -73,10 +75,19 @@ def render_no_consent(plan: AnyPlan, qq: Qq, no_consent: NoConsent, *, times: in
     return f"{what} It is asked because {_render_reasons(plan)}. {when} {_render_manual_command(plan, qq)}"
 
 
-def render_cannot_ask(plan: AnyPlan, qq: Qq) -> str:
-    """Render why a plan is not carried out where the client shows no forms, and what leads on."""
+def render_cannot_ask(plan: AnyPlan, qq: Qq, *, is_known: bool) -> str:
+    """Render why a plan is not carried out where nobody can be asked, and what leads on.
+
+    It `is_known` what the client can do, unless it speaks the older protocol to one of several replicas.
+    """
+    obstacle = (
+        "this client cannot ask them"
+        if is_known
+        else "this client cannot ask them here: this server has replicas, to which a person's answer comes only in the "
+        f"protocol of {LATEST_MODERN_VERSION}, and this client speaks an older one. One that speaks that can ask"
+    )
     return (
-        f"A person has to agree to this first ({_render_reasons(plan)}), and this client cannot ask them. "
+        f"A person has to agree to this first ({_render_reasons(plan)}), and {obstacle}. "
         f"{_render_manual_command(plan, qq)}"
     )
 

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Final, Protocol, TypeVar
+from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -78,6 +78,13 @@ class DeliveredToken:
     bearer_token: SecretStr | None = field(default=None, repr=False)
 
 
+class AskedToken(NamedTuple):
+    """What is known of a token before it is created: its user, and when it is to expire (aware; None for never)."""
+
+    user: Identity
+    expires: datetime | None
+
+
 class Reservation(Protocol):
     """A destination that was proved to work; it has to be ended by `store` or by `release`."""
 
@@ -107,8 +114,10 @@ class Delivery(Protocol):
         """
         ...
 
-    async def reserve(self) -> Reservation:
+    async def reserve(self, asked: AskedToken | None = None, /) -> Reservation:
         """Prove that the next bearer token can be stored.
+
+        `asked` is the token that is to be created, None if the destination is only tried.
 
         Raises:
             DeliveryError: If it cannot be.
@@ -155,6 +164,18 @@ def sha256_fingerprint(bearer_token: SecretStr) -> str:
 def format_name_part(text: str) -> str:
     """Return a text as a part of a file name: other characters than letters, digits and `.@-` become underscores."""
     return _UNSAFE_CHARS.sub("_", text)
+
+
+class KeepsNoFiles:
+    """What is common to the destinations that keep no files on this machine: a killed server leaves nothing of one."""
+
+    async def recover(self) -> Sequence[Path]:
+        """Return no files."""
+        return ()
+
+    async def list_unidentified_files(self) -> Sequence[Path]:
+        """Return no files."""
+        return ()
 
 
 async def locate_recorded(location: Location | None) -> Location | None:

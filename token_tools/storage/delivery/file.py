@@ -31,6 +31,7 @@ from token_tools.errors import RETRY_ONCE_FIXED, DeliveryError
 from token_tools.paths import validate_path_form
 from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
+    AskedToken,
     DeliveredToken,
     Location,
     TimeoutContext,
@@ -130,7 +131,7 @@ class FileDelivery:
         """Remove the file."""
         await run_with_timeout(delivered.location.remove, self.timeout, timeout_context=self.timeout_context)
 
-    async def reserve(self) -> "ReservedFile":
+    async def reserve(self, _asked: AskedToken | None = None, /) -> "ReservedFile":
         """Take each step that the delivery will take, with as many blanks as the bearer token needs bytes."""
         return await run_with_timeout(self._reserve, self.timeout, rollback=ReservedFile.remove_and_close)
 

@@ -1,15 +1,21 @@
 """Delivery of new bearer tokens into the answer, and so to the model and to whatever records the conversation."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
-from token_tools.storage.delivery.base import DeliveredToken, Location, locate_recorded, sha256_fingerprint
+from token_tools.storage.delivery.base import (
+    AskedToken,
+    DeliveredToken,
+    KeepsNoFiles,
+    Location,
+    locate_recorded,
+    sha256_fingerprint,
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,10 @@ class InlineLocation:
 
 
 @dataclass(frozen=True)
-class InlineDelivery:
+class InlineDelivery(KeepsNoFiles):
     """The destination "the answer"."""
 
-    async def recover(self) -> Sequence[Path]:
-        """Return no files."""
-        return ()
-
-    async def reserve(self) -> "InlineDelivery":
+    async def reserve(self, _asked: AskedToken | None = None, /) -> "InlineDelivery":
         """Return this destination, of which there is nothing to prove."""
         return self
 
@@ -50,10 +52,6 @@ class InlineDelivery:
     ) -> Location | None:
         """Return the recorded location."""
         return await locate_recorded(location)
-
-    async def list_unidentified_files(self) -> Sequence[Path]:
-        """Return no files."""
-        return ()
 
     def render_possible_location(self, _user: str, /) -> None:
         """Return None: an answer that was not given is nowhere."""

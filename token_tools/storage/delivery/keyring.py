@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import ClassVar, Literal
 
@@ -19,7 +18,9 @@ from token_tools.cluster.models import NewAccessToken
 from token_tools.errors import DeliveryError
 from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
+    AskedToken,
     DeliveredToken,
+    KeepsNoFiles,
     Location,
     TimeoutContext,
     format_name_part,
@@ -84,23 +85,22 @@ class KeyringLocation:
 
 
 @dataclass(frozen=True)
-class KeyringDelivery:
-    """The destination "the keyring", for the tokens of the cluster at an address."""
+class KeyringDelivery(KeepsNoFiles):
+    """The destination "the keyring", for the tokens of the cluster at an address.
+
+    It stores a token completely or not at all, and the name of each account has the id of its token.
+    """
 
     address: str
     timeout: timedelta = DELIVERY_TIMEOUT
     timeout_context: TimeoutContext = anyio.fail_after
-
-    async def recover(self) -> Sequence[Path]:
-        """Return no files: the keyring stores a token completely or not at all."""
-        return ()
 
     @property
     def service(self) -> str:
         """The name under which the keyring lists the tokens of this cluster."""
         return f"qumulo-token-tools {self.address}"
 
-    async def reserve(self) -> "KeyringDelivery":
+    async def reserve(self, _asked: AskedToken | None = None, /) -> "KeyringDelivery":
         """Prove that the keyring is there and unlocked: store a word in it, read it and remove it."""
         await run_with_timeout(self._probe, self.timeout)
         return self
@@ -125,10 +125,6 @@ class KeyringDelivery:
         """Return the account of one of the users that has the token, or else the recorded location elsewhere."""
         candidates = [self._location_of(user, token_id) for user in users]
         return await run_with_timeout(partial(_locate, candidates, location), self.timeout)
-
-    async def list_unidentified_files(self) -> Sequence[Path]:
-        """Return no files: the name of each account has the id of its token."""
-        return ()
 
     def render_possible_location(self, user: str, /) -> str:
         """Name the account that the token would have."""

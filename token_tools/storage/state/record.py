@@ -14,6 +14,7 @@ import msgspec
 from token_tools.cluster.normalization import validate_token_id
 from token_tools.errors import RETRY_ONCE_FIXED, JournalError
 from token_tools.storage.attempts import UNTRIED, Attempt, Settlement
+from token_tools.storage.questions import QUESTION_TIMEOUT, OpenQuestion
 from token_tools.storage.sightings import Sighting, explain_unreadable
 from token_tools.storage.state.connections import Connection
 from token_tools.times import format_timestamp
@@ -69,8 +70,28 @@ _UPGRADES: Final[Sequence[Sequence[str]]] = (
             tokens BYTEA NOT NULL -- which SQLite takes for a word of no meaning, and keeps bytes as they are
         )""",
     ),
+    (
+        """CREATE TABLE questions (
+            id TEXT PRIMARY KEY,
+            cluster TEXT NOT NULL,
+            caller TEXT NOT NULL, -- who alone can answer it
+            request TEXT NOT NULL, -- a digest
+            planned TEXT NOT NULL, -- by the cluster's clock
+            asked TEXT NOT NULL, -- the moment of `planned`, by the server's clock
+            digest TEXT NOT NULL, -- of its text
+            open_until TEXT NOT NULL,
+            UNIQUE (cluster, caller, request)
+        )""",
+        "CREATE INDEX questions_by_end ON questions (open_until)",
+        # That of the record when the entry was written last.
+        "ALTER TABLE changes ADD COLUMN revision BIGINT",
+        "CREATE INDEX changes_by_revision ON changes (revision)",
+    ),
 )
 """For each version of the schema, the statements that lead to it from the one before."""
+
+_REVISIONS_VERSION: Final = 3
+"""The version of the schema from which on an entry has the revision of the record at which it was written last."""
 
 _COLUMNS: Final = (
     "number", "id", "begun", "ended", "cluster", "operation", "user_name", "token_id", "replaces", "tokens_before",
@@ -91,6 +112,10 @@ class _StoredAccount(msgspec.Struct, tag_field="kind", tag="keyring"):
     account: str
 
 
+class _StoredCommand(msgspec.Struct, tag_field="kind", tag="command"):
+    program: str
+
+
 class _StoredAnswer(msgspec.Struct, tag_field="kind", tag="inline"):
     pass
 
@@ -100,7 +125,7 @@ class _State(NamedTuple):
     revision: int
 
 
-_LOCATION: Final = msgspec.json.Decoder(_StoredFile | _StoredAccount | _StoredAnswer)
+_LOCATION: Final = msgspec.json.Decoder(_StoredFile | _StoredAccount | _StoredCommand | _StoredAnswer)
 
 
 def read_revision(connection: Connection) -> int | None:
@@ -174,7 +199,8 @@ def insert_attempt(connection: Connection, attempt: Attempt) -> None:
 
 
 def _insert_row(connection: Connection, row: Mapping[str, object]) -> None:
-    values = {**row, "number": count_change(connection)}
+    revision = count_change(connection)
+    values = {**row, "number": revision, "revision": revision}
     marks = ", ".join("?" for _ in values)
     connection.execute(f"INSERT INTO changes ({', '.join(values)}) VALUES ({marks})", *values.values())
 
@@ -191,11 +217,65 @@ def import_attempts(connection: Connection, attempts: Iterable[Attempt]) -> None
 
 
 def take_question(connection: Connection, entry: Attempt) -> bool:
-    """Delete the entry that a person was asked, whose place their answer takes; tell whether it was there."""
+    """Delete the entry that a person was asked, whose place their answer takes; tell whether it was there.
+
+    From now on, nobody can answer that question.
+    """
     where = "WHERE question = ? AND cluster = ? AND outcome = 'asked'"
     asked = connection.execute(f"SELECT id FROM changes {where}", entry.question, entry.cluster)
     connection.execute(f"DELETE FROM changes {where}", entry.question, entry.cluster)
+    if entry.question is not None:
+        close_question(connection, entry.cluster, entry.question)
     return bool(asked)
+
+
+def find_question(connection: Connection, cluster: str, caller: str, request: str) -> OpenQuestion | None:
+    """Return the question that is open about a caller's request, None if there is none that this program wrote."""
+    rows = connection.execute(
+        "SELECT id, caller, request, planned, asked, digest FROM questions "
+        "WHERE cluster = ? AND caller = ? AND request = ? AND open_until > utc_after(0)",
+        cluster,
+        caller,
+        request,
+    )
+    try:
+        return msgspec.convert(rows[0], OpenQuestion) if rows else None
+    except msgspec.ValidationError:
+        return None
+
+
+def replace_question(connection: Connection, cluster: str, question: OpenQuestion) -> None:
+    """Write that a question is open, in the place of another one about the same request; drop those that are over."""
+    # Without the inner SELECT, the time would be found out anew for each question that is open.
+    connection.execute("DELETE FROM questions WHERE open_until <= (SELECT utc_after(0))")
+    connection.execute(
+        "DELETE FROM questions WHERE cluster = ? AND caller = ? AND request = ?",
+        cluster,
+        question.caller,
+        question.request,
+    )
+    connection.execute(
+        "INSERT INTO questions (id, cluster, caller, request, planned, asked, digest, open_until) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, utc_after(?))",
+        question.id,
+        cluster,
+        question.caller,
+        question.request,
+        format_timestamp(question.planned),
+        format_timestamp(question.asked),
+        question.digest,
+        QUESTION_TIMEOUT.total_seconds(),
+    )
+
+
+def close_question(connection: Connection, cluster: str, question_id: str) -> bool:
+    """Delete a question; tell whether it was open."""
+    where = "WHERE id = ? AND cluster = ?"
+    still_open = connection.execute(
+        f"SELECT 1 FROM questions {where} AND open_until > utc_after(0)", question_id, cluster
+    )
+    connection.execute(f"DELETE FROM questions {where}", question_id, cluster)
+    return bool(still_open)
 
 
 def update_attempt(connection: Connection, attempt: Attempt) -> None:
@@ -203,8 +283,8 @@ def update_attempt(connection: Connection, attempt: Attempt) -> None:
     if not connection.execute("SELECT 1 FROM changes WHERE id = ?", attempt.id):
         _insert_row(connection, _to_row(attempt))
         return
-    count_change(connection)
-    values = {name: value for name, value in _to_row(attempt).items() if name != "id"}
+    values = {**_to_row(attempt), "revision": count_change(connection)}
+    del values["id"]
     changes = ", ".join(f"{name} = ?" for name in values)
     connection.execute(f"UPDATE changes SET {changes} WHERE id = ?", *values.values(), attempt.id)
 
@@ -213,14 +293,15 @@ def settle_attempts(
     connection: Connection, attempts: Iterable[Attempt], settlement: Settlement, settled: datetime
 ) -> None:
     """Write why attempts need not be told any more, and which tokens they made if that was found out meanwhile."""
-    count_change(connection)
+    revision = count_change(connection)
     for attempt in attempts:
         connection.execute(
-            "UPDATE changes SET settled = ?, settlement = ?, token_id = COALESCE(token_id, ?) "
+            "UPDATE changes SET settled = ?, settlement = ?, token_id = COALESCE(token_id, ?), revision = ? "
             f"WHERE id = ? AND {_IS_UNSETTLED}",
             format_timestamp(settled),
             settlement,
             attempt.token_id,
+            revision,
             attempt.id,
         )
 
@@ -233,7 +314,11 @@ def renew_leases(connection: Connection, ids: Collection[str]) -> None:
             "WHERE EXISTS (SELECT 1 FROM changes WHERE id = ? AND leased_until <= utc_after(0))",
             attempt_id,
         )
-        connection.execute("UPDATE changes SET leased_until = utc_after(?) WHERE id = ?", LEASE_SECONDS, attempt_id)
+        connection.execute(
+            "UPDATE changes SET leased_until = utc_after(?), revision = (SELECT revision FROM state) WHERE id = ?",
+            LEASE_SECONDS,
+            attempt_id,
+        )
 
 
 def select_attempts(
@@ -256,12 +341,36 @@ def select_attempts(
     conditions = " AND ".join([*wanted, *([_IS_TRIED] if only_tried else []), "1 = 1"])
     first_too_many = f"SELECT number FROM changes WHERE {conditions} ORDER BY number DESC LIMIT 1 OFFSET {MAX_READ}"
     bound = f" AND (number > coalesce(({first_too_many}), 0) OR {_IS_UNSETTLED})" if only_tried else ""
+    return _select(connection, f"{conditions}{bound}", *wanted.values(), *(wanted.values() if only_tried else ()))
+
+
+def select_changed_attempts(
+    connection: Connection, *, cluster: str, revision: int, last: Attempt, in_flight: Sequence[Attempt]
+) -> list[Attempt] | None:
+    """Return what was tried or written since a revision at which `last` was the last attempt, and `in_flight` again.
+
+    None says that this cannot be told, since the database is another one, or an older version of this program made it.
+
+    Raises:
+        JournalError: If an entry is none that this program wrote.
+    """
+    state = _find_state(connection)
+    if state is None or state.version < _REVISIONS_VERSION or state.revision < revision:
+        return None
+    if not connection.execute("SELECT 1 FROM changes WHERE number = ? AND id = ?", last.number, last.id):
+        return None
+    numbers = [attempt.number for attempt in in_flight]
+    is_in_flight = f"number IN ({', '.join('?' for _ in numbers)})" if numbers else "1 = 0"
+    conditions = f"(revision > ? OR {is_in_flight}) AND cluster = ? AND {_IS_TRIED}"
+    return _select(connection, conditions, revision, *numbers, cluster)
+
+
+def _select(connection: Connection, conditions: str, *parameters: object) -> list[Attempt]:
     rows = connection.execute(
         f"SELECT {', '.join(_COLUMNS)}, "
         "CASE WHEN outcome = 'intended' AND leased_until > utc_after(0) THEN 1 ELSE 0 END "
-        f"FROM changes WHERE {conditions}{bound} ORDER BY number",
-        *wanted.values(),
-        *(wanted.values() if only_tried else ()),
+        f"FROM changes WHERE {conditions} ORDER BY number",
+        *parameters,
     )
     return [decode_entry(dict(zip(_COLUMNS, row, strict=False)), is_in_flight=bool(row[-1])) for row in rows]
 

@@ -1,0 +1,1 @@
+"""Tests of `server/http`: who may call, and how they are served."""

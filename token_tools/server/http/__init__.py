@@ -1,0 +1,1 @@
+"""How is the server reached over HTTP, and who is let in?"""
