@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from benchmarks.cluster import SMALL_TOKEN_COUNT, create_cluster, running_cluster
 from benchmarks.figures import OUR_NAME, Figure, Measure, Repetitions, alternate, compare
-from benchmarks.http_load import LEGACY, HttpConnection, HttpRequest, create_call, make_calls
+from benchmarks.http_load import LEGACY, HttpConnection, HttpRequest, create_call, make_calls, sign
 from benchmarks.http_servers import Replica, create_ours, open_databases, running_replicas
 from benchmarks.lists import LIST_ARGUMENTS
 from benchmarks.questions import LIST_TOOL
@@ -124,8 +124,8 @@ async def _open_sessions(port: int, count: int) -> None:
     params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client}
     initialize = HttpRequest("initialize", params, LEGACY).encode()
     connection = await HttpConnection.open(port)
-    for _ in range(count):
-        answer = await connection.send(initialize)
+    for number in range(count):
+        answer = await connection.send(sign(initialize, number))
         answer.check()
         if b"mcp-session-id:" not in answer.head.lower():
             raise AssertionError(answer.head)

@@ -20,8 +20,15 @@ MODERN: Final = "2026-07-28"
 LEGACY: Final = "2025-11-25"
 """The last version of the protocol in which a client shakes hands; servers without sessions need no handshake."""
 
-KEY: Final = "a-key-of-the-benchmarks-that-opens-nothing-else"
-"""What the callers sign in with; the rivals let everybody in."""
+MAX_CALLERS: Final = 64
+
+
+def format_key(caller: int) -> str:
+    """Return what a caller signs in with; the rivals let everybody in."""
+    return f"a-key-of-the-benchmarks-that-opens-nothing-else-{caller % MAX_CALLERS:02}"
+
+
+_FIRST_KEY: Final = format_key(0)
 
 _META: Final = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
@@ -48,7 +55,7 @@ class HttpRequest:
             "Host": f"{HOST}:8080",
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
-            "Authorization": f"Bearer {KEY}",
+            "Authorization": f"Bearer {_FIRST_KEY}",
             "Accept": "application/json, text/event-stream",
             "Mcp-Protocol-Version": self.era,
             **({"Mcp-Method": self.method} if is_modern else {}),
@@ -57,6 +64,11 @@ class HttpRequest:
         }
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         return f"POST /mcp HTTP/1.1\r\n{''.join(lines)}\r\n".encode() + body
+
+
+def sign(request: bytes, caller: int) -> bytes:
+    """Return a request as it is sent by a caller."""
+    return request.replace(_FIRST_KEY.encode(), format_key(caller).encode(), 1)
 
 
 def create_call(tool: str, arguments: Mapping[str, Any], era: Era = MODERN) -> HttpRequest:
@@ -149,7 +161,7 @@ async def make_calls(ports: Sequence[int], requests: Sequence[bytes], *, callers
 
     async def call_in_turn(own: list[HttpConnection], first: int) -> None:
         for number in range(first, first + calls):
-            turn, request = number % len(own), requests[next(turns) % len(requests)]
+            turn, request = number % len(own), sign(requests[next(turns) % len(requests)], first)
             began = time.perf_counter()
             try:
                 answer = await own[turn].send(request)

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from benchmarks.cluster import ClusterConnection
 from benchmarks.contenders import RIVALS_FOLDER, Contender, create_bare_sdk, create_generated, create_token_tools
-from benchmarks.http_load import HOST, KEY
+from benchmarks.http_load import HOST, MAX_CALLERS, format_key
 from tests.support.postgres import create_database, running_postgres
 
 START_SECONDS: Final = 60
@@ -105,7 +105,9 @@ def _create_ours(connection: ClusterConnection, state: Path, state_settings: Map
     stdio = create_token_tools(connection, state)
     keys = state / "keys.toml"
     keys.parent.mkdir(parents=True, exist_ok=True)
-    keys.write_text(f'[keys.load]\nsha256 = "{sha256(KEY.encode()).hexdigest()}"\nrole = "write"\n')
+    digests = [sha256(format_key(caller).encode()).hexdigest() for caller in range(MAX_CALLERS)]
+    tables = [f'[keys.load{number}]\nsha256 = "{digest}"\nrole = "write"\n' for number, digest in enumerate(digests)]
+    keys.write_text("".join(tables))
     settings = {
         "QUMULO_HTTP_LISTEN": f"{HOST}:{port}",
         "QUMULO_HTTP_KEYS_FILE": str(keys),
