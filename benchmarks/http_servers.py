@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -21,6 +21,7 @@ from benchmarks.http_load import HOST, MAX_CALLERS, format_key
 from tests.support.postgres import create_database, running_postgres
 
 START_SECONDS: Final = 60
+PAUSE_SECONDS: Final = 0.05
 STATE_KEY: Final = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
 
 CreateContender = Callable[[int], Contender]
@@ -69,11 +70,18 @@ def _wait_listening(replica: Replica) -> None:
         try:
             socket.create_connection((HOST, replica.port)).close()
         except ConnectionRefusedError:
-            if time.monotonic() > deadline or not replica.process.is_running():
+            if time.monotonic() > deadline or _has_ended(replica):
                 raise
-            time.sleep(0.05)
         else:
             return
+
+
+def _has_ended(replica: Replica) -> bool:
+    """Wait a moment for the end of a process that is to go on, and tell whether it came."""
+    with suppress(psutil.TimeoutExpired):
+        replica.process.wait(PAUSE_SECONDS)
+        return True
+    return False
 
 
 @contextmanager

@@ -224,8 +224,6 @@ def _validate_rules(words: Sequence[str]) -> Sequence[str]:
 
 
 Address = TcpAddress | SocketAddress
-
-
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_coerce_words), AfterValidator(_validate_hosts)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_coerce_words), AfterValidator(_validate_origins)]
 Rules = Annotated[tuple[str, ...], BeforeValidator(_coerce_words), AfterValidator(_validate_rules)]

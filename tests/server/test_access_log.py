@@ -112,22 +112,17 @@ async def test_a_call_is_a_line_with_who_called_what_and_what_came_of_it(
 
 
 @pytest.mark.parametrize(
-    ("tool", "caller", "arguments", "outcome"),
+    ("tool", "given", "outcome"),
     [
-        pytest.param("get_access_token", "anna", {"id": "404"}, "error", id="no such token"),
-        pytest.param("delete_access_token", "rita", {"id": "1"}, "refused", id="not for those who only read"),
+        pytest.param("get_access_token", {"caller": "anna", "id": "404"}, "error", id="no such token"),
+        pytest.param("delete_access_token", {"caller": "rita", "id": "1"}, "refused", id="not for those who only read"),
     ],
 )
-async def test_the_outcome_of_a_call_is_told(  # noqa: PLR0913, PLR0917 - a table of cases
-    harness: Harness,
-    capsys: pytest.CaptureFixture[str],
-    tool: str,
-    caller: str,
-    arguments: dict[str, Any],
-    outcome: str,
+async def test_the_outcome_of_a_call_is_told(
+    harness: Harness, capsys: pytest.CaptureFixture[str], tool: str, given: dict[str, Any], outcome: str
 ) -> None:
     async with serving(harness) as client:
-        await call(client, tool, caller=caller, **arguments)
+        await call(client, tool, **given)
 
     [line] = read_lines(capsys)
     assert (line["tool"], line["outcome"], line["status"]) == (tool, outcome, 200)

@@ -337,7 +337,7 @@ anyio.run(main)
 
 @pytest.mark.skipif(
     subprocess.run([*HARDENED, SEES_ONLY_PROCESSES, "true"], capture_output=True, check=False).returncode != 0,
-    reason="this user may not mount",
+    reason="this system lets the present user mount nothing; root, who runs the gate, may",
 )
 def test_what_a_command_has_started_is_killed_where_nothing_but_processes_is_seen_of_the_system() -> None:
     words = [*HARDENED, SEES_ONLY_PROCESSES, sys.executable, "-c", KILLS]

@@ -24,8 +24,8 @@ WARNING = 2
 class _Yaml(Protocol):
     """What is used of `YAML`, with types."""
 
-    def load(self, stream: str) -> Any:  # noqa: ANN401 - any YAML
-        """Return what a document says."""
+    def load(self, stream: str) -> dict[str, Any] | None:
+        """Return what a document says, None if it is empty."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,18 @@ class RenderedChart:
     findings: Sequence[str]
     manifests: Mapping[str, str]
 
-    def find(self, kind: str) -> Any:  # noqa: ANN401 - any YAML
+    def find(self, kind: str) -> dict[str, Any]:
         """Return the one object of this kind."""
-        objects = [read_yaml(manifest) for manifest in self.manifests.values()]
+        objects = [_open_yaml().load(manifest) for manifest in self.manifests.values()]
         [found] = [item for item in objects if item is not None and item["kind"] == kind]
         return found
 
 
-def read_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
-    """Return what a YAML document says."""
-    return _open_yaml().load(text)
+def read_yaml(text: str) -> dict[str, Any]:
+    """Return what a YAML document says, which has to say something."""
+    content = _open_yaml().load(text)
+    assert content is not None
+    return content
 
 
 def _open_yaml() -> _Yaml:
@@ -75,4 +77,4 @@ def _describe(chart: str, values: Mapping[str, Any]) -> Mapping[str, Any] | str:
 
 
 if __name__ == "__main__":
-    print(json.dumps([_describe(sys.argv[1], values) for values in json.loads(sys.argv[2])]))  # noqa: T201 - its way out
+    sys.stdout.write(json.dumps([_describe(sys.argv[1], values) for values in json.loads(sys.argv[2])]))

@@ -250,7 +250,7 @@ def test_the_server_takes_the_settings_of_the_chart(
 
     settings = load_http_settings({})
 
-    assert settings.http_listen == TcpAddress("0.0.0.0", PORT)  # noqa: S104 - in a container
+    assert str(settings.http_listen) == f"0.0.0.0:{PORT}"
     assert load_settings({}).host == "cluster.example.com"
 
 
@@ -423,6 +423,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert services["server-a"]["image"] == services["server-b"]["image"] == f"qumulo-token-tools:{__version__}"
 
 
-def find_container(chart: RenderedChart) -> Any:  # noqa: ANN401 - any YAML
-    [container] = chart.find("Deployment")["spec"]["template"]["spec"]["containers"]
+def find_container(chart: RenderedChart) -> dict[str, Any]:
+    containers: list[dict[str, Any]] = chart.find("Deployment")["spec"]["template"]["spec"]["containers"]
+    [container] = containers
     return container

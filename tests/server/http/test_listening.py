@@ -162,8 +162,7 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
 async def read_serial(port: int, context: ssl.SSLContext) -> int:
     """Connect, and return the number of the certificate that is shown."""
     async with await anyio.connect_tcp(LOOPBACK, port, ssl_context=context, tls_standard_compatible=False) as stream:
-        shown = stream.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 - no Django
-    assert shown is not None
+        shown = stream.extra_attributes[TLSAttribute.peer_certificate_binary]()
     return x509.load_der_x509_certificate(shown).serial_number
 
 
