@@ -32,8 +32,7 @@ def create_app(settings: HttpSettings, bounded: TimeBounds, readiness: Readiness
     metadata = None if settings.http_issuer is None else _Metadata(settings)
     tools: ASGIApp = bounded
     if sign_in is not None:
-        scopes = [*find_scopes(settings.http_readers), *find_scopes(settings.http_writers)]
-        challenge = Challenge(None if metadata is None else metadata.url, [] if metadata is None else scopes)
+        challenge = Challenge(None, ()) if metadata is None else metadata.challenge
         # Tools find out who calls by what this middleware passes on.
         tools = Admission(AuthContextMiddleware(CallerSessions(tools, bounded.bounds)), sign_in, challenge)
     tools = CORSMiddleware(
@@ -75,8 +74,8 @@ class _Metadata:
     def __init__(self, settings: HttpSettings) -> None:
         parts = urlsplit(settings.resource)
         self._path = f"{METADATA_PATH}{parts.path}"
-        self.url = f"{parts.scheme}://{parts.netloc}{self._path}"
-        scopes = [*find_scopes(settings.http_readers), *find_scopes(settings.http_writers)]
+        scopes = find_scopes([*settings.http_readers, *settings.http_writers])
+        self.challenge = Challenge(f"{parts.scheme}://{parts.netloc}{self._path}", scopes)
         self._document = {
             "resource": settings.resource,
             "authorization_servers": [settings.http_issuer],
