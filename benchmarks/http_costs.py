@@ -22,7 +22,8 @@ from benchmarks.record import create_entry
 from token_tools.settings import StateSettings
 from token_tools.storage.state import open_state
 from token_tools.storage.state.connections import Connection
-from token_tools.storage.state.record import insert_attempt, upgrade
+from token_tools.storage.state.record import insert_attempt
+from token_tools.storage.state.schema import upgrade
 from token_tools.times import utc_now
 
 ENTRIES: Final = 100_000

@@ -22,7 +22,8 @@ from token_tools.storage.delivery import FileLocation
 from token_tools.storage.journal import Journal, Limits, read_entries
 from token_tools.storage.state import open_state
 from token_tools.storage.state.connections import Connection
-from token_tools.storage.state.record import insert_attempt, upgrade
+from token_tools.storage.state.record import insert_attempt
+from token_tools.storage.state.schema import upgrade
 from token_tools.times import utc_now
 
 RECORD_ENTRIES: Final = 10_000

@@ -185,7 +185,6 @@ def is_within(name: str, places: set[str]) -> bool:
                 "server.app",
                 # The issuer of access tokens is asked for its keys.
                 "server.http.issuer",
-                "server.http.sign_in",
                 "cli.serve",
                 "cli.http",
                 "cli.serve_demo",
@@ -201,12 +200,14 @@ def is_within(name: str, places: set[str]) -> bool:
         pytest.param("ruamel", {"cli.hosts.yaml_text"}, id="editing YAML"),
         pytest.param("opentelemetry", {"server.instruments", "server.otlp"}, id="telemetry"),
         pytest.param("stamina", {"cluster.client"}, id="retries"),
-        pytest.param("cryptography", {"cluster.certificate_chain"}, id="what is written in a certificate"),
+        pytest.param("cryptography", {"cluster.certificate_chain", "sealing"}, id="certificates and sealing"),
         pytest.param(
             "jwt",
-            {"server.http.access_tokens", "server.http.issuer", "server.http.signing_keys"},
-            id="signatures of access tokens",
+            {"server.http.signed_tokens", "server.http.issuer", "server.http.signing_keys"},
+            id="signatures of tokens",
         ),
+        pytest.param("authlib", {"server.http.pickup.code_flow"}, id="signing in at pages"),
+        pytest.param("jinja2", {"server.http.pickup.pages"}, id="pages"),
         pytest.param("keyring", {"system_keyring"}, id="the keyring"),
         pytest.param(
             "subprocess",

@@ -8,12 +8,12 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -24,9 +24,12 @@ from tests.support.new_token import NEW_TOKEN
 from tests.support.page_names import PACKAGE, REPOSITORY, USER_PAGES, is_variable, list_blocks
 from tests.support.permissions import permission_bits
 from tests.support.sandbox_process import run_process, running_sandbox
+from tests.support.secret_scan import find_secrets
+from tests.support.secret_stores import Entry, install_program, read_calls
 from tests.support.stdio_client import TIMEOUT_SECONDS, run_to_end
 from token_tools.cli.arguments import parse_arguments
 from token_tools.configuration import find_profiles
+from token_tools.errors import DeliveryError
 from token_tools.http_settings import MCP_PATH
 from token_tools.paths import find_config_file, find_state_dir
 from token_tools.server.app import SERVER_NAME
@@ -138,51 +141,79 @@ def find_folder(what: str, home: Path) -> Path:
     return home / row.split(" | ")[column].strip("`~/")
 
 
+class Recipe(NamedTuple):
+    """A section of the page about delivery: the program that it is about, and what that then keeps beside a secret."""
+
+    heading: str
+    program: str
+    name: str
+    details: Sequence[str] = ()
+
+
+EXPIRY: Final = "2027-02-21T09:00:00Z"
+OF_VAULT: Final = ["user=local:jane", "cluster=c:8000", f"expires={EXPIRY}"]
+RECIPES: Final = [
+    Recipe("HashiCorp Vault and OpenBao", "vault", f"qumulo/{NEW_TOKEN.id}", OF_VAULT),
+    Recipe("HashiCorp Vault and OpenBao", "bao", f"qumulo/{NEW_TOKEN.id}", OF_VAULT),
+    Recipe("Kubernetes", "kubectl", f"qumulo-token-{NEW_TOKEN.id}"),
+    Recipe("AWS Secrets Manager", "aws", f"qumulo/{NEW_TOKEN.id}", [f"for local:jane on c:8000, expires: {EXPIRY}"]),
+    Recipe("1Password", "op", f"Qumulo access token {NEW_TOKEN.id}", ["local:jane", "c:8000", f"expires: {EXPIRY}"]),
+]
+recipes = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.program)
+
+
+@recipes
 @pytest.mark.anyio
-@pytest.mark.parametrize("program", ["vault", "kubectl"])
-async def test_the_examples_of_delivery_keep_the_token_as_their_program_takes_it(
-    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_recipe_of_delivery_tries_its_store_and_puts_the_token_there_through_nothing_but_stdin(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [script] = [block for block in list_blocks(DELIVERY.read_text(), "sh") if f"exec {program} " in block]
-    example, stand_in = tmp_path / "example", tmp_path / program
-    example.write_text(script)
-    # What says `-` or names stdin is read from there.
-    stand_in.write_text(f"#!/bin/sh\ncat > '{tmp_path}/kept'\nprintf '%s\\n' \"$@\" > '{tmp_path}/arguments'\n")
-    for file in (example, stand_in):
-        file.chmod(0o755)
+    install_program(recipe.program, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    expires = datetime(2027, 2, 21, 9, 0, tzinfo=UTC)
 
-    reservation = await CommandDelivery((str(example),), None, "c:8000").reserve(AskedToken(NEW_USER, expires))
-    await reservation.store(NEW_TOKEN, NEW_USER)
+    await deliver_by_recipe(recipe, tmp_path, monkeypatch)
 
-    arguments = (tmp_path / "arguments").read_text().splitlines()
-    assert (tmp_path / "kept").read_text() == NEW_TOKEN.bearer_token.get_secret_value()
-    assert (
-        arguments
-        == {
-            "vault": [
-                *["kv", "put", "-mount=secret", f"qumulo/{NEW_TOKEN.id}", "bearer_token=-"],
-                *["user=local:jane", "cluster=c:8000", "expires=2027-02-21T09:00:00Z"],
-            ],
-            "kubectl": [
-                *["create", "secret", "generic", f"qumulo-token-{NEW_TOKEN.id}", "--namespace=backup"],
-                "--from-file=bearer-token=/dev/stdin",
-            ],
-        }[program]
-    )
+    tried, stored = read_calls(tmp_path)
+    assert tried.kept is None
+    assert ID_VARIABLE not in tried.environment
+    assert stored.kept == Entry(NEW_TOKEN.bearer_token.get_secret_value(), recipe.name, [*recipe.details])
+    for call in (tried, stored):
+        assert (
+            find_secrets(repr((call.words, call.environment)).encode(), [NEW_TOKEN.bearer_token.get_secret_value()])
+            == []
+        )
 
 
-def test_the_settings_of_delivery_by_a_command_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [table] = list_blocks(DELIVERY.read_text(), "toml")
-    config = tmp_path / "config.toml"
-    config.write_text(table)
+@recipes
+@pytest.mark.anyio
+async def test_a_recipe_of_delivery_says_so_if_its_store_keeps_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / recipe.program
+    failing.write_text(f'#!/bin/sh\ncat > /dev/null\ntest -z "${ID_VARIABLE}"\n')
+    failing.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    with pytest.raises(DeliveryError, match="ended with exit status 1"):
+        await deliver_by_recipe(recipe, tmp_path, monkeypatch)
+
+
+async def deliver_by_recipe(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver a new token with the script of a recipe, and by its settings."""
+    section = DELIVERY.read_text().partition(f"\n## {recipe.heading}\n")[2].partition("\n## ")[0]
+    [script] = [*list_blocks(section, "sh"), *list_blocks(section, "python")]
+    [table] = list_blocks(section, "toml")
+    in_place, config = folder / "recipe", folder / "config.toml"
+    in_place.write_text(script.replace("vault kv", f"{recipe.program} kv"))
+    in_place.chmod(0o755)
+    config.write_text(table.replace('["vault"', f'["{recipe.program}"'))
     set_environment(monkeypatch, {"QUMULO_HOST": "c", "QUMULO_CONFIG": str(config)})
-
     [profile] = find_profiles({})
+    command = shlex.join(profile.settings.delivery_command or [])
+    assert f"As `{command}`, with mode 0755" in section
 
-    assert profile.settings.delivery_command == ("/usr/local/libexec/token-to-vault",)
-    assert profile.settings.delivery_check == ("vault", "token", "lookup")
+    delivery = CommandDelivery([str(in_place)], profile.settings.delivery_check, "c:8000")
+    reservation = await delivery.reserve(AskedToken(NEW_USER, datetime.fromisoformat(EXPIRY)))
+    await reservation.store(NEW_TOKEN, NEW_USER)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from token_tools.errors import SettingsError
-from token_tools.file_reading import open_checked, read_whole
+from token_tools.file_reading import can_others_read, open_checked, read_whole
 from token_tools.http_settings import FIELDS
 from token_tools.operator_input import check_ordinary, format_input
 from token_tools.quoting import is_visible
@@ -49,7 +49,6 @@ SHARED_WITH_CLUSTERS: Final = SERVER_KEYS & CLUSTER_KEYS
 _CONNECTION_VARIABLE: Final = re.compile(rf"\b{ENV_PREFIX}({'|'.join(map(str.upper, sorted(CONNECTION_KEYS)))})\b")
 _COMMAND_FOR_ADDRESS: Final = re.compile(r"(`qumulo-token-tools [a-z]+) --host [^ `]+ --port [0-9]+")
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_OTHERS_MAY_READ: Final = stat.S_IRGRP | stat.S_IROTH
 _HOW_TO_WRITE_IT: Final = "a text stands in quotes, and each key and each table is there once"
 _PLACE: Final = re.compile(r"\((at [a-z0-9, ]+)\)$")
 """Where a text stops being TOML, at the end of what Python says about it. The rest may repeat the text."""
@@ -109,7 +108,7 @@ def _read_tables(path: Path) -> ConfigFile:
         _check_cluster_name(name, tables)
         _check_keys(table, CLUSTER_KEYS | {DESCRIPTION}, f"[{CLUSTERS}.{name}] ")
     secrets = sorted(SECRET_SETTINGS & for_all.keys())
-    if secrets and mode & _OTHERS_MAY_READ:
+    if secrets and can_others_read(path, mode):
         raise ValueError(f" has {secrets[0]}, and other users can read it: `chmod 600` it")
     return ConfigFile(path, for_all, tables)
 

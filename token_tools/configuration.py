@@ -58,6 +58,7 @@ RESTRICTING_SETTINGS: Final = (Restrictions.model_fields.keys() | HttpSettings.m
     "delivery_check",
     "fingerprint",
     "keep_record",
+    "pickup_time",
     "state_url",
     "verify_tls",
 }
@@ -100,9 +101,20 @@ class Profile:
     table: str | None = None
     file: Path | None = None
 
-    def for_distant_callers(self) -> "Profile":
-        """Return the cluster as it is served over HTTP."""
-        return replace(self, settings=self.settings.for_distant_callers())
+    def for_distant_callers(self, service: HttpSettings) -> "Profile":
+        """Return the cluster as it is served over HTTP.
+
+        Raises:
+            SettingsError: If new bearer tokens are to be picked up where nobody can sign in for that.
+        """
+        default: Literal["pickup", "none"] = "pickup" if service.offers_pickup else "none"
+        settings = self.settings.for_distant_callers(default_delivery=default)
+        if settings.delivery == "pickup" and not service.offers_pickup:
+            raise SettingsError(
+                "QUMULO_DELIVERY=pickup lets people sign in to pick up a bearer token, for which QUMULO_HTTP_ISSUER, "
+                "QUMULO_HTTP_CLIENT_ID and QUMULO_HTTP_STATE_KEYS have to be set."
+            )
+        return replace(self, settings=settings)
 
     @property
     def label(self) -> str:

@@ -18,7 +18,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, SecretStr, ValidationError
 
 from token_tools.errors import SettingsError
-from token_tools.file_reading import READ_TIMEOUT_SECONDS, decode_text, open_checked, read_mode, read_whole
+from token_tools.file_reading import (
+    READ_TIMEOUT_SECONDS,
+    can_others_read,
+    decode_text,
+    open_checked,
+    read_mode,
+    read_whole,
+)
 from token_tools.operator_input import MAX_INPUT_CHARS, check_expanded, format_input, strip_invisible
 from token_tools.redaction import has_likely_secret, remember_secret
 
@@ -29,7 +36,6 @@ MAX_CREDENTIAL_BYTES: Final = 64 << 10
 """The largest file or output that is read; a token has about a hundred bytes."""
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
-_READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 _QUMULO_TOKEN_START: Final = re.compile(r"(?:(?:access|session)-v\d+|\d+):")
 """How the cluster's tokens begin. Source: the vendor's REST guide."""
 _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/:-]+=*")
@@ -191,7 +197,7 @@ _DECODERS: Final[Mapping[FileSetting, Callable[[str], SecretStr]]] = {
 
 def is_readable_by_others(path: Path) -> bool:
     """Tell whether other users of this machine may read a file, as far as its mode can be seen."""
-    return bool(read_mode(path) & _READABLE_BY_OTHERS)
+    return can_others_read(path, read_mode(path))
 
 
 def is_valid_store(content: bytes) -> bool:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from token_tools.paths import is_systemd_credential
+
 READ_TIMEOUT_SECONDS: Final = 10.0
 """Seconds in which a pipe must have delivered its whole content."""
 
@@ -55,6 +57,14 @@ def read_mode(path: Path) -> int:
     with suppress(OSError):
         return path.stat().st_mode
     return 0
+
+
+def can_others_read(path: Path, mode: int) -> bool:
+    """Tell whether other users of this machine may read the file at a path that has this `st_mode`.
+
+    The group's bits of a credential of systemd are the mask of the entry that lets the service in. Source: acl(5).
+    """
+    return bool(mode & (stat.S_IROTH if is_systemd_credential(path) else stat.S_IRGRP | stat.S_IROTH))
 
 
 def _check_kind(status: os.stat_result, kind: int) -> None:

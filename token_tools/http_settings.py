@@ -17,12 +17,15 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 
-from token_tools.operator_input import check_expanded
+from token_tools.errors import SettingsError
+from token_tools.file_reading import decode_text, open_checked, read_whole
+from token_tools.operator_input import MAX_INPUT_CHARS, check_expanded, format_input, strip_invisible
 from token_tools.paths import AbsolutePath, parse_path, validate_path
-from token_tools.redaction import remember_secret_permanently
+from token_tools.redaction import has_labelled_token, remember_secret_permanently
 from token_tools.settings import MAX_PORT, CleanSettings, Settings
 
 MCP_PATH: Final = "/mcp"
+PICKUP_PATH: Final = "/pickup"
 MIN_KEY_BYTES: Final = 32
 _LOOPBACK_NAMES: Final = frozenset({"localhost"})
 _SOCKET_PREFIX: Final = "unix:"
@@ -103,6 +106,13 @@ def _parse_rule(word: str) -> ClaimRule:
     return ClaimRule(claim, value)
 
 
+def _validate_client_id(client_id: str) -> str:
+    check_expanded(client_id)
+    if not _HEADER_WORD.fullmatch(client_id) or has_labelled_token(client_id):
+        raise ValueError("must be the identifier of a client, as the issuer shows it: ASCII characters without blanks")
+    return client_id
+
+
 def _validate_keys(keys: Sequence[SecretStr]) -> Sequence[SecretStr]:
     for key in keys:
         check_expanded(key.get_secret_value())
@@ -138,6 +148,15 @@ def _validate_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def format_origin(url: str) -> str:
+    """Return the origin of a URL to the letter as browsers tell it: in small letters, and without the usual port."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    port = "" if parts.port in {None, usual} else f":{parts.port}"
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
 def _validate_issuer(url: str) -> str:
     if _split_url(url).scheme != "https":
         raise ValueError("must begin with https://")
@@ -158,6 +177,19 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host in _LOOPBACK_NAMES
+
+
+def _read_word(path: Path) -> str:
+    with open_checked(path) as file_fd:
+        word = strip_invisible(decode_text(read_whole(file_fd, max_bytes=MAX_INPUT_CHARS)))
+    if not word:
+        raise ValueError("is empty")
+    return word
+
+
+def _is_reached_at(address: "Address") -> bool:
+    """Tell whether a browser on this machine can call an address as it is written."""
+    return isinstance(address, TcpAddress) and address.is_private
 
 
 def parse_rules(words: Sequence[str]) -> Sequence[ClaimRule]:
@@ -188,8 +220,7 @@ def _list_own_hosts(values: Mapping[str, object]) -> tuple[str, ...]:
 
 def _list_own_origins(values: Mapping[str, object]) -> tuple[str, ...]:
     """Return the origins of pages that this server itself would have, at its public URL and on this machine."""
-    public = urlsplit(str(values["http_url"]))
-    origins = [f"{public.scheme}://{public.netloc}"]
+    origins = [format_origin(str(values["http_url"]))]
     match values["http_listen"]:
         case TcpAddress() as address if address.is_private:
             own = _find_own_url(values)
@@ -266,6 +297,15 @@ class HttpSettings(CleanSettings):
     http_issuer_ca_file: AbsolutePath | None = Field(
         default=None, description="PEM file of certificates to trust for the issuer, besides the system's trust store"
     )
+    http_client_id: Annotated[str, AfterValidator(_validate_client_id)] | None = Field(
+        default=None,
+        description="Client of the issuer with which people sign in at this server's own pages, to pick up a new "
+        "bearer token",
+    )
+    http_client_secret_file: AbsolutePath | None = Field(
+        default=None,
+        description="File with the secret of that client, which a public client has not; read at each sign-in",
+    )
     http_audience: str = Field(
         default_factory=lambda values: f"{values['http_url']}{MCP_PATH}",
         description="Audience that access tokens must be for",
@@ -288,8 +328,8 @@ class HttpSettings(CleanSettings):
     )
     http_state_keys: StateKeys | None = Field(
         default=None,
-        description="Keys in base64 that replicas share, of which the first seals questions and all open them; "
-        "required with QUMULO_STATE_URL",
+        description="Keys in base64 that replicas share, of which the first seals what waits, such as questions and "
+        "bearer tokens, and all open it; required with QUMULO_STATE_URL and QUMULO_HTTP_CLIENT_ID",
     )
 
     @model_validator(mode="after")
@@ -306,7 +346,30 @@ class HttpSettings(CleanSettings):
                 "proxy in front does that"
             )
         self._check_admission()
+        self._check_pickup()
         return self
+
+    def _check_pickup(self) -> None:
+        """Check that people can sign in at the pages of this server, if they are to.
+
+        Raises:
+            ValueError: If something is missing for that.
+        """
+        if self.http_client_id is None:
+            if self.http_client_secret_file is not None:
+                raise ValueError("{http_client_secret_file} is of the client that {http_client_id} names: set that too")
+        elif self.http_issuer is None:
+            raise ValueError("{http_client_id} is a client of an identity provider: set {http_issuer} too")
+        elif self.http_state_keys is None:
+            raise ValueError(
+                "{http_client_id} lets people pick up bearer tokens, which wait sealed with {http_state_keys}: set "
+                "that too, to what `openssl rand -base64 32` prints"
+            )
+        elif not _is_reached_at(self.http_listen) and "http_url" not in self.model_fields_set:
+            raise ValueError(
+                "{http_client_id} lets people pick up bearer tokens at pages of this server, whose address has to be "
+                "told to them: set {http_url} too"
+            )
 
     def _check_admission(self) -> None:
         """Check that it is decided who may call.
@@ -334,6 +397,39 @@ class HttpSettings(CleanSettings):
         """Return these settings for listening at another address, with what follows from that."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return self.model_validate(given | {"http_listen": address})
+
+    @property
+    def offers_pickup(self) -> bool:
+        """Whether people can sign in at pages of this server to pick up what waits for them."""
+        return self.http_client_id is not None
+
+    @property
+    def pickup_url(self) -> str:
+        """The URL above the pages at which bearer tokens wait."""
+        return f"{self.http_url}{PICKUP_PATH}"
+
+    @property
+    def redirect_uri(self) -> str:
+        """The URL to which the issuer sends people back, which its client has to allow."""
+        return f"{self.pickup_url}/callback"
+
+    def read_client_secret(self) -> SecretStr | None:
+        """Return the secret of the client as its file has it now, None if no file is set. No text repeats it.
+
+        Raises:
+            SettingsError: If the file is unusable, or if nothing is in it.
+        """
+        path = self.http_client_secret_file
+        if path is None:
+            return None
+        try:
+            secret = SecretStr(_read_word(path))
+        except ValueError as reason:
+            raise SettingsError(
+                f"QUMULO_HTTP_CLIENT_SECRET_FILE names {format_input(str(path))}, which {reason}."
+            ) from None
+        remember_secret_permanently(secret)
+        return secret
 
     @property
     def resource(self) -> str:

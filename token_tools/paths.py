@@ -193,6 +193,11 @@ def _find_default_state_dir() -> Path:
     return platformdirs.user_state_path(_APPLICATION)
 
 
+def is_systemd_credential(path: Path) -> bool:
+    """Tell whether a file is one that systemd has put there for this service alone. Source: systemd.exec(5)."""
+    return path.parent == _find_folder("CREDENTIALS_DIRECTORY")
+
+
 def _find_xdg_base(variable: str, default: str) -> Path:
     # A relative path has to be ignored. Source: XDG Base Directory Specification 0.8, "Basics".
     return _find_folder(variable) or find_home() / default

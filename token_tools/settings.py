@@ -45,6 +45,8 @@ SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url", "http_state_key
 """Settings whose value must never be repeated."""
 CREDENTIAL_SETTINGS: Final = ("bearer_token", *READERS)
 """The settings of which one at most has or names the server's own credential."""
+RANDOM_SETTINGS: Final = frozenset({"http_client_id"})
+"""Settings whose value somebody else has made up, so that it may look like a secret and be none."""
 DEFAULT_PORT: Final = 8000
 MAX_PORT: Final = 65535
 _NAME_OR_IPV4: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
@@ -121,7 +123,7 @@ class CleanSettings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _validate_ordinary(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str) and info.field_name not in SECRET_SETTINGS:
+        if isinstance(value, str) and info.field_name not in SECRET_SETTINGS | RANDOM_SETTINGS:
             check_ordinary(value)
         # To Python, `true` is the number 1.
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is int:
@@ -249,13 +251,24 @@ class ConfigSettings(CleanSettings):
     )
 
 
+def _validate_pickup_time(pickup_time: timedelta) -> timedelta:
+    if not timedelta(minutes=1) <= pickup_time <= timedelta(days=1):
+        raise ValueError("must be from 1min to 1d")
+    return pickup_time
+
+
 class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
     """The decisions of the operator about one cluster. `configuration` loads them."""
 
-    delivery: Literal["file", "keyring", "command", "inline", "none"] = Field(
+    delivery: Literal["file", "keyring", "command", "pickup", "inline", "none"] = Field(
         default="file",
-        description="Where a new bearer token goes: to a file, to the system's keyring, to a command, or inline into "
-        "the answer and so to the model; none: no token can be created",
+        description="Where a new bearer token goes: to a file, to the system's keyring, to a command, over HTTP to a "
+        "page where the person who asked picks it up, or inline into the answer and so to the model; none: no token "
+        "can be created",
+    )
+    pickup_time: Annotated[Duration, AfterValidator(_validate_pickup_time)] = Field(
+        default=timedelta(minutes=15),
+        description="How long a new bearer token waits to be picked up, such as 15min; then its token is deleted again",
     )
     delivery_command: Command | None = Field(
         default=None,
@@ -309,12 +322,12 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
         settings._is_login_of_qq = store is not None  # noqa: SLF001 - it is of this class, and has no other way in
         return settings
 
-    def for_distant_callers(self) -> Self:
+    def for_distant_callers(self, *, default_delivery: Literal["pickup", "none"]) -> Self:
         """Return the settings for callers on other machines: no file is a place for anything, unless one is named.
 
-        Without a named destination, new bearer tokens go nowhere, and so no token can be created.
+        Without a named destination, new bearer tokens go to the default one.
         """
-        destination = {} if "delivery" in self.model_fields_set else {"delivery": "none"}
+        destination = {} if "delivery" in self.model_fields_set else {"delivery": default_delivery}
         settings = self.model_copy(update=destination)
         settings._has_distant_callers = True  # noqa: SLF001 - it is of this class, and has no other way in
         return settings

@@ -256,6 +256,18 @@ def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> No
             id="contradiction",
         ),
         pytest.param(
+            ("--demo", "--delivery", "pickup"),
+            {},
+            "QUMULO_DELIVERY=pickup is for `qumulo-token-tools http`, at whose pages people sign in",
+            id="no-pages",
+        ),
+        pytest.param(
+            ("http", "--demo", "--http-anonymous", "--delivery", "pickup"),
+            {},
+            "for which QUMULO_HTTP_ISSUER, QUMULO_HTTP_CLIENT_ID and QUMULO_HTTP_STATE_KEYS have to be set",
+            id="no-sign-in",
+        ),
+        pytest.param(
             ("--host", "c", "--ca-file", COMMAND),
             {"QUMULO_BEARER_TOKEN": "access-v1:own"},
             "QUMULO_CA_FILE",
@@ -302,6 +314,12 @@ def test_a_mistake_on_the_command_line_is_named_in_one_line(words: Sequence[str]
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.strip().endswith(expected)
     assert "access-v1" not in ended.stderr
+
+
+def test_a_client_without_pages_may_read_where_bearer_tokens_are_picked_up_at_pages() -> None:
+    ended = run_to_end("--demo", "--read-only", env={"QUMULO_DELIVERY": "pickup"})
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_a_variable_that_is_no_setting_is_said_at_the_start() -> None:

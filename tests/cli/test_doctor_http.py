@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from starlette.responses import JSONResponse
 
 from tests.support.command_line import CommandLine
-from tests.support.issuer import SmallIssuer
+from tests.support.issuer import KEYS_PATH, SmallIssuer
 from token_tools.sandbox.https import LOOPBACK
 from token_tools.times import utc_now
 
@@ -36,6 +37,17 @@ def identity_provider(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ser
 
 def set_keys(command_line: CommandLine, content: str) -> None:
     command_line.set(http_keys_file=command_line.write("keys.toml", content))
+
+
+def set_client(command_line: CommandLine, identity_provider: ServedIssuer, **settings: object) -> None:
+    command_line.set(
+        http_issuer=identity_provider.issuer.url,
+        http_issuer_ca_file=identity_provider.ca_file,
+        http_client_id="token-tools",
+        http_state_keys="A" * 44,
+        http_url=URL,
+        **settings,
+    )
 
 
 def set_certificate(command_line: CommandLine, days: float, *, key_of_another: bool = False) -> None:
@@ -78,8 +90,14 @@ def test_where_all_is_well_each_part_of_the_service_over_http_says_so(
 def test_over_http_no_place_for_new_tokens_is_tried_unless_one_is_named(command_line: CommandLine) -> None:
     set_keys(command_line, f'[keys.bot]\nsha256 = "{DIGEST}"\nrole = "write"\n')
 
+    report = command_line.examine()
+    assert report.list_faults() == []
+    assert (report.checks["delivery"].outcome, report.checks["delivery"].text) == (
+        "skipped", "new bearer tokens have no place, so nothing can create a token"
+    )  # fmt: skip
+    command_line.set(read_only="true")
     assert "delivery" not in command_line.examine().checks
-    command_line.set(delivery="file")
+    command_line.set(read_only="false", delivery="file")
     assert command_line.examine().checks["delivery"].outcome == "ok"
 
 
@@ -156,3 +174,93 @@ def test_an_issuer_that_is_unknown_here_or_spells_itself_otherwise_is_told(
     assert "QUMULO_HTTP_ISSUER_CA_FILE" in unknown.checks["issuer"].mend
     assert "to the letter" in other.checks["issuer"].text
     assert "does not exist" in without.checks["issuer"].text
+
+
+def test_people_can_pick_up_where_that_is_set_up_and_what_the_issuer_needs_for_it_is_told(
+    command_line: CommandLine, identity_provider: ServedIssuer
+) -> None:
+    secret = command_line.write("client-secret", "Zq8vN2mKx7LpT4wR\n")
+    set_client(command_line, identity_provider, http_client_secret_file=secret, pickup_time="10min")
+
+    report = command_line.examine()
+
+    assert report.list_faults() == []
+    assert report.checks["delivery"].text == (
+        f"new bearer tokens wait in the journal, sealed, for 10 minutes: {URL}/pickup"
+    )
+    assert report.checks["client"].text == f"people sign in with a client whose secret is in {secret}"
+    assert report.checks["client"].details == f"redirect  {URL}/pickup/callback"
+
+
+def test_a_public_client_has_no_secret_to_look_at(command_line: CommandLine, identity_provider: ServedIssuer) -> None:
+    set_client(command_line, identity_provider)
+
+    assert command_line.examine().checks["client"].text == "people sign in with a public client, which has no secret"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "found"),
+    [
+        (None, 0o600, ("failed", "which does not exist")),
+        ("", 0o600, ("failed", "which is empty")),
+        ("Zq8vN2mKx7LpT4wR", 0o644, ("warning", "other users of this machine can read")),
+    ],
+)
+def test_a_secret_of_the_client_that_is_not_there_or_not_private_is_told(
+    command_line: CommandLine, identity_provider: ServedIssuer, content: str | None, mode: int, found: tuple[str, str]
+) -> None:
+    path = command_line.folder / "client-secret"
+    if content is not None:
+        command_line.write(path.name, content, mode=mode)
+    set_client(command_line, identity_provider, http_client_secret_file=path)
+
+    report = command_line.examine()
+
+    outcome, said = found
+    assert report.list_faults() == ["client"]
+    assert report.checks["client"].outcome == outcome
+    assert said in report.checks["client"].told
+
+
+def test_pick_up_without_pages_is_told_to_who_starts_the_server_for_one_client(command_line: CommandLine) -> None:
+    command_line.set(delivery="pickup")
+
+    report = command_line.examine()
+
+    assert report.list_faults() == ["delivery"]
+    assert report.checks["delivery"].text == "QUMULO_DELIVERY=pickup needs pages, which are served over HTTP alone"
+    assert "file, keyring or command" in report.checks["delivery"].mend
+
+
+def test_pick_up_over_http_without_a_client_is_told(command_line: CommandLine) -> None:
+    set_keys(command_line, f'[keys.bot]\nsha256 = "{DIGEST}"\nrole = "write"\n')
+    command_line.set(delivery="pickup")
+
+    report = command_line.examine()
+
+    assert report.list_faults() == ["settings"]
+    assert "QUMULO_HTTP_CLIENT_ID and QUMULO_HTTP_STATE_KEYS have to be set" in report.checks["settings"].text
+
+
+def test_where_people_sign_in_is_told_and_an_issuer_where_nobody_can_is_a_fault(
+    command_line: CommandLine, identity_provider: ServedIssuer
+) -> None:
+    issuer = identity_provider.issuer
+    set_client(command_line, identity_provider)
+    right = command_line.examine()
+    metadata = {"issuer": issuer.url, "jwks_uri": f"{issuer.url}{KEYS_PATH}", "token_endpoint": f"{issuer.url}/token"}
+    issuer.answers[issuer.metadata_path] = JSONResponse(metadata)
+    wrong = command_line.examine()
+    command_line.set(http_client_id=None)
+    unneeded = command_line.examine()
+    issuer.answers.clear()
+
+    assert right.list_faults() == unneeded.list_faults() == []
+    assert [line.partition(issuer.url)[0] for line in right.checks["issuer"].details.splitlines()] == [
+        "sign-in  ",
+        "tokens   ",
+    ]
+    assert wrong.list_faults() == ["issuer"]
+    assert wrong.checks["issuer"].text == (
+        f"nobody can sign in at pages: the metadata of {issuer.url} has no authorization_endpoint that begins with https://"
+    )

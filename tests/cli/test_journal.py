@@ -230,7 +230,7 @@ def test_the_folder_can_be_an_option_before_or_after_the_command(tmp_path: Path)
         (["--user", "self"], "argument --user: "),
         (["--user", "sid:1"], "argument --user: "),
         (["--token", "184…"], "argument --token: must be the digits of a token"),
-        (["--operation", "revoke"], "--operation must be create, rotate, update, delete or export."),
+        (["--operation", "revoke"], "--operation must be create, rotate, update, delete, export or pickup."),
         (["--format", "yaml"], "--format must be text, json or csv."),
         (["--sinc", "7d"], "there is no option --sinc; nearest is --since."),
         (["--state-dir", "relative"], "QUMULO_STATE_DIR "),

@@ -41,6 +41,7 @@ from token_tools.cli.main import importing_fast
 with importing_fast():
     from token_tools.cli.commands import run_command
 slow = ("mcp.client", "httpx", "httpx2", "stamina", "truststore", "trustme", "uvicorn", "rich", "token_tools.sandbox")
+slow += ("authlib", "jinja2", "token_tools.server.http.pickup")
 print([name for name in sys.modules if name.startswith(tuple(f"{each}." for each in slow))])
 import uvicorn
 print(uvicorn.Config.__module__)

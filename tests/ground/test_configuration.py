@@ -263,6 +263,21 @@ def test_a_database_s_password_is_read_from_no_file_that_others_can_read(write_c
     assert "hidden-word" not in refusal
 
 
+def test_a_secret_is_read_from_a_credential_of_systemd_as_systemd_makes_it(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config('state_url = "postgresql://me:hidden-word@db/x"')
+    # An entry for the service's user shows in the place of the group's permissions.
+    path.chmod(0o440)
+    assert read_refusal() == f"{path} has state_url, and other users can read it: `chmod 600` it."
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    assert load_state_settings({}).state_url == SecretStr("postgresql://me:hidden-word@db/x")
+
+    path.chmod(0o444)
+    assert read_refusal() == f"{path} has state_url, and other users can read it: `chmod 600` it."
+
+
 @pytest.mark.parametrize("variable", ["HOST", "PORT", "BEARER_TOKEN", "CREDENTIALS_FILE", "CA_FILE", "VERIFY_TLS"])
 def test_what_is_about_one_cluster_is_refused_beside_tables(
     write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, variable: str

@@ -8,13 +8,17 @@ import pytest
 from tests.support.environment import set_environment
 from token_tools.configuration import load_http_settings
 from token_tools.errors import SettingsError
-from token_tools.http_settings import SocketAddress, TcpAddress, decode_state_key, parse_rules
+from token_tools.http_settings import HttpSettings, SocketAddress, TcpAddress, decode_state_key, parse_rules
+from token_tools.redaction import has_known_secret
 
 ANONYMOUS = {"QUMULO_HTTP_ANONYMOUS": "true"}
 WITH_KEYS = {"QUMULO_HTTP_KEYS_FILE": "/etc/keys.toml"}
 ISSUER = "https://issuer.example.com/realms/storage"
 KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.urlsafe_b64encode(b"\xff\xef" * 16).decode()
+RANDOM_CLIENT = "YwA2kV8bn3fZQ1mLr0tXhE6sGpJdUcO9"
+"""A client's identifier as Auth0 makes them up, which looks like a secret and is none."""
+
 SECRET = "access-v1:QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5eg=="
 
 
@@ -50,6 +54,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "ALLOWED_ORIGINS": "https://chat.example.com http://localhost:6274",
         "ISSUER": f"{ISSUER}/",
         "ISSUER_CA_FILE": "/etc/ca.pem",
+        "CLIENT_ID": RANDOM_CLIENT,
+        "CLIENT_SECRET_FILE": "/etc/client-secret",
         "AUDIENCE": "urn:tokens",
         "READERS": "groups=storage 'groups=Storage Team' realm_access.roles=a=b",
         "WRITERS": "sub=jane",
@@ -69,6 +75,9 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     # An issuer is compared letter by letter.
     assert settings.http_issuer == f"{ISSUER}/"
     assert settings.http_issuer_ca_file == Path("/etc/ca.pem")
+    assert (settings.http_client_id, settings.http_client_secret_file) == (RANDOM_CLIENT, Path("/etc/client-secret"))
+    assert settings.pickup_url == "https://tokens.example.com:8443/storage/pickup"
+    assert settings.redirect_uri == "https://tokens.example.com:8443/storage/pickup/callback"
     assert parse_rules(settings.http_readers) == [
         ("groups", "storage"), ("groups", "Storage Team"), ("realm_access.roles", "a=b")
     ]  # fmt: skip
@@ -156,6 +165,8 @@ NO_KEY = "QUMULO_HTTP_STATE_KEYS must have keys of 32 random bytes at least, in 
 NO_RULE = "must be CLAIM=VALUE, or several of these, such as scope=tokens:read groups=storage"
 NO_ORIGIN = "QUMULO_HTTP_ALLOWED_ORIGINS must be SCHEME://HOST or SCHEME://HOST:PORT, or several of these"
 NO_ADDRESS = "QUMULO_HTTP_LISTEN must be ADDRESS:PORT, or unix:PATH"
+NO_CLIENT = "QUMULO_HTTP_CLIENT_ID must be the identifier of a client, as the issuer shows it"
+NO_PAGES = "QUMULO_HTTP_CLIENT_ID lets people pick up bearer tokens"
 NO_URL = "must be a URL, without a user, a query or a fragment"
 
 
@@ -228,6 +239,17 @@ NO_URL = "must be a URL, without a user, a query or a fragment"
         ({"STATE_KEYS": "$HTTP_KEYS"}, "QUMULO_HTTP_STATE_KEYS"),
         ({"STATE_KEYS": "''"}, "QUMULO_HTTP_STATE_KEYS"),
         ({"AUDIENCE": SECRET}, "QUMULO_HTTP_AUDIENCE"),
+        ({"CLIENT_ID": SECRET, "ISSUER": ISSUER, "STATE_KEYS": KEY}, NO_CLIENT),
+        ({"CLIENT_ID": "token tools", "ISSUER": ISSUER, "STATE_KEYS": KEY}, NO_CLIENT),
+        ({"CLIENT_ID": "${CLIENT}", "ISSUER": ISSUER, "STATE_KEYS": KEY}, "QUMULO_HTTP_CLIENT_ID is not the value"),
+        ({"CLIENT_ID": "c", "KEYS_FILE": "/k", "STATE_KEYS": KEY}, "set QUMULO_HTTP_ISSUER too"),
+        ({"CLIENT_ID": "c", "ISSUER": ISSUER}, f"{NO_PAGES}, which wait sealed with QUMULO_HTTP_STATE_KEYS"),
+        ({"CLIENT_ID": "c", "ISSUER": ISSUER, "STATE_KEYS": KEY, "LISTEN": "unix:/s"}, "set QUMULO_HTTP_URL too"),
+        (
+            {"CLIENT_ID": "c", "ISSUER": ISSUER, "STATE_KEYS": KEY, "LISTEN": "0.0.0.0:80", "TLS_IN_FRONT": "true"},
+            "set QUMULO_HTTP_URL too",
+        ),
+        ({"CLIENT_SECRET_FILE": "/s", "ISSUER": ISSUER}, "QUMULO_HTTP_CLIENT_SECRET_FILE is of the client"),
         ({"READERS": f"sub={SECRET}"}, "QUMULO_HTTP_READERS"),
         ({"ALLOWED_HOSTS": SECRET}, "QUMULO_HTTP_ALLOWED_HOSTS"),
     ],
@@ -258,3 +280,55 @@ def test_an_array_without_keys_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(SettingsError, match="HTTP_STATE_KEYS must have one key at least"):
         load_http_settings({"http_state_keys": []})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8080", "[::1]:0"])
+def test_at_an_address_of_this_machine_alone_pages_need_no_url(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    client = {"CLIENT_ID": "token-tools", "ISSUER": ISSUER, "STATE_KEYS": KEY, "LISTEN": address}
+    set_environment(monkeypatch, {f"QUMULO_HTTP_{name}": value for name, value in client.items()})
+
+    settings = load_http_settings({})
+
+    assert settings.offers_pickup
+    assert settings.redirect_uri == f"http://{address}/pickup/callback"
+    assert settings.read_client_secret() is None
+
+
+def test_the_secret_of_the_client_is_read_as_its_file_has_it_now_and_no_text_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "client-secret"
+    settings = load_with_secret(monkeypatch, file)
+
+    read = list[str]()
+    for secret in ("Zq8vN2mKx7LpT4wR", "Hc3bYd9sWf6GjE5u"):
+        file.write_text(f"\ufeff{secret}\n")
+        found = settings.read_client_secret()
+        assert found is not None
+        assert has_known_secret(f"the issuer said {secret}")
+        read.append(found.get_secret_value())
+
+    assert read == ["Zq8vN2mKx7LpT4wR", "Hc3bYd9sWf6GjE5u"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "does not exist"), ("\n", "is empty"), ("x" * 5000, "is larger than 4 KiB")]
+)
+def test_a_file_that_has_no_secret_of_a_client_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "client-secret"
+    settings = load_with_secret(monkeypatch, file)
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(SettingsError) as refused:
+        settings.read_client_secret()
+
+    assert str(refused.value) == f"QUMULO_HTTP_CLIENT_SECRET_FILE names {file}, which {said}."
+
+
+def load_with_secret(monkeypatch: pytest.MonkeyPatch, file: Path) -> HttpSettings:
+    client = {"CLIENT_ID": "token-tools", "CLIENT_SECRET_FILE": str(file), "ISSUER": ISSUER, "STATE_KEYS": KEY}
+    set_environment(monkeypatch, {f"QUMULO_HTTP_{name}": value for name, value in client.items()})
+    return load_http_settings({})

@@ -34,6 +34,7 @@ def test_every_variable_is_read(
         "DEFAULT_LIFETIME": "1w",
         "MAX_LIFETIME": "30d",
         "CONFIRM": "all",
+        "PICKUP_TIME": "5min",
     }
     set_environment(monkeypatch, {f"QUMULO_{name}": value for name, value in variables.items()})
 
@@ -53,6 +54,7 @@ def test_every_variable_is_read(
         "timeout": timedelta(seconds=5),
         "read_only": True,
         "delivery": "inline",
+        "pickup_time": timedelta(minutes=5),
         "delivery_command": None,
         "delivery_check": None,
         "state_dir": tmp_path / "state",
@@ -154,8 +156,23 @@ def test_an_option_comes_before_the_environment_and_an_empty_variable_is_none(mo
         ),
         pytest.param(
             REQUIRED_ENVIRONMENT | {"QUMULO_DELIVERY": "mail"},
-            "QUMULO_DELIVERY must be file, keyring, command, inline or none",
+            "QUMULO_DELIVERY must be file, keyring, command, pickup, inline or none",
             id="delivery",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_PICKUP_TIME": "59s"},
+            "QUMULO_PICKUP_TIME must be from 1min to 1d",
+            id="hurry",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_PICKUP_TIME": "25h"},
+            "QUMULO_PICKUP_TIME must be from 1min to 1d",
+            id="slow",
+        ),
+        pytest.param(
+            REQUIRED_ENVIRONMENT | {"QUMULO_PICKUPTIME": "5m"},
+            "QUMULO_PICKUPTIME is no setting: QUMULO_PICKUP_TIME is meant?",
+            id="misspelt-pickup-time",
         ),
         pytest.param(
             REQUIRED_ENVIRONMENT | {"QUMULO_VERIFY_TLS": "maybe"},

@@ -365,6 +365,7 @@ async def test_what_an_audit_saw_is_no_change(harness: Harness) -> None:
 async def test_a_record_of_the_version_before_is_brought_up_to_date_by_the_first_audit(harness: Harness) -> None:
     token = await harness.call("create_access_token", {"user": "local:jane"})
     execute(harness.settings, "DROP TABLE sightings")
+    execute(harness.settings, "DROP TABLE pickups")
     execute(harness.settings, "DROP TABLE questions")
     execute(harness.settings, "DROP INDEX changes_by_revision")
     execute(harness.settings, "ALTER TABLE changes DROP COLUMN revision")

@@ -101,7 +101,7 @@ def test_the_operator_chooses_the_way() -> None:
     settings = Settings(host="c", bearer_token=SecretStr("own"))
 
     qq = Qq("c", 8000)
-    ways = {
+    ways: dict[str, Delivery] = {
         way: choose_delivery(
             settings.model_copy(
                 update={"delivery": way, "delivery_command": ("vault", "kv"), "delivery_check": ("ok",)}
@@ -111,10 +111,13 @@ def test_the_operator_chooses_the_way() -> None:
         for way in get_args(Settings.model_fields["delivery"].annotation)
     }
 
-    assert ways == {
+    expected: dict[str, Delivery] = {
         "file": FileDelivery(settings.delivery_dir, qq),
         "keyring": KeyringDelivery("c:8000"),
         "command": CommandDelivery(("vault", "kv"), ("ok",), "c:8000"),
         "inline": InlineDelivery(),
         "none": NoDelivery(),
+        # Only a service over HTTP has pages.
+        "pickup": NoDelivery(),
     }
+    assert ways == expected

@@ -32,10 +32,18 @@ from tests.support.waiting import wait_until
 from token_tools.errors import JournalError, Refusal
 from token_tools.settings import Settings, StateSettings
 from token_tools.storage.attempts import UNTRIED, Attempt, Mandate, Operation, Outcome, Settlement
-from token_tools.storage.delivery import CommandLocation, FileLocation, InlineLocation, KeyringLocation, Location
+from token_tools.storage.delivery import (
+    CommandLocation,
+    FileLocation,
+    InlineLocation,
+    KeyringLocation,
+    Location,
+    PickupLocation,
+)
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
-from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, PRUNED_EVERY, read_revision, upgrade
+from token_tools.storage.state.record import LEASE_SECONDS, MAX_PRUNED, MAX_READ, PRUNED_EVERY
+from token_tools.storage.state.schema import read_revision, upgrade
 
 pytestmark = pytest.mark.anyio
 
@@ -851,7 +859,7 @@ async def test_a_record_of_a_newer_program_is_neither_read_nor_written(state: St
     await record_attempt(journal)
     execute(state, "UPDATE state SET version = 7")
     text = (
-        r"^The journal was written by a newer version of this program \(schema 7; this one knows 3\)\. Update "
+        r"^The journal was written by a newer version of this program \(schema 7; this one knows 4\)\. Update "
         r"qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL\.$"
     )
 
@@ -917,6 +925,7 @@ LOCATIONS: dict[str, Location] = {
     "keyring": KeyringLocation("qumulo-token-tools c:8000", "local:o'neil 7"),
     "command": CommandLocation("vault"),
     "inline": InlineLocation(),
+    "pickup": PickupLocation("https://tokens.example.com/pickup/xyz"),
 }
 
 

@@ -110,6 +110,7 @@ async def test_an_equal_question_is_opened_only_in_the_place_of_the_one_that_was
 async def test_a_database_of_an_earlier_version_gets_its_table(state: StateSettings) -> None:
     async with open_journal(state) as journal:
         await journal.check_ready()
+        execute(state, "DROP TABLE pickups")
         execute(state, "DROP TABLE questions")
         execute(state, "DROP INDEX changes_by_revision")
         execute(state, "ALTER TABLE changes DROP COLUMN revision")

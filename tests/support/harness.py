@@ -25,6 +25,7 @@ from token_tools.sandbox.cluster import Account, Cluster, Token
 from token_tools.server.app import Timing, Wire, create_server
 from token_tools.server.instruments import Telemetry
 from token_tools.settings import Settings, StateSettings
+from token_tools.storage.pickups import PickupOffer
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 TIMEOUT_SECONDS = 10
@@ -97,7 +98,8 @@ class Harness:
 
     A call ends after `timeout_seconds`. `telemetry` is told what the servers do. Without `own_token_patience`, no
     server asks when its own token expires: what tools ask of the cluster is then all that is asked. The `way` to a
-    server is over memory, if no other is given.
+    server is over memory, if no other is given. With `pickup`, people can pick bearer tokens up; `opened` has the
+    clusters of each server, as its pages would get them.
     """
 
     cluster: Cluster
@@ -112,6 +114,9 @@ class Harness:
     state_keys: Sequence[bytes] = ()
     way: Way = nullcontext
     telemetry: Telemetry | None = None
+    pickup: PickupOffer | None = None
+    overdue_period: timedelta = timedelta(hours=1)
+    opened: list[Fleet] = field(default_factory=list[Fleet])
 
     @asynccontextmanager
     async def connected(
@@ -124,8 +129,10 @@ class Harness:
             [Profile(settings)],
             cluster_transport=self.recorder,
             clock=lambda: self.now,
-            timing=Timing(self.consent_timeout, self.report_delay, self.own_token_patience),
-            wire=Wire(state_keys=self.state_keys, telemetry=self.telemetry),
+            timing=Timing(
+                self.consent_timeout, self.report_delay, self.own_token_patience, overdue_period=self.overdue_period
+            ),
+            wire=Wire(self.opened.append, self.state_keys, telemetry=self.telemetry, pickup=self.pickup),
         )
         with anyio.fail_after(self.timeout_seconds):
             async with (

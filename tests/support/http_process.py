@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ TIMEOUT_SECONDS = 60
 
 @dataclass
 class HttpProcess:
-    """A process that serves; `port` is 0 if it listens on no port."""
+    """A process that serves; `port` is 0 if it listens on no port. `told` is what it said before it said that."""
 
     process: subprocess.Popen[str]
     port: int
+    told: Sequence[str] = ()
 
     @property
     def url(self) -> str:
@@ -56,7 +57,7 @@ def running_http(
             for line in process.stderr:
                 if "and listens on" in line:
                     port = re.search(r":(\d+)\.$", line)
-                    yield HttpProcess(process, int(port[1]) if port else 0)
+                    yield HttpProcess(process, int(port[1]) if port else 0, lines)
                     return
                 lines.append(line.rstrip("\n"))
             raise AssertionError("\n".join(lines))

@@ -1,7 +1,12 @@
-"""A small identity provider: it tells its keys as real ones do, and signs whatever a test wants signed."""
+"""A small identity provider: it tells its keys as real ones do, and signs whatever a test wants signed.
+
+People sign in there without a form: whoever opens its authorization endpoint is the person whom the test has chosen.
+"""
 
 import base64
+import hashlib
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,14 +14,15 @@ from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
 
 import httpx
 import jwt
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tests.support.twin_clusters import serve_over_https
@@ -26,6 +32,12 @@ from token_tools.times import Clock
 AUDIENCE: Final = "https://tokens.example.com/mcp"
 ISSUER_URL: Final = "https://idp.example.com/realms/storage"
 KEYS_PATH: Final = "/keys"
+AUTHORIZATION_PATH: Final = "/authorize"
+TOKEN_PATH: Final = "/token"
+WEB_CLIENT: Final = "pages"
+WEB_CLIENT_SECRET: Final = "Zq8KxW2vXt7rLn4M"
+"""The client with which people sign in at pages, and its secret."""
+
 LIFETIME: Final = timedelta(minutes=10)
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -65,12 +77,72 @@ async def _answer_at_once() -> None:
 
 
 @dataclass
+class WebClient:
+    """A client with which people sign in at pages; without a secret it is a public one.
+
+    `person` are the claims of whoever comes to sign in, None for somebody who does not want to. `id_claims` are added
+    to those of their ID tokens, or replace them. `sign_ins` and `exchanges` are what the issuer was sent.
+    """
+
+    id: str = WEB_CLIENT
+    secret: str | None = WEB_CLIENT_SECRET
+    auth_method: str = "client_secret_basic"
+    redirect_uri: str = "https://tokens.example.com/pickup/callback"
+    person: Mapping[str, Any] | None = field(default_factory=lambda: {"sub": "jane"})
+    id_claims: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sign_ins: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
+    exchanges: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
+    id_tokens: list[str] = field(default_factory=list[str])
+    _granted: dict[str, tuple[Mapping[str, str], Mapping[str, Any]]] = field(
+        default_factory=dict[str, tuple[Mapping[str, str], Mapping[str, Any]]]
+    )
+
+    def authorize(self, asked: Mapping[str, str], issuer_url: str) -> Response:
+        """Send somebody back who came to sign in, with a code if they did."""
+        self.sign_ins.append(asked)
+        is_known = (asked.get("client_id"), asked.get("redirect_uri")) == (self.id, self.redirect_uri)
+        is_complete = asked.get("response_type") == "code" and asked.get("code_challenge_method") == "S256"
+        if not (is_known and is_complete and "openid" in asked.get("scope", "").split()):
+            return Response("this client asks for what it may not have", status_code=400)
+        answer = {"state": asked["state"], "iss": issuer_url}
+        if self.person is None:
+            answer["error"] = "access_denied"
+        else:
+            answer["code"] = secrets.token_urlsafe(16)
+            self._granted[answer["code"]] = (asked, self.person)
+        return RedirectResponse(f"{self.redirect_uri}?{urlencode(answer)}", status_code=302)
+
+    async def exchange(self, request: Request, issuer: "SmallIssuer") -> Response:
+        """Answer with the tokens of a code, which is good for that once."""
+        form = dict(parse_qsl((await request.body()).decode()))
+        self.exchanges.append(form)
+        if not self._is_authentic(request.headers.get("authorization"), form):
+            return JSONResponse({"error": "invalid_client"}, status_code=401)
+        asked, person = self._granted.pop(form.get("code", ""), ({}, {}))
+        digest = encode_part(hashlib.sha256(form.get("code_verifier", "").encode()).digest()).decode()
+        is_same = (form.get("redirect_uri"), digest) == (asked.get("redirect_uri"), asked.get("code_challenge"))
+        if form.get("grant_type") != "authorization_code" or not is_same:
+            return JSONResponse({"error": "invalid_grant"}, status_code=400)
+        claims: Mapping[str, Any] = {"nonce": asked.get("nonce"), **person, **self.id_claims}
+        self.id_tokens.append(issuer.sign_id(**claims))
+        tokens = {"access_token": issuer.sign(**person), "token_type": "Bearer", "id_token": self.id_tokens[-1]}
+        return JSONResponse(tokens)
+
+    def _is_authentic(self, authorization: str | None, form: Mapping[str, str]) -> bool:
+        if self.secret is None or self.auth_method == "client_secret_post":
+            return (form.get("client_id"), form.get("client_secret"), authorization) == (self.id, self.secret, None)
+        kind, _, encoded = (authorization or "").partition(" ")
+        told = [unquote_plus(part) for part in base64.b64decode(encoded).decode().split(":")]
+        return kind == "Basic" and told == [self.id, self.secret] and "client_secret" not in form
+
+
+@dataclass
 class SmallIssuer:
     """An identity provider at a URL, which is never on the network unless it is `served`.
 
     Its tokens are for the `audience`. `keys` are the published ones, of which the last one signs. `answers` replace
     what it would answer at a path. `requests` are the paths that it was asked for. While it `is_away`, it answers
-    nothing. It answers after `before_answer`.
+    nothing. It answers after `before_answer`. `metadata` are members that it tells of itself besides, or instead.
     """
 
     clock: Clock
@@ -81,6 +153,15 @@ class SmallIssuer:
     requests: list[str] = field(default_factory=list[str])
     is_away: bool = False
     before_answer: Callable[[], Awaitable[None]] = _answer_at_once
+    metadata: dict[str, object] = field(default_factory=dict[str, object])
+    web_client: WebClient = field(default_factory=WebClient)
+
+    async def sign_in(self, url: str) -> str:
+        """Return where a browser is sent that opens this URL of the authorization endpoint."""
+        async with httpx.AsyncClient(transport=self.transport) as browser:
+            answer = await browser.get(url)
+        assert answer.status_code == 302, answer.text
+        return answer.headers["Location"]
 
     def rotate(self) -> None:
         """Replace the keys by a new one."""
@@ -106,6 +187,11 @@ class SmallIssuer:
         }
         payload = {name: value for name, value in known.items() if value is not None}
         return self.sign_text(json.dumps(payload), key=key, header=header)
+
+    def sign_id(self, *, key: SignatureKey | None = None, **claims: object) -> str:
+        """Return an ID token of jane for the web client; `claims` are as for `sign`."""
+        known = {"aud": self.web_client.id, "client_id": None, "scope": None, **claims}
+        return self.sign(key=key, header={"typ": "JWT"}, **known)
 
     def sign_text(
         self, payload: str, *, key: SignatureKey | None = None, header: Mapping[str, object] | None = None
@@ -133,12 +219,34 @@ class SmallIssuer:
         await self.before_answer()
         if self.is_away:
             raise httpx.ConnectError("nobody is there")
-        answers = {
-            self.metadata_path: JSONResponse({"issuer": self.url, "jwks_uri": f"{self._origin}{KEYS_PATH}"}),
-            KEYS_PATH: JSONResponse({"keys": [key.jwk for key in self.keys]}),
-            **self.answers,
+        request = Request(scope, receive)
+        answer = self.answers.get(path) or await self._answer(request)
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path
+        if path == self.metadata_path:
+            return JSONResponse(self._describe())
+        if path == KEYS_PATH:
+            return JSONResponse({"keys": [key.jwk for key in self.keys]})
+        if path == AUTHORIZATION_PATH:
+            return self.web_client.authorize(dict(request.query_params), self.url)
+        if path == TOKEN_PATH and request.method == "POST":
+            return await self.web_client.exchange(request, self)
+        return Response(status_code=404)
+
+    def _describe(self) -> Mapping[str, object]:
+        known = {
+            "issuer": self.url,
+            "jwks_uri": f"{self._origin}{KEYS_PATH}",
+            "authorization_endpoint": f"{self._origin}{AUTHORIZATION_PATH}",
+            "token_endpoint": f"{self._origin}{TOKEN_PATH}",
+            "token_endpoint_auth_methods_supported": [self.web_client.auth_method],
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": True,
+            **self.metadata,
         }
-        await answers.get(path, Response(status_code=404))(scope, receive, send)
+        return {name: value for name, value in known.items() if value is not None}
 
     @contextmanager
     def served(self, folder: Path) -> Generator[Path]:

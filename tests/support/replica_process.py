@@ -1,4 +1,4 @@
-"""The command `http` in a process that is forked from one which has imported everything, so that it starts at once.
+"""Servers in processes that are forked from one which has imported everything, so that they start at once.
 
 Such a process can kill itself (SIGKILL) at the n-th of its steps: its operations on files, sockets and the database.
 """
@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,7 +21,7 @@ from token_tools.cli.commands import run_command
 from token_tools.shutdown import exit_now
 
 _CONTEXT: Final = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["__main__", __name__, "psycopg", "token_tools.cli.http"])
+_CONTEXT.set_forkserver_preload(["__main__", __name__, "psycopg", "tests.support.one_call", "token_tools.cli.http"])
 _FILE_EVENTS: Final = frozenset({"os.rename", "os.remove", "os.truncate", "os.link", "socket.connect"})
 _WRITING: Final = os.O_WRONLY | os.O_RDWR
 
@@ -60,20 +61,31 @@ def _is_ours(path: object) -> bool:
 def start_replica(
     environment: Mapping[str, str], log: Path, *, kill: Kill | None = None, log_level: int = logging.WARNING
 ) -> ForkServerProcess:
-    """Start a server with this environment, and no other, which writes to this file."""
-    process = _CONTEXT.Process(target=_serve, args=(dict(environment), log, kill, log_level))
+    """Start a server over HTTP with this environment, and no other, which writes to this file."""
+    return start_forked(partial(_serve, log_level), environment, log, kill=kill)
+
+
+def start_forked(
+    run: Callable[[], int], environment: Mapping[str, str], log: Path, *, kill: Kill | None = None
+) -> ForkServerProcess:
+    """Run a function in a process with this environment, and no other, which writes to this file."""
+    process = _CONTEXT.Process(target=_run, args=(run, dict(environment), log, kill))
     process.start()
     return process
 
 
-def _serve(environment: Mapping[str, str], log: Path, kill: Kill | None, log_level: int) -> None:
+def _serve(log_level: int) -> int:
+    logging.basicConfig(level=log_level)
+    return run_command(["http"])
+
+
+def _run(run: Callable[[], int], environment: Mapping[str, str], log: Path, kill: Kill | None) -> None:
     os.environ.clear()
     os.environ.update(environment)
     with log.open("wb") as output:
         for descriptor in (1, 2):
             os.dup2(output.fileno(), descriptor)
-    logging.basicConfig(level=log_level)
     if kill is not None:
         sys.addaudithook(kill.watch_files)
         threading.setprofile(kill.watch_statements)
-    exit_now(run_command(["http"]))
+    exit_now(run())

@@ -20,9 +20,15 @@ KEYS = (b"a" * 32, b"b" * 32)
 
 @contextmanager
 def calling_as(name: str, *, subject: str | None = None) -> Generator[None]:
-    """Let what is called in the block be called by somebody; `subject` is how the SDK knows them, `name` if absent."""
-    caller = Caller(id=f"https://idp.example.com#{name}", name=name)
-    token = SignedIn(client_id="chat", scopes=[], subject=subject or name, caller=caller, role="write")
+    """Let what is called in the block be called by a machine; `subject` is how the SDK knows it, `name` if absent."""
+    with calling(Caller(id=f"https://idp.example.com#{name}", name=name), subject=subject or name):
+        yield
+
+
+@contextmanager
+def calling(caller: Caller, *, subject: str = "somebody") -> Generator[None]:
+    """Let what is called in the block be called by somebody who may write; `subject` is how the SDK knows them."""
+    token = SignedIn(client_id="chat", scopes=[], subject=subject, caller=caller, role="write")
     before = auth_context_var.set(AuthenticatedUser(token))
     try:
         yield

@@ -113,6 +113,15 @@ class ServedCluster:
         """Read the outcomes in the journal, in order."""
         return read_outcomes(self.state)
 
+    def find_bearer_token(self, token_id: str) -> str:
+        """Return the bearer token of a token of the user for whom tests create them."""
+        return next(token.bearer_token for token in self.cluster.tokens.of_user(JANE.auth_id) if token.id == token_id)
+
+    def delete_created(self) -> None:
+        """Delete the tokens of the user for whom tests create them, as an administrator does by hand."""
+        for token in self.cluster.tokens.of_user(JANE.auth_id):
+            del self.cluster.tokens[token.id]
+
     def read_delivered(self) -> dict[str, str]:
         """Read the bearer tokens from the files, by the ids of their tokens."""
         files = (self.state_folder / "tokens").glob("*.json")

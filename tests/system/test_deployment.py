@@ -13,8 +13,10 @@ from datetime import timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import httpx
 import pytest
 import trustme
 
@@ -24,7 +26,7 @@ from tests.support.page_names import REPOSITORY
 from tests.support.sandbox_process import run_process
 from token_tools import __version__
 from token_tools.configuration import load_http_settings, load_settings
-from token_tools.http_settings import FIELDS, MCP_PATH, TcpAddress
+from token_tools.http_settings import FIELDS, MCP_PATH, PICKUP_PATH, TcpAddress
 from token_tools.server.http.access_log import LIVENESS_PATH, METADATA_PATH, READINESS_PATH
 from token_tools.server.http.bounds import BOUNDS
 from token_tools.setting_names import variable_name
@@ -39,6 +41,7 @@ DOCKERFILE: Final = DEPLOY / "Dockerfile"
 COMPOSE: Final = DEPLOY / "compose.yaml"
 NGINX: Final = DEPLOY / "nginx"
 UNIT: Final = DEPLOY / "systemd" / "qumulo-token-tools.service"
+PICKUP: Final = UNIT.with_name("pickup.conf")
 SCHEMA: Final[dict[str, Any]] = json.loads((CHART / "values.schema.json").read_text())
 FILES: Final = [file for file in sorted(DEPLOY.rglob("*")) if file.is_file()]
 
@@ -53,6 +56,14 @@ PATHS: Final = [MCP_PATH, f"{METADATA_PATH}{MCP_PATH}", METADATA_PATH, LIVENESS_
 EXPOSURE: Final = "13"
 """The worst that systemd may say of the unit, in tenths of ten."""
 
+ASKED_PATHS: Final = {
+    "/pickup/the-id-of-a-page": 502,
+    "/pickup/callback?code=the-code": 502,
+    "/mcp?code=the-code": 400,
+    "/pickup": 404,
+}
+"""What is asked of an nginx with nobody behind it, each with its answer."""
+
 SMALL: Final[Mapping[str, Any]] = {
     "image": {"repository": "registry.example.com/qumulo-token-tools"},
     "existingSecret": "token-tools",
@@ -66,7 +77,8 @@ LARGE: Final[Mapping[str, Any]] = {
     **SMALL,
     "image": {"repository": "registry.example.com/qumulo-token-tools", "digest": f"sha256:{'0' * 64}"},
     "imagePullSecrets": [{"name": "registry"}],
-    "secretFiles": ["bearer-token", "keys.toml"],
+    "settings": SMALL["settings"] | {"QUMULO_HTTP_CLIENT_ID": "token-tools-pages"},
+    "secretFiles": ["bearer-token", "keys.toml", "client-secret"],
     "ca": {"cluster": "cluster-ca", "issuer": "issuer-ca", "database": "database-ca"},
     "tlsSecret": "pod-tls",
     "timeoutSeconds": 60,
@@ -167,6 +179,30 @@ def test_nginx_accepts_its_configuration(main: str, tmp_path: Path) -> None:
     lint("nginx", "-t", "-q", "-c", write_nginx(tmp_path, main), folder="/usr/sbin:/usr/local/sbin:/usr/bin")
 
 
+def test_nginx_leads_people_to_the_pages_and_tells_its_logs_neither_page_nor_code() -> None:
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    # The paths of sockets have to be short, and those of pytest's folders are not.
+    with TemporaryDirectory(prefix="nginx-") as name:
+        main, socket = write_nginx(Path(name), "nginx.conf"), Path(name, "front.sock")
+        main.write_text(main.read_text().replace("8443", f"unix:{socket}").replace("stderr", f"{name}/error.log"))
+        # Nobody is behind it. As a daemon, it returns once it listens.
+        user = "user root;" if os.geteuid() == 0 else ""
+        started = run_process(nginx, "-e", f"{name}/error.log", "-c", str(main), "-g", user)
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket), verify=False)) as client:
+                answers = [client.get(f"https://tokens.example.com{path}").status_code for path in ASKED_PATHS]
+        finally:
+            run_process(nginx, "-c", str(main), "-s", "stop")
+        logs = Path(name, "access.log").read_text(), Path(name, "error.log").read_text()
+
+    assert started.returncode == 0, started.stderr
+    assert answers == [*ASKED_PATHS.values()]
+    assert re.findall(r'"path":"(.*?)"', logs[0]) == ["/pickup", "/pickup", "/mcp", "/pickup"]
+    assert not [log for log in logs if "the-id-of-a-page" in log or "the-code" in log]
+
+
 def test_gixy_finds_nothing_in_the_configuration_of_nginx(tmp_path: Path) -> None:
     # Addresses are looked up again by the reload that the page about deployment has. Events have to go on at once.
     lint("gixy", "--skips", "stale_dns_cache,proxy_buffering_off", write_nginx(tmp_path, "nginx.conf"))
@@ -198,6 +234,10 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     # What is started has to be there, and so has the manual that is named.
     unit.write_text(re.sub(r"/opt/qumulo-token-tools/\S+", sys.executable, UNIT.read_text()))
+
+    extension = tmp_path / f"{UNIT.name}.d" / PICKUP.name
+    extension.parent.mkdir()
+    extension.write_text(PICKUP.read_text())
 
     lint("systemd-analyze", "verify", "--man=no", unit, folder=None)
     lint("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", unit, folder=None)
@@ -250,6 +290,8 @@ def test_the_server_takes_the_settings_of_the_chart(
 
     settings = load_http_settings({})
 
+    assert settings.offers_pickup == (values is LARGE)
+    assert (settings.read_client_secret() is None) == (values is SMALL)
     assert str(settings.http_listen) == f"0.0.0.0:{PORT}"
     assert load_settings({}).host == "cluster.example.com"
 
@@ -268,12 +310,30 @@ def test_the_server_takes_the_settings_of_compose(tmp_path: Path, monkeypatch: p
 
 
 def test_the_server_takes_the_settings_of_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = dict(re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
-    given = {name: place_files(re.sub("%[dS]", "/run/secrets", value), tmp_path) for name, value in environment.items()}
-    set_environment(monkeypatch, read_example() | given)
+    set_environment(monkeypatch, read_example() | read_unit_settings(UNIT, tmp_path))
 
     assert load_http_settings({}).http_listen == TcpAddress("127.0.0.1", PORT)
     assert load_settings({}).host == "cluster.example.com"
+
+
+def test_the_server_takes_the_settings_of_pick_up_beside_those_of_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'http_state_keys = ["{"A" * 44}"]\n')
+    config.chmod(0o400)
+    given = read_unit_settings(UNIT, tmp_path) | read_unit_settings(PICKUP, tmp_path)
+    set_environment(monkeypatch, read_example() | given | {"QUMULO_HTTP_CLIENT_ID": "token-tools-pages"})
+
+    settings = load_http_settings({})
+
+    assert settings.redirect_uri == "https://tokens.example.com/pickup/callback"
+    assert settings.read_client_secret() is not None
+
+
+def read_unit_settings(unit: Path, folder: Path) -> dict[str, str]:
+    environment: list[tuple[str, str]] = re.findall(r"^Environment=(\w+)=(.*)$", unit.read_text(), re.MULTILINE)
+    return {name: place_files(re.sub("%[dS]", "/run/secrets", value), folder) for name, value in environment}
 
 
 def place_files(value: str, folder: Path) -> str:
@@ -335,17 +395,34 @@ def test_containers_and_the_unit_have_more_time_to_end_than_their_server_takes()
 def test_what_is_in_front_waits_for_a_call_and_opens_nothing_but_the_paths_of_clients() -> None:
     nginx = (NGINX / "server.conf").read_text()
     chart = render(LARGE)
-    ingress, [route] = chart.find("Ingress"), chart.find("HTTPRoute")["spec"]["rules"]
-    [rule] = ingress["spec"]["rules"]
-    annotation = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
+    [route] = chart.find("HTTPRoute")["spec"]["rules"]
+    annotation = chart.find("Ingress")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-read-timeout"]
     [of_nginx] = re.findall(r"proxy_read_timeout (\w+);", nginx)
     [mebibytes] = re.findall(r"client_max_body_size (\d+)m;", nginx)
 
     assert min(map(parse_duration, [of_nginx, f"{annotation}s", route["timeouts"]["request"]])) > BOUNDS.call_timeout
     assert int(mebibytes) << 20 == BOUNDS.body_bytes
     assert re.findall(r"location = (\S+)", nginx) == PATHS
-    assert [path["path"] for path in rule["http"]["paths"]] == PATHS
-    assert [match["path"]["value"] for match in route["matches"]] == PATHS
+    assert re.findall(r"location ~ (\S+)", nginx) == [f"^{PICKUP_PATH}/"]
+    assert list_open_paths(render(LARGE)) == [[*PATHS, PICKUP_PATH]] * 2
+
+
+@needs_helm
+def test_without_a_client_for_them_the_chart_opens_no_pages() -> None:
+    values = {**LARGE, "settings": SMALL["settings"]}
+    [chart] = render_chart(values)
+
+    assert isinstance(chart, RenderedChart)
+    assert list_open_paths(chart) == [PATHS] * 2
+
+
+def list_open_paths(chart: RenderedChart) -> list[list[str]]:
+    """Return the paths that the Ingress and the HTTPRoute of a chart pass on."""
+    [rule], [route] = chart.find("Ingress")["spec"]["rules"], chart.find("HTTPRoute")["spec"]["rules"]
+    return [
+        [path["path"] for path in rule["http"]["paths"]],
+        [match["path"]["value"] for match in route["matches"]],
+    ]
 
 
 def test_nginx_tells_its_log_no_header_and_changes_no_host() -> None:

@@ -1,5 +1,6 @@
 """Test the command that serves over HTTP as a process: how it starts, and how it ends."""
 
+import os
 import signal
 import subprocess
 import time
@@ -20,6 +21,14 @@ from token_tools.shutdown import CLEANUP_TIMEOUT
 
 SLACK_SECONDS = 3
 DEMO = ("--demo", "--http-anonymous", "--delivery=inline")
+NO_PLACE = (
+    "No token can be created: QUMULO_HTTP_CLIENT_ID lets people pick up new bearer tokens at a page of this server, "
+    "and QUMULO_DELIVERY names other places."
+)
+PICKED_UP = (
+    "People sign in to pick up new bearer tokens below http://127.0.0.1:PORT/pickup. At the issuer, that needs the "
+    "redirect URI http://127.0.0.1:PORT/pickup/callback"
+)
 CREATE = create_tool_call("create_access_token", user="local:jane")
 CALL_HEADERS = JSON_HEADERS | {
     "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "create_access_token",
@@ -129,3 +138,41 @@ def test_the_port_that_was_given_is_told_and_one_that_is_taken_is_refused_in_a_l
     assert second.stderr == (
         f"qumulo-token-tools: QUMULO_HTTP_LISTEN: cannot listen on 127.0.0.1:{server.port}: Address already in use.\n"
     )
+
+
+def test_a_client_s_secret_that_cannot_be_read_is_told_before_anybody_has_to_sign_in(tmp_path: Path) -> None:
+    options = ["--http-issuer=https://issuer.example.com", "--http-client-id=token-tools"]
+    secret = tmp_path / "client-secret"
+    ended = subprocess.run(
+        [COMMAND, "http", "--demo", *options, f"--http-client-secret-file={secret}"],
+        env=os.environ | {"QUMULO_HTTP_STATE_KEYS": "A" * 44},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"qumulo-token-tools: QUMULO_HTTP_CLIENT_SECRET_FILE names {secret}, which does not exist; "
+        "run `qumulo-token-tools doctor`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--http-anonymous"], [NO_PLACE]),
+        (["--http-anonymous", "--read-only"], []),
+        (["--http-anonymous", "--delivery=file"], []),
+        (["--http-issuer=https://issuer.example.com", "--http-client-id=token-tools"], [PICKED_UP]),
+    ],
+    ids=["nowhere", "reading", "file", "pickup"],
+)
+def test_a_start_tells_how_people_get_new_bearer_tokens_or_that_there_is_no_way(
+    options: list[str], told: list[str], tmp_path: Path
+) -> None:
+    keys = {"QUMULO_HTTP_STATE_KEYS": "A" * 44}
+    with running_http(tmp_path, "--demo", *options, environment=os.environ | keys) as server:
+        assert [line.replace(str(server.port), "PORT") for line in server.told] == told
+        assert server.end() == (0, [])

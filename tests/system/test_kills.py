@@ -5,127 +5,87 @@ n-th one; n grows until a create succeeds. The cluster runs in the parent, behin
 """
 
 import json
-import os
+import signal
 import sqlite3
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.support.record import end_leases, read_outcomes, state_environment
-from tests.support.sandbox_process import SandboxProcess
+from tests.support.harness import JANE
+from tests.support.one_call import create_one, list_all
+from tests.support.record import end_leases, read_outcomes
+from tests.support.replica_process import Kill, start_forked
+from tests.support.server_process import ServedCluster, served_cluster
 from token_tools.settings import StateSettings
 
 pytestmark = pytest.mark.slow
 
 TIMEOUT_SECONDS = 60
-USER = "local:snapshot-mover"
-CREATE_SCRIPT = """
-import os, signal, sys, threading, anyio
-from mcp.client import Client
-from token_tools.server.app import create_server
-from token_tools.configuration import load_profiles
-
-left = int(sys.argv[1])
-armed = False
-
-def count_step():
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def count_files(event, args):
-    ours = armed and (
-        event in {"os.rename", "os.remove", "os.truncate", "os.link", "socket.connect"}
-        or (event == "open" and isinstance(args[0], (str, int)) and str(args[0]).split("/")[-1][:1] in ".j0123456789"
-            and args[2] & (os.O_WRONLY | os.O_RDWR))
-    )
-    if ours:
-        count_step()
-
-def count_statements(frame, event, arg):
-    is_ours = frame.f_code.co_name == "execute" and "token_tools" in frame.f_code.co_filename
-    # Between two statements that only read, nothing changes that a kill could spoil.
-    if armed and event == "call" and is_ours and not frame.f_locals["statement"].startswith(("SELECT", "SET")):
-        count_step()
-
-sys.addaudithook(count_files)
-threading.setprofile(count_statements)
-
-async def main():
-    global armed
-    async with Client(create_server(load_profiles({}))) as client:
-        await client.call_tool("list_access_tokens", {"user": sys.argv[2]})
-        armed = True
-        result = await client.call_tool("create_access_token", {"user": sys.argv[2]})
-        armed = False
-        return 3 if result.is_error else 0
-
-sys.exit(anyio.run(main))
-"""
-LIST_SCRIPT = """
-import sys, anyio
-from mcp.client import Client
-from token_tools.server.app import create_server
-from token_tools.configuration import load_profiles
-
-async def main():
-    async with Client(create_server(load_profiles({}))) as client:
-        print((await client.call_tool("list_access_tokens", {"user": sys.argv[1]})).content[0].text)
-
-anyio.run(main)
-"""
+USER = "local:jane"
 
 
-def run_child(
-    sandbox: SandboxProcess, state: StateSettings, script: str, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a script as another server on this database."""
-    names = ("QUMULO_HOST", "QUMULO_PORT", "QUMULO_CA_FILE", "QUMULO_BEARER_TOKEN")
-    own = {name: sandbox.settings[name] for name in names} | {"HOME": str(state.state_dir.parent), "COLUMNS": "1000"}
-    child = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=os.environ | own | state_environment(state),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert child.returncode in {-9, 0}, child.stderr
-    return child
+def run_child(cluster: ServedCluster, run: Callable[[], int], *, kill: Kill | None = None) -> bool:
+    """Run a function as another server on this cluster; tell whether it was killed."""
+    log = find_log(cluster)
+    process = start_forked(run, cluster.create_environment(COLUMNS="1000", QUMULO_MAX_CHANGES="0"), log, kill=kill)
+    process.join(TIMEOUT_SECONDS)
+    assert process.exitcode in {-signal.SIGKILL, 0}, log.read_text()
+    return process.exitcode != 0
 
 
-def list_ids(sandbox: SandboxProcess) -> set[str]:
-    return set(sandbox.run_sdk(f"[e.id for page in tokens.list(Identity({USER!r})) for e in page.entries]"))
+def find_log(cluster: ServedCluster) -> Path:
+    """Return the file that the last server has written to."""
+    return cluster.folder / "log"
 
 
-def test_a_kill_at_any_step_loses_nothing_unsaid(sandbox: SandboxProcess, state: StateSettings) -> None:
-    tokens_folder = state.state_dir / "tokens"
-    steps, is_killed, before = 0, True, list_ids(sandbox)
-    while is_killed:
-        steps += 1
-        entries = len(read_new_outcomes(state, 0))
+def list_ids(cluster: ServedCluster) -> set[str]:
+    return {token.id for token in cluster.cluster.tokens.of_user(JANE.auth_id)}
 
-        is_killed = run_child(sandbox, state, CREATE_SCRIPT, str(steps), USER).returncode != 0
 
-        new, outcomes = list_ids(sandbox) - before, read_new_outcomes(state, entries)
-        delivered = read_delivered(sandbox, tokens_folder)
-        assert delivered <= new
-        # If a token's secret is lost, there is an intent without an outcome.
-        if new - delivered:
-            assert outcomes == ["intended"]
-        if not is_killed:
-            assert (new, outcomes) == (delivered, ["created"])
-        elif new or outcomes or any(tokens_folder.glob(".pending-*")):
-            check_next_start(sandbox, state, new - delivered)
-        for token_id in new:
-            sandbox.run_sdk(f"tokens.delete({token_id!r})")
-        for file in tokens_folder.glob("*.json"):
-            file.unlink()
-    assert steps > 15
+def test_a_kill_at_any_step_loses_nothing_unsaid(tmp_path: Path, state: StateSettings) -> None:
+    with served_cluster(tmp_path, state_url=state.state_url) as cluster:
+        # The first steps make the database. They are as many as those of a create, and hide them.
+        at_first, later = kill_at_each_step(cluster), kill_at_each_step(cluster)
+    assert len(at_first) > 15
+    assert len(later) > 15
+    assert {*later} == {"nothing was lost", "lost and told", "recovered", "survived"}
+
+
+def kill_at_each_step(cluster: ServedCluster) -> list[str]:
+    """Let servers create tokens and kill them, each one step later, until one survives; return what came of each."""
+    ends = list[str]()
+    while "survived" not in ends:
+        ends.append(create_and_kill(cluster, len(ends) + 1))
+    return ends
+
+
+def create_and_kill(cluster: ServedCluster, steps: int) -> str:
+    """Kill a server at this step of a create, if it has so many; return what came of it, and leave no token."""
+    armed, tokens_folder = cluster.folder / "armed", cluster.state_folder / "tokens"
+    entries = len(read_new_outcomes(cluster.state, 0))
+
+    is_killed = run_child(cluster, partial(create_one, USER, armed), kill=Kill(steps, armed))
+
+    armed.unlink(missing_ok=True)
+    new, outcomes = list_ids(cluster), read_new_outcomes(cluster.state, entries)
+    delivered = read_delivered(cluster, tokens_folder)
+    end = "nothing was lost" if is_killed else "survived"
+    assert delivered <= new
+    # If a token's secret is lost, there is an intent without an outcome.
+    if new - delivered:
+        assert outcomes == ["intended"]
+    if not is_killed:
+        assert (new, outcomes) == (delivered, ["created"])
+    elif new or outcomes or any(tokens_folder.glob(".pending-*")):
+        end = check_next_start(cluster, new - delivered) or end
+    for token_id in new:
+        del cluster.cluster.tokens[token_id]
+    for file in tokens_folder.glob("*.json"):
+        file.unlink()
+    return end
 
 
 def read_new_outcomes(state: StateSettings, count: int) -> list[str]:
@@ -136,26 +96,28 @@ def read_new_outcomes(state: StateSettings, count: int) -> list[str]:
         return []
 
 
-def read_delivered(sandbox: SandboxProcess, folder: Path) -> set[str]:
+def read_delivered(cluster: ServedCluster, folder: Path) -> set[str]:
     """Return the ids of the tokens in files with a final name; each file is whole, and its token works."""
     files = [file for file in folder.glob("*.json") if not file.name.startswith("recovered-")]
     kept = {file.stem.rpartition("_")[2]: json.loads(file.read_text())["bearer_token"] for file in files}
-    for token_id, bearer_token in kept.items():
-        assert sandbox.run_sdk("client.auth.who_am_i()", bearer_token=bearer_token)["access_token_id"] == token_id
+    assert kept == {token_id: cluster.cluster.tokens[token_id].bearer_token for token_id in kept}
     return {*kept}
 
 
-def check_next_start(sandbox: SandboxProcess, state: StateSettings, lost: set[str]) -> None:
-    """Check that the next server tells what is lost, and recovers what a pending file still has."""
-    if read_new_outcomes(state, 0):
-        end_leases(state)
-    restarted = run_child(sandbox, state, LIST_SCRIPT, USER)
-    folder = state.state_dir / "tokens"
+def check_next_start(cluster: ServedCluster, lost: set[str]) -> str | None:
+    """Check that the next server tells what is lost, or recovers it from a pending file; return which it did."""
+    if read_new_outcomes(cluster.state, 0):
+        end_leases(cluster.state)
+    answer = cluster.folder / "answer"
+    assert not run_child(cluster, partial(list_all, USER, answer))
+    told, logged = answer.read_text(), find_log(cluster).read_text()
+    folder = cluster.state_folder / "tokens"
     recovered = [*folder.glob("recovered-*.json")]
     assert not [*folder.glob(".pending-*")]
-    assert all(str(file) in restarted.stderr for file in recovered)
+    assert all(str(file) in logged for file in recovered)
     found = {file.stem.rpartition("_")[2] for file in recovered}
     assert found <= lost
     for token_id in lost - found:
-        assert f"Unfinished: the create for {USER}" in restarted.stdout, restarted.stdout
-        assert token_id in restarted.stdout
+        assert f"Unfinished: the create for {USER}" in told, told
+        assert token_id in told
+    return "recovered" if found else "lost and told" if lost else None

@@ -212,7 +212,10 @@ async def test_each_of_many_tokens_at_once_is_handed_over_with_what_it_is_for(
 
 
 async def test_without_a_destination_no_token_is_created_and_the_reason_is_told(harness: Harness) -> None:
-    reason = "this server creates no token: its operator names no place for a bearer token (QUMULO_DELIVERY)"
+    reason = (
+        "this server creates no token: its operator names no place for a bearer token (QUMULO_DELIVERY, or over HTTP "
+        "QUMULO_HTTP_CLIENT_ID)"
+    )
     old = add_token(harness, expiration_time=None)
 
     async with harness.connected(delivery="none") as client:

@@ -24,6 +24,7 @@ from token_tools.cli.setting_options import add_cluster_option, add_setting_opti
 from token_tools.cli.terminal import print_line
 from token_tools.configuration import Profile, find_profiles
 from token_tools.errors import SettingsError, UsageError
+from token_tools.http_settings import HttpSettings
 from token_tools.server.app import SERVER_NAME
 from token_tools.times import utc_now
 
@@ -121,7 +122,8 @@ async def _report_all(report: _TextReport | _JsonReport, settings: Mapping[str, 
         profiles = find_profiles(settings, clusters=clusters)
         http_settings, http_check = check_http_settings(settings)
         for profile in profiles:
-            async for check in _check_profile(profile if http_check is None else profile.for_distant_callers()):
+            served = profile if http_settings is None else profile.for_distant_callers(http_settings)
+            async for check in _check_profile(served, http_settings):
                 report.add(check.about(profile))
         if http_check is not None:
             report.add(http_check)
@@ -136,7 +138,7 @@ async def _report_all(report: _TextReport | _JsonReport, settings: Mapping[str, 
         report.add(check)
 
 
-async def _check_profile(profile: Profile) -> AsyncIterator[Check]:
+async def _check_profile(profile: Profile, service: HttpSettings | None) -> AsyncIterator[Check]:
     yield check_settings(profile)
     credential = await anyio.to_thread.run_sync(check_credential, profile)
     yield credential
@@ -149,5 +151,5 @@ async def _check_profile(profile: Profile) -> AsyncIterator[Check]:
             yield check
     else:
         yield Check("cluster", "skipped", "was not asked, since what failed above has to be mended first")
-    async for check in check_storage(profile, utc_now):
+    async for check in check_storage(profile, service, utc_now):
         yield check

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--operation",
         choices=get_args(Operation),
         metavar="WORD",
-        help="Only these: create, rotate, update, delete or export",
+        help="Only these: create, rotate, update, delete, export or pickup",
     )
     parser.add_argument(
         "--unfinished",

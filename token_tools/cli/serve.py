@@ -15,7 +15,7 @@ from token_tools.cli import serve_demo
 from token_tools.cli.setting_options import OptionContainer, add_cluster_option, add_setting_options
 from token_tools.config_file import name_table_keys
 from token_tools.configuration import Profile, load_profiles
-from token_tools.errors import UsageError
+from token_tools.errors import SettingsError, UsageError
 from token_tools.server.app import Timing, Wire, create_server, create_shutdown
 from token_tools.server.stdio import serve
 from token_tools.server.telemetry import open_telemetry
@@ -63,7 +63,11 @@ def serve_clusters(profiles: Sequence[Profile], cluster_transport: httpx.AsyncBa
     """Serve these clusters until stdin ends or a signal asks for the end.
 
     Requests to them go over `cluster_transport` instead of the network if one is given.
+
+    Raises:
+        SettingsError: If new bearer tokens are to be picked up at a page, of which there is none.
     """
+    _check_delivery(profiles)
     warn_unverified(profiles)
     if sys.stdin.isatty():
         sys.stderr.write(WAITING)
@@ -76,6 +80,14 @@ def serve_clusters(profiles: Sequence[Profile], cluster_transport: httpx.AsyncBa
             wire=Wire(telemetry=telemetry),
         )
         anyio.run(serve, server, shutdown, backend_options={"loop_factory": new_event_loop})
+
+
+def _check_delivery(profiles: Sequence[Profile]) -> None:
+    if any(profile.settings.delivery == "pickup" and profile.settings.may_create_tokens for profile in profiles):
+        raise SettingsError(
+            "QUMULO_DELIVERY=pickup is for `qumulo-token-tools http`, at whose pages people sign in: for a client that "
+            "starts this server itself, set file, keyring, command or inline."
+        )
 
 
 def warn_unverified(profiles: Sequence[Profile]) -> None:

@@ -40,6 +40,7 @@ from token_tools.operations.unfinished import (
     read_principal,
     render_unfinished,
     render_untraced_count,
+    tell_not_picked_up,
 )
 
 MAX_UNFINISHED_LOOKUPS: Final = 8
@@ -264,6 +265,7 @@ async def _conclude(
         [
             *render_unfinished(unfinished),
             *render_untraced_count(history, suspects, services.clock),
+            *await tell_not_picked_up(services),
         ],
         lost_ids,
         read_only=services.read_only,

@@ -25,6 +25,7 @@ from token_tools.operations.unfinished import (
     match_attempts,
     may_denote,
     read_principal,
+    tell_not_picked_up,
 )
 from token_tools.operations.user_lookup import User, identify
 from token_tools.quoting import render_first_items
@@ -86,6 +87,8 @@ async def list_changes(
     review = await _review(services, meant, token_id)
     unwritten = await _settle(services, review.resolved)
     entries = select_changes(await services.journal.list_entries(since=begin), user=meant, token_id=token_id)
+    # What is told once is told last, where nothing can fail any more.
+    not_picked_up = () if token_id is not None else await tell_not_picked_up(services, meant)
     return ChangeList(
         entries,
         now,
@@ -95,7 +98,7 @@ async def list_changes(
         unfinished=review.unfinished,
         unseen=review.unseen,
         resolved=review.resolved,
-        caveats=[*user_caveats, *review.caveats, *unwritten],
+        caveats=[*user_caveats, *review.caveats, *unwritten, *not_picked_up],
     )
 
 

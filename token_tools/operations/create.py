@@ -21,10 +21,14 @@ from token_tools.storage.journal import Journal
 
 @dataclass(frozen=True, kw_only=True)
 class CreatePlan(Plan):
-    """What a create would do. `has_default_expiry` says that the caller named no expiry."""
+    """What a create would do. `has_default_expiry` says that the caller named no expiry.
+
+    `announcement` says where the new bearer token will wait and for whom, None if it waits nowhere.
+    """
 
     create_request: CreateRequest
     has_default_expiry: bool
+    announcement: str | None = None
 
     def draft_entry(self, journal: Journal, mandate: Mandate, outcome: Outcome, reason: str | None = None) -> Attempt:
         """Return the entry of the record about this creation."""
@@ -58,6 +62,7 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
         JournalError: If the record cannot be read.
     """
     # What the rules forbid is refused before the cluster is asked.
+    announcement = services.delivery.announce(services.caller.recipient)
     services.policy.choose_expiry(expiration_time, now=services.clock())
     if isinstance(user, Identity):
         services.policy.check_user(user)
@@ -84,6 +89,7 @@ async def plan_create(services: Services, user: User, expiration_time: str | Non
             max_lifetime=services.policy.max_lifetime,
         ),
         has_default_expiry=expiration_time is None,
+        announcement=announcement,
     )
 
 

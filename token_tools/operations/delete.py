@@ -1,7 +1,9 @@
 """Deleting one token. The request is sent once, and the token is looked for afterwards, whatever the answer was."""
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from token_tools.cluster.client import ClusterClient
 from token_tools.cluster.identity import Identity
@@ -10,6 +12,7 @@ from token_tools.errors import (
     BadAnswer,
     ClusterError,
     Forbidden,
+    JournalError,
     NotFound,
     Refusal,
     StillThere,
@@ -32,6 +35,8 @@ from token_tools.operations.token_change import (
 )
 from token_tools.storage.attempts import Attempt, Mandate, Outcome
 from token_tools.storage.journal import Journal
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,18 @@ async def _apply(services: Services, plan: DeletePlan) -> AppliedChange:
             raise
         journal_error = await services.journal.record_outcome(intent, "done")
         await settle_by_change(services, token, "deleted")
+        await _end_pickup(services, token.id)
         return AppliedChange.with_warnings(None, [warning, journal_error])
+
+
+async def _end_pickup(services: Services, token_id: str) -> None:
+    """Let the page at which the bearer token of a deleted token waits tell that, if there is one."""
+    if services.pickups is not None:
+        try:
+            await services.pickups.end_by_deletion(token_id)
+        except JournalError as failure:
+            # What waits is looked at on the cluster again before anybody gets it.
+            _LOG.warning("%s", failure)
 
 
 async def delete_and_verify(cluster: ClusterClient, token_id: str, user: Identity) -> str | None:

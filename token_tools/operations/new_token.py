@@ -5,8 +5,9 @@ outcome on disk. Each step can fail, and each failure ends in a text that says w
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -18,6 +19,7 @@ from token_tools.errors import (
     BadAnswer,
     ClusterError,
     DeliveryError,
+    JournalError,
     Unavailable,
     Undelivered,
     Unproved,
@@ -35,6 +37,7 @@ from token_tools.operations.rollback import (
     rollback_undelivered,
 )
 from token_tools.operations.services import Services
+from token_tools.operations.unfinished import tell_not_picked_up
 from token_tools.storage.attempts import Attempt
 from token_tools.storage.delivery import AskedToken, DeliveredToken, Reservation
 
@@ -48,7 +51,8 @@ class CreatedToken:
     `token` is the token as the cluster tells it since, None if that could not be read. `journal_error` says why the
     journal does not know the outcome, None if it does. The cluster's clock is known to be `clock_ahead` of ours.
     `is_adopted` says that the server runs on it now, and `hand_over_failure` why it does not although it was to.
-    `copy_left` says where else its bearer token is then, None if nowhere.
+    `copy_left` says where else its bearer token is then, None if nowhere. `not_picked_up` tells which earlier tokens of
+    the user were deleted again.
     """
 
     delivered: DeliveredToken
@@ -58,6 +62,7 @@ class CreatedToken:
     is_adopted: bool = False
     hand_over_failure: str | None = None
     copy_left: str | None = None
+    not_picked_up: Sequence[str] = ()
 
 
 async def create_new_token(services: Services, request: CreateRequest, draft: Attempt) -> CreatedToken:
@@ -76,7 +81,7 @@ async def create_new_token(services: Services, request: CreateRequest, draft: At
         UnknownOutcome: If the cluster may have created a token whose bearer token nobody has.
     """
     # A keyring may wait for a person here. Nothing has begun yet, so that can be cancelled.
-    reservation = await services.delivery.reserve(AskedToken(request.user, request.expires))
+    reservation = await services.delivery.reserve(AskedToken(request.user, request.expires, services.caller.recipient))
     with shielded():
         intent, created = await _create(services, request, draft, reservation)
     if created.delivered.bearer_token is not None:
@@ -87,7 +92,7 @@ async def create_new_token(services: Services, request: CreateRequest, draft: At
             with shielded():
                 await rollback_undelivered(services, request, created.delivered.id, intent)
             raise
-    return created
+    return replace(created, not_picked_up=await tell_not_picked_up(services, request.user))
 
 
 async def _create(
@@ -196,4 +201,16 @@ async def _verify(
     if flaw is not None:
         outcome = await rollback_delivered(services, request, delivered, intent)
         raise Unproved(f"The new token {new.id} was made and delivered, but {flaw} {outcome}")
+    if found is not None:
+        await _note_created(services, found)
     return found
+
+
+async def _note_created(services: Services, token: AccessToken) -> None:
+    """Write by what a token is known again if nobody picks its bearer token up."""
+    if services.pickups is not None:
+        try:
+            await services.pickups.note_created(token.id, token.created)
+        except JournalError as failure:
+            # Without it, the time by our clock has to do.
+            _LOG.warning("%s", failure)

@@ -7,13 +7,15 @@ from typing import Final
 from token_tools.cluster.models import AccessToken
 from token_tools.operations.calls import format_call
 from token_tools.operations.services import Services
-from token_tools.storage.delivery import Location
+from token_tools.storage.delivery import Location, PickupLocation, TakenPage
 
 DISABLE_FIRST_ADVICE: Final = "Better disable a token first, watch whether anything breaks, and delete it then."
 """What the vendor's guide says about retiring a token."""
 
 HAND_OVER_STEP: Final = "Put it where the old one is used"
 """The first step to the successor of a token, unless this server runs on that token."""
+
+_PICK_UP_STEP: Final = "Let it be picked up, and put where the old one is used, which works until it is retired"
 
 PERSON_DECIDES: Final = (
     "Each of them works as far as is known, so a person has to say which can go: better disable that one first, and "
@@ -47,7 +49,15 @@ def render_hand_over(credential_location: str, *, naming_setting: str | None = N
 def choose_earlier_hand_over(services: Services, location: Location, hand_over: str) -> str:
     """Return the first step to a successor that exists at a location: `hand_over`, unless servers read it there."""
     place = services.credential_place
-    return hand_over if place is None or place.location != location else _RESTART_STEP
+    if place is None or place.location != location:
+        return choose_first_step(location, hand_over)
+    return _RESTART_STEP
+
+
+def choose_first_step(location: Location, hand_over: str) -> str:
+    """Return the first step to a successor whose bearer token is there: `hand_over`, unless it waits for a person."""
+    is_to_be_picked_up = isinstance(location, PickupLocation) and not isinstance(location, TakenPage)
+    return _PICK_UP_STEP if is_to_be_picked_up and hand_over == HAND_OVER_STEP else hand_over
 
 
 def render_steps(old: AccessToken, now: datetime, hand_over: str = HAND_OVER_STEP) -> str:

@@ -53,7 +53,8 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
         DeliveryError: If the destination of bearer tokens cannot be searched.
         JournalError: If the record cannot be read.
     """
-    # A forbidden expiry is refused before the cluster is asked.
+    # What the rules forbid is refused before the cluster is asked.
+    announcement = services.delivery.announce(services.caller.recipient)
     services.policy.choose_expiry(expiration_time, now=services.clock())
     old = await read_token(services, token_id)
     with concerning(old.user):
@@ -87,6 +88,7 @@ async def plan_rotate(services: Services, token_id: str, expiration_time: str | 
             place=place,
         ),
         has_default_expiry=expiration_time is None,
+        announcement=announcement,
         old_token=old,
         is_own=is_own,
         obstacle=obstacle,

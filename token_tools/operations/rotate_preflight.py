@@ -16,6 +16,7 @@ from token_tools.operations.next_steps import (
     HAND_OVER_STEP,
     PERSON_DECIDES,
     choose_earlier_hand_over,
+    choose_first_step,
     render_delete_and_rotate,
     render_retirement,
     render_steps,
@@ -201,7 +202,7 @@ async def _render_suspect(services: Services, old: AccessToken, token: AccessTok
     # Only one way is named: a caller who made both the calls to go on and the calls to go back would disable both
     # tokens.
     leads_on = (
-        f"To go on with it: {render_steps(old, services.clock())}"
+        f"To go on with it: {render_steps(old, services.clock(), choose_first_step(location, HAND_OVER_STEP))}"
         if intent.replaces == old.id
         else render_retirement(token.id)
     )

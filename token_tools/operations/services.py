@@ -21,6 +21,7 @@ from token_tools.storage.credential_place import CredentialPlace
 from token_tools.storage.delivery import Delivery
 from token_tools.storage.delivery.base import TimeoutContext
 from token_tools.storage.journal import Journal
+from token_tools.storage.pickups import Pickups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Services:
     where the operator keeps the server's own bearer token, and `read_bearer` reads it as it is there now;
     `credential_place` is that place if the server may write it, or else None. `timeout_context` bounds what is done
     there. Exported files go to `report_folder`.
+    `pickups` are the bearer tokens that wait for people, None where this server has no pages for them.
     `own_token_watch` knows when the server's own token expires, and is None where nobody is told.
     `caller` asks for what is done. `rotation_locks` has a lock for each token that is being rotated, by its id.
     """
@@ -45,6 +47,7 @@ class Services:
     confirm: Confirm
     consent_timeout: timedelta
     delivery: Delivery
+    pickups: Pickups | None = None
     journal: Journal
     qq: Qq
     clock: ClusterClock

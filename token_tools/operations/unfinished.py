@@ -4,6 +4,7 @@ An attempt is settled once the cluster has none of its tokens any more, once a b
 delivered, or by what was done since. The journal and the delivery are asked here, but with a short timeout.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from token_tools.cluster.clock import ClusterClock
 from token_tools.cluster.identity import Identity, bare_name
 from token_tools.cluster.models import AccessToken, Principal
 from token_tools.cluster.pagination import merge_user
-from token_tools.errors import ClusterError, DeliveryError
+from token_tools.errors import ClusterError, DeliveryError, JournalError
 from token_tools.operations.calls import format_call
 from token_tools.operations.journal_history import (
     JournalHistory,
@@ -30,7 +31,8 @@ from token_tools.operations.journal_history import (
 from token_tools.operations.services import Services
 from token_tools.quoting import MAX_ITEMS_SHOWN, render_first_items
 from token_tools.storage.attempts import Attempt
-from token_tools.storage.delivery import Location
+from token_tools.storage.delivery import Location, WaitingPage
+from token_tools.storage.pickup_states import Pickup
 from token_tools.times import format_time
 
 LOCATE_TIMEOUT_SECONDS: Final = 5
@@ -39,6 +41,7 @@ LOCATE_TIMEOUT_SECONDS: Final = 5
 MAX_USER_CHARS: Final = 100
 """Characters of a user's spelling; a longer one is replaced by general words."""
 
+_LOG: Final = logging.getLogger(__name__)
 _NO_LOCATION: Final = "Its bearer token is nowhere that QUMULO_DELIVERY puts them now"
 
 
@@ -59,8 +62,10 @@ class Unfinished:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a bearer token of it was found where it was delivered, and needs no proof that it works."""
-        return self.attempt.outcome != "undeletable" and bool(self.locations) and not self.is_unproved
+        """Whether a bearer token of it was found where it was delivered, and needs neither a proof nor a person."""
+        is_waiting = any(isinstance(location, WaitingPage) for location in self.locations.values())
+        is_delivered = bool(self.locations) and not self.is_unproved and not is_waiting
+        return is_delivered and self.attempt.outcome != "undeletable"
 
     @property
     def lost_tokens(self) -> Sequence[AccessToken]:
@@ -236,13 +241,38 @@ async def render_unfinished_of(
 ) -> Sequence[str]:
     """Render what is unfinished about these tokens, and why that may not be all.
 
-    If these are all tokens of a `user`, the attempts for that user of which no token is there are told and settled.
+    If these are all tokens of a `user`, the attempts for that user of which no token is there are told and settled, and
+    it is told once which tokens for them, or for anybody, nobody picked up in time.
     """
     history = await read_history(services)
     me = await read_principal(services.cluster, history)
     unfinished = render_unfinished(await locate_unfinished(services, history, tokens, me=me))
     untraced = () if user is None else list_untraced(services, history, user, tokens)
-    return [*unfinished, *await _settle_untraced(services, untraced), *filter(None, [history.journal_error])]
+    settled = await _settle_untraced(services, untraced)
+    return [*unfinished, *settled, *filter(None, [history.journal_error]), *await tell_not_picked_up(services, user)]
+
+
+async def tell_not_picked_up(services: Services, user: Identity | None = None) -> Sequence[str]:
+    """Render, once, which tokens for a user or for anybody were deleted since nobody picked their bearer tokens up."""
+    if services.pickups is None:
+        return []
+    try:
+        ended = await services.pickups.tell_ended(lambda each: user is None or may_denote(each.user_name, user))
+    except JournalError as failure:
+        _LOG.warning("%s", failure)
+        return []
+    return [*map(_render_not_picked_up, ended)]
+
+
+def _render_not_picked_up(pickup: Pickup) -> str:
+    about = f"Not picked up in time: the bearer token of token {pickup.token_id} for {pickup.user_name}."
+    if pickup.state == "left":
+        return (
+            f"{about} It was not deleted, since the cluster tells another user or time of creation than it should "
+            "have: a person has to look at it."
+        )
+    when = format_time(pickup.ended or pickup.open_until)
+    return f"{about} So it was deleted again at {when}; if it is still wanted, ask for another one."
 
 
 async def _settle_untraced(services: Services, untraced: Sequence[Attempt]) -> Sequence[str]:
@@ -352,6 +382,12 @@ def _render_open_change(unfinished: Unfinished, begun: str) -> str:
     [token] = unfinished.suspects
     change = f" ({unfinished.attempt.after})" if unfinished.attempt.after else ""
     state = format_change(token.state)
+    if (reason := unfinished.attempt.reason) is not None:
+        # No person asked for it, and so there is nobody to ask.
+        return (
+            f"Unfinished: {begun}, of token {token.id} ({reason}), did not work so far. The token is there ({state}): "
+            "the server tries again by itself."
+        )
     return (
         f"Unfinished: {begun}, of token {token.id}{change}, has no known end. The token is there ({state}): "
         "ask whether that is still wanted."
@@ -373,11 +409,11 @@ def _render_open_create(unfinished: Unfinished) -> str:
         )
         return f" made {tokens}, which could not be deleted again: {flaw}. {_render_retirement(token)}"
     if (location := unfinished.locations.get(token.id)) is not None:
-        return (
-            f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}, "
-            "and was not proved to work. "
-            f"{format_call('rotate_access_token', id=str(unfinished.attempt.replaces))} tells how to go on."
-        )
+        made = f" has no known end. Token {tokens} seems to be what it made: its bearer token is in {location.render()}"
+        if not unfinished.is_unproved:
+            return f"{made}."
+        leads_on = format_call("rotate_access_token", id=str(unfinished.attempt.replaces))
+        return f"{made}, and was not proved to work. {leads_on} tells how to go on."
     lookup_error = unfinished.lookup_errors.get(token.id)
     where = f"Where its bearer token is, is not known: {lookup_error}" if lookup_error else _NO_LOCATION
     return f" has no known end. Token {tokens} may be what it made. {where}. {_render_retirement(token)}"

@@ -24,6 +24,7 @@ from token_tools.configuration import Profile
 from token_tools.errors import DeliveryError, JournalError
 from token_tools.operations.fleet import Fleet
 from token_tools.operations.own_credential import OwnTokenWatch
+from token_tools.operations.pickup import watch_overdue
 from token_tools.operations.policy import choose_policy
 from token_tools.operations.services import Services
 from token_tools.server import prompts
@@ -34,11 +35,13 @@ from token_tools.server.observation import Observation, Observer
 from token_tools.server.own_token_warning import warn_of_expiry
 from token_tools.server.roles import RoleCatalogue, RoleGate
 from token_tools.server.tools import EXPORT_TOOL, TOOLS, list_fleet_tools
+from token_tools.settings import Settings
 from token_tools.shutdown import Shutdown
 from token_tools.storage.attempts import Attempt
 from token_tools.storage.credential_place import find_place
 from token_tools.storage.delivery import Delivery, choose_delivery
 from token_tools.storage.journal import Journal, Limits
+from token_tools.storage.pickups import PickupOffer, Pickups
 from token_tools.storage.questions import QUESTION_TIMEOUT
 from token_tools.storage.state import Connections, open_state
 from token_tools.storage.state.record import LEASE_SECONDS
@@ -55,7 +58,10 @@ MAX_LOGGED: Final = 20
 """So many attempts without a known end are logged at a start."""
 
 ONLY_READS: Final = "this server only reads"
-CREATES_NONE: Final = "this server creates no token: its operator names no place for a bearer token (QUMULO_DELIVERY)"
+CREATES_NONE: Final = (
+    "this server creates no token: its operator names no place for a bearer token (QUMULO_DELIVERY, or over HTTP "
+    "QUMULO_HTTP_CLIENT_ID)"
+)
 EXPORTS_NONE: Final = "this server exports nothing: its operator names no place for the file (QUMULO_REPORT_DIR)"
 """Why a tool or a prompt is not offered."""
 
@@ -76,12 +82,14 @@ class Timing(NamedTuple):
 
     `own_token_patience` is how long an answer waits to know when the server's own token expires, from when that was
     asked; with None it is never asked. `shutdown` is the end of the process, None for one that nobody asks for.
+    `overdue_period` is the time between two looks for what was not picked up.
     """
 
     consent_timeout: timedelta = CONSENT_TIMEOUT
     report_delay: timedelta = timedelta(seconds=1)
     own_token_patience: timedelta | None = timedelta(seconds=1)
     shutdown: Shutdown | None = None
+    overdue_period: timedelta = timedelta(seconds=10)
 
 
 DEFAULT_TIMING: Final = Timing()
@@ -93,7 +101,8 @@ class Wire(NamedTuple):
     `on_open` is called with the clusters once they are open. Of `state_keys`, the first seals what a client sends back
     with its answer to a question, and all open it; without any, no other server can open it. `needs_sign_in` says that
     nothing is answered to a caller who is not known. `observers` watch the messages, and `telemetry` all that
-    OpenTelemetry is told, if the operator wants that.
+    OpenTelemetry is told, if the operator wants that. `pickup` has what it takes to let people pick bearer tokens up at
+    pages, None without such pages.
     """
 
     on_open: Callable[[Fleet], object] = lambda _: None
@@ -101,6 +110,7 @@ class Wire(NamedTuple):
     needs_sign_in: bool = False
     observers: Sequence[Observer] = ()
     telemetry: Telemetry | None = None
+    pickup: PickupOffer | None = None
 
     def create_middleware(self, tools: Collection[str]) -> Sequence[Observation]:
         """Return what lets them watch the messages of a server with these tools; nothing if nobody does."""
@@ -119,7 +129,7 @@ class _Runtime(NamedTuple):
     clock: Clock
     timing: Timing
     shutdown: Shutdown
-    telemetry: Telemetry | None = None
+    wire: Wire = PLAIN_WIRE
 
 
 def create_server(
@@ -136,9 +146,7 @@ def create_server(
     how long it waits for people, and how long what was begun may take once the process is to end. `wire` is what the
     way to its clients asks of it.
     """
-    runtime = _create_runtime(
-        profiles, cluster_transport=cluster_transport, clock=clock, timing=timing, telemetry=wire.telemetry
-    )
+    runtime = _create_runtime(profiles, cluster_transport=cluster_transport, clock=clock, timing=timing, wire=wire)
     offered = _list_offered_tools(profiles)
     catalogue, not_for_readers = _create_catalogue(offered, profiles), _list_withheld(profiles)
     choice = [ClusterChoice(profiles, {each.tool.name: each for each in offered})] if len(profiles) > 1 else []
@@ -179,7 +187,7 @@ def _create_runtime(
     cluster_transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock,
     timing: Timing = DEFAULT_TIMING,
-    telemetry: Telemetry | None = None,
+    wire: Wire = PLAIN_WIRE,
 ) -> _Runtime:
     return _Runtime(
         open_state(profiles[0].settings, clock),
@@ -187,7 +195,7 @@ def _create_runtime(
         clock,
         timing,
         timing.shutdown or create_shutdown(profiles),
-        telemetry,
+        wire,
     )
 
 
@@ -250,11 +258,12 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
     limits = Limits(settings.keep_record, settings.max_changes)
     journal = Journal(runtime.state, cluster=settings.address, clock=runtime.clock, limits=limits)
     qq = Qq(settings.host, settings.port)
-    delivery = choose_delivery(settings, qq, timeout_context=runtime.shutdown.delivery_timeout)
+    pickups = _open_pickups(settings, journal, runtime)
+    delivery = choose_delivery(settings, qq, pickups=pickups, timeout_context=runtime.shutdown.delivery_timeout)
     if not settings.read_only:
         await _log_recovered(delivery)
     cluster_clock = ClusterClock(runtime.clock)
-    telemetry = runtime.telemetry
+    telemetry = runtime.wire.telemetry
     async with (
         connect(
             settings,
@@ -276,6 +285,7 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
             policy=choose_policy(settings),
             confirm=settings.confirm,
             delivery=delivery,
+            pickups=pickups,
             journal=journal,
             qq=qq,
             clock=cluster_clock,
@@ -293,8 +303,23 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
         )
         if telemetry is not None:
             tasks.start_soon(telemetry.watch, services)
+        if pickups is not None and not settings.read_only:
+            tasks.start_soon(watch_overdue, services, pickups, runtime.timing.overdue_period)
         yield services
         tasks.cancel_scope.cancel()
+
+
+def _open_pickups(settings: Settings, journal: Journal, runtime: _Runtime) -> Pickups | None:
+    offer = runtime.wire.pickup
+    if offer is None:
+        return None
+    return Pickups(
+        journal.transactions,
+        offer,
+        cluster=settings.address,
+        patience=settings.pickup_time,
+        clock=runtime.clock,
+    )
 
 
 async def _log_unfinished(journal: Journal, delivery: Delivery, delay: timedelta) -> None:

@@ -26,6 +26,7 @@ from token_tools.operations.update import UpdatePlan, check_asked_for, plan_upda
 from token_tools.operations.user_lookup import User
 from token_tools.server.callers import get_fleet, get_services
 from token_tools.server.elicitation.asking import AskingTool, ConsentAnswer, consent_resolver, require_consent
+from token_tools.server.elicitation.page_offer import OfferingTool, note_delivered
 from token_tools.server.elicitation.planning import find_plan
 from token_tools.server.strict_tool import StrictTool
 from token_tools.server.tool_arguments import (
@@ -203,7 +204,9 @@ async def create_access_token(
 ) -> Annotated[CallToolResult, NewToken]:
     """Create a token as planned, once it is agreed to."""
     services = await require_consent(ctx, consent, plan)
-    return _to_call_result(render_create_result(await create_token(services, plan), address=services.address))
+    creation = await create_token(services, plan)
+    note_delivered(creation.created.delivered)
+    return _to_call_result(render_create_result(creation, address=services.address))
 
 
 async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are filled by the server
@@ -249,6 +252,7 @@ async def rotate_access_token(
     """Create a second token beside the old one, once it is agreed to."""
     services = await require_consent(ctx, consent, plan)
     rotation = await rotate_token(services, plan)
+    note_delivered(rotation.created.delivered)
     return _to_call_result(
         render_rotate_result(rotation, address=services.address, credential_location=services.credential_location)
     )
@@ -337,7 +341,7 @@ EXPORT_TOOL: Final = StrictTool.publish(
     annotations=_WRITES_FILES,
 )
 WRITE_TOOLS: Final = (
-    AskingTool.publish(
+    OfferingTool.publish(
         create_access_token,
         title="Create an access token",
         description=(
@@ -363,7 +367,7 @@ WRITE_TOOLS: Final = (
         ),
         annotations=_DELETES,
     ),
-    AskingTool.publish(
+    OfferingTool.publish(
         rotate_access_token,
         title="Rotate an access token",
         description=(

@@ -9,11 +9,12 @@ from pydantic import TypeAdapter
 
 from token_tools.storage.delivery import Location, StoredLocation
 
-Operation = Literal["create", "rotate", "update", "delete", "export"]
-"""What was asked for. An export changes nothing, and is only recorded if it was refused."""
+Operation = Literal["create", "rotate", "update", "delete", "export", "pickup"]
+"""What was asked for. An export changes nothing, and is only recorded if it was refused. A pickup is of the bearer
+token of a new token, by the person who asked for that."""
 Outcome = Literal[
     "intended", "created", "not created", "rolled back", "undeletable", "done", "not done", "unknown",
-    "asked", "refused", "declined", "could not ask",
+    "asked", "refused", "declined", "could not ask", "handed out", "picked up",
 ]  # fmt: skip
 """What came of an attempt.
 
@@ -21,13 +22,16 @@ It is `intended` while it is worked on, and stays so if that was cut off; it is 
 create or rotate ends `created`, `not created`, `rolled back` (created and deleted again) or `undeletable` (created, of
 no use to anybody, and still there). An update or delete ends `done` or `not done`. The cluster was never asked to
 change anything if a person was `asked` and never answered, if a rule `refused` it, if a person `declined`, or if the
-client `could not ask` them.
+client `could not ask` them. Nor is it if a bearer token was `handed out` to a browser, or `picked up`: then that
+browser has confirmed the receipt.
 """
 Consent = Literal["not needed", "asked", "agreed", "declined", "could not ask"]
 Settlement = Literal["deleted", "disabled", "not found", "delivered", "as wanted", "changed since", "told to a person"]
 """Why an attempt without a known end is settled: what became of its token, or that a person was told and agreed."""
 
-UNTRIED: Final[frozenset[Outcome]] = frozenset({"asked", "refused", "declined", "could not ask"})
+UNTRIED: Final[frozenset[Outcome]] = frozenset(
+    {"asked", "refused", "declined", "could not ask", "handed out", "picked up"}
+)
 """The outcomes of attempts of which the cluster never heard."""
 
 _LOCATION: Final[TypeAdapter[Location]] = TypeAdapter(StoredLocation)

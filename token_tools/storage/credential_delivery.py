@@ -10,6 +10,7 @@ from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
     AskedToken,
     DeliveredToken,
+    ForAnybody,
     KeepsNoFiles,
     Location,
     locate_recorded,
@@ -19,7 +20,7 @@ from token_tools.storage.delivery.base import (
 
 
 @dataclass(frozen=True)
-class CredentialDelivery(KeepsNoFiles):
+class CredentialDelivery(ForAnybody, KeepsNoFiles):
     """The destination "the server's own credential", which has the old bearer token or the new one."""
 
     place: CredentialPlace

@@ -8,15 +8,14 @@ other server can say what is unfinished.
 
 import logging
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from operator import attrgetter
 from secrets import token_hex
-from typing import Final, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Final, NamedTuple, TypedDict, Unpack
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from token_tools.errors import JournalError, Refusal
@@ -26,6 +25,8 @@ from token_tools.storage.questions import OpenQuestion
 from token_tools.storage.sightings import Sighting
 from token_tools.storage.state import record
 from token_tools.storage.state.connections import WAIT_SECONDS, Connection, Connections
+from token_tools.storage.state.schema import probe, read_revision
+from token_tools.storage.state.transactions import Transactions
 from token_tools.times import Clock, format_time
 
 CHANGES_PERIOD: Final = timedelta(hours=1)
@@ -35,7 +36,6 @@ _UP_TO_A_MINUTE: Final = timedelta(minutes=1) - timedelta.resolution
 """What makes a time that is shown to the minute one that has come, not one that is still to come by seconds."""
 
 _LOG: Final = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 
 class _History(NamedTuple):
@@ -82,11 +82,10 @@ class Journal:
     """
 
     def __init__(self, connections: Connections, *, cluster: str, clock: Clock, limits: Limits) -> None:
-        self._connections = connections
+        self.transactions = Transactions(connections, limits.timeout_seconds)
         self._cluster = cluster
         self._clock = clock
         self._limits = limits
-        self._queue = anyio.Lock()
         self._in_flight: set[str] = set()
         self._unwritten: dict[str, Attempt] = {}
         self._history: _History | None = None
@@ -98,7 +97,7 @@ class Journal:
             JournalError: If the record cannot be written.
             Refusal: If there were too many changes.
         """
-        await self._write(self._check_ready)
+        await self.transactions.write(self._check_ready)
 
     async def find_question(self, caller: str, request: str) -> OpenQuestion | None:
         """Return the question that is open about a caller's request, and check what `check_ready` does.
@@ -112,7 +111,7 @@ class Journal:
             self._check_ready(connection)
             return record.find_question(connection, self._cluster, caller, request)
 
-        return await self._write(find)
+        return await self.transactions.write(find)
 
     async def open_question(
         self, question: OpenQuestion, entry: Attempt, *, replaces: OpenQuestion | None
@@ -135,7 +134,7 @@ class Journal:
             self._prune(connection)
             return question
 
-        return await self._write(write)
+        return await self.transactions.write(write)
 
     async def spend_question(self, question_id: str) -> None:
         """Write that a question is answered, whatever the answer is and whatever comes of it.
@@ -149,7 +148,7 @@ class Journal:
             if not record.close_question(connection, self._cluster, question_id):
                 raise _explain_used_answer()
 
-        await self._write(close)
+        await self.transactions.write(close)
 
     async def check_reachable(self) -> None:
         """Check that the record can be read, if there is one.
@@ -157,7 +156,7 @@ class Journal:
         Raises:
             JournalError: If it cannot be.
         """
-        await self._run(lambda _: self._connections.read(record.read_revision, if_missing=None))
+        await self.transactions.read(read_revision, if_missing=None)
 
     def draft(self, operation: Operation, user: str, mandate: Mandate, **details: Unpack[EntryDetails]) -> Attempt:
         """Return an entry that is not written yet; it is an intent unless the details say something else."""
@@ -185,7 +184,7 @@ class Journal:
             record.insert_attempt(connection, entry)
             self._prune(connection)
 
-        await self._write(write)
+        await self.transactions.write(write)
 
     @asynccontextmanager
     async def record_intent(self, intent: Attempt, *, known_rotations: Collection[str] = ()) -> AsyncGenerator[Attempt]:
@@ -208,7 +207,7 @@ class Journal:
             record.insert_attempt(connection, intent)
             self._prune(connection)
 
-        await self._write(begin)
+        await self.transactions.write(begin)
         self._in_flight.add(intent.id)
         try:
             yield intent
@@ -235,7 +234,7 @@ class Journal:
             stored_location=None if location is None else encode_location(location),
         )
         try:
-            await self._write(lambda connection: record.update_attempt(connection, ended))
+            await self.transactions.write(lambda connection: record.update_attempt(connection, ended))
         except JournalError as failure:
             _LOG.warning("%s", failure)
             self._unwritten[ended.id] = ended
@@ -248,7 +247,7 @@ class Journal:
         if not unsettled:
             return None
         try:
-            await self._write(
+            await self.transactions.write(
                 lambda connection: record.settle_attempts(connection, unsettled, settlement, self._clock())
             )
         except JournalError as failure:
@@ -262,7 +261,7 @@ class Journal:
         Raises:
             JournalError: If the record cannot be read.
         """
-        return await self._run(lambda _: self._connections.read(self._read_history, if_missing=()))
+        return await self.transactions.read(self._read_history, if_missing=())
 
     async def list_entries(self, *, since: datetime | None = None) -> Sequence[Attempt]:
         """Return all entries of this cluster that were begun since then, the earliest first.
@@ -270,7 +269,9 @@ class Journal:
         Raises:
             JournalError: If the record cannot be read.
         """
-        return await self._run(lambda _: read_entries(self._connections, cluster=self._cluster, since=since))
+        return await self.transactions.read(
+            lambda connection: _read_entries(connection, self._cluster, since), if_missing=()
+        )
 
     async def list_concurrent(self, user: str, *, excluding: Attempt) -> tuple[set[str], bool]:
         """Return the ids of the tokens that were created for a user, and whether another one is being created now.
@@ -302,11 +303,11 @@ class Journal:
         """
 
         def read(connection: Connection) -> Sighting | None:
-            if record.read_revision(connection) is None:
+            if read_revision(connection) is None:
                 return None
             return record.select_sighting(connection, self._cluster)
 
-        return await self._run(lambda _: self._connections.read(read, if_missing=None))
+        return await self.transactions.read(read, if_missing=None)
 
     async def record_sighting(self, sighting: Sighting) -> None:
         """Write what an audit saw, for the next one; this counts as no change.
@@ -314,7 +315,7 @@ class Journal:
         Raises:
             JournalError: If it cannot be written.
         """
-        await self._write(lambda connection: record.replace_sighting(connection, self._cluster, sighting))
+        await self.transactions.write(lambda connection: record.replace_sighting(connection, self._cluster, sighting))
 
     async def renew_sighting(self, last: Sighting, time: datetime, actor: str) -> None:
         """Write that an audit saw what the last one had seen, unless another one saw something since.
@@ -322,7 +323,9 @@ class Journal:
         Raises:
             JournalError: If it cannot be written.
         """
-        await self._write(lambda connection: record.renew_sighting(connection, self._cluster, last, time, actor))
+        await self.transactions.write(
+            lambda connection: record.renew_sighting(connection, self._cluster, last, time, actor)
+        )
 
     @asynccontextmanager
     async def working(self) -> AsyncGenerator[None]:
@@ -331,8 +334,7 @@ class Journal:
             tasks.start_soon(self._keep_leases)
             yield
             tasks.cancel_scope.cancel()
-        with anyio.move_on_after(self._limits.timeout_seconds, shield=True):
-            await anyio.to_thread.run_sync(self._connections.close, abandon_on_cancel=True)
+        await self.transactions.close()
 
     async def _keep_leases(self) -> None:
         while True:
@@ -351,13 +353,13 @@ class Journal:
             for ended in unwritten:
                 record.update_attempt(connection, ended)
 
-        await self._write(renew)
+        await self.transactions.write(renew)
         for ended in unwritten:
             del self._unwritten[ended.id]
 
     def _read_history(self, connection: Connection) -> Sequence[Attempt]:
         """Return the attempts as they are now; of these, only what may have changed is read again."""
-        revision = record.read_revision(connection)
+        revision = read_revision(connection)
         if revision is None:
             return ()
         known = self._history
@@ -382,7 +384,7 @@ class Journal:
         return attempts
 
     def _check_ready(self, connection: Connection) -> None:
-        record.probe(connection)
+        probe(connection)
         self._check_change_limit(connection)
 
     def _prune(self, connection: Connection) -> None:
@@ -401,22 +403,6 @@ class Journal:
                 "do. What cannot wait, such as to disable a token, they can do by hand with qq."
             )
 
-    async def _write(self, work: Callable[[Connection], _Result]) -> _Result:
-        def write(connection: Connection) -> _Result:
-            record.upgrade(connection)
-            return work(connection)
-
-        return await self._run(lambda is_wanted: self._connections.write(write, is_wanted=is_wanted))
-
-    async def _run(self, work: Callable[[Callable[[], bool]], _Result]) -> _Result:
-        """Do some work with the database in a thread; one that hangs is left alone, and what it writes is undone."""
-        with self._connections.explaining("used"):
-            async with self._queue:
-                with anyio.fail_after(self._limits.timeout_seconds) as scope:
-                    return await anyio.to_thread.run_sync(
-                        lambda: work(lambda: not scope.cancel_called), abandon_on_cancel=True
-                    )
-
 
 def read_entries(
     connections: Connections, *, cluster: str | None = None, since: datetime | None = None
@@ -428,13 +414,13 @@ def read_entries(
     Raises:
         JournalError: If the record cannot be read.
     """
+    return connections.read(lambda connection: _read_entries(connection, cluster, since), if_missing=())
 
-    def read(connection: Connection) -> Sequence[Attempt]:
-        if record.read_revision(connection) is None:
-            return ()
-        return record.select_attempts(connection, cluster=cluster, since=since)
 
-    return connections.read(read, if_missing=())
+def _read_entries(connection: Connection, cluster: str | None, since: datetime | None) -> Sequence[Attempt]:
+    if read_revision(connection) is None:
+        return ()
+    return record.select_attempts(connection, cluster=cluster, since=since)
 
 
 def _check_not_rotated(connection: Connection, intent: Attempt, known: Collection[str]) -> None:

@@ -7,9 +7,16 @@ from pydantic import BaseModel, Field
 from token_tools.cluster.clock import render_clock_note
 from token_tools.operations.create import CreatePlan, CreateResult
 from token_tools.operations.new_token import CreatedToken
-from token_tools.operations.next_steps import HAND_OVER_STEP, render_hand_over, render_own_steps, render_steps
+from token_tools.operations.next_steps import (
+    HAND_OVER_STEP,
+    choose_first_step,
+    render_hand_over,
+    render_own_steps,
+    render_steps,
+)
 from token_tools.operations.rotate import RotateResult
 from token_tools.operations.unfinished import render_unfinished, render_untraced
+from token_tools.storage.delivery import PickupLocation
 from token_tools.times import format_relative_time, format_rfc3339, format_time
 from token_tools.views.rendered_result import RenderedResult, join_lines, join_warnings
 
@@ -39,7 +46,7 @@ def render_create_result(result: CreateResult, *, address: str) -> RenderedResul
     plan, created = result.plan, result.created
     headline = (
         f"Created access token {created.delivered.id} for {plan.create_request.user} on {address}; "
-        f"it {_render_created_expiry(plan, created)}. Its bearer token is in {created.delivered.location.render()}."
+        f"it {_render_created_expiry(plan, created)}. Its bearer token {_render_place(created)}."
     )
     fields = NewToken.model_validate(
         {**_to_new_token_fields(plan, created), "summary": headline, "next_step": created.delivered.how_to_use}
@@ -58,7 +65,7 @@ def render_rotate_result(result: RotateResult, *, address: str, credential_locat
     headline = (
         f"Rotated: new access token {delivered.id} for {plan.create_request.user} on {address}; it "
         f"{_render_created_expiry(plan, created)}, and it works. "
-        f"Its bearer token is in {delivered.location.render()}{runs_on_it}. The old one, {old.id}, is as it was."
+        f"Its bearer token {_render_place(created)}{runs_on_it}. The old one, {old.id}, is as it was."
     )
     steps = _render_rotate_steps(result, credential_location)
     fields = RotatedToken.model_validate(
@@ -74,8 +81,13 @@ def _render_rotate_steps(result: RotateResult, credential_location: str) -> str:
         return render_own_steps(plan.old_token, plan.time)
     setting = created.delivered.location.naming_setting
     hand_over = render_hand_over(credential_location, naming_setting=setting) if plan.is_own else HAND_OVER_STEP
-    steps = render_steps(plan.old_token, plan.time, hand_over)
+    steps = render_steps(plan.old_token, plan.time, choose_first_step(created.delivered.location, hand_over))
     return " ".join(filter(None, [plan.obstacle, created.hand_over_failure, steps, created.delivered.how_to_use]))
+
+
+def _render_place(created: CreatedToken) -> str:
+    location = created.delivered.location
+    return f"waits at {location.url}" if isinstance(location, PickupLocation) else f"is in {location.render()}"
 
 
 def render_unfinished_notes(plan: CreatePlan) -> str:
@@ -126,16 +138,19 @@ def _render_warnings(plan: CreatePlan, created: CreatedToken) -> Iterator[str | 
     yield created.journal_error
     yield created.copy_left
     yield render_unfinished_notes(plan) or None
+    yield from created.not_picked_up
 
 
 def _to_new_token_fields(plan: CreatePlan, created: CreatedToken) -> dict[str, object]:
     delivered, token = created.delivered, created.token
+    location = delivered.location
     expires = plan.create_request.expires if token is None else token.expires
     return {
         "id": delivered.id,
         "user": str(plan.create_request.user),
         "expiration_time": None if expires is None else format_rfc3339(expires),
-        "bearer_token_in": delivered.location.render(),
+        # People get an address by itself, to click on.
+        "bearer_token_in": location.url if isinstance(location, PickupLocation) else location.render(),
         "fingerprint": delivered.fingerprint,
         "bearer_token": None if delivered.bearer_token is None else delivered.bearer_token.get_secret_value(),
         "warning": join_warnings(*_render_warnings(plan, created)),

@@ -97,7 +97,7 @@ def render_consent(entry: Attempt) -> str | None:
     None says that the outcome tells it already.
     """
     question = f"question {entry.question}" if entry.question is not None else None
-    if entry.outcome in {"refused", entry.consent}:
+    if entry.operation == "pickup" or entry.outcome in {"refused", entry.consent}:
         return question
     return f"consent {entry.consent}{f' ({question})' if question else ''}"
 

@@ -3,14 +3,17 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.harness import Harness, create_harness
 from tests.support.issuer import SmallIssuer
 from tests.support.twin_clusters import FakeClock
 from token_tools.http_settings import HttpSettings
+from token_tools.server.http.issuer import Issuer
 from token_tools.server.http.sign_in import SignIn
 from token_tools.server.http.signed_in import SignedIn
+from token_tools.times import Clock
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Desk:
     def configure(self, **settings: object) -> None:
         """Begin again with other settings besides."""
         self.settings = HttpSettings.model_validate({**self.settings.model_dump(exclude_unset=True), **settings})
-        self.sign_in = SignIn(self.settings, clock=self.clock, issuer_transport=self.issuer.transport)
+        self.sign_in = create_sign_in(self.settings, self.clock, self.issuer.transport)
 
     async def sees(self, bearer: str) -> SignedIn | None:
         """Return who comes with this bearer."""
@@ -40,6 +43,14 @@ class Desk:
         signed_in = await self.sees(bearer)
         assert signed_in is not None
         return signed_in
+
+
+def create_sign_in(
+    settings: HttpSettings, clock: Clock, issuer_transport: httpx.AsyncBaseTransport | None = None
+) -> SignIn:
+    """Return a sign-in with these settings, which asks the issuer over the network unless another way is given."""
+    issuer = Issuer.from_settings(settings, clock=clock, transport=issuer_transport)
+    return SignIn(settings, issuer, clock=clock)
 
 
 @pytest.fixture

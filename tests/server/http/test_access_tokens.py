@@ -150,9 +150,9 @@ async def test_a_token_that_says_something_else_is_refused(
     [
         ({"kid": "unknown"}, "no key of the issuer is the one that it was signed with"),
         ({"kid": ["key"]}, "its header cannot be read"),
-        ({"typ": "dpop+jwt"}, "its header says that it is no access token"),
-        ({"typ": "logout+jwt"}, "its header says that it is no access token"),
-        ({"typ": ["at+jwt"]}, "its header says that it is no access token"),
+        ({"typ": "dpop+jwt"}, "its header says that it is of another kind"),
+        ({"typ": "logout+jwt"}, "its header says that it is of another kind"),
+        ({"typ": ["at+jwt"]}, "its header says that it is of another kind"),
         ({"alg": "none"}, "it is signed in a way that is not accepted"),
         ({"alg": "None"}, "it is signed in a way that is not accepted"),
         ({"alg": "HS256"}, "it is signed in a way that is not accepted"),

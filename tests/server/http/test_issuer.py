@@ -8,15 +8,15 @@ import anyio
 import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from tests.server.http.conftest import Desk
+from tests.server.http.conftest import Desk, create_sign_in
 from tests.support.issuer import ISSUER_URL, KEYS_PATH, SmallIssuer
 from tests.support.twin_clusters import FakeClock
 from tests.support.waiting import wait_until
 from token_tools.errors import SettingsError
 from token_tools.http_settings import HttpSettings
-from token_tools.server.http.issuer import COOL_DOWN, KEYS_LIFETIME, MAX_DOCUMENT_BYTES, Issuer, list_metadata_urls
+from token_tools.server.http.issuer import COOL_DOWN, KEYS_LIFETIME, MAX_DOCUMENT_BYTES, Issuer
+from token_tools.server.http.issuer_metadata import list_metadata_urls
 from token_tools.server.http.recent_sign_ins import LIFETIME
-from token_tools.server.http.sign_in import SignIn
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +164,9 @@ async def test_an_issuer_that_never_answers_is_not_waited_for(issuer: SmallIssue
     asked = Issuer(issuer.url, ca_file=None, transport=issuer.transport, clock=clock)
 
     with pytest.raises(ValueError, match=r"^takes longer than 0\.1 seconds$"):
-        await asked.read_keys(timeout_seconds=0.1)
+        await asked.read(timeout_seconds=0.1)
+    with pytest.raises(ValueError, match=r"^takes longer than 0\.1 seconds$"):
+        await asked.post("https://idp.example.com/token", headers={}, body="", timeout_seconds=0.1)
 
 
 async def test_an_issuer_that_is_away_locks_nobody_out_while_its_keys_are_known(
@@ -297,8 +299,8 @@ async def test_an_issuer_is_trusted_by_the_file_of_its_authority_alone(
         unknown = known.model_copy(update={"http_issuer_ca_file": None})
         bearer = issuer.sign()
 
-        assert await SignIn(known, clock=clock).verify_token(bearer) is not None
-        assert await SignIn(unknown, clock=clock).verify_token(bearer) is None
+        assert await create_sign_in(known, clock).verify_token(bearer) is not None
+        assert await create_sign_in(unknown, clock).verify_token(bearer) is None
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
@@ -316,7 +318,7 @@ async def test_a_file_of_certificates_that_breaks_later_keeps_the_keys(
 ) -> None:
     with issuer.served(tmp_path) as ca_file:
         desk.settings = HttpSettings(http_issuer=issuer.url, http_issuer_ca_file=ca_file, http_audience=issuer.audience)
-        sign_in = SignIn(desk.settings, clock=clock)
+        sign_in = create_sign_in(desk.settings, clock)
         assert await sign_in.verify_token(issuer.sign()) is not None
         ca_file.unlink()
         clock.now += KEYS_LIFETIME

@@ -169,6 +169,32 @@ async def test_who_somebody_is_does_not_depend_on_the_secrets_that_were_held(
     assert "password" not in after.caller.name
 
 
+@pytest.mark.parametrize(
+    ("claims", "is_person"),
+    [
+        ({"sub": "jane"}, True),
+        ({"sub": "jane@example.com", "cid": "chat", "client_id": None}, True),
+        ({"sub": "pairwise", "oid": "42", "cid": ["pairwise"]}, True),
+        # People of Azure AD B2C.
+        ({"sub": "42", "oid": "42", "azp": "chat", "client_id": None}, True),
+        ({"sub": None, "client_id": "nightly"}, False),
+        ({"sub": "nightly", "client_id": "nightly"}, False),
+        ({"sub": "nightly", "azp": "nightly"}, False),
+        ({"sub": "42", "client_id": "nightly", "preferred_username": "service-account-nightly"}, False),
+        ({"sub": "nightly", "cid": "nightly", "client_id": None}, False),
+        ({"sub": "nightly@clients", "azp": "nightly", "client_id": None, "gty": "client-credentials"}, False),
+        ({"sub": "42", "idtyp": "app"}, False),
+    ],
+    ids=str,
+)
+async def test_an_access_token_of_a_client_itself_is_of_no_person(
+    desk: Desk, issuer: SmallIssuer, claims: Mapping[str, Any], is_person: bool
+) -> None:
+    signed_in = await desk.admits(issuer.sign(**claims))
+
+    assert signed_in.caller.is_person is is_person
+
+
 async def test_questions_and_sessions_are_bound_to_client_issuer_and_subject(desk: Desk, issuer: SmallIssuer) -> None:
     signed_in = await desk.admits(issuer.sign(sub="jane", azp="chat"))
     unnamed = await desk.admits(issuer.sign(sub="jane", client_id=None))

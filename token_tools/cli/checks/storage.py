@@ -9,17 +9,22 @@ from token_tools.cli.checks.check import Check, report_failure
 from token_tools.cluster.qq import Qq
 from token_tools.configuration import Profile
 from token_tools.errors import DeliveryError, JournalError, Refusal, SettingsError
+from token_tools.http_settings import HttpSettings
 from token_tools.operations.export_file import open_export
+from token_tools.server.app import SERVER_NAME
 from token_tools.storage.delivery import CommandDelivery, Delivery, FileDelivery, choose_delivery
 from token_tools.storage.journal import Journal, Limits
 from token_tools.storage.state import open_state
-from token_tools.times import Clock
+from token_tools.times import Clock, format_duration
 
 _JOURNAL_COMMAND = "`qumulo-token-tools journal --unfinished` tells more"
 
 
-async def check_storage(profile: Profile, clock: Clock) -> AsyncIterator[Check]:
-    """Yield what is the case with the journal, what it has unfinished, the delivery, and the folder of reports."""
+async def check_storage(profile: Profile, service: HttpSettings | None, clock: Clock) -> AsyncIterator[Check]:
+    """Yield what is the case with the journal, what it has unfinished, the delivery, and the folder of reports.
+
+    `service` is how the cluster is served over HTTP, None if it is not.
+    """
     settings = profile.settings
     try:
         connections = open_state(settings, clock)
@@ -32,9 +37,14 @@ async def check_storage(profile: Profile, clock: Clock) -> AsyncIterator[Check]:
         journal = Journal(connections, cluster=settings.address, clock=clock, limits=limits)
         yield await _check_journal(journal, connections.database.where)
         yield await _check_unfinished(journal)
-    if settings.may_create_tokens:
+    if settings.may_create_tokens and settings.delivery == "pickup":
+        yield _check_pickup(profile, service)
+    elif settings.may_create_tokens:
         delivery = choose_delivery(settings, Qq(settings.host, settings.port))
         yield await _check_delivery(delivery, profile)
+    elif service is not None and not settings.read_only:
+        mend = "docs/pickup.md has how people get them; set QUMULO_READ_ONLY if none is to be created"
+        yield Check("delivery", "skipped", "new bearer tokens have no place, so nothing can create a token", mend)
     if settings.may_write_reports:
         yield await anyio.to_thread.run_sync(_check_reports, profile)
 
@@ -58,6 +68,20 @@ async def _check_unfinished(journal: Journal) -> Check:
         return Check("unfinished", "ok", "nothing that was begun is left without an end")
     details = [f"{attempt.operation} for {attempt.user}" for attempt in unfinished[:5]]
     return Check("unfinished", "warning", f"{len(unfinished)} left without a known end", _JOURNAL_COMMAND, details)
+
+
+def _check_pickup(profile: Profile, service: HttpSettings | None) -> Check:
+    """Tell where new bearer tokens wait. Whether they can is told by the checks of the journal and of the client."""
+    if service is None:
+        mend = (
+            f"set QUMULO_HTTP_ISSUER, QUMULO_HTTP_CLIENT_ID and QUMULO_HTTP_STATE_KEYS for `{SERVER_NAME} http`; "
+            "for other clients, set QUMULO_DELIVERY to file, keyring or command"
+        )
+        return Check("delivery", "failed", "QUMULO_DELIVERY=pickup needs pages, which are served over HTTP alone", mend)
+    waiting = format_duration(profile.settings.pickup_time)
+    return Check(
+        "delivery", "ok", f"new bearer tokens wait in the journal, sealed, for {waiting}: {service.pickup_url}"
+    )
 
 
 async def _check_delivery(delivery: Delivery, profile: Profile) -> Check:

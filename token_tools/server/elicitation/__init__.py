@@ -1,4 +1,5 @@
-"""Asking a person over the protocol before a change that needs their consent: `asking` asks, `questions` has the words.
+"""Asking a person over the protocol: `asking` asks for their yes to a change, `page_offer` offers a page after it.
 
-What a person has to agree to, and which plans wait for an answer, is in `operations.consent`.
+The words are in `questions`. What a person has to agree to, and which plans wait for an answer, is in
+`operations.consent`.
 """

@@ -113,6 +113,14 @@ def _render_manual_command(plan: AnyPlan, qq: Qq) -> str:
     return f"It is not for you to run, but a person can do it by hand: {command}"
 
 
+def render_page_offer(token_id: str) -> str:
+    """Render the offer to open the page at which the bearer token of a new token waits."""
+    return (
+        f"Access token {token_id} is made. Open the page at which its bearer token waits? You sign in there, and see "
+        "the bearer token once."
+    )
+
+
 def _render_create_question(plan: CreatePlan, address: str) -> str:
     user, current_tokens = plan.create_request.user, plan.create_request.current_tokens
     action = (
@@ -128,7 +136,7 @@ def _render_create_question(plan: CreatePlan, address: str) -> str:
     sentences = [
         f"{action} the user {_render_user(user)} on the cluster {address}? Whoever has it can act as that user.",
         f"It {render_expiry(plan)}.",
-        _render_own_place(plan),
+        _render_place(plan),
         used,
         render_unfinished_notes(plan),
         "If you agree, this is not told again." if plan.create_request.unfinished else "",
@@ -136,11 +144,11 @@ def _render_create_question(plan: CreatePlan, address: str) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _render_own_place(plan: CreatePlan) -> str:
-    """Render that the server itself goes on with the new token, if it does."""
+def _render_place(plan: CreatePlan) -> str:
+    """Render that the server itself goes on with the new token, or where its bearer token will wait, if it does."""
     place = plan.create_request.place
     if place is None:
-        return ""
+        return plan.announcement or ""
     return f"This server runs on that one, writes the new one to {place.location.render()}, and goes on with it."
 
 

@@ -15,7 +15,7 @@ import anyio
 from mcp.server.context import ServerRequestContext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from token_tools.http_settings import MCP_PATH
+from token_tools.http_settings import MCP_PATH, PICKUP_PATH
 from token_tools.redaction import redact
 from token_tools.server import observation
 from token_tools.server.http.signed_in import SignedIn
@@ -136,6 +136,9 @@ def note_message(message: observation.Message, ctx: ServerRequestContext[Any, An
 def _find_route(path: str) -> str:
     if path.startswith(METADATA_PATH):
         return METADATA_PATH
+    # What follows names a page, and may be anything.
+    if path.startswith(f"{PICKUP_PATH}/"):
+        return PICKUP_PATH
     return path if path in {MCP_PATH, *_PROBES} else observation.OTHER
 
 

@@ -18,6 +18,7 @@ from token_tools.server.http.access_log import LIVENESS_PATH, METADATA_PATH, REA
 from token_tools.server.http.admission import Admission, Challenge, SignIn, find_scopes
 from token_tools.server.http.bounds import Bounds, TimeBounds
 from token_tools.server.http.health import Readiness, answer_livez
+from token_tools.server.http.pickup.pages import PickupPages
 from token_tools.server.http.sessions import CallerSessions
 
 _HEADERS_OF_CLIENTS: Final = (
@@ -27,8 +28,17 @@ _HEADERS_OF_CLIENTS: Final = (
 _HEADERS_FOR_CLIENTS: Final = ("Mcp-Session-Id", "WWW-Authenticate")
 
 
-def create_app(settings: HttpSettings, bounded: TimeBounds, readiness: Readiness, sign_in: SignIn | None) -> ASGIApp:
-    """Return the whole application around that of the tools, which is `bounded`; without a `sign_in` for everybody."""
+def create_app(
+    settings: HttpSettings,
+    bounded: TimeBounds,
+    readiness: Readiness,
+    sign_in: SignIn | None,
+    pages: PickupPages | None = None,
+) -> ASGIApp:
+    """Return the whole application around that of the tools, which is `bounded`; without a `sign_in` for everybody.
+
+    `pages` are those at which people pick up bearer tokens, None if there are none.
+    """
     metadata = None if settings.http_issuer is None else _Metadata(settings)
     tools: ASGIApp = bounded
     if sign_in is not None:
@@ -47,6 +57,7 @@ def create_app(settings: HttpSettings, bounded: TimeBounds, readiness: Readiness
         Route(READINESS_PATH, readiness.answer),
         Route(MCP_PATH, tools),
         *([] if metadata is None else metadata.list_routes()),
+        *([] if pages is None else pages.list_routes()),
     ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
@@ -55,13 +66,12 @@ def create_app(settings: HttpSettings, bounded: TimeBounds, readiness: Readiness
 
 def create_tools_app(server: MCPServer[Fleet], settings: HttpSettings, bounds: Bounds) -> ASGIApp:
     """Return the application that speaks the protocol; it asks nobody who they are."""
-    # Replicas share no sessions of the older protocol, so that there each of its requests is served by itself.
     return server.streamable_http_app(
         streamable_http_path=MCP_PATH,
-        stateless_http=settings.http_state_keys is not None,
+        stateless_http=not bounds.sessions,
         max_request_body_size=bounds.body_bytes,
         session_idle_timeout=bounds.session_idle_timeout.total_seconds(),
-        max_sessions=bounds.sessions,
+        max_sessions=bounds.sessions or None,
         transport_security=TransportSecuritySettings(
             allowed_hosts=[*settings.http_allowed_hosts], allowed_origins=[*settings.http_allowed_origins]
         ),

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import ClassVar, Final, cast
 
@@ -23,7 +23,8 @@ class Bounds:
 
     `connections` and `requests` are those of all callers together. Of too many connections, the one is closed that has
     waited for a request the longest; too many requests are answered with 503. `sessions` are
-    those of clients that speak the older protocol; `sessions_of_caller` are those of one caller among them.
+    those of clients that speak the older protocol, 0 for a server to which each request of theirs is one by itself;
+    `sessions_of_caller` are those of one caller among them.
 
     `header_timeout` is for the head of a request, from its first byte or from the beginning of the connection.
     `call_timeout` has room for a person's answer, and for what is done then. `stream_timeout` is for a stream on which
@@ -48,6 +49,8 @@ class Bounds:
 
 
 BOUNDS: Final = Bounds()
+BOUNDS_OF_REPLICA: Final = replace(BOUNDS, sessions=0)
+"""For a server of several, which share no sessions of the older protocol."""
 _GONE: Final = "http.disconnect"
 
 

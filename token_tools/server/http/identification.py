@@ -66,6 +66,7 @@ class Identification:
             id=f"{start}{format_word(subject)}",
             name=f"{start}{_format_shown(subject)}{_render_readable(claims, subject)}",
             is_self=self._find_self(claims),
+            is_person=not _is_client(claims, subject, client),
         )
         return Holder(caller, format_word(subject), format_word(client or subject))
 
@@ -82,6 +83,18 @@ class Identification:
             return user
         self.log.tell("self", "QUMULO_HTTP_SELF names a claim that spells no user: for its holder there is no `self`.")
         return None
+
+
+def _is_client(claims: Claims, subject: str, client: str | None) -> bool:
+    """Tell whether a token is of a client itself, for which nobody has signed in.
+
+    Sources: RFC 9068, section 2.2 (`sub` of a client); Okta (`cid`); Auth0 (`gty`); Entra ID (`idtyp`); Keycloak (names
+    of service accounts).
+    """
+    is_named_so = claims.get("preferred_username") == f"service-account-{client}"
+    is_itself = subject in (client, claims.get("cid"))
+    is_told = claims.get("idtyp") == "app" or claims.get("gty") == "client-credentials"
+    return "sub" not in claims or is_itself or is_told or is_named_so
 
 
 def format_word(text: str) -> str:

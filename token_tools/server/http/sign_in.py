@@ -7,11 +7,9 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-import httpx
-
 from token_tools.http_settings import HttpSettings
 from token_tools.operations.caller import Caller
-from token_tools.server.http.access_tokens import AccessTokens, Verified
+from token_tools.server.http.access_tokens import AccessTokens
 from token_tools.server.http.identification import Identification
 from token_tools.server.http.issuer import Issuer
 from token_tools.server.http.named_keys import KeysFile, NamedKey
@@ -19,6 +17,7 @@ from token_tools.server.http.recent_sign_ins import RecentSignIns
 from token_tools.server.http.refusals import BearerRefused
 from token_tools.server.http.rules import Rules
 from token_tools.server.http.signed_in import SignedIn
+from token_tools.server.http.signed_tokens import SignedTokens, Verified
 from token_tools.server.http.throttled_log import ThrottledLog
 from token_tools.times import Clock, utc_now
 
@@ -34,19 +33,19 @@ class SignIn:
     def __init__(
         self,
         settings: HttpSettings,
+        issuer: Issuer | None,
         *,
         clock: Clock = utc_now,
-        issuer_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Read the keys file. The issuer is asked when the first access token comes, over `issuer_transport` if given.
+        """Read the keys file. The issuer is that of the settings, and is asked when the first access token comes.
 
         Raises:
-            SettingsError: If the keys file, or the file of certificates to trust for the issuer, is unusable.
+            SettingsError: If the keys file is unusable.
         """
         self._log = ThrottledLog(_LOG, clock)
         self._resource = settings.resource
         self._keys = None if settings.http_keys_file is None else KeysFile(settings.http_keys_file)
-        self._holders = _find_holders(settings, issuer_transport, self._log)
+        self._holders = None if issuer is None else _find_holders(settings, issuer, self._log)
 
     async def verify_token(self, token: str) -> SignedIn | None:
         """Return who calls with this bearer, None if nobody does."""
@@ -111,15 +110,10 @@ class _Holders:
         )
 
 
-def _find_holders(
-    settings: HttpSettings, transport: httpx.AsyncBaseTransport | None, log: ThrottledLog
-) -> _Holders | None:
-    if settings.http_issuer is None:
-        return None
-    issuer = Issuer(settings.http_issuer, ca_file=settings.http_issuer_ca_file, transport=transport, clock=log.clock)
+def _find_holders(settings: HttpSettings, issuer: Issuer, log: ThrottledLog) -> _Holders:
     return _Holders(
-        AccessTokens(issuer, settings.http_audience, log.clock),
-        Identification(settings.http_issuer, settings.http_self, log),
+        AccessTokens(SignedTokens(issuer, log.clock), settings.http_audience),
+        Identification(issuer.url, settings.http_self, log),
         Rules.from_settings(settings),
         settings.resource,
         RecentSignIns(log.clock),

@@ -4,7 +4,7 @@ Each module is one destination, with the type of its locations; `base` says what
 module, its lines here, and its name in the setting `QUMULO_DELIVERY`.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 from pydantic import Field
@@ -16,6 +16,7 @@ from token_tools.storage.delivery.base import (
     DeliveredToken,
     Delivery,
     Location,
+    Recipient,
     Reservation,
     TimeoutContext,
 )
@@ -25,6 +26,10 @@ from token_tools.storage.delivery.file import FileDelivery, FileLocation
 from token_tools.storage.delivery.inline import InlineDelivery, InlineLocation
 from token_tools.storage.delivery.keyring import KeyringDelivery, KeyringLocation
 from token_tools.storage.delivery.nowhere import NoDelivery
+from token_tools.storage.delivery.pickup import PickupDelivery, PickupLocation, TakenPage, WaitingPage
+
+if TYPE_CHECKING:
+    from token_tools.storage.pickups import Pickups
 
 __all__ = [
     "AskedToken",
@@ -40,21 +45,33 @@ __all__ = [
     "KeyringLocation",
     "Location",
     "NoDelivery",
+    "PickupDelivery",
+    "PickupLocation",
+    "Recipient",
     "Reservation",
     "StoredLocation",
+    "TakenPage",
+    "WaitingPage",
     "choose_delivery",
 ]
 
 StoredLocation = Annotated[
-    FileLocation | KeyringLocation | CommandLocation | InlineLocation, Field(discriminator="kind")
+    FileLocation | KeyringLocation | CommandLocation | InlineLocation | PickupLocation, Field(discriminator="kind")
 ]
 """A location of any destination, for pydantic to write into the journal and to read from it."""
 
 
-def choose_delivery(settings: Settings, qq: Qq, *, timeout_context: TimeoutContext = anyio.fail_after) -> Delivery:
+def choose_delivery(
+    settings: Settings,
+    qq: Qq,
+    *,
+    pickups: "Pickups | None" = None,
+    timeout_context: TimeoutContext = anyio.fail_after,
+) -> Delivery:
     """Return the destination that `QUMULO_DELIVERY` names.
 
-    It bounds with `timeout_context` the steps that must not stop half way.
+    `pickups` are the bearer tokens that wait for people, None where this server has no pages for them. The steps that
+    must not stop half way are bounded with `timeout_context`.
     """
     destinations: dict[str, Delivery] = {
         "file": FileDelivery(settings.delivery_dir, qq, timeout_context=timeout_context),
@@ -67,5 +84,6 @@ def choose_delivery(settings: Settings, qq: Qq, *, timeout_context: TimeoutConte
         ),
         "inline": InlineDelivery(),
         "none": NoDelivery(),
+        "pickup": NoDelivery() if pickups is None else PickupDelivery(pickups),
     }
     return destinations[settings.delivery]

@@ -78,11 +78,22 @@ class DeliveredToken:
     bearer_token: SecretStr | None = field(default=None, repr=False)
 
 
+class Recipient(NamedTuple):
+    """A person who can sign in: `id` tells them from everybody else, and `name` is how the record tells them."""
+
+    id: str
+    name: str
+
+
 class AskedToken(NamedTuple):
-    """What is known of a token before it is created: its user, and when it is to expire (aware; None for never)."""
+    """What is known of a token before it is created: its user, and when it is to expire (aware; None for never).
+
+    `recipient` is who asks for it, None if that is no person who can sign in.
+    """
 
     user: Identity
     expires: datetime | None
+    recipient: Recipient | None = None
 
 
 class Reservation(Protocol):
@@ -103,6 +114,14 @@ class Reservation(Protocol):
 
 class Delivery(Protocol):
     """A destination for new bearer tokens."""
+
+    def announce(self, recipient: Recipient | None, /) -> str | None:
+        """Return a sentence that says where a new bearer token will wait for somebody; None if it waits nowhere.
+
+        Raises:
+            Refusal: If this destination is no way to them.
+        """
+        ...
 
     async def recover(self) -> Sequence[Path]:
         """Recover the bearer tokens that killed servers did not deliver completely, and return their files.
@@ -164,6 +183,13 @@ def sha256_fingerprint(bearer_token: SecretStr) -> str:
 def format_name_part(text: str) -> str:
     """Return a text as a part of a file name: other characters than letters, digits and `.@-` become underscores."""
     return _UNSAFE_CHARS.sub("_", text)
+
+
+class ForAnybody:
+    """What is common to the destinations for which it does not matter who asks for a token."""
+
+    def announce(self, _recipient: Recipient | None, /) -> None:
+        """Return None: a new bearer token waits nowhere."""
 
 
 class KeepsNoFiles:

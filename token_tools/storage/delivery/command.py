@@ -23,6 +23,7 @@ from token_tools.quoting import has_secret, quote_untrusted
 from token_tools.storage.delivery.base import (
     AskedToken,
     DeliveredToken,
+    ForAnybody,
     KeepsNoFiles,
     Location,
     locate_recorded,
@@ -79,7 +80,7 @@ class CommandLocation:
 
 
 @dataclass(frozen=True)
-class CommandDelivery(KeepsNoFiles):
+class CommandDelivery(ForAnybody, KeepsNoFiles):
     """The destination "a program of the operator", for the tokens of the cluster at an address.
 
     `check` is the program that is run before a token is created, None if there is none.

@@ -33,6 +33,7 @@ from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
     AskedToken,
     DeliveredToken,
+    ForAnybody,
     Location,
     TimeoutContext,
     format_name_part,
@@ -101,7 +102,7 @@ class FileLocation:
 
 
 @dataclass(frozen=True)
-class FileDelivery:
+class FileDelivery(ForAnybody):
     """The destination "a private file of its own in a private folder"."""
 
     folder: Path

@@ -11,6 +11,7 @@ from token_tools.cluster.models import NewAccessToken
 from token_tools.storage.delivery.base import (
     AskedToken,
     DeliveredToken,
+    ForAnybody,
     KeepsNoFiles,
     Location,
     locate_recorded,
@@ -40,7 +41,7 @@ class InlineLocation:
 
 
 @dataclass(frozen=True)
-class InlineDelivery(KeepsNoFiles):
+class InlineDelivery(ForAnybody, KeepsNoFiles):
     """The destination "the answer"."""
 
     async def reserve(self, _asked: AskedToken | None = None, /) -> "InlineDelivery":

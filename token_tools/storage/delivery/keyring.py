@@ -20,6 +20,7 @@ from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
     AskedToken,
     DeliveredToken,
+    ForAnybody,
     KeepsNoFiles,
     Location,
     TimeoutContext,
@@ -85,7 +86,7 @@ class KeyringLocation:
 
 
 @dataclass(frozen=True)
-class KeyringDelivery(KeepsNoFiles):
+class KeyringDelivery(ForAnybody, KeepsNoFiles):
     """The destination "the keyring", for the tokens of the cluster at an address.
 
     It stores a token completely or not at all, and the name of each account has the id of its token.

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from token_tools.errors import DeliveryError
-from token_tools.storage.delivery.base import AskedToken, DeliveredToken, KeepsNoFiles, Location, locate_recorded
+from token_tools.storage.delivery.base import (
+    AskedToken,
+    DeliveredToken,
+    ForAnybody,
+    KeepsNoFiles,
+    Location,
+    locate_recorded,
+)
 
 
 @dataclass(frozen=True)
-class NoDelivery(KeepsNoFiles):
+class NoDelivery(ForAnybody, KeepsNoFiles):
     """The destination "nowhere"."""
 
     async def reserve(self, _asked: AskedToken | None = None, /) -> NoReturn:

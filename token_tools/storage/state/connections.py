@@ -51,6 +51,10 @@ class Connection(Protocol):
         """Tell whether a new connection would lead to the same database, as far as this can be seen from here."""
         ...
 
+    def scrub(self) -> None:
+        """Overwrite what was deleted, as far as that can be asked for; that it failed changes nothing."""
+        ...
+
     def close(self) -> None:
         """Close the connection; what was not committed is undone."""
         ...
@@ -106,6 +110,22 @@ class Connections:
         Raises:
             JournalError: If the database fails; the text says what mends that.
         """
+        return self._write(work, is_wanted, lambda _: None)
+
+    def erase(self, work: Callable[[Connection], WorkResult], *, is_wanted: Callable[[], bool]) -> WorkResult:
+        """Do what `write` does with some work that deletes a secret, and let that be overwritten.
+
+        Raises:
+            JournalError: If the database fails; the text says what mends that.
+        """
+        return self._write(work, is_wanted, lambda connection: connection.scrub())
+
+    def _write(
+        self,
+        work: Callable[[Connection], WorkResult],
+        is_wanted: Callable[[], bool],
+        after_commit: Callable[[Connection], None],
+    ) -> WorkResult:
         self._prepare()
         with self.explaining("written"):
             connection = self._take_current() or self.database.connect_or_create()
@@ -115,6 +135,7 @@ class Connections:
                 if not is_wanted():
                     raise TimeoutError
                 connection.execute("COMMIT")
+                after_commit(connection)
                 return result
 
     def _prepare(self) -> None:

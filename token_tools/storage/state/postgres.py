@@ -135,6 +135,9 @@ class _PostgresConnection:
             return False
         return True
 
+    def scrub(self) -> None:
+        """Do nothing: PostgreSQL overwrites what was deleted in its own time."""
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

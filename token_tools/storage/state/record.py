@@ -7,7 +7,7 @@ can read them.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from token_tools.storage.attempts import UNTRIED, Attempt, Settlement
 from token_tools.storage.questions import QUESTION_TIMEOUT, OpenQuestion
 from token_tools.storage.sightings import Sighting, explain_unreadable
 from token_tools.storage.state.connections import Connection
+from token_tools.storage.state.schema import count_change, find_state, upgrade
 from token_tools.times import format_timestamp
 
 LEASE_SECONDS: Final = 45
@@ -30,65 +31,6 @@ MAX_PRUNED: Final = 500
 
 MAX_READ: Final = 20_000
 """Changes that an operation looks back on, besides what is unfinished; who asks for all entries gets all."""
-
-_UPGRADES: Final[Sequence[Sequence[str]]] = (
-    (
-        "CREATE TABLE state (version BIGINT NOT NULL, revision BIGINT NOT NULL, probed TEXT)",
-        "INSERT INTO state (version, revision) VALUES (0, 0)",
-        """CREATE TABLE changes (
-            number BIGINT PRIMARY KEY,
-            id TEXT NOT NULL UNIQUE,
-            begun TEXT NOT NULL, -- all times are in UTC
-            ended TEXT,
-            cluster TEXT NOT NULL,
-            operation TEXT NOT NULL,
-            user_name TEXT NOT NULL,
-            token_id TEXT,
-            replaces TEXT,
-            tokens_before TEXT,
-            state_before TEXT,
-            state_after TEXT,
-            actor TEXT NOT NULL,
-            consent TEXT NOT NULL,
-            question TEXT,
-            outcome TEXT NOT NULL, -- 'intended' is worked on, or unfinished once leased_until is over
-            reason TEXT,
-            location TEXT,
-            settled TEXT, -- since when it need not be told any more that it is unfinished
-            settlement TEXT,
-            leased_until TEXT
-        )""",
-        "CREATE INDEX changes_by_time ON changes (begun)",
-        "CREATE INDEX changes_by_replaced_token ON changes (cluster, replaces)",
-        "CREATE INDEX changes_by_question ON changes (question)",
-    ),
-    (
-        """CREATE TABLE sightings (
-            cluster TEXT PRIMARY KEY,
-            seen TEXT NOT NULL, -- by the cluster's clock
-            actor TEXT NOT NULL,
-            tokens BYTEA NOT NULL -- which SQLite takes for a word of no meaning, and keeps bytes as they are
-        )""",
-    ),
-    (
-        """CREATE TABLE questions (
-            id TEXT PRIMARY KEY,
-            cluster TEXT NOT NULL,
-            caller TEXT NOT NULL, -- who alone can answer it
-            request TEXT NOT NULL, -- a digest
-            planned TEXT NOT NULL, -- by the cluster's clock
-            asked TEXT NOT NULL, -- the moment of `planned`, by the server's clock
-            digest TEXT NOT NULL, -- of its text
-            open_until TEXT NOT NULL,
-            UNIQUE (cluster, caller, request)
-        )""",
-        "CREATE INDEX questions_by_end ON questions (open_until)",
-        # That of the record when the entry was written last.
-        "ALTER TABLE changes ADD COLUMN revision BIGINT",
-        "CREATE INDEX changes_by_revision ON changes (revision)",
-    ),
-)
-"""For each version of the schema, the statements that lead to it from the one before."""
 
 _REVISIONS_VERSION: Final = 3
 """The version of the schema from which on an entry has the revision of the record at which it was written last."""
@@ -120,75 +62,11 @@ class _StoredAnswer(msgspec.Struct, tag_field="kind", tag="inline"):
     pass
 
 
-class _State(NamedTuple):
-    version: int
-    revision: int
+class _StoredPage(msgspec.Struct, tag_field="kind", tag="pickup"):
+    url: str
 
 
-_LOCATION: Final = msgspec.json.Decoder(_StoredFile | _StoredAccount | _StoredCommand | _StoredAnswer)
-
-
-def read_revision(connection: Connection) -> int | None:
-    """Return the number of the last change, 0 if there was none, None if there is no table yet.
-
-    Raises:
-        JournalError: If a newer version of this program wrote the record, or none did.
-    """
-    return None if (state := _find_state(connection)) is None else state.revision
-
-
-def probe(connection: Connection) -> None:
-    """Write something of no meaning: a database that is full or may only be read fails here."""
-    connection.execute("UPDATE state SET probed = utc_after(0)")
-
-
-def upgrade(connection: Connection) -> None:
-    """Create the tables if there are none, and bring them up to date.
-
-    Raises:
-        JournalError: If a newer version of this program wrote the record, or none did.
-    """
-    state = _find_state(connection)
-    if state is None:
-        connection.prepare_schema()
-    version = 0 if state is None else state.version
-    for statements in _UPGRADES[version:]:
-        for statement in statements:
-            connection.execute(statement)
-    if version < len(_UPGRADES):
-        connection.execute("UPDATE state SET version = ?", len(_UPGRADES))
-
-
-def _find_state(connection: Connection) -> _State | None:
-    """Return what the database tells of itself, None if there is no table yet."""
-    if not connection.has_table("state"):
-        return None
-    match connection.execute("SELECT version, revision FROM state"):
-        case [(int(version), int(revision))] if version > 0:
-            _check_version(version)
-            return _State(version, revision)
-        case _:
-            raise JournalError(
-                "The table `state` of the journal is not as this program writes it. Look at the database that "
-                "QUMULO_STATE_DIR or QUMULO_STATE_URL names, and move it away.",
-                advice=RETRY_ONCE_FIXED,
-            )
-
-
-def _check_version(version: int) -> None:
-    if version > len(_UPGRADES):
-        raise JournalError(
-            f"The journal was written by a newer version of this program (schema {version}; this one knows "
-            f"{len(_UPGRADES)}). Update qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL.",
-            advice=RETRY_ONCE_FIXED,
-        )
-
-
-def count_change(connection: Connection) -> int:
-    """Count a change and return its number."""
-    connection.execute("UPDATE state SET revision = revision + 1")
-    [(revision,)] = connection.execute("SELECT revision FROM state")
-    return int(revision)
+_LOCATION: Final = msgspec.json.Decoder(_StoredFile | _StoredAccount | _StoredCommand | _StoredAnswer | _StoredPage)
 
 
 def insert_attempt(connection: Connection, attempt: Attempt) -> None:
@@ -196,6 +74,12 @@ def insert_attempt(connection: Connection, attempt: Attempt) -> None:
     _insert_row(connection, _to_row(attempt))
     if attempt.outcome == "intended":
         renew_leases(connection, [attempt.id])
+
+
+def insert_attempt_once(connection: Connection, attempt: Attempt) -> None:
+    """Add an entry unless one with its id is there."""
+    if not connection.execute("SELECT 1 FROM changes WHERE id = ?", attempt.id):
+        insert_attempt(connection, attempt)
 
 
 def _insert_row(connection: Connection, row: Mapping[str, object]) -> None:
@@ -354,7 +238,7 @@ def select_changed_attempts(
     Raises:
         JournalError: If an entry is none that this program wrote.
     """
-    state = _find_state(connection)
+    state = find_state(connection)
     if state is None or state.version < _REVISIONS_VERSION or state.revision < revision:
         return None
     if not connection.execute("SELECT 1 FROM changes WHERE number = ? AND id = ?", last.number, last.id):

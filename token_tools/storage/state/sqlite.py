@@ -3,6 +3,8 @@
 from __future__ import annotations  # to evaluate them would load SQLite at the start
 
 import sqlite3
+import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from token_tools.storage.state.connections import Connection, Row
     from token_tools.times import Clock
 
+_RETRY_SECONDS: Final = 0.01
 _DISK: Final = "QUMULO_STATE_DIR has to be a folder on a disk of this machine, in which the server may write."
 _FOLDER: Final = "QUMULO_STATE_DIR names its folder."
 _FULL: Final = Cause("its disk is full", "Free space on the disk of QUMULO_STATE_DIR.")
@@ -104,11 +107,29 @@ class _SqliteConnection:
             self._connection.create_function("utc_after", 1, time_after)
             # Nothing is written outside of the private folder, and what is committed is on the disk.
             # What an audit saw is read once: 2 MB of it would stay in the cache for nothing. Its unit is a kilobyte.
-            for setting in ("temp_store = MEMORY", "journal_mode = WAL", "synchronous = FULL", "cache_size = -256"):
+            # What is deleted is overwritten with zeros: a secret that was picked up is not left there, sealed as it is.
+            for setting in ("temp_store = MEMORY", "synchronous = FULL", "cache_size = -256", "secure_delete = ON"):
                 self.execute(f"PRAGMA {setting}")
+            self._keep_log()
         except sqlite3.Error:
             self._connection.close()
             raise
+
+    def _keep_log(self) -> None:
+        """Let what is written go to a log first; wait for another process that is just doing that in a new file.
+
+        SQLite does not wait here by itself, whatever its timeout is.
+        """
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                self.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as failure:
+                if failure.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     def execute(self, statement: str, *parameters: object) -> Sequence[Row]:
         """Run a statement and return its rows."""
@@ -132,6 +153,11 @@ class _SqliteConnection:
             # The first change of all makes the log.
             self._file = self._file._replace(log=files.log)
         return files == self._file
+
+    def scrub(self) -> None:
+        """Overwrite what was deleted, and empty the log, which has it too; while another connection reads, it stays."""
+        with suppress(sqlite3.Error):
+            self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connection."""
