@@ -475,8 +475,8 @@ async def test_an_issuer_that_nobody_signed_in_at_signs_nobody_in(
     [
         {"code": None},
         {"code": ""},
-        {"code": ["one", "two"]},
-        {"error": "<script>alert(1)</script>", "error_description": "call 555 0100", "error_uri": "https://a.example"},
+        {"code": ["one-code", "two-codes"]},
+        {"error": "<script>alert(1)</script>", "error_description": "call 555-0100", "error_uri": "https://a.example"},
     ],
     ids=str,
 )
@@ -492,7 +492,7 @@ async def test_nothing_of_an_address_is_repeated(
     # What the browser of this test asks for, it may log as well.
     logged = [told for told in caplog.messages if URL not in told]
     told = f"{answer.text} {answer.headers} {logged}"
-    assert not any(word in told for word in ("script", "555", "a.example", "one", "two"))
+    assert not any(word in told for word in ("script", "555-0100", "a.example", "one-code", "two-codes"))
 
 
 @pytest.mark.parametrize(
