@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
@@ -138,14 +138,15 @@ class Visitor:
         known = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin", "X-Pickup-Proof": proof, **headers}
         return await self.browser.post(url, headers={name: text for name, text in known.items() if text is not None})
 
-    async def take(self, url: str) -> Any:  # noqa: ANN401 - JSON
+    async def take(self, url: str) -> dict[str, str]:
         """Get the bearer token of a page as its script does, and say that it has arrived."""
         proof = (await self.read(url)).proof
         handed_out = await self.post(f"{url}/hand-out", proof)
         assert handed_out.status_code == 200, handed_out.text
         receipt = await self.post(f"{url}/receipt", proof)
         assert receipt.status_code == 200, receipt.text
-        return handed_out.json()
+        content: dict[str, str] = handed_out.json()
+        return content
 
     @contextmanager
     def _being(self, claims: dict[str, object]) -> Generator[None]:

@@ -3,15 +3,15 @@
 import base64
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 import httpx
 import trustme
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, StorageState, ViewportSize
 
 from tests.support.browser import TIMEOUT_MILLISECONDS
 from tests.support.http_process import HttpProcess, running_http
@@ -26,6 +26,17 @@ CHAT_URI: Final = "https://chat.example.com/callback"
 
 STATE_KEY: Final = base64.b64encode(b"k" * 32).decode()
 _TIMEOUT_SECONDS: Final = 30
+
+
+class ContextOptions(TypedDict, total=False):
+    """How a browser is set up, as Playwright calls it."""
+
+    permissions: Sequence[str]
+    viewport: ViewportSize
+    color_scheme: Literal["light", "dark"]
+    has_touch: bool
+    java_script_enabled: bool
+    storage_state: StorageState
 
 
 @dataclass
@@ -60,7 +71,7 @@ class PickupSite:
         return self.call(person, "create_access_token", user="local:jane")
 
     @contextmanager
-    def visiting(self, **options: Any) -> Generator["Visitor"]:  # noqa: ANN401 - whatever Playwright takes
+    def visiting(self, **options: Unpack[ContextOptions]) -> Generator["Visitor"]:
         """Open a browser that nobody has used before, and check afterwards that its pages had no complaints."""
         context = self.browser.new_context(ignore_https_errors=True, accept_downloads=True, **options)
         context.set_default_timeout(TIMEOUT_MILLISECONDS)

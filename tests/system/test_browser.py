@@ -3,9 +3,10 @@
 import json
 from collections.abc import Generator
 from pathlib import Path
+from typing import Final, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.support.browser import requires_chromium, running_browser
 from tests.support.oidc_provider import requires_oidc_provider
@@ -15,7 +16,7 @@ from tests.support.record import LONG_AGO, execute
 pytestmark = [pytest.mark.slow, requires_chromium, requires_oidc_provider]
 
 ANN, EVE = "ann", "eve"
-PHONE = {"width": 320, "height": 640}
+PHONE: Final[ViewportSize] = {"width": 320, "height": 640}
 TELL_STORED = """() => JSON.stringify([
     {...localStorage}, {...sessionStorage}, history.state, document.cookie, document.title, location.href,
     document.documentElement.outerHTML,
@@ -296,7 +297,9 @@ def test_it_works_by_keyboard_alone(site: PickupSite, ann: Visitor, created: dic
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_both_colour_schemes(site: PickupSite, created: dict[str, str], scheme: str) -> None:
+def test_it_fits_a_phone_in_both_colour_schemes(
+    site: PickupSite, created: dict[str, str], scheme: Literal["light", "dark"]
+) -> None:
     with site.visiting(viewport=PHONE, color_scheme=scheme, has_touch=True) as visitor:
         page = visitor.sign_in(created["bearer_token_in"], ANN)
         with page.expect_response("**/receipt"):
