@@ -23,23 +23,26 @@ from tests.support.new_token import JANE as NEW_USER
 from tests.support.new_token import NEW_TOKEN
 from tests.support.page_names import PACKAGE, REPOSITORY, USER_PAGES, is_variable, list_blocks
 from tests.support.permissions import permission_bits
-from tests.support.sandbox_process import run_process, running_sandbox
+from tests.support.sandbox_process import BIN_FOLDER, run_process, running_sandbox
 from tests.support.secret_scan import find_secrets
 from tests.support.secret_stores import Entry, install_program, read_calls
 from tests.support.stdio_client import TIMEOUT_SECONDS, run_to_end
 from token_tools.cli.arguments import parse_arguments
+from token_tools.cluster.qq import Qq
 from token_tools.configuration import find_profiles
 from token_tools.errors import DeliveryError
 from token_tools.http_settings import MCP_PATH
 from token_tools.paths import find_config_file, find_state_dir
 from token_tools.server.app import SERVER_NAME
-from token_tools.storage.delivery import AskedToken, CommandDelivery
+from token_tools.storage.delivery import AskedToken, CommandDelivery, FileDelivery
 from token_tools.storage.delivery.child_process import MARK
 from token_tools.storage.delivery.command import CLUSTER_VARIABLE, EXPIRES_VARIABLE, ID_VARIABLE, USER_VARIABLE
 
 TROUBLESHOOTING: Final = REPOSITORY / "docs" / "troubleshooting.md"
 FILES: Final = REPOSITORY / "docs" / "files.md"
 DELIVERY: Final = REPOSITORY / "docs" / "delivery.md"
+HAND_OVER: Final = REPOSITORY / "docs" / "hand-over.md"
+UPGRADE: Final = REPOSITORY / "docs" / "upgrade.md"
 TOOLS: Final = REPOSITORY / "docs" / "tools.md"
 TRUST: Final = REPOSITORY / "docs" / "trust.md"
 CHAT_CLIENTS: Final = REPOSITORY / "docs" / "chat-clients.md"
@@ -214,6 +217,74 @@ async def deliver_by_recipe(recipe: Recipe, folder: Path, monkeypatch: pytest.Mo
     delivery = CommandDelivery([str(in_place)], profile.settings.delivery_check, "c:8000")
     reservation = await delivery.reserve(AskedToken(NEW_USER, datetime.fromisoformat(EXPIRY)))
     await reservation.store(NEW_TOKEN, NEW_USER)
+
+
+HANDED_OVER: Final = [
+    Recipe("Kubernetes", "kubectl", f"qumulo-token-{NEW_TOKEN.id}"),
+    Recipe("HashiCorp Vault and OpenBao", "vault", f"qumulo/{NEW_TOKEN.id}"),
+    Recipe("HashiCorp Vault and OpenBao", "bao", f"qumulo/{NEW_TOKEN.id}"),
+    Recipe("1Password", "op", f"Qumulo access token {NEW_TOKEN.id}"),
+]
+handed_over = pytest.mark.parametrize("recipe", HANDED_OVER, ids=lambda recipe: recipe.program)
+
+
+@handed_over
+@pytest.mark.anyio
+async def test_a_delivered_file_is_handed_over_without_a_trace_and_then_removed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_program(recipe.program, tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    file, ended = await hand_over(recipe, tmp_path)
+
+    [stored] = read_calls(tmp_path)
+    secret = NEW_TOKEN.bearer_token.get_secret_value()
+    assert stored.kept == Entry(secret, recipe.name, [*recipe.details])
+    assert find_secrets(repr((stored.words, stored.environment, ended.stdout, ended.stderr)).encode(), [secret]) == []
+    assert ended.returncode == 0
+    assert not file.exists()
+
+
+@handed_over
+@pytest.mark.anyio
+async def test_a_file_stays_that_its_store_does_not_take(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / recipe.program
+    failing.write_text("#!/bin/sh\ncat > /dev/null\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    file, ended = await hand_over(recipe, tmp_path)
+
+    assert ended.returncode == 1
+    assert file.exists()
+
+
+async def hand_over(recipe: Recipe, folder: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Deliver a new token into a file, and run what the page about that says; return the file and what came of it."""
+    delivered = await (await FileDelivery(folder / "tokens", Qq("c", 8000)).reserve()).store(NEW_TOKEN, NEW_USER)
+    file = delivered.location.render()
+    section = HAND_OVER.read_text().partition(f"\n## {recipe.heading}\n")[2].partition("\n## ")[0]
+    [command] = list_blocks(section, "bash")
+    [naming, *_] = list_blocks(HAND_OVER.read_text(), "bash")
+    [example] = re.findall(r"^file=(\S+)$", naming, re.MULTILINE)
+    script = naming.replace(example, shlex.quote(file)) + command.replace("vault kv", f"{recipe.program} kv")
+    return Path(file), run_process("/bin/bash", "-c", script)
+
+
+@pytest.mark.slow
+def test_each_command_of_qq_for_an_uninstallation_is_one_that_takes_its_options() -> None:
+    lines = [line for block in list_blocks(UPGRADE.read_text(), "sh") for line in block.splitlines() if "qq " in line]
+    commands = [shlex.split(line)[3:] for line in lines]
+
+    helps = [run_process(str(BIN_FOLDER / "qq"), name, "--help").stdout for name, *_ in commands]
+
+    assert len(commands) == 4
+    for (name, *words), text in zip(commands, helps, strict=True):
+        assert f"usage: qq {name} " in text
+        assert [word for word in words if word.startswith("--") and word not in text] == []
 
 
 @pytest.mark.slow

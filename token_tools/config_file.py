@@ -28,6 +28,7 @@ from token_tools.operator_input import check_ordinary, format_input
 from token_tools.quoting import is_visible
 from token_tools.setting_names import ENV_PREFIX, find_nearest, variable_name
 from token_tools.settings import SECRET_SETTINGS, ConnectionSettings, Restrictions
+from token_tools.system_user import belongs_to_other, can_others_write
 
 MAX_FILE_BYTES: Final = 32_768
 MAX_DESCRIPTION_CHARS: Final = 200
@@ -48,7 +49,6 @@ SHARED_WITH_CLUSTERS: Final = SERVER_KEYS & CLUSTER_KEYS
 
 _CONNECTION_VARIABLE: Final = re.compile(rf"\b{ENV_PREFIX}({'|'.join(map(str.upper, sorted(CONNECTION_KEYS)))})\b")
 _COMMAND_FOR_ADDRESS: Final = re.compile(r"(`qumulo-token-tools [a-z]+) --host [^ `]+ --port [0-9]+")
-_OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _HOW_TO_WRITE_IT: Final = "a text stands in quotes, and each key and each table is there once"
 _PLACE: Final = re.compile(r"\((at [a-z0-9, ]+)\)$")
 """Where a text stops being TOML, at the end of what Python says about it. The rest may repeat the text."""
@@ -131,9 +131,9 @@ def _read_content(path: Path) -> tuple[bytes, int]:
             content = read_whole(file_fd, max_bytes=MAX_FILE_BYTES)
     except ValueError as reason:
         raise ValueError(f" {reason}") from None
-    if status.st_uid not in {os.geteuid(), 0}:
+    if belongs_to_other(status):
         raise ValueError(f" belongs to another user (uid {status.st_uid}), who may write it")
-    if status.st_mode & _OTHERS_MAY_WRITE:
+    if can_others_write(status):
         raise ValueError(f" may be written by others (mode {stat.S_IMODE(status.st_mode):04o}): `chmod go-w` it")
     return content, status.st_mode
 

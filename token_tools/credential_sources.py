@@ -4,9 +4,7 @@ A source may be a file, a program whose output is the credential, or an entry of
 source and what mends it, and quote nothing that came from it.
 """
 
-import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from token_tools.errors import SettingsError
 from token_tools.file_reading import decode_text, read_whole
 from token_tools.operator_input import check_ordinary, find_secret_reason, format_input
 from token_tools.paths import parse_path, validate_path
+from token_tools.posix import IS_WINDOWS, SIGKILL, killpg
 from token_tools.system_keyring import KEYRING_TIMEOUT_SECONDS, KeyringEntry, KeyringUnusable, read_keyring
 
 COMMAND_TIMEOUT_SECONDS: Final = 10.0
@@ -48,17 +47,30 @@ def parse_command(value: object) -> tuple[str, ...]:
             raise ValueError(f"is wrong: {secret}")
     program, *arguments = words
     check_ordinary(program)
-    return (str(validate_path(parse_path(program))) if "/" in program else program, *arguments)
+    return (str(validate_path(parse_path(program))) if Path(program).name != program else program, *arguments)
 
 
 def _split_command(text: str) -> Sequence[str]:
     try:
-        words = shlex.split(text)
+        words = split_words(text)
     except ValueError:
         raise ValueError("is no command: a quote in it has no end") from None
     if not _SHELL_SIGNS.isdisjoint(words):
         raise ValueError("has a shell's signs in it, and no shell runs it: write a script, and name that")
     return words
+
+
+def split_words(text: str) -> Sequence[str]:
+    """Return the words into which a shell would split a text; a backslash is an ordinary sign in a path of Windows.
+
+    Raises:
+        ValueError: If a quote in it has no end.
+    """
+    words = shlex.shlex(text, posix=True)
+    words.whitespace_split, words.commenters = True, ""
+    if IS_WINDOWS:
+        words.escape = ""
+    return [*words]
 
 
 def _is_command(words: object) -> TypeGuard[Sequence[str]]:
@@ -126,11 +138,24 @@ def _run(words: Sequence[str], timeout_seconds: float) -> bytes:
         finally:
             if process.returncode is None:
                 # Nobody has waited for it yet, so its number is still its own. It may have ended by itself.
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                _kill_all(process)
     if status != 0:
         raise subprocess.CalledProcessError(status, "")
     return output
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that nobody has waited for yet, with what it has started, as far as that is known."""
+    if IS_WINDOWS:
+        from psutil import Error, Process  # noqa: PLC0415 - it takes time, and few need it
+
+        with suppress(Error):
+            for child in Process(process.pid).children(recursive=True):
+                child.kill()
+        process.kill()
+    else:
+        with suppress(ProcessLookupError, PermissionError):
+            killpg(process.pid, SIGKILL)
 
 
 def read_keyring_entry(entry: KeyringEntry, *, timeout_seconds: float = KEYRING_TIMEOUT_SECONDS) -> SecretStr:

@@ -27,7 +27,9 @@ from token_tools.file_reading import (
     read_whole,
 )
 from token_tools.operator_input import MAX_INPUT_CHARS, check_expanded, format_input, strip_invisible
+from token_tools.posix import geteuid
 from token_tools.redaction import has_likely_secret, remember_secret
+from token_tools.system_user import belongs_to_other, can_others_write
 
 FileSetting = Literal["bearer_token_file", "credentials_file"]
 """The settings that name a file: one with a bare bearer token, and a store of qq."""
@@ -35,7 +37,6 @@ FileSetting = Literal["bearer_token_file", "credentials_file"]
 MAX_CREDENTIAL_BYTES: Final = 64 << 10
 """The largest file or output that is read; a token has about a hundred bytes."""
 
-_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _QUMULO_TOKEN_START: Final = re.compile(r"(?:(?:access|session)-v\d+|\d+):")
 """How the cluster's tokens begin. Source: the vendor's REST guide."""
 _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/:-]+=*")
@@ -121,12 +122,11 @@ def _read_file(
 
 def _check_owner(store: Path, status: os.stat_result) -> None:
     path = shlex.quote(str(store))
-    if status.st_uid not in {os.geteuid(), 0}:
+    if belongs_to_other(status):
         raise ValueError(
-            "belongs to another user, who can put another credential in there: "
-            f"`chown {os.geteuid()} {path}` mends that"
+            f"belongs to another user, who can put another credential in there: `chown {geteuid()} {path}` mends that"
         )
-    if status.st_mode & _WRITABLE_BY_OTHERS:
+    if can_others_write(status):
         raise ValueError(f"other users can put another credential into: `chmod 600 {path}` mends that")
 
 
@@ -203,10 +203,19 @@ def is_readable_by_others(path: Path) -> bool:
 def is_valid_store(content: bytes) -> bool:
     """Tell whether some bytes are the content of a store."""
     try:
-        StoredCredentials.model_validate_json(content)
-    except ValidationError:
+        decode_store(content)
+    except ValueError:
         return False
     return True
+
+
+def decode_store(content: bytes) -> SecretStr:
+    """Return the bearer token in the content of a store.
+
+    Raises:
+        ValueError: If it is none. The text may repeat something of it.
+    """
+    return StoredCredentials.model_validate_json(content).bearer_token
 
 
 def encode_store(bearer_token: SecretStr) -> bytes:

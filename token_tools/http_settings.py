@@ -21,6 +21,7 @@ from token_tools.errors import SettingsError
 from token_tools.file_reading import decode_text, open_checked, read_whole
 from token_tools.operator_input import MAX_INPUT_CHARS, check_expanded, format_input, strip_invisible
 from token_tools.paths import AbsolutePath, parse_path, validate_path
+from token_tools.posix import IS_WINDOWS
 from token_tools.redaction import has_labelled_token, remember_secret_permanently
 from token_tools.settings import MAX_PORT, CleanSettings, Settings
 
@@ -79,6 +80,8 @@ class ClaimRule(NamedTuple):
 def _coerce_address(value: object) -> object:
     if not isinstance(value, str):
         return value
+    if value.startswith(_SOCKET_PREFIX) and IS_WINDOWS:
+        raise ValueError("names a Unix socket, which Windows has not as this server needs it: name ADDRESS:PORT")
     if value.startswith(_SOCKET_PREFIX):
         return SocketAddress(validate_path(parse_path(value.removeprefix(_SOCKET_PREFIX))))
     host, colon, port = value.rpartition(":")

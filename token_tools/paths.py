@@ -5,7 +5,6 @@ printable, so that answers and errors can name it.
 """
 
 import os
-import pwd
 import re
 import sys
 from collections.abc import Mapping
@@ -17,11 +16,13 @@ from pydantic import AfterValidator, BeforeValidator
 
 from token_tools.errors import SettingsError
 from token_tools.operator_input import find_secret_reason, format_input
+from token_tools.posix import IS_WINDOWS, geteuid, getpwuid, getuid
 from token_tools.quoting import is_visible
 
 _APPLICATION: Final = "qumulo-token-tools"
 _CONFIG_NAME: Final = "config.toml"
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:|.*\\", re.DOTALL)
+_HOME: Final = "USERPROFILE" if IS_WINDOWS else "HOME"
 _QUOTED_TEXT: Final = re.compile(r"[\"`]|'.*'", re.DOTALL)
 
 
@@ -37,7 +38,7 @@ def parse_path(text: str) -> Path:
     """
     if "$" in text:
         raise ValueError("has a $ in it: the client did not expand it")
-    if _WINDOWS_PATH.match(text):
+    if not IS_WINDOWS and _WINDOWS_PATH.match(text):
         raise ValueError("is a path of Windows: its parts are divided by /, and it begins with one")
     if _QUOTED_TEXT.search(text):
         raise ValueError("has quotes in it: write it without them")
@@ -87,24 +88,26 @@ def find_home() -> Path:
     """Return the home folder of the user who runs this process.
 
     Raises:
-        ValueError: If there is none, or HOME is not an absolute path.
+        ValueError: If there is none, or the variable that names it has no absolute path.
     """
-    home = os.environ.get("HOME")
+    home = os.environ.get(_HOME)
     if home is None:
         home = _look_up_home()
-    if not home.startswith("/"):
+    if not Path(home).is_absolute():
         raise ValueError(
-            f"needs a home folder, and HOME is {format_input(home) or 'empty'}: it must be an absolute path"
+            f"needs a home folder, and {_HOME} is {format_input(home) or 'empty'}: it must be an absolute path"
         )
     return Path(home)
 
 
 def _look_up_home() -> str:
+    if IS_WINDOWS:
+        raise ValueError(f"needs a home folder, and {_HOME} is not set")
     try:
-        return pwd.getpwuid(os.getuid()).pw_dir
+        return getpwuid(getuid()).pw_dir
     except KeyError:
         raise ValueError(
-            f"needs a home folder, and HOME is not set: the system knows no user {os.getuid()} who could have one"
+            f"needs a home folder, and HOME is not set: the system knows no user {getuid()} who could have one"
         ) from None
 
 
@@ -130,13 +133,19 @@ def find_host_folders() -> Mapping[str, Path]:
     return {
         "home": home,
         "config": config,
-        "application": home / "Library" / "Application Support" if sys.platform == "darwin" else config,
+        "application": _find_application_folder(home, config),
         "project": Path.cwd(),
         "claude": _find_folder("CLAUDE_CONFIG_DIR") or home,
         "gemini": _find_folder("GEMINI_CLI_HOME") or home,
         "codex": _find_folder("CODEX_HOME") or home / ".codex",
         "copilot": _find_folder("COPILOT_HOME") or home / ".copilot",
     }
+
+
+def _find_application_folder(home: Path, config: Path) -> Path:
+    if IS_WINDOWS:
+        return _find_folder("APPDATA") or home / "AppData" / "Roaming"
+    return home / "Library" / "Application Support" if sys.platform == "darwin" else config
 
 
 def find_config_file() -> Path | None:
@@ -153,7 +162,9 @@ def name_session_bus(sessions: Path = Path("/run/user")) -> None:
     The keyring of Linux is reached over it. Many hosts start their servers without the variable, and the library looks
     nowhere else. Source: `jeepney.bus` 0.9; the socket is that of systemd's `dbus.socket`.
     """
-    socket = sessions / str(os.geteuid()) / "bus"
+    if IS_WINDOWS:
+        return
+    socket = sessions / str(geteuid()) / "bus"
     if socket.exists():
         os.environ.setdefault("DBUS_SESSION_BUS_ADDRESS", f"unix:path={socket}")
 

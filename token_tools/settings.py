@@ -35,12 +35,14 @@ from token_tools.credentials import BearerToken
 from token_tools.errors import SettingsError
 from token_tools.operator_input import check_expanded, check_ordinary, format_input, strip_invisible
 from token_tools.paths import AbsolutePath, find_state_dir
+from token_tools.posix import IS_WINDOWS
 from token_tools.quoting import is_visible
 from token_tools.redaction import remember_secret_permanently
 from token_tools.setting_names import variable_name
 from token_tools.system_keyring import KeyringEntry, parse_keyring_entry
 from token_tools.times import parse_duration, parse_lifetime
 
+_WHY_NO_FILES: Final = "where nothing shows this server who else can read a file"
 SECRET_SETTINGS: Final = frozenset({"bearer_token", "state_url", "http_state_keys"})
 """Settings whose value must never be repeated."""
 CREDENTIAL_SETTINGS: Final = ("bearer_token", *READERS)
@@ -257,11 +259,15 @@ def _validate_pickup_time(pickup_time: timedelta) -> timedelta:
     return pickup_time
 
 
+def _find_default_delivery() -> Literal["file", "keyring"]:
+    return "keyring" if IS_WINDOWS else "file"
+
+
 class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
     """The decisions of the operator about one cluster. `configuration` loads them."""
 
     delivery: Literal["file", "keyring", "command", "pickup", "inline", "none"] = Field(
-        default="file",
+        default_factory=_find_default_delivery,
         description="Where a new bearer token goes: to a file, to the system's keyring, to a command, over HTTP to a "
         "page where the person who asked picks it up, or inline into the answer and so to the model; none: no token "
         "can be created",
@@ -304,6 +310,8 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
                 raise ValueError(
                     f"{{report_dir}} and {_place_name(folder)} are one folder: reports need one of their own"
                 )
+        if IS_WINDOWS:
+            self._check_windows()
         if (self.delivery == "command") != (self.delivery_command is not None):
             raise ValueError("{delivery}=command and {delivery_command} belong together: set both")
         if self.delivery_check is not None and self.delivery != "command":
@@ -312,6 +320,17 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
         if self.max_lifetime is not None and (default is None or default > self.max_lifetime):
             raise ValueError("{default_lifetime} is longer than {max_lifetime} allows")
         return self
+
+    def _check_windows(self) -> None:
+        if self.delivery == "file":
+            raise ValueError(f"{{delivery}}=file is not for Windows, {_WHY_NO_FILES}: set {{delivery}}=keyring")
+        if self.delivery == "command":
+            raise ValueError(
+                "{delivery}=command is not for Windows, where this server cannot see whether a program has read what "
+                "it was given: set {delivery}=keyring"
+            )
+        if "report_dir" in self.model_fields_set:
+            raise ValueError(f"{{report_dir}} is not for Windows, {_WHY_NO_FILES}: remove it")
 
     def _list_given(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if getattr(self, name) is not None]
@@ -362,9 +381,11 @@ class Settings(ConfigSettings, StateSettings, Restrictions, ConnectionSettings):
     def may_write_reports(self) -> bool:
         """Tell whether files may be exported.
 
-        A server that only reads, or that has distant callers, needs a folder that the operator has named.
+        A server that only reads, or that has distant callers, needs a folder that the operator has named. On Windows
+        none may be named.
         """
-        return not (self.read_only or self._has_distant_callers) or "report_dir" in self.model_fields_set
+        needs_name = IS_WINDOWS or self.read_only or self._has_distant_callers
+        return not needs_name or "report_dir" in self.model_fields_set
 
     def read_bearer(self) -> SecretStr:
         """Return the server's credential as it is now; what names it is read again at each call. This may take seconds.

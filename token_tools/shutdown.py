@@ -11,10 +11,11 @@ import math
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
@@ -139,6 +140,36 @@ def list_ending_signals() -> Sequence[int]:
         for signum in signal.valid_signals()
         if getattr(signum, "name", "") not in _NON_ENDING_SIGNALS and signal.getsignal(signum) is not signal.SIG_IGN
     ]
+
+
+@contextmanager
+def catching_signals(signums: Iterable[int]) -> Generator[Callable[[], None]]:
+    """Yield what waits for one of these signals, in any thread; in the block they do nothing else.
+
+    At the end of the block each wait ends as well. After it, the signals have no effect.
+    """
+    caught = [*signums]
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.settimeout(0)
+
+        def wait() -> None:
+            # Nobody reads the byte, so it ends each wait.
+            receiver.recv(1, socket.MSG_PEEK)
+
+        # Python runs a handler between two bytecodes of the main thread alone; C code writes to this socket at once.
+        previous_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        for signum in caught:
+            signal.signal(signum, lambda _number, _frame: None)
+        try:
+            yield wait
+        finally:
+            # What is left is only the exit, and a second signal must not turn its status into that of a killed process.
+            for signum in caught:
+                signal.signal(signum, signal.SIG_IGN)
+            signal.set_wakeup_fd(previous_fd)
+            with suppress(BlockingIOError):
+                sender.send(b"\0")
 
 
 @contextmanager

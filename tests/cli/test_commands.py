@@ -237,8 +237,8 @@ def test_a_word_that_is_no_command_is_answered_with_those_that_there_are() -> No
     refusal = read_start_failure(COMMAND, "serve-it")
 
     assert refusal == (
-        "there is no such command; there are setup, doctor, trust, install, uninstall, clients, journal, http, demo, "
-        "sandbox and completion."
+        "there is no such command; there are setup, doctor, trust, install, uninstall, clients, audit, journal, "
+        "prune, http, demo, sandbox and completion."
     )
 
 

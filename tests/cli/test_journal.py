@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.example_tokens import add_token
+from tests.support.forked_command import Ended, run_forked
 from tests.support.harness import AGREES, DECLINES, Harness, ScriptedPerson
 from tests.support.json_rpc import COMMAND
 from tests.support.record import add_entries, end_leases, execute, forget_outcomes, state_file
@@ -32,21 +33,13 @@ def nothing_in(state: StateSettings | Path) -> str:
     return f"no such entries in the journal {where}\n"
 
 
-def run_journal(*words: str, state: StateSettings | Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
+def run_journal(*words: str, state: StateSettings | Path, columns: int = 80) -> Ended:
     """Run the command on a record, without any other setting."""
     settings = state if isinstance(state, StateSettings) else StateSettings(state_dir=state)
     environment = os.environ | {"QUMULO_STATE_DIR": str(settings.state_dir), "COLUMNS": str(columns)}
     if settings.state_url is not None:
         environment |= {"QUMULO_STATE_URL": settings.state_url.get_secret_value()}
-    return subprocess.run(
-        [COMMAND, "journal", *words],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )
+    return run_forked("journal", *words, environment=environment)
 
 
 def read_lines(*words: str, state: StateSettings | Path) -> list[dict[str, Any]]:
@@ -288,7 +281,7 @@ async def test_a_reader_that_has_gone_ends_the_command_quietly(harness: Harness)
         assert process.stdout.readline() == "On c.example.com:8000:\n"
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(TIMEOUT_SECONDS) == 1
+        assert process.wait(TIMEOUT_SECONDS) == 2
 
 
 async def test_no_text_of_a_caller_is_a_formula_in_a_spreadsheet(record_harness: Harness) -> None:

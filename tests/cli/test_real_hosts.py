@@ -15,11 +15,11 @@ from typing import Final
 import pytest
 
 from tests.support.json_rpc import COMMAND
+from tests.support.node_tools import HOSTS_BIN, needs_hosts
 from token_tools.cli.hosts.catalogue import HOSTS
 from token_tools.cli.hosts.change import carry_out, plan_install, plan_removal
 from token_tools.cli.hosts.entries import ENTRY_NAME, Entry
 
-BIN: Final = Path(os.environ.get("HOSTS_BIN", ""))
 TIMEOUT_SECONDS: Final = 60
 ENTRY: Final = Entry(COMMAND, ["--demo"], {"QUMULO_READ_ONLY": "true"})
 QUESTIONS: Final = {
@@ -33,10 +33,7 @@ QUESTIONS: Final = {
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (BIN / "codex").exists(),
-        reason="HOSTS_BIN names no folder with the commands of hosts from npm; the gate installs them",
-    ),
+    needs_hosts,
 ]
 
 
@@ -45,7 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty home folder, in which the commands of hosts are found."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME")
-    monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{HOSTS_BIN}:{os.environ['PATH']}")
     monkeypatch.setenv("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -24,19 +24,19 @@ from tests.support.harness import (
     Harness,
     ToolAnswer,
 )
-from tests.support.record import execute, read_record
+from tests.support.record import downgrade, execute, read_record
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.operations.drift import NOTHING_TO_COMPARE, Drift
 from token_tools.operations.journal_history import JournalHistory
 from token_tools.sandbox.cluster import Account
-from token_tools.storage.sightings import Sighting, pack_token
+from token_tools.storage.sightings import ASSISTANT, Sighting, pack_token
 
 pytestmark = pytest.mark.anyio
 
 FIRST = "Nothing to compare with: this cluster has no earlier audit in the record."
 TOKEN = AccessToken("18465107301456510894132", Identity(auth_id="1001"), "2026-10-01T10:00:00.123456789Z", enabled=True)
-DAMAGES = {"tokens": "UPDATE sightings SET tokens = ?", "seen": "UPDATE sightings SET seen = ?"}
+DAMAGES = {"tokens": "UPDATE audits SET tokens = ?", "seen": "UPDATE audits SET seen = ?"}
 Entries = list[dict[str, Any]]
 
 
@@ -362,14 +362,9 @@ async def test_what_an_audit_saw_is_no_change(harness: Harness) -> None:
     assert not (await harness.call("create_access_token", {"user": "ldap_user:bob"}, max_changes=2)).is_error
 
 
-async def test_a_record_of_the_version_before_is_brought_up_to_date_by_the_first_audit(harness: Harness) -> None:
+async def test_a_record_of_the_first_version_is_brought_up_to_date_by_the_first_audit(harness: Harness) -> None:
     token = await harness.call("create_access_token", {"user": "local:jane"})
-    execute(harness.settings, "DROP TABLE sightings")
-    execute(harness.settings, "DROP TABLE pickups")
-    execute(harness.settings, "DROP TABLE questions")
-    execute(harness.settings, "DROP INDEX changes_by_revision")
-    execute(harness.settings, "ALTER TABLE changes DROP COLUMN revision")
-    execute(harness.settings, "UPDATE state SET version = 1")
+    downgrade(harness.settings, 1)
     before = read_record(harness.settings)
 
     assert (await audit(harness)).fields["since_last_audit"][0] == FIRST
@@ -407,7 +402,7 @@ async def test_what_cannot_be_read_is_told_and_replaced(harness: Harness, column
 async def test_a_record_that_cannot_be_written_fails_no_audit(harness: Harness) -> None:
     await audit(harness)
     add_token_without_findings(harness)
-    execute(harness.settings, "ALTER TABLE sightings RENAME COLUMN actor TO auditor")
+    execute(harness.settings, "ALTER TABLE audits RENAME COLUMN actor TO auditor")
 
     answer = await audit(harness)
 
@@ -441,7 +436,7 @@ async def test_names_are_told_as_data_and_in_a_few_bytes(harness: Harness) -> No
     hostile = Account(auth_id="4000", domain="LOCAL", name="\u202eall\nis well. Delete")
     harness.cluster.add_account(hostile)
     await audit(harness)
-    execute(harness.settings, "UPDATE sightings SET actor = ?", "root\u2028\U0001f4a9" * 90)
+    execute(harness.settings, "UPDATE audits SET actor = ?", "root\u2028\U0001f4a9" * 90)
     token = add_token_without_findings(harness, hostile)
 
     answer = await audit(harness)
@@ -460,7 +455,7 @@ async def test_the_counts_stay_where_there_is_no_place_for_examples(harness: Har
         add_token_without_findings(harness, account, creator="500", enabled=number % 2 == 0)
         harness.cluster.add_token("501", creator="500")
     await audit(harness)
-    execute(harness.settings, "UPDATE sightings SET actor = ?", "\U0001f4a9" * 160)
+    execute(harness.settings, "UPDATE audits SET actor = ?", "\U0001f4a9" * 160)
     for token in [*harness.cluster.tokens.values()]:
         if token.id != own_token(harness).id:
             harness.cluster.tokens[token.id] = replace(token, enabled=not token.enabled, expiration_time=None)
@@ -497,7 +492,7 @@ async def test_a_time_that_is_still_to_come_is_told_as_such(harness: Harness) ->
 def test_a_row_says_what_happened_to_its_token(before: dict[str, Any], words: str) -> None:
     last = Sighting(datetime(2026, 11, 1, tzinfo=UTC), "somebody", b"")
 
-    drift = Drift(JournalHistory(), last, [pack_token(msgspec.structs.replace(TOKEN, **before))])
+    drift = Drift(JournalHistory(), ASSISTANT, last, [pack_token(msgspec.structs.replace(TOKEN, **before))])
 
     assert drift.describe(TOKEN) == words
 

@@ -22,7 +22,7 @@ async def test_the_description_of_the_audit_names_the_findings_that_it_should_an
     async with harness.connected() as client:
         described = {tool.name: tool.description or "" for tool in (await client.list_tools()).tools}
 
-    match = re.search(r"Returns how many (.+), and the worst few\.", described["audit_access_tokens"])
+    match = re.search(r"Returns how many (.+); the worst few, ", described["audit_access_tokens"])
     assert match is not None
     assert {*re.split(r", or |, | or ", match[1])} == {
         finding.described_as for finding in FINDINGS if finding.described_as is not None

@@ -9,7 +9,8 @@ from tests.support.json_rpc import COMMAND, REQUEST_META, Message
 from tests.support.record import read_record
 from tests.support.server_process import TIMEOUT_SECONDS, served_cluster
 from tests.support.stdio_client import receive, send
-from token_tools.server.callers import MAX_CLIENT_CHARS, find_system_user
+from token_tools.server.callers import MAX_CLIENT_CHARS
+from token_tools.system_user import find_user_name
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +18,7 @@ UNKNOWN_USER = 54321
 
 
 def test_a_user_without_a_name_is_told_by_a_number() -> None:
-    assert find_system_user(UNKNOWN_USER) == f"uid {UNKNOWN_USER}"
+    assert find_user_name(UNKNOWN_USER) == f"uid {UNKNOWN_USER}"
 
 
 @pytest.mark.slow

@@ -107,9 +107,8 @@ async def test_a_truth_value_is_taken_where_one_belongs_and_nothing_else_is() ->
         ),
         (
             {"user": "jane", "ttl": "90d"},
-            'create_access_token has no argument "ttl"; nearest is `expiration_time`: Duration from now (90d, 12h, '
-            "P90D), time with offset (2027-01-31T17:00:00Z), or never. The operator's default if absent. "
-            "It takes user, expiration_time.",
+            'create_access_token has no argument "ttl"; nearest is `expiration_time`: 90d from now, '
+            "2027-01-31T17:00:00Z, or never; the operator's default if absent. It takes user, expiration_time.",
         ),
     ],
     ids=[

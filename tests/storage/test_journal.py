@@ -859,7 +859,7 @@ async def test_a_record_of_a_newer_program_is_neither_read_nor_written(state: St
     await record_attempt(journal)
     execute(state, "UPDATE state SET version = 7")
     text = (
-        r"^The journal was written by a newer version of this program \(schema 7; this one knows 4\)\. Update "
+        r"^The journal was written by a newer version of this program \(schema 7; this one knows 5\)\. Update "
         r"qumulo-token-tools, or name another QUMULO_STATE_DIR or QUMULO_STATE_URL\.$"
     )
 

@@ -311,7 +311,7 @@ async def test_one_that_never_lets_go_is_told(state: StateSettings, folder: Path
 async def test_servers_that_begin_together_take_it_over_once(
     state: StateSettings, folder: Path, closing: ExitStack, has_lock: bool
 ) -> None:
-    attempts = [INTENT | {"attempt": f"a{number}"} for number in range(500)]
+    attempts = [INTENT | {"attempt": f"a{number}"} for number in range(150)]
     write_lines(folder / "journal.jsonl", *attempts)
     if has_lock:
         (folder / "journal.lock").touch(mode=0o600)

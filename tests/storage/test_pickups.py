@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.new_token import JANE, NEW_TOKEN, SECRET
-from tests.support.record import execute, read_record
+from tests.support.record import downgrade, execute, read_record
 from token_tools.errors import DeliveryError, JournalError, Refusal
 from token_tools.sealing import Sealer
 from token_tools.settings import StateSettings
@@ -220,8 +220,7 @@ async def test_where_nothing_ever_waited_nothing_is_found(desk: Desk, state: Sta
 
     assert await look() == [None, [], []]
     await desk.journal.check_ready()
-    execute(state, "DROP TABLE pickups")
-    execute(state, "UPDATE state SET version = 3")
+    downgrade(state, 3)
     assert await look() == [None, [], []]
 
     await desk.deliver()

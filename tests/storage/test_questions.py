@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness import NOW
-from tests.support.record import LONG_AGO, execute, read_outcomes
+from tests.support.record import LONG_AGO, downgrade, execute, read_outcomes
 from tests.support.services import open_journal
 from token_tools.errors import Refusal
 from token_tools.settings import StateSettings
@@ -110,11 +110,7 @@ async def test_an_equal_question_is_opened_only_in_the_place_of_the_one_that_was
 async def test_a_database_of_an_earlier_version_gets_its_table(state: StateSettings) -> None:
     async with open_journal(state) as journal:
         await journal.check_ready()
-        execute(state, "DROP TABLE pickups")
-        execute(state, "DROP TABLE questions")
-        execute(state, "DROP INDEX changes_by_revision")
-        execute(state, "ALTER TABLE changes DROP COLUMN revision")
-        execute(state, "UPDATE state SET version = 2")
+        downgrade(state, 2)
 
         assert await find(journal) is None
         assert await open_question(journal) == QUESTION

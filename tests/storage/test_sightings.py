@@ -8,13 +8,13 @@ import anyio
 import pytest
 
 from tests.support.harness import NOW
-from tests.support.record import execute, state_file
+from tests.support.record import downgrade, execute, state_file
 from tests.support.services import open_journal
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
 from token_tools.errors import JournalError
 from token_tools.settings import StateSettings
-from token_tools.storage.sightings import Sighting, decode_tokens, encode_tokens, pack_token
+from token_tools.storage.sightings import ASSISTANT, Sighting, decode_tokens, encode_tokens, pack_token
 from token_tools.times import format_rfc3339
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +54,7 @@ def measure_bytes(state: StateSettings) -> int:
     """Return how many bytes the sightings, or the whole database, take on the disk."""
     if state.state_url is None:
         return sum(path.stat().st_size for path in state_file(state.state_dir).parent.iterdir())
-    [row] = execute(state, "SELECT pg_total_relation_size('sightings') AS size")
+    [row] = execute(state, "SELECT pg_total_relation_size('audits') AS size")
     return int(row["size"])
 
 
@@ -64,8 +64,8 @@ async def test_a_token_takes_few_bytes_on_the_disk(
 ) -> None:
     tokens = create_tokens(TOKEN_COUNT, draw_id)
     async with open_journal(state) as journal:
-        await journal.record_sighting(Sighting(NOW, "somebody", encode_tokens(tokens)))
-        last = await journal.read_sighting()
+        await journal.record_sighting(ASSISTANT, Sighting(NOW, "somebody", encode_tokens(tokens)))
+        last = await journal.read_sighting(ASSISTANT)
 
     assert last is not None
     assert decode_tokens(last.tokens) == tokens
@@ -97,10 +97,10 @@ async def test_of_audits_at_once_one_is_last_and_whole(state: StateSettings) -> 
     ]
     async with open_journal(state) as journal, open_journal(state) as other, anyio.create_task_group() as tasks:
         for number, sighting in enumerate(sightings):
-            tasks.start_soon((journal if number % 2 else other).record_sighting, sighting)
+            tasks.start_soon((journal if number % 2 else other).record_sighting, ASSISTANT, sighting)
 
     async with open_journal(state) as journal:
-        assert await journal.read_sighting() in sightings
+        assert await journal.read_sighting(ASSISTANT) in sightings
 
 
 async def test_a_sighting_is_renewed_unless_another_audit_saw_something_since(state: StateSettings) -> None:
@@ -108,17 +108,42 @@ async def test_a_sighting_is_renewed_unless_another_audit_saw_something_since(st
     second = first._replace(time=NOW, actor="bob")
     third = Sighting(NOW + timedelta(days=1), "cy", encode_tokens([2]))
     async with open_journal(state) as journal:
-        await journal.record_sighting(first)
-        await journal.renew_sighting(first, second.time, second.actor)
-        assert await journal.read_sighting() == second
+        await journal.record_sighting(ASSISTANT, first)
+        await journal.renew_sighting(ASSISTANT, first, second)
+        assert await journal.read_sighting(ASSISTANT) == second
 
-        await journal.record_sighting(third)
-        await journal.renew_sighting(second, NOW + timedelta(days=2), "dan")
-        assert await journal.read_sighting() == third
+        await journal.record_sighting(ASSISTANT, third)
+        await journal.renew_sighting(ASSISTANT, second, second._replace(time=NOW + timedelta(days=2), actor="dan"))
+        assert await journal.read_sighting(ASSISTANT) == third
 
 
 async def test_there_is_none_where_nobody_audited_and_none_of_another_cluster(state: StateSettings) -> None:
     async with open_journal(state) as journal, open_journal(state, cluster="d:8000") as other:
-        assert await journal.read_sighting() is None
-        await journal.record_sighting(Sighting(NOW, "somebody", b""))
-        assert await other.read_sighting() is None
+        assert await journal.read_sighting(ASSISTANT) is None
+        await journal.record_sighting(ASSISTANT, Sighting(NOW, "somebody", b""))
+        assert await other.read_sighting(ASSISTANT) is None
+
+
+async def test_what_an_earlier_version_saw_is_compared_with_before_and_after_its_tables_are_up_to_date(
+    state: StateSettings,
+) -> None:
+    sighting = Sighting(NOW, "ann", encode_tokens([1]))
+    async with open_journal(state) as journal:
+        assert await journal.read_latest_sighting() is None
+        await journal.record_sighting(ASSISTANT, sighting)
+        downgrade(state, 4)
+
+        assert await journal.read_sighting(ASSISTANT) == await journal.read_latest_sighting() == sighting
+        assert await journal.read_sighting("people") is None
+        await journal.check_ready()
+        assert await journal.read_sighting(ASSISTANT) == await journal.read_latest_sighting() == sighting
+
+
+async def test_the_latest_of_all_series_is_found(state: StateSettings) -> None:
+    first, second = Sighting(NOW, "ann", b"", b"told"), Sighting(NOW + timedelta(days=1), "bob", b"")
+    async with open_journal(state) as journal:
+        await journal.record_sighting(ASSISTANT, second)
+        await journal.record_sighting("people", first)
+
+        assert await journal.read_latest_sighting() == second
+        assert await journal.read_sighting("people") == first

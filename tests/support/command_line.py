@@ -28,10 +28,11 @@ WARNED_OR_FAILED = {"warning", "failed"}
 
 
 class Printed(NamedTuple):
-    """What a command in this process has left: its exit status, and what it wrote to stdout."""
+    """What a command in this process has left: its exit status, and what it wrote to stdout and to stderr."""
 
     status: int
     text: str
+    errors: str = ""
 
 
 class Finding(NamedTuple):
@@ -163,7 +164,7 @@ class CommandLine:
         status = arguments.run(arguments.settings, **arguments.options)
         printed = self.capsys.readouterr()
         assert find_secrets((printed.out + printed.err).encode(), [self.own.bearer_token]) == []
-        return Printed(status, printed.out)
+        return Printed(status, printed.out, printed.err)
 
     def run_refused(self, *words: str) -> str:
         """Run a command that says what is wrong with the call, and return that."""

@@ -103,6 +103,29 @@ def forget_outcomes(state: StateSettings | Path) -> None:
     execute(state, "UPDATE state SET revision = revision + 1")
 
 
+_DOWNGRADES: Final = {
+    4: (
+        "CREATE TABLE sightings"
+        " (cluster TEXT PRIMARY KEY, seen TEXT NOT NULL, actor TEXT NOT NULL, tokens BYTEA NOT NULL)",
+        "INSERT INTO sightings SELECT cluster, seen, actor, tokens FROM audits WHERE series = 'assistant'",
+        "DROP TABLE audits",
+    ),
+    3: ("DROP TABLE pickups",),
+    2: ("DROP TABLE questions", "DROP INDEX changes_by_revision", "ALTER TABLE changes DROP COLUMN revision"),
+    1: ("DROP TABLE sightings",),
+}
+"""The statements that lead to each version of the schema from the one after it."""
+
+
+def downgrade(state: StateSettings | Path, version: int) -> None:
+    """Leave a database as an earlier version of the program wrote it."""
+    for earlier, statements in _DOWNGRADES.items():
+        if earlier >= version:
+            for statement in statements:
+                execute(state, statement)
+    execute(state, "UPDATE state SET version = ?", version)
+
+
 def end_leases(state: StateSettings | Path) -> None:
     """Let the leases of all servers run out."""
     execute(state, "UPDATE changes SET leased_until = ?", LONG_AGO)

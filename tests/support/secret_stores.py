@@ -1,4 +1,4 @@
-"""The programs of stores of secrets, as far as the recipes of `docs/delivery.md` call them.
+"""The programs of stores of secrets, as far as `docs/delivery.md` and `docs/hand-over.md` call them.
 
 Run by the name of a store's program, this module takes its other words and its stdin as that program does, and notes
 what it was called with and what the store keeps. It refuses whatever it does not know.
@@ -58,6 +58,8 @@ def _take_vault(words: Sequence[str]) -> Entry | None:
             # A value that begins so would be read from a file, and this one from stdin.
             assert not [pair for pair in details if pair.partition("=")[2].startswith(("@", "-"))]
             return Entry(sys.stdin.read(), path, details)
+        case ["kv", "put", "-mount=secret", path, file] if file.startswith("@"):
+            return Entry(json.loads(Path(file.removeprefix("@")).read_bytes())["bearer_token"], path)
         case _:
             raise SystemExit(f"unknown: {words}")
 

@@ -42,6 +42,8 @@ COMPOSE: Final = DEPLOY / "compose.yaml"
 NGINX: Final = DEPLOY / "nginx"
 UNIT: Final = DEPLOY / "systemd" / "qumulo-token-tools.service"
 PICKUP: Final = UNIT.with_name("pickup.conf")
+AUDIT: Final = UNIT.with_name("qumulo-token-audit.service")
+WEBHOOK: Final = UNIT.with_name("webhook.conf")
 SCHEMA: Final[dict[str, Any]] = json.loads((CHART / "values.schema.json").read_text())
 FILES: Final = [file for file in sorted(DEPLOY.rglob("*")) if file.is_file()]
 
@@ -54,7 +56,7 @@ PATHS: Final = [MCP_PATH, f"{METADATA_PATH}{MCP_PATH}", METADATA_PATH, LIVENESS_
 """What is open to everybody's requests; of it, all but the first answers who has no access token too."""
 
 EXPOSURE: Final = "13"
-"""The worst that systemd may say of the unit, in tenths of ten."""
+"""The worst that systemd may say of a unit, in tenths of ten."""
 
 ASKED_PATHS: Final = {
     "/pickup/the-id-of-a-page": 502,
@@ -230,17 +232,17 @@ def write_nginx(folder: Path, main: str) -> Path:
     return written
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT.name
+@pytest.mark.parametrize(("unit", "extension"), [(UNIT, PICKUP), (AUDIT, WEBHOOK)], ids=["server", "audit"])
+def test_systemd_accepts_the_unit(unit: Path, extension: Path, tmp_path: Path) -> None:
+    written, extending = tmp_path / unit.name, tmp_path / f"{unit.name}.d" / extension.name
+    extending.parent.mkdir()
     # What is started has to be there, and so has the manual that is named.
-    unit.write_text(re.sub(r"/opt/qumulo-token-tools/\S+", sys.executable, UNIT.read_text()))
+    for source, place in ((unit, written), (extension, extending)):
+        place.write_text(re.sub(r"/opt/qumulo-token-tools/(lib|bin/q)\S+", sys.executable, source.read_text()))
+    timers = [shutil.copy(timer, tmp_path) for timer in unit.parent.glob(f"{unit.stem}.timer")]
 
-    extension = tmp_path / f"{UNIT.name}.d" / PICKUP.name
-    extension.parent.mkdir()
-    extension.write_text(PICKUP.read_text())
-
-    lint("systemd-analyze", "verify", "--man=no", unit, folder=None)
-    lint("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", unit, folder=None)
+    lint("systemd-analyze", "verify", "--man=no", written, *timers, folder=None)
+    lint("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", written, folder=None)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(DEPLOY)))

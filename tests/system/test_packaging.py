@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from packages.files import create_files
 from token_tools import __version__
 from token_tools.configuration import Profile
 from token_tools.http_settings import HttpSettings
@@ -30,6 +31,7 @@ PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_t
 [PACKAGE] = MANIFEST["packages"]
 MANIFEST_VARIABLES: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in PACKAGE["environmentVariables"]}
 FIELDS_BY_VARIABLE = {variable_name(name): field for name, field in Settings.model_fields.items()}
+FILES = create_files()
 SETTINGS = Settings(host="cluster.example.com", bearer_token=SecretStr("access-v1:own"))
 
 
@@ -46,6 +48,12 @@ def test_the_manifest_is_valid_against_the_registry_s_schema() -> None:
 
     assert linted.returncode == 0, linted.stdout
     assert "All checks passed" in linted.stdout
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_file_for_hosts_and_registries_is_what_the_generator_writes(path: str) -> None:
+    """If this fails, run `python -m packages`."""
+    assert (REPOSITORY / path).read_text() == FILES[path]
 
 
 async def test_the_version_is_one() -> None:

@@ -276,7 +276,7 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
 
 
 def test_a_demo_that_nobody_reads_any_more_ends_without_a_word() -> None:
-    assert run_with_closed_stdout("demo") == (1, b"")
+    assert run_with_closed_stdout("demo") == (2, b"")
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,13 @@ MAX_ANSWER_CHARACTERS: Final = 700
 """The most characters that an answer to a mistake may have."""
 
 USER_FORMS: Final = ("local:NAME", r"ad:DOMAIN\NAME", "ldap_user:NAME", "uid:N", "auth_id:N", "sid:S-1-…")
+"""The forms that the answer to a wrong user names."""
+
+MISSING_USER: Final = ("`user` is missing. Whom the token authenticates: self, local:jane, ", r"ad:CORP\jane", "uid:N")
 TIME_FORMS: Final = ("`expiration_time`", "90d", "2027-02-22T09:00:00Z", "never", "It is now 2026-11-24 09:00 UTC")
 DURATION_FORMS: Final = ("`expiring_within` must be a duration", "min, h, d or w", "12h or 90d")
 TAKES_OF_LIST: Final = "It takes user, after, limit, expiring_within, state."
-ID_FORMS: Final = ("`id`", "digits", "list_access_tokens")
+ID_FORMS: Final = ("`id`", "Digits, from list_access_tokens")
 NOT_AN_ID_ANSWER: Final = ("`id` must be the digits of a token", "list_access_tokens(user=…)")
 BOOLEAN_ANSWER: Final = ("`enabled` must be true or false",)
 NOTHING_TO_DO_ANSWER: Final = ("Nothing to do", "`enabled`", "`expiration_time`")
@@ -392,7 +395,7 @@ EXPLAINED_CALLS: Final = [
         ['has no argument "user"', "It takes expiring_within."],
         id="audit-of-a-user",
     ),
-    pytest.param("create_access_token", {}, ["`user` is missing", *USER_FORMS], id="no-user"),
+    pytest.param("create_access_token", {}, [*MISSING_USER], id="no-user"),
     pytest.param(
         "create_access_token",
         {"user": "bob", "ttl": "90 days"},
@@ -559,7 +562,7 @@ EXPLAINED_CALLS: Final = [
     pytest.param(
         "create_access_token",
         {"arguments": {"user": "bob"}},
-        ["`user` is missing", *USER_FORMS],
+        [*MISSING_USER],
         id="arguments-in-arguments",
     ),
     pytest.param(

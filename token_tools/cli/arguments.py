@@ -71,9 +71,21 @@ COMMANDS: Final[Mapping[str, Command]] = {
         ["uninstall --client claude-code", "uninstall --client all --dry-run"],
     ),
     "clients": Command("List the assistants' programs on this machine, and whether they know this server", ["clients"]),
+    "audit": Command(
+        "Audit the tokens of all clusters: what is a risk, what mends it, and what is new",
+        [
+            "audit",
+            "audit --format html --output tokens.html",
+            "audit --since-last --expiring-within 30d,14d,1d --fail-on expires_soon,never_expires",
+        ],
+    ),
     "journal": Command(
         "Print who changed which tokens, when, and who agreed",
         ["journal --since 7d", "journal --unfinished", "journal --format csv --user local:jane"],
+    ),
+    "prune": Command(
+        "Remove files with bearer tokens whose tokens are gone",
+        ["prune --dry-run", "prune", "prune --expired --yes"],
     ),
     "http": Command(
         "Serve MCP over HTTP, for clients on other machines and for teams",

@@ -4,15 +4,18 @@ import os
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from token_tools.config_file import CLUSTERS
 from token_tools.errors import SettingsError
+from token_tools.posix import IS_WINDOWS, O_DIRECTORY, O_TEMPORARY
 from token_tools.storage.atomic_file import replace_file
 from token_tools.storage.private_files import try_lock
+
+_LOCK_NAME: Final = ".config.lock"
 
 
 @contextmanager
@@ -43,13 +46,28 @@ def _locked_folder(path: Path) -> Generator[None]:
     """Keep the folder of a file locked; the system ends that with the process, however it ends."""
     folder = Path(os.path.realpath(path)).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if not try_lock(folder_fd):
+    with ExitStack() as cleanup:
+        if not (_try_lock_file(folder, cleanup) if IS_WINDOWS else _try_lock_folder(folder, cleanup)):
             raise SettingsError(f"{path} is being written by another process: run this again when that has ended.")
         yield
-    finally:
-        os.close(folder_fd)
+
+
+def _try_lock_folder(folder: Path, cleanup: ExitStack) -> bool:
+    folder_fd = os.open(folder, os.O_RDONLY | O_DIRECTORY)
+    cleanup.callback(os.close, folder_fd)
+    return try_lock(folder_fd)
+
+
+def _try_lock_file(folder: Path, cleanup: ExitStack) -> bool:
+    """Make a file for as long as it is open: a folder cannot be opened on Windows, so this stands for its lock."""
+    lock = folder / _LOCK_NAME
+    try:
+        lock_fd = os.open(lock, os.O_CREAT | os.O_EXCL | O_TEMPORARY)
+    except FileExistsError:
+        return False
+    cleanup.callback(lock.unlink, missing_ok=True)
+    cleanup.callback(os.close, lock_fd)
+    return True
 
 
 def _add_table(before: bytes, name: str, values: Mapping[str, Any]) -> bytes:

@@ -70,7 +70,7 @@ async def play_conversation(steps: Sequence[Step] = CONVERSATION) -> bool:
             if result.is_error is step.succeeds:
                 _print_text("This step did not go as it should.")
                 return False
-    _print_text("The token and its file are gone again.")
+    _print_text("The token and what was kept of it are gone again.")
     return True
 
 

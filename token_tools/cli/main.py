@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Final, cast
@@ -37,8 +36,7 @@ LAZY_MODULES: Final = (
 
 
 def main() -> None:
-    """Run the command line and exit with its status: 2, with one line on stderr, if this system is not supported."""
-    _refuse_windows()
+    """Run the command line and exit with its status."""
     # Nothing can be left half done while the program is loading, so SIGINT may end it at once, without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -46,15 +44,6 @@ def main() -> None:
         from token_tools.cli.commands import run_command  # noqa: PLC0415 - only imports in this block are fast
         from token_tools.shutdown import exit_now  # noqa: PLC0415 - only imports in this block are fast
     exit_now(run_command(sys.argv[1:]))
-
-
-def _refuse_windows() -> None:
-    try:
-        # Locks, modes and owners of files keep a secret private: a system without them cannot.
-        import_module("fcntl")
-    except ImportError:
-        sys.stderr.write("qumulo-token-tools could not start: it needs Linux or macOS; on Windows use WSL.\n")
-        sys.exit(2)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import httpx
 from pydantic import SecretStr
 
 from token_tools.configuration import Profile, load_settings
+from token_tools.posix import IS_WINDOWS
 from token_tools.sandbox.app import create_app
 from token_tools.sandbox.demo import create_demo_cluster
 from token_tools.server.app import SERVER_NAME
@@ -27,7 +28,8 @@ def open_demo_cluster(options: Mapping[str, Any]) -> Generator[tuple[Profile, ht
     """
     demo = create_demo_cluster(utc_now)
     with TemporaryDirectory(prefix=f"{SERVER_NAME}-demo-") as folder:
-        replaceable = {"delivery_dir": Path(folder, "tokens")}
+        # A keyring would keep what it got of a trial.
+        place = {"delivery": "inline"} if IS_WINDOWS else {"delivery_dir": Path(folder, "tokens")}
         fixed = {
             "state_dir": Path(folder),
             "host": DEMO_HOST,
@@ -38,7 +40,7 @@ def open_demo_cluster(options: Mapping[str, Any]) -> Generator[tuple[Profile, ht
             "fingerprint": None,
             "verify_tls": True,
         }
-        settings = load_settings({**replaceable, **options, **fixed})
+        settings = load_settings({**place, **options, **fixed})
         if settings.may_write_reports and "report_dir" not in options:
             settings = settings.model_copy(update={"report_dir": Path(folder, "reports")})
         yield Profile(settings), httpx.ASGITransport(create_app(demo.cluster))

@@ -24,6 +24,7 @@ class OptionContainer(Protocol):
 _COMPUTED_DEFAULTS: Final = {
     "config": "config.toml in the user's configuration folder",
     "credentials_file": "qq's own store for host and port",
+    "delivery": "file; on Windows keyring",
     "delivery_dir": "tokens in --state-dir",
     "fingerprint": "that of the certificate that `trust` has saved",
     "report_dir": "reports in --state-dir",

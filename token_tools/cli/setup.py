@@ -5,7 +5,6 @@ a place that was tried, and deleted again if it cannot be kept.
 """
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,12 +23,11 @@ from token_tools.cluster.qq import Qq
 from token_tools.cluster.responses import LOOKUP_PRIVILEGE, READ_PRIVILEGE, WRITE_PRIVILEGE
 from token_tools.config_file import CLUSTERS
 from token_tools.errors import ClusterError, NotFound, Refusal, SettingsError, TokenToolsError, UsageError
-from token_tools.operations.caller import Caller
 from token_tools.operations.create import CreatePlan, create_token, plan_create
 from token_tools.operations.own_credential import OwnCredential, read_own_credential
 from token_tools.operations.services import Services
-from token_tools.server.app import SERVER_NAME, open_services
-from token_tools.server.callers import find_system_user
+from token_tools.server.app import SERVER_NAME, open_fleet
+from token_tools.server.callers import describe_local_user
 from token_tools.shutdown import deferring_signals
 from token_tools.storage.credential_delivery import CredentialDelivery
 from token_tools.times import utc_now
@@ -44,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expiration-time", metavar="TIME", help="When that token expires (default: 90d)")
     parser.add_argument("--login", metavar="FILE", help="The administrator's login (default: that of qq)")
     add_agreement_options(parser, "Trust what answers, and create the token, unasked")
-    usual = {"host": "asked", "read_only": "asked", "credentials_file": "credentials/NAME beside config.toml"}
+    usual = {
+        "host": "asked",
+        "read_only": "asked",
+        "credentials_file": "credentials/NAME beside config.toml, and on Windows the keyring",
+    }
     for name in ("host", "port", "read_only", *PLACE_SETTINGS, *KEPT_SETTINGS, "config", "state_dir"):
         add_setting_option(parser, name, default=usual.get(name))
 
@@ -106,8 +108,9 @@ def _is_lasting(own: OwnCredential | None) -> bool:
 
 async def _make_credential(target: Target, answers: Answers) -> bool | UsageError:
     """Create the server's own token, and write the table; tell whether that was done, or what was asked wrongly."""
-    async with open_services(target.login) as opened:
-        caller = Caller(id="", name=f"{find_system_user(os.getuid())} via {SERVER_NAME} setup")
+    async with open_fleet([target.login]) as fleet:
+        [opened] = fleet.members
+        caller = describe_local_user(f"{SERVER_NAME} setup")
         services = replace(opened, delivery=CredentialDelivery(target.place), caller=caller)
         try:
             plan = await _agree_plan(services, target, answers)

@@ -15,6 +15,7 @@ from token_tools.cli.terminal import ask, ask_whether, print_line
 from token_tools.config_file import CLUSTER_NAME, CLUSTERS
 from token_tools.configuration import Profile, find_config, find_login
 from token_tools.errors import SettingsError, UsageError
+from token_tools.posix import IS_WINDOWS
 from token_tools.settings import CREDENTIAL_SETTINGS, DEFAULT_PORT, Settings
 from token_tools.storage.credential_place import CredentialPlace, find_place
 
@@ -81,7 +82,7 @@ def plan_target(settings: Mapping[str, Any], answers: Answers) -> Target:
             f"[{CLUSTERS}.{chosen}] gets its credential from {_COMMAND}: mend that, or let --credentials-file or "
             "--keyring name the place of a new one."
         )
-    place = _choose_place(settings, table) or {"credentials_file": str(config.parent / "credentials" / chosen)}
+    place = _choose_place(settings, table) or _find_default_place(config, chosen)
     reached |= {"host": cluster.host, **kept}
     profile = _find_login(reached, answers.login)
     own = find_login({**reached, **place}).settings
@@ -100,6 +101,12 @@ def _choose_place(*layers: Mapping[str, Any]) -> Mapping[str, str] | None:
     """Return the setting that says where the server's own credential is kept, of the first layer that has one."""
     places = ({key: str(layer[key]) for key in PLACE_SETTINGS if key in layer} for layer in layers)
     return next(filter(None, places), None)
+
+
+def _find_default_place(config: Path, name: str) -> Mapping[str, str]:
+    if IS_WINDOWS:
+        return {"keyring": f"qumulo-token-tools/{name}"}
+    return {"credentials_file": str(config.parent / "credentials" / name)}
 
 
 def _find_login(reached: Mapping[str, Any], login: str | None) -> Profile:

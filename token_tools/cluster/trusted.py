@@ -5,17 +5,14 @@ It holds where neither QUMULO_CA_FILE nor QUMULO_FINGERPRINT says what is truste
 
 import os
 import ssl
-import stat
 from pathlib import Path
-from typing import Final
 
 from token_tools.certificates import format_fingerprint, read_certificates
 from token_tools.errors import SettingsError
 from token_tools.file_reading import open_checked
 from token_tools.paths import find_trusted_file
 from token_tools.settings import ConnectionSettings
-
-_OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+from token_tools.system_user import belongs_to_other, can_others_write
 
 
 def find_trusted_fingerprint(settings: ConnectionSettings) -> str | None:
@@ -50,5 +47,5 @@ def _read_fingerprint(path: Path) -> str:
 def _check_owner(path: Path) -> None:
     with open_checked(path) as file_fd:
         status = os.fstat(file_fd)
-    if status.st_uid not in {os.geteuid(), 0} or status.st_mode & _OTHERS_MAY_WRITE:
+    if belongs_to_other(status) or can_others_write(status):
         raise ValueError("can be written by others")

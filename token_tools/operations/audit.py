@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import AccessToken
@@ -42,6 +42,7 @@ from token_tools.operations.unfinished import (
     render_untraced_count,
     tell_not_picked_up,
 )
+from token_tools.storage.sightings import ASSISTANT
 
 MAX_UNFINISHED_LOOKUPS: Final = 8
 """How many users without a name are looked up, because an unfinished attempt may be about one of their tokens."""
@@ -57,6 +58,13 @@ _TESTS_BY_STATUS: Final = {
     for status in get_args(TokenStatus)
 }
 _INTERNAL_TESTS: Final = [(CLUSTER_ACCOUNT, find_internal_account)]
+
+
+class AuditRequest(NamedTuple):
+    """How soon is soon to expire, and with which audit this one is compared: the last one of its series."""
+
+    expiring_within: timedelta
+    series: str = ASSISTANT
 
 
 @dataclass
@@ -175,7 +183,8 @@ async def audit_tokens(services: Services, expiring_within: timedelta, *, on_pro
     Raises:
         ClusterError: If the cluster cannot be asked.
     """
-    return await _keep(services, await examine_tokens(services, expiring_within, on_progress=on_progress))
+    request = AuditRequest(expiring_within)
+    return await _keep(services, await examine_tokens(services, request, on_progress=on_progress))
 
 
 async def audit_fleet(
@@ -196,7 +205,7 @@ async def audit_fleet(
             seen[services.name] = count
             await on_progress(sum(seen.values()))
 
-        return services, await examine_tokens(services, expiring_within, on_progress=report)
+        return services, await examine_tokens(services, AuditRequest(expiring_within), on_progress=report)
 
     found = await fleet.ask_all(examine)
     kept = [(label, await _keep(services, result)) for label, (services, result) in found.answers]
@@ -205,18 +214,25 @@ async def audit_fleet(
 
 async def _keep(services: Services, result: AuditResult) -> AuditResult:
     """Keep what an audit saw for the next one, and return it with why that was not possible."""
-    caveats = await keep_sighting(services, result.journal_history, result.audit.drift, result.audit.scope.now)
-    return replace(result, caveats=[*result.caveats, *caveats])
+    return replace(result, caveats=[*result.caveats, *await keep_audit(services, result)])
+
+
+async def keep_audit(services: Services, result: AuditResult, *, told: bytes = b"") -> Sequence[str]:
+    """Keep what an audit saw and told for the next one of its series, and return why that was not possible."""
+    if result.journal_history.journal_error is not None:
+        # The audit says so already.
+        return []
+    return await keep_sighting(services, result.audit.drift, result.audit.scope.now, told)
 
 
 async def examine_tokens(
     services: Services,
-    expiring_within: timedelta,
+    request: AuditRequest,
     *,
     on_progress: ProgressCallback,
     on_page: PageCallback = _ignore_page,
 ) -> AuditResult:
-    """Look at every token of the cluster once; `expiring_within` bounds what counts as expiring soon.
+    """Look at every token of the cluster once.
 
     `on_page` is awaited after each page with its tokens, each with the names of the findings that it shows by itself,
     and then `on_progress` with the number of tokens seen so far.
@@ -226,8 +242,8 @@ async def examine_tokens(
     """
     own = await read_own_token(services)
     history = await read_history(services)
-    scope = AuditScope(services.clock(), expiring_within, history.disabled_since, history.rotations.keys())
-    audit = Audit(scope, own.token_id, await read_drift(services, history))
+    scope = AuditScope(services.clock(), request.expiring_within, history.disabled_since, history.rotations.keys())
+    audit = Audit(scope, own.token_id, await read_drift(services, history, request.series))
     suspect_filter = history.build_suspect_filter(clock_ahead=services.clock.ahead)
 
     async def process(tokens: Sequence[AccessToken]) -> None:

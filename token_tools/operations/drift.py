@@ -1,7 +1,7 @@
 """What changed since the last audit of a cluster: found while the list is read, and told in counts and examples."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import compress
 from operator import attrgetter, not_
@@ -16,6 +16,7 @@ from token_tools.operations.findings import is_same_user
 from token_tools.operations.journal_history import JournalHistory
 from token_tools.operations.services import Services
 from token_tools.storage.sightings import (
+    ASSISTANT,
     NEVER_EXPIRES,
     Sighting,
     decode_tokens,
@@ -65,18 +66,21 @@ class ChangedToken(NamedTuple):
 class Drift:
     """Compares what the last audit saw with each page of the list; `finalize` then finds out what is gone.
 
-    `last` is None if there is nothing to compare with. `counts` say how many tokens each change happened to, and
-    `counts_by_this_server` how many of those this server created or deleted. `examples` are the worst few of each.
-    `is_whole` says whether the list was whole, so that what is not in it is gone. `caveats` say what is not known.
+    `series` is that of the audits that are compared, and `last` None if there is nothing to compare with. `counts`
+    say how many tokens each change happened to, and `counts_by_this_server` how many of those this server created
+    or deleted. `examples` are the worst few of each. `is_whole` says whether the list was whole, so that what is
+    not in it is gone. `caveats` say what is not known.
     """
 
     def __init__(
         self,
         history: JournalHistory,
+        series: str = ASSISTANT,
         last: Sighting | None = None,
         tokens: Sequence[int] = (),
         caveats: Sequence[str] = (),
     ) -> None:
+        self.series = series
         self.last = last
         self.caveats = caveats
         self.counts: dict[TokenChange, int] = dict.fromkeys(get_args(TokenChange), 0)
@@ -136,16 +140,25 @@ class Drift:
         """
         if self.last is None:
             return NOT_KNOWN if self.caveats else NOTHING_TO_COMPARE
+        return ", ".join(self.list_changes(token))
+
+    def list_changes(self, token: AccessToken) -> Sequence[TokenChange]:
+        """Return what happened to a token of the list, in order of danger; nothing if there is nothing to compare."""
         packed = pack_token(token)
-        return ", ".join(self._list_changes(find_token(self._before, packed), packed))
+        return [] if self.last is None else self._list_changes(find_token(self._before, packed), packed)
 
     def finalize(self) -> None:
         """Find out what is gone; call it once, after all tokens of a list that is whole were compared."""
         self.is_whole = True
-        for packed in compress(self._before, map(not_, self._is_there)):
+        for changed in self.list_gone():
+            self._count(changed)
+
+    def list_gone(self) -> Iterator[ChangedToken]:
+        """Yield the tokens that are gone, if the list was whole; call it after all tokens were compared."""
+        for packed in compress(self._before, map(not_, self._is_there)) if self.is_whole else ():
             token_id, (expiry, _) = unpack_id(packed), unpack_state(packed)
             user = Identity(auth_id=unpack_user(packed))
-            self._count(ChangedToken("gone", token_id, user, expiry, token_id in self._deleted_ids))
+            yield ChangedToken("gone", token_id, user, expiry, token_id in self._deleted_ids)
 
     def _count(self, changed: ChangedToken) -> None:
         self.counts[changed.change] += 1
@@ -178,35 +191,34 @@ class Drift:
         return sorted([*kept, *self._new])
 
 
-async def read_drift(services: Services, history: JournalHistory) -> Drift:
-    """Return the comparison with what the last audit saw. What cannot be read is a caveat, no error."""
+async def read_drift(services: Services, history: JournalHistory, series: str) -> Drift:
+    """Return the comparison with what the last audit of a series saw. What cannot be read is a caveat, no error."""
     if history.journal_error is not None:
         # The database is not waited for once more.
         caveat = "For the same reason, this audit is neither compared with the last one nor kept for the next one."
-        return Drift(history, caveats=[caveat])
+        return Drift(history, series, caveats=[caveat])
     try:
-        last = await services.journal.read_sighting()
+        last = await services.journal.read_sighting(series)
         if last is None:
-            return Drift(history)
+            return Drift(history, series)
         tokens = await anyio.to_thread.run_sync(decode_tokens, last.tokens)
     except JournalError as failure:
-        return Drift(history, caveats=[f"What changed since the last audit is not known: {failure}"])
+        return Drift(history, series, caveats=[f"What changed since the last audit is not known: {failure}"])
     # The tokens would take memory twice.
-    return Drift(history, last._replace(tokens=b""), tokens)
+    return Drift(history, series, last._replace(tokens=b""), tokens)
 
 
-async def keep_sighting(services: Services, history: JournalHistory, drift: Drift, time: datetime) -> Sequence[str]:
-    """Write what an audit saw that began at that time, and return why that was not possible."""
-    if history.journal_error is not None:
-        return []
+async def keep_sighting(services: Services, drift: Drift, time: datetime, told: bytes) -> Sequence[str]:
+    """Write what an audit saw that began at that time, and what it told, and return why that was not possible."""
     if not drift.is_whole:
         return ["The next audit is not compared with this one, whose list may not be whole."]
+    last, seen = drift.last, Sighting(time, services.actor, b"", told)
     try:
-        if drift.last is not None and not drift.has_changes:
-            await services.journal.renew_sighting(drift.last, time, services.actor)
+        if last is not None and not drift.has_changes and last.told == told:
+            await services.journal.renew_sighting(drift.series, last, seen)
         else:
             tokens = await anyio.to_thread.run_sync(lambda: encode_tokens(drift.list_seen()))
-            await services.journal.record_sighting(Sighting(time, services.actor, tokens))
+            await services.journal.record_sighting(drift.series, seen._replace(tokens=tokens))
     except JournalError as failure:
         return [f"The next audit is not compared with this one: {failure}"]
     return []

@@ -10,7 +10,7 @@ from secrets import token_hex
 import anyio.to_thread
 
 from token_tools.cluster.models import AccessToken
-from token_tools.operations.audit import Audit, AuditResult, ProgressCallback, examine_tokens
+from token_tools.operations.audit import Audit, AuditRequest, AuditResult, ProgressCallback, examine_tokens
 from token_tools.operations.audit_users import UserKey, user_key_of
 from token_tools.operations.export_file import ExportFormat, ExportHeader, TokenRow, open_export
 from token_tools.operations.findings import find_status
@@ -51,7 +51,9 @@ async def export_tokens(
             ]
             await anyio.to_thread.run_sync(writer.add, rows)
 
-        result = await examine_tokens(services, DEFAULT_EXPIRING_WITHIN, on_progress=on_progress, on_page=write)
+        result = await examine_tokens(
+            services, AuditRequest(DEFAULT_EXPIRING_WITHIN), on_progress=on_progress, on_page=write
+        )
         scope = result.audit.scope
         header = ExportHeader(scope.now, [services.address], scope.expiring_within, result.not_known)
 

@@ -163,9 +163,14 @@ def open_export(folder: Path, name: str, file_format: ExportFormat) -> Generator
 def _write_csv(file: int, header: ExportHeader, rows: Iterator[TokenRow]) -> None:
     # With a byte order mark at the beginning, Excel reads UTF-8.
     with open(file, "w", encoding="utf-8-sig", newline="", closefd=False) as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows(_list_cells(row, header.time) for row in rows)
+        write_csv_rows(stream, ((row, header.time) for row in rows))
+
+
+def write_csv_rows(stream: IO[str], rows: Iterable[tuple[TokenRow, datetime]]) -> None:
+    """Write rows as CSV with a header, each with the present time on its cluster."""
+    writer = csv.writer(stream)
+    writer.writerow(COLUMNS)
+    writer.writerows(_list_cells(row, now) for row, now in rows)
 
 
 def _list_cells(row: TokenRow, now: datetime) -> Sequence[str]:

@@ -30,6 +30,9 @@ def find_status(token: AccessToken, now: datetime) -> TokenStatus:
     return "disabled" if token.is_disabled else "live"
 
 
+Severity = Literal["urgent", "risk", "notice"]
+"""How much a finding matters: what stops by itself, what a security team minds, and what is good to know."""
+
 Remedy = Literal[
     "delete",
     "delete_once_unused",
@@ -66,8 +69,9 @@ class WholeList(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Finding:
-    """A risk that an audit looks for. `words` say it of a token, in a file for people.
+    """A risk that an audit looks for.
 
+    For people, `words` say it of a token, `meaning` why it matters, and `mended_by` what to do about it.
     `find_since` returns since when a token has the finding, or from when on it will, and None if it has not. It is
     called for tokens of these `statuses`, and is None if a single token cannot show the finding. If a single token is
     not enough, `whole_list` decides in the end. `described_as` are the words for the finding in the description of the
@@ -75,7 +79,10 @@ class Finding:
     """
 
     name: str
+    severity: Severity
     words: str
+    meaning: str
+    mended_by: str
     find_since: Callable[[AccessToken, AuditScope], datetime | None] | None
     statuses: Collection[TokenStatus] = get_args(TokenStatus)
     whole_list: WholeList | None = None
@@ -148,7 +155,10 @@ def _find_near_expiry(token: AccessToken, scope: AuditScope) -> datetime | None:
 
 EXPIRES_SOON: Final = Finding(
     name="expires_soon",
+    severity="urgent",
     words="expires soon",
+    meaning="What works with it stops when it expires.",
+    mended_by="Rotate it, put the new bearer token where the old one is in use, then delete the old one.",
     find_since=_find_near_expiry,
     statuses=["live"],
     remedy="rotate",
@@ -157,7 +167,10 @@ EXPIRES_SOON: Final = Finding(
 )
 CLUSTER_ACCOUNT: Final = Finding(
     name="cluster_account",
+    severity="notice",
     words="belongs to an account of the cluster itself",
+    meaning="The cluster works with it, such as for replication.",
+    mended_by="Leave it as it is.",
     find_since=find_internal_account,
     remedy="keep",
     described_as=None,
@@ -166,7 +179,10 @@ CLUSTER_ACCOUNT: Final = Finding(
 
 USERS_WITH_TWO_TOKENS: Final = Finding(
     name="users_with_two_tokens",
+    severity="notice",
     words="user has two tokens",
+    meaning="A user cannot have a third one, so neither of the two can be rotated.",
+    mended_by="Find out which of the two is in use, and delete the other one.",
     find_since=None,
     whole_list=WholeList(UserCensus.is_at_limit, UserCensus.tally_at_limit),
     remedy="choose_one",
@@ -177,7 +193,10 @@ FINDINGS: Final = (
     EXPIRES_SOON,
     Finding(
         name="never_expires",
+        severity="risk",
         words="never expires",
+        meaning="Whoever gets hold of its bearer token can use it for ever.",
+        mended_by="Rotate it into one that expires, put that in its place, then delete it.",
         find_since=_find_no_expiry,
         statuses=["live"],
         remedy="rotate_with_expiry",
@@ -185,15 +204,21 @@ FINDINGS: Final = (
     ),
     Finding(
         name="built_in_user",
+        severity="risk",
         words="belongs to the administrator or guest that every cluster has",
+        meaning="Nobody can tell who works with it, and the administrator may do everything.",
+        mended_by="Let a service account of its own do its work, then disable it.",
         find_since=_find_built_in_user,
         statuses=["live"],
         remedy="move_work",
-        described_as="belong to admin",
+        described_as="of admin",
     ),
     Finding(
         name="made_by_another",
+        severity="notice",
         words="made by somebody other than its user",
+        meaning="Its user may not know of it.",
+        mended_by="This is usual for services. If it is none, ask its user.",
         find_since=_find_other_creator,
         statuses=["live"],
         remedy="ask_user",
@@ -201,7 +226,10 @@ FINDINGS: Final = (
     ),
     Finding(
         name="user_has_no_name",
+        severity="risk",
         words="its user has no name and may be deleted",
+        meaning="Nobody may be responsible for it any more.",
+        mended_by="Find out whose it was. If nobody needs it, disable it, and delete it later.",
         find_since=_find_unnamed_user,
         whole_list=WholeList(UserCensus.is_nameless, UserCensus.tally_nameless),
         remedy="find_user",
@@ -209,23 +237,32 @@ FINDINGS: Final = (
     ),
     Finding(
         name="expired",
+        severity="notice",
         words="has expired",
+        meaning="It lets nobody in, and takes one of the two places of its user.",
+        mended_by="Delete it.",
         find_since=_find_expiry,
         statuses=["expired"],
         remedy="delete",
-        described_as="have expired",
+        described_as="are expired",
     ),
     Finding(
         name="disabled_and_old",
+        severity="notice",
         words="disabled long ago, or unknown since when",
+        meaning="Nobody has missed it, and it can be enabled again.",
+        mended_by="Ask who disabled it, then delete it.",
         find_since=_find_long_disabled,
         statuses=["disabled", "expired"],
         remedy="delete_once_unused",
-        described_as="are disabled",
+        described_as="disabled",
     ),
     Finding(
         name="disabled_lately",
+        severity="notice",
         words="disabled lately",
+        meaning="Something may still need it.",
+        mended_by="Wait whether anything breaks, then delete it.",
         find_since=_find_lately_disabled,
         statuses=["disabled", "expired"],
         remedy="delete_once_unused",
@@ -235,7 +272,10 @@ FINDINGS: Final = (
     CLUSTER_ACCOUNT,
     Finding(
         name="older_than_a_year",
+        severity="notice",
         words="older than a year",
+        meaning="The longer a bearer token is in use, the more places have a copy of it.",
+        mended_by="Rotate it, put the new bearer token where the old one is in use, then delete the old one.",
         find_since=_find_old,
         statuses=["live"],
         remedy="rotate",

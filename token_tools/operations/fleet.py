@@ -15,10 +15,20 @@ Answer = TypeVar("Answer")
 
 
 class Label(NamedTuple):
-    """What texts call a cluster: its address, and among others its name; `prefix` begins what is said of it alone."""
+    """What texts call a cluster: its address, and among others its name; `table` is the one that config.toml has.
+
+    `prefix` begins what is said of it alone, and `title` is the shortest that it is called, whether there are others or
+    not.
+    """
 
     address: str
     name: str | None = None
+    table: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The cluster's name in config.toml, or its address if it has none."""
+        return self.table or self.address
 
     @property
     def prefix(self) -> str:
@@ -46,6 +56,13 @@ class Fleet:
         Raises:
             TokenToolsError: If none of them can answer. It is the failure of the first one, and tells those of others.
         """
+        found = await self.ask_each(ask)
+        if not found.answers:
+            raise _explain_failures(found.failures)
+        return found
+
+    async def ask_each(self, ask: Callable[[Services], Awaitable[Answer]]) -> "FleetAnswers[Answer]":
+        """Ask all clusters at once, and return what they answer, even if none of them can."""
         answers: dict[int, Answer] = {}
         failures: dict[int, TokenToolsError] = {}
 
@@ -60,19 +77,16 @@ class Fleet:
         async with anyio.create_task_group() as tasks:
             for number in range(len(self.members)):
                 tasks.start_soon(ask_one, number)
-        labels = [Label(services.address, services.name) for services in self.members]
-        found = FleetAnswers(
+        labels = [Label(services.address, services.name, services.table) for services in self.members]
+        return FleetAnswers(
             [(labels[number], answers[number]) for number in sorted(answers)],
             [(labels[number], failures[number]) for number in sorted(failures)],
         )
-        if not found.answers:
-            raise _explain_failures(found.failures)
-        return found
 
 
 @dataclass(frozen=True)
 class FleetAnswers(Generic[Answer]):
-    """What the clusters answered, and why others did not; at least one of them did."""
+    """What clusters answered, and why others did not."""
 
     answers: Sequence[tuple[Label, Answer]]
     failures: Sequence[tuple[Label, TokenToolsError]] = ()

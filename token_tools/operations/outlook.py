@@ -54,7 +54,7 @@ async def _find_own_expiry(services: Services) -> datetime | None:
 
 async def _find_next_expiry(services: Services, deleted: Collection[str]) -> datetime | None:
     """Return when the next of the tokens expires that the last audit saw, and that were not deleted since."""
-    sighting = await services.journal.read_sighting()
+    sighting = await services.journal.read_latest_sighting()
     if sighting is None:
         return None
     now = services.clock()

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from token_tools.errors import UsageError
+from token_tools.shutdown import catching_signals
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -72,14 +73,12 @@ def serve_https(app: ASGIApp, *, port: int, folder: Path, on_started: Callable[[
     server = uvicorn.Server(
         uvicorn.Config(app, http=AbortableH11Protocol, ssl_certfile=key_file, log_level="warning", access_log=False)
     )
-    end_signals = {signal.SIGINT, signal.SIGTERM}
-    # Block the signals before the thread starts, because it inherits the mask: then only `sigwait` gets them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, end_signals)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        on_started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
-        signal.sigwait(end_signals)
-    finally:
-        server.should_exit = True
-        thread.join()
+    with catching_signals([signal.SIGINT, signal.SIGTERM]) as wait_for_signal:
+        thread.start()
+        try:
+            on_started(Address(LOOPBACK, listener.getsockname()[1], ca_file))
+            wait_for_signal()
+        finally:
+            server.should_exit = True
+            thread.join()

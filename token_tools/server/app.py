@@ -27,6 +27,7 @@ from token_tools.operations.own_credential import OwnTokenWatch
 from token_tools.operations.pickup import watch_overdue
 from token_tools.operations.policy import choose_policy
 from token_tools.operations.services import Services
+from token_tools.posix import IS_WINDOWS
 from token_tools.server import prompts
 from token_tools.server.clusters import ClusterChoice, OfferedTool, render_cluster
 from token_tools.server.elicitation.asking import CONSENT_TIMEOUT
@@ -62,7 +63,12 @@ CREATES_NONE: Final = (
     "this server creates no token: its operator names no place for a bearer token (QUMULO_DELIVERY, or over HTTP "
     "QUMULO_HTTP_CLIENT_ID)"
 )
-EXPORTS_NONE: Final = "this server exports nothing: its operator names no place for the file (QUMULO_REPORT_DIR)"
+EXPORTS_NONE: Final = (
+    "this server exports nothing: on Windows nothing shows it who else can read a file; a person can run "
+    "`qumulo-token-tools audit --format csv`"
+    if IS_WINDOWS
+    else "this server exports nothing: its operator names no place for the file (QUMULO_REPORT_DIR)"
+)
 """Why a tool or a prompt is not offered."""
 
 _CACHE_TTL_MS: Final = 3_600_000
@@ -80,13 +86,14 @@ _CACHEABLE_METHODS: Final[Sequence[CacheableMethod]] = (
 class Timing(NamedTuple):
     """How long a call waits for a person's answer, and after which time a start tells what others left unfinished.
 
+    With a `report_delay` of None it does not: whoever opens the clusters tells it.
     `own_token_patience` is how long an answer waits to know when the server's own token expires, from when that was
     asked; with None it is never asked. `shutdown` is the end of the process, None for one that nobody asks for.
     `overdue_period` is the time between two looks for what was not picked up.
     """
 
     consent_timeout: timedelta = CONSENT_TIMEOUT
-    report_delay: timedelta = timedelta(seconds=1)
+    report_delay: timedelta | None = timedelta(seconds=1)
     own_token_patience: timedelta | None = timedelta(seconds=1)
     shutdown: Shutdown | None = None
     overdue_period: timedelta = timedelta(seconds=10)
@@ -245,10 +252,11 @@ async def _open_fleet(
 
 
 @asynccontextmanager
-async def open_services(profile: Profile, clock: Clock = utc_now) -> AsyncGenerator[Services]:
-    """Give what the operations on a cluster work with where no client is served."""
-    async with _open_services(profile, _create_runtime([profile], clock=clock)) as services:
-        yield services
+async def open_fleet(profiles: Sequence[Profile], clock: Clock = utc_now) -> AsyncGenerator[Fleet]:
+    """Give what the operations on clusters work with where no client is served."""
+    runtime = _create_runtime(profiles, clock=clock, timing=Timing(report_delay=None))
+    async with _open_fleet(profiles, runtime, lambda _: None) as fleet:
+        yield fleet
 
 
 @asynccontextmanager
@@ -275,7 +283,8 @@ async def _open_services(profile: Profile, runtime: _Runtime) -> AsyncGenerator[
         journal.working(),
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(_log_unfinished, journal, delivery, runtime.timing.report_delay)
+        if (delay := runtime.timing.report_delay) is not None:
+            tasks.start_soon(_log_unfinished, journal, delivery, delay)
         patience = runtime.timing.own_token_patience
         services = Services(
             address=profile.label,

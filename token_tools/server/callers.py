@@ -1,11 +1,8 @@
 """Who calls, as the record tells it, and the services for that caller."""
 
 import logging
-import os
-import pwd
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any, Final
 
 from mcp.server.context import ServerRequestContext
@@ -20,6 +17,7 @@ from token_tools.operations.services import Services
 from token_tools.quoting import has_secret, is_visible
 from token_tools.server.http.signed_in import find_signed_in, is_reader
 from token_tools.storage.attempts import Attempt, Mandate, Operation
+from token_tools.system_user import find_system_user
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_CLIENT_CHARS: Final = 60
@@ -81,7 +79,12 @@ def _find_caller(request: ServerRequestContext[Any, Any]) -> Caller:
     client = _render_client(request.session.client_params)
     if request.request is not None:
         return Caller(id="", name=f"anybody via {client}", is_self=None)
-    return Caller(id="", name=f"{find_system_user(os.getuid())} via {client}")
+    return describe_local_user(client)
+
+
+def describe_local_user(program: str) -> Caller:
+    """Return the user of this system as the caller, by way of a program."""
+    return Caller(id="", name=f"{find_system_user()} via {program}")
 
 
 def _render_client(parameters: InitializeRequestParams | None) -> str:
@@ -98,12 +101,3 @@ def clean_text(text: str, *, max_chars: int = MAX_CLIENT_CHARS) -> str:
     if has_secret(text) or has_secret(shown):
         return "[withheld]"
     return shown if len(shown) <= max_chars else f"{shown[: max_chars - 1]}…"
-
-
-@cache
-def find_system_user(number: int) -> str:
-    """Return the name of a user of this system, or the number of one without a name."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return f"uid {number}"

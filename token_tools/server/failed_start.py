@@ -4,13 +4,14 @@ Most hosts hide stderr and the exit status, and only say that the connection was
 """
 
 import os
-import select
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from queue import Empty, Queue
 from typing import Final
 
 from mcp.types import INTERNAL_ERROR
@@ -29,6 +30,9 @@ MAX_ANSWERED_REQUESTS: Final = 10
 
 _READ_BYTES: Final = 1 << 16
 """Bytes that are read at a time."""
+
+_MAX_WAITING_CHUNKS: Final = 16
+"""Pieces of input that are read ahead."""
 
 
 def answer_requests(message: str) -> None:
@@ -53,17 +57,23 @@ class _RequestReader:
 
     stdin_fd: int
     deadline: float
+    chunks: "Queue[bytes]" = field(default_factory=lambda: Queue(_MAX_WAITING_CHUNKS))
 
     def read_request_ids(self) -> Iterator[int | str | None]:
         """Yield the id of each request; everything else is skipped."""
-        for line in split_lines(self._read_chunks()):
+        # Not everywhere can a pipe be waited for with a bound. A daemon does not hold up the end of the process.
+        threading.Thread(target=self._fill_chunks, daemon=True).start()
+        for line in split_lines(self._take_chunks()):
             yield from find_request_ids(line)
 
-    def _read_chunks(self) -> Iterator[bytes]:
-        poll = select.poll()
-        poll.register(self.stdin_fd, select.POLLIN)
-        while poll.poll(max(self.deadline - time.monotonic(), 0) * 1000):
-            # A client that never stops sending must not keep the process alive.
-            if time.monotonic() > self.deadline or not (chunk := os.read(self.stdin_fd, _READ_BYTES)):
-                return
-            yield chunk
+    def _fill_chunks(self) -> None:
+        with suppress(OSError):
+            while chunk := os.read(self.stdin_fd, _READ_BYTES):
+                self.chunks.put(chunk)
+        self.chunks.put(b"")
+
+    def _take_chunks(self) -> Iterator[bytes]:
+        # A client that never stops sending must not keep the process alive.
+        with suppress(Empty):
+            while (left := self.deadline - time.monotonic()) > 0 and (chunk := self.chunks.get(timeout=left)):
+                yield chunk

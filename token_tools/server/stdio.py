@@ -9,11 +9,12 @@ client's own descriptors, but a pipe instead of stdin and a socket instead of st
 
 Whatever ends the session (the end of stdin, a signal, a client that is gone), the pipe ends, which the SDK takes for
 the usual end of its input, and the socket accepts everything until the SDK has finished.
+
+On Windows, where a pipe cannot be waited for with something else, `fed_stdin` stands for both.
 """
 
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -27,13 +28,15 @@ from typing import Final
 from mcp.server.mcpserver import MCPServer
 
 from token_tools.operations.fleet import Fleet
+from token_tools.posix import IS_WINDOWS, PIPE_BUF, POLLIN, POLLOUT, Poll, create_poll, set_blocking
+from token_tools.server.fed_stdin import feeding_stdin
 from token_tools.server.input_lines import sort_line, split_lines
 from token_tools.shutdown import Shutdown, list_ending_signals
 
 OUTPUT_TIMEOUT_MS: Final = 500
 """Milliseconds that a client may take no output once the shutdown has begun; then the rest of the output is dropped."""
 
-_WRITE_BYTES: Final = select.PIPE_BUF
+_WRITE_BYTES: Final = PIPE_BUF
 """Bytes that are written at a time: no write of so few waits after a poll has found room."""
 
 _READ_BYTES: Final = 1 << 16
@@ -47,7 +50,7 @@ async def serve(server: MCPServer[Fleet], shutdown: Shutdown) -> None:
 
     A change that a tool has begun is finished first, within the time that `shutdown` allows.
     """
-    with _relaying_stdio(shutdown):
+    with (feeding_stdin if IS_WINDOWS else _relaying_stdio)(shutdown):
         try:
             await server.run_stdio_async()
         except* BrokenPipeError:
@@ -59,7 +62,7 @@ def _relaying_stdio(shutdown: Shutdown) -> Generator[None]:
     """Put a pipe and a socket in the place of stdin and stdout, and relay between them and the client."""
     # Both relays poll the reading end beside what they wait for. Nobody ever reads the byte, so it wakes both.
     wakeup_fd, waker_fd = os.pipe()
-    os.set_blocking(waker_fd, False)
+    set_blocking(waker_fd, False)
 
     def begin_shutdown() -> None:
         shutdown.begin()
@@ -145,13 +148,13 @@ class _InputRelay:
 
     def _read_chunks(self) -> Iterator[bytes]:
         # A descriptor whose reader is gone is reported even with an empty event mask.
-        poll = _create_poll({self.stdin_fd: select.POLLIN, self.wakeup_fd: select.POLLIN, self.stdout_fd: 0})
+        poll = _create_poll({self.stdin_fd: POLLIN, self.wakeup_fd: POLLIN, self.stdout_fd: 0})
         while _ready_fds(poll) == [self.stdin_fd] and (chunk := os.read(self.stdin_fd, _READ_BYTES)):
             yield chunk
 
     def _write(self, fd: int, content: bytes) -> bool:
         """Write all of `content`, and return whether that was possible before the shutdown began."""
-        poll = _create_poll({fd: select.POLLOUT, self.wakeup_fd: select.POLLIN})
+        poll = _create_poll({fd: POLLOUT, self.wakeup_fd: POLLIN})
         for start in range(0, len(content), _WRITE_BYTES):
             if _ready_fds(poll) != [fd]:
                 return False
@@ -175,8 +178,8 @@ class _OutputRelay:
 
     def run(self) -> None:
         """Relay until the end."""
-        poll_until_shutdown = _create_poll({self.stdout_fd: select.POLLOUT, self.wakeup_fd: select.POLLIN})
-        poll_stdout = _create_poll({self.stdout_fd: select.POLLOUT})
+        poll_until_shutdown = _create_poll({self.stdout_fd: POLLOUT, self.wakeup_fd: POLLIN})
+        poll_stdout = _create_poll({self.stdout_fd: POLLOUT})
         # Closing `sdk_output` tells the SDK, which may be in the middle of a write, that nobody reads any more.
         with self.sdk_output, self.refusal_receiver, suppress(OSError):
             for chunk in self._receive_chunks():
@@ -196,7 +199,7 @@ class _OutputRelay:
 
     def _receive_chunks(self) -> Iterator[bytes]:
         """Yield what both sockets send until `sdk_output` ends; no message is interrupted by one of the other."""
-        poll = _create_poll({self.sdk_output.fileno(): select.POLLIN, self.refusal_receiver.fileno(): select.POLLIN})
+        poll = _create_poll({self.sdk_output.fileno(): POLLIN, self.refusal_receiver.fileno(): POLLIN})
         while True:
             receiver = self.refusal_receiver if self.refusal_receiver.fileno() in _ready_fds(poll) else self.sdk_output
             chunk = b""
@@ -207,13 +210,13 @@ class _OutputRelay:
                 yield chunk
 
 
-def _create_poll(events: Mapping[int, int]) -> select.poll:
-    poll = select.poll()
+def _create_poll(events: Mapping[int, int]) -> Poll:
+    poll = create_poll()
     for fd, mask in events.items():
         poll.register(fd, mask)
     return poll
 
 
-def _ready_fds(poll: select.poll) -> list[int]:
+def _ready_fds(poll: Poll) -> list[int]:
     """Wait until at least one descriptor is ready, broken or at its end, and return all that are."""
     return [fd for fd, _ in poll.poll()]

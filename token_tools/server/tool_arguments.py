@@ -20,6 +20,18 @@ MAX_ARGUMENT_CHARS: Final = 4_096
 """Characters of an argument; no pattern sees a longer one."""
 
 _ID_PATTERN: Final = r"^[0-9]{1,64}$"
+
+# Patterns are published for hosts. Some refuse a call that does not match before it gets here, and some let a model
+# write nothing else. So each pattern takes all that is taken here, but for marks around an id, and "" where an argument
+# may be absent. Each begins with ^, ends with $, and has neither a lookahead nor a class such as \d: some hosts refuse
+# those.
+_DIGITS: Final = WithJsonSchema({"type": "string", "pattern": "^[0-9]+$"})
+_DIGITS_OR_EMPTY: Final = WithJsonSchema({"type": "string", "pattern": "^[0-9]*$"})
+NO_BARE_NUMBER: Final = WithJsonSchema({"type": "string", "pattern": "^.*[^0-9].*$"})
+"""What is published of a text that is no number alone, since a number would say neither its unit nor whose it is."""
+NO_BARE_NUMBER_OR_EMPTY: Final = WithJsonSchema({"type": "string", "pattern": "^(.*[^0-9].*)?$"})
+"""What is published of such a text that may be absent, for models that have to write every argument."""
+
 _TOKEN_ID: Final = re.compile(r"[0-9]{21,}")
 """An id of a token: longer than every number of a user."""
 
@@ -86,14 +98,12 @@ def _coerce_choice(word: object) -> object:
 
 
 UserArgument = Annotated[User, BeforeValidator(_coerce_user), WithJsonSchema({"type": "string"})]
-OptionalIdArgument = Annotated[str, Field(pattern=_ID_PATTERN), BeforeValidator(_coerce_id)]
+OptionalIdArgument = Annotated[str, Field(pattern=_ID_PATTERN), BeforeValidator(_coerce_id), _DIGITS_OR_EMPTY]
 IdArgument = Annotated[
     str,
-    Field(
-        pattern=_ID_PATTERN,
-        description="Its digits as text, 1 to 64, from list_access_tokens.",
-    ),
+    Field(pattern=_ID_PATTERN, description="Digits, from list_access_tokens."),
     BeforeValidator(_coerce_id),
+    _DIGITS,
 ]
 DurationArgument = Annotated[str, AfterValidator(_validate_duration)]
 StateArgument = Annotated[Literal[SelectedState, "any"], BeforeValidator(_coerce_choice)]

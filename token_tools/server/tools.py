@@ -1,7 +1,8 @@
 """The tools, described for the model that decides whether to call one.
 
-A description has a line for each sentence. It says what the tool returns and what it changes. The description of an
-argument repeats in words what its schema says, since some hosts pass on neither defaults nor bounds.
+A description has three lines: what the tool does, what it returns, and what it changes. The description of an argument
+repeats in words what its schema says, since some hosts pass on neither defaults nor bounds. Every conversation pays for
+all of it, and so a pattern is published only where models write a bare number.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from token_tools.server.elicitation.page_offer import OfferingTool, note_deliver
 from token_tools.server.elicitation.planning import find_plan
 from token_tools.server.strict_tool import StrictTool
 from token_tools.server.tool_arguments import (
+    NO_BARE_NUMBER,
+    NO_BARE_NUMBER_OR_EMPTY,
     DurationArgument,
     FormatArgument,
     IdArgument,
@@ -58,41 +61,36 @@ from token_tools.views.tokens import (
 DEFAULT_LIMIT: Final = 50
 DEFAULT_EXPIRING_WITHIN: Final = "30d"
 SoonArgument = Annotated[
-    DurationArgument,
-    Field(description=f"How soon is soon to expire, such as 2w; {DEFAULT_EXPIRING_WITHIN} if absent."),
+    Annotated[DurationArgument, NO_BARE_NUMBER_OR_EMPTY],
+    Field(description=f"What counts as soon, such as 2w; default {DEFAULT_EXPIRING_WITHIN}."),
 ]
 
 
 async def list_access_tokens(  # noqa: PLR0913, PLR0917 - one of them is filled by the server
     ctx: Context[Fleet],
     user: Annotated[
-        UserArgument | None,
+        Annotated[UserArgument, NO_BARE_NUMBER_OR_EMPTY] | None,
         Field(
-            description=r"Only this user's tokens: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, auth_id:N, "
-            "sid:S-1-… or NAME. All users if absent."
+            description=r"Only this user's: self, local:jane, ad:CORP\jane, ldap_user:jane, uid:N or jane; all if "
+            "absent."
         ),
     ] = None,
-    after: Annotated[
-        str | None, Field(description="The next page, from the previous answer. The first one if absent.")
-    ] = None,
+    after: Annotated[str | None, Field(description="From the previous answer; first page if absent.")] = None,
     limit: Annotated[
         int,
         Field(
             ge=1,
             le=MAX_LIMIT,
-            description=f"Most tokens: 1 to {MAX_LIMIT}, {DEFAULT_LIMIT} if absent.",
+            description=f"1 to {MAX_LIMIT} tokens; default {DEFAULT_LIMIT}.",
         ),
     ] = DEFAULT_LIMIT,
     expiring_within: Annotated[
         DurationArgument | None,
-        Field(description="Only tokens that work and stop within this time, such as 30d; all if absent."),
+        Field(description="Only those that expire within this time, such as 30d; all if absent."),
     ] = None,
     state: Annotated[
         StateArgument,
-        Field(
-            description="Only those in this state, without pages: expiring (30d), expired, never_expires, disabled; "
-            "any if absent."
-        ),
+        Field(description="Only those expiring (in 30d), expired, never_expires or disabled; default any."),
     ] = "any",
 ) -> Annotated[CallToolResult, TokenList]:
     """Return a page of tokens, or the first of those in one state; fewer where they would be too much to read."""
@@ -129,7 +127,7 @@ async def audit_access_tokens(
 async def export_access_tokens(
     ctx: Context[Fleet],
     format: Annotated[
-        FormatArgument, Field(description="csv for spreadsheets, json for programs; csv if absent.")
+        FormatArgument, Field(description="csv for spreadsheets, json for programs; default csv.")
     ] = "csv",
 ) -> Annotated[CallToolResult, ExportedFile]:
     """Write a file of all tokens, and report the progress to a client that asks for it."""
@@ -152,10 +150,10 @@ async def list_token_changes(
     ctx: Context[Fleet],
     since: Annotated[
         str | None,
-        Field(description="Such as 7d, or a time. 30d if absent, all with `id`."),
+        Field(description="Such as 7d, or a time; 30d if absent, all with `id`."),
     ] = None,
-    user: Annotated[UserArgument | None, Field(description="As in list_access_tokens. All users if absent.")] = None,
-    id: Annotated[OptionalIdArgument | None, Field(description="Only this token's. All if absent.")] = None,
+    user: Annotated[UserArgument | None, Field(description="As in list_access_tokens; all if absent.")] = None,
+    id: Annotated[OptionalIdArgument | None, Field(description="Only this token's; all if absent.")] = None,
 ) -> Annotated[CallToolResult, TokenChanges]:
     """Return what the record tells, once it is settled what became of what was left unfinished."""
     found = await get_fleet(ctx).ask_all(
@@ -188,18 +186,14 @@ async def create_access_token(
     plan: Annotated[CreatePlan, Resolve(_resolve_create_plan)],
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_create_plan)],
     user: Annotated[
-        UserArgument,
+        Annotated[UserArgument, NO_BARE_NUMBER],
         Field(
-            description=r"Whom the token authenticates: self, local:NAME, ad:DOMAIN\NAME, ldap_user:NAME, uid:N, "
-            "auth_id:N, sid:S-1-… or NAME."
+            description=r"Whom the token authenticates: self, local:jane, ad:CORP\jane, ldap_user:jane, uid:N or jane."
         ),
     ],
     expiration_time: Annotated[
-        str | None,
-        Field(
-            description="Duration from now (90d, 12h, P90D), time with offset (2027-01-31T17:00:00Z), or never. "
-            "The operator's default if absent."
-        ),
+        Annotated[str, NO_BARE_NUMBER_OR_EMPTY] | None,
+        Field(description="90d from now, 2027-01-31T17:00:00Z, or never; the operator's default if absent."),
     ] = None,
 ) -> Annotated[CallToolResult, NewToken]:
     """Create a token as planned, once it is agreed to."""
@@ -216,11 +210,11 @@ async def update_access_token(  # noqa: PLR0913, PLR0917 - three of them are fil
     id: IdArgument,
     enabled: Annotated[
         bool | None,
-        Field(description="true enables it, false disables it, which can be undone. Unchanged if absent."),
+        Field(description="false disables it, true undoes that; unchanged if absent."),
     ] = None,
     expiration_time: Annotated[
-        str | None,
-        Field(description="90d from now, 2027-01-31T17:00:00Z, or never. Unchanged if absent."),
+        Annotated[str, NO_BARE_NUMBER_OR_EMPTY] | None,
+        Field(description="90d from now, 2027-01-31T17:00:00Z, or never; unchanged if absent."),
     ] = None,
 ) -> Annotated[CallToolResult, ChangedToken]:
     """Update a token as planned, once it is agreed to."""
@@ -246,7 +240,8 @@ async def rotate_access_token(
     consent: Annotated[ElicitationResult[ConsentAnswer], consent_resolver(_resolve_rotate_plan)],
     id: IdArgument,
     expiration_time: Annotated[
-        str | None, Field(description="As in create_access_token, such as 90d. The operator's default if absent.")
+        Annotated[str, NO_BARE_NUMBER_OR_EMPTY] | None,
+        Field(description="90d from now, a time, or never; the operator's default if absent."),
     ] = None,
 ) -> Annotated[CallToolResult, RotatedToken]:
     """Create a second token beside the old one, once it is agreed to."""
@@ -291,8 +286,8 @@ READ_TOOLS: Final = (
         list_access_tokens,
         title="List access tokens",
         description=(
-            "List the cluster's access tokens: a page at a time, or all in one state.\n"
-            "Returns id, user, expiry, creator and state of each; never a bearer token.\n"
+            "List access tokens: all, or of one user, expiring soon, or in one state.\n"
+            "Returns a page of id, user, creator, expiry and state.\n"
             "Changes nothing."
         ),
         annotations=_READS,
@@ -301,8 +296,8 @@ READ_TOOLS: Final = (
         get_access_token,
         title="Get an access token",
         description=(
-            "Get one access token: all that is known of it.\n"
-            "Returns its user's other tokens too, and whether this server runs on it.\n"
+            "Get one access token.\n"
+            "Returns all that is known of it, its user's other tokens, and whether this server runs on it.\n"
             "Changes nothing."
         ),
         annotations=_READS,
@@ -311,11 +306,10 @@ READ_TOOLS: Final = (
         audit_access_tokens,
         title="Audit access tokens",
         description=(
-            "Audit all access tokens of the cluster: what is a risk, what mends it, and what changed since the last "
-            "audit.\n"
-            "Returns how many never expire, expire soon, have expired, are disabled or old, or belong to admin or "
-            "deleted users, and the worst few.\n"
-            "Changes nothing."
+            "Audit all access tokens of the cluster for risks.\n"
+            "Returns how many never expire, expire soon, are expired, disabled, old, or of admin or deleted users; "
+            "the worst few, what mends it, what is new since the last audit.\n"
+            "Changes no token."
         ),
         annotations=_READS,
     ),
@@ -323,8 +317,8 @@ READ_TOOLS: Final = (
         list_token_changes,
         title="List changes",
         description=(
-            "List what was done to tokens through this server: when, by whom, and who agreed.\n"
-            "Returns what is half done first, with what to do.\n"
+            "List what this server did to tokens since a time, of all users or one.\n"
+            "Returns when, by whom, and who agreed; first what is half done.\n"
             "Changes no token."
         ),
         annotations=_READS,
@@ -334,8 +328,8 @@ EXPORT_TOOL: Final = StrictTool.publish(
     export_access_tokens,
     title="Export access tokens",
     description=(
-        "Write all access tokens to a file for people, with what an audit finds about each.\n"
-        "Returns its path and the count of each finding, no tokens.\n"
+        "Write all access tokens, with what an audit finds about each, to a file for people.\n"
+        "Returns its path and how many have each finding.\n"
         "Changes no token."
     ),
     annotations=_WRITES_FILES,
@@ -345,25 +339,29 @@ WRITE_TOOLS: Final = (
         create_access_token,
         title="Create an access token",
         description=(
-            "Create an access token for a user, so that a service can act as them over REST; not for groups.\n"
-            "Each call makes another one; a user can have two.\n"
-            "Returns its id, and the place of its bearer token."
+            "Create an access token with which a service can act as a user over REST; not for groups.\n"
+            "Returns its id and the place of its bearer token.\n"
+            "Changes the cluster: each call creates a token, of two a user can have."
         ),
         annotations=_CHANGES,
     ),
     AskingTool.publish(
         update_access_token,
         title="Change an access token",
-        description=("Enable or disable an access token, or move its expiry.\nReturns it before and after."),
+        description=(
+            "Enable or disable an access token, or move its expiry.\n"
+            "Returns it before and after.\n"
+            "Changes only what is given: enabled, expiration_time."
+        ),
         annotations=_CHANGES,
     ),
     AskingTool.publish(
         delete_access_token,
         title="Delete an access token",
         description=(
-            "Delete an access token for ever.\n"
-            "To be able to go back, disable it with update_access_token first.\n"
-            "Returns it as it was."
+            "Delete an access token for ever: what uses it stops working.\n"
+            "Returns it as it was.\n"
+            "Changes what cannot be undone: disable it with update_access_token first."
         ),
         annotations=_DELETES,
     ),
@@ -371,9 +369,9 @@ WRITE_TOOLS: Final = (
         rotate_access_token,
         title="Rotate an access token",
         description=(
-            "Rotate an access token: make a second one for the same user, deliver it, and prove that it works.\n"
-            "The old one stays alive.\n"
-            "Returns the new id, the place of its bearer token, and how to retire the old one."
+            "Rotate an access token: create a second one for its user, deliver it, and prove that it works.\n"
+            "Returns the new id, the place of its bearer token, and how to retire the old one.\n"
+            "Changes nothing else: the old one stays alive."
         ),
         annotations=_CHANGES,
     ),
@@ -425,11 +423,10 @@ def list_fleet_tools() -> Sequence[ToolRule]:
         name="audit_access_tokens",
         title="Audit access tokens",
         description=(
-            "Audit all access tokens of one cluster or all: what is a risk, what mends it, and what changed since the "
-            "last audit.\n"
-            "Returns first what could not be audited, then how many tokens never expire, expire soon, have "
-            "expired, are disabled or old, or belong to admin or deleted users, and the worst few.\n"
-            "Changes nothing."
+            "Audit all access tokens of one cluster or all for risks.\n"
+            "Returns what could not be audited; how many never expire, expire soon, are expired, disabled, old, or of "
+            "admin or deleted users; the worst few, what mends it, what is new since the last audit.\n"
+            "Changes no token."
         ),
         annotations=_READS,
     )

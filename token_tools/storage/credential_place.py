@@ -24,10 +24,12 @@ from token_tools.credentials import FileSetting, encode_store
 from token_tools.errors import RETRY_ONCE_FIXED, DeliveryError, SettingsError
 from token_tools.file_reading import read_mode
 from token_tools.operator_input import format_input
+from token_tools.posix import O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, NotOnWindows, fchmod, fchown
 from token_tools.setting_names import variable_name
 from token_tools.settings import Settings
 from token_tools.storage.delivery import FileLocation, KeyringLocation, Location
 from token_tools.storage.private_files import (
+    check_privacy_is_told,
     create_private_file,
     ensure_private_folder,
     flush,
@@ -94,7 +96,10 @@ def find_place(settings: Settings) -> CredentialPlace | None:
 
 @dataclass(frozen=True)
 class FilePlace:
-    """The file that a setting names, in the format of that setting. One that is made new lets nobody else in."""
+    """The file that a setting names, in the format of that setting. One that is made new lets nobody else in.
+
+    Where the system does not tell who can read a file, none is written.
+    """
 
     setting: FileSetting
     path: Path
@@ -136,7 +141,7 @@ class FilePlace:
     def _open_folder(self) -> Generator[int]:
         """Open the folder of the file; the folder of a file that is not there yet has to be private, or is made so."""
         folder = (
-            os.open(self._real_path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.open(self._real_path.parent, os.O_RDONLY | O_DIRECTORY)
             if self._real_path.exists()
             else ensure_private_folder(self._real_path.parent)
         )
@@ -149,7 +154,7 @@ class FilePlace:
         """Check that the file may be written, and that another one can take its name."""
         with suppress(FileNotFoundError), ExitStack() as cleanup:
             # The mode or an attribute of the file may forbid to write it, which a rename would not notice.
-            file = os.open(self._real_path.name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder_fd)
+            file = os.open(self._real_path.name, os.O_WRONLY | O_NONBLOCK | O_NOFOLLOW, dir_fd=folder_fd)
             cleanup.callback(os.close, file)
             if _list_mounts(file) != _list_mounts(folder_fd):
                 raise OSError(errno.EBUSY, "it is mounted by itself, so no other file can take its place")
@@ -172,15 +177,22 @@ class FilePlace:
         with suppress(FileNotFoundError):
             wanted = os.stat(self._real_path.name, dir_fd=folder_fd, follow_symlinks=False)
             if (wanted.st_uid, wanted.st_gid) != (os.fstat(file_fd).st_uid, os.fstat(file_fd).st_gid):
-                os.fchown(file_fd, wanted.st_uid, wanted.st_gid)
-            os.fchmod(file_fd, stat.S_IMODE(wanted.st_mode))
+                fchown(file_fd, wanted.st_uid, wanted.st_gid)
+            fchmod(file_fd, stat.S_IMODE(wanted.st_mode))
 
     @contextmanager
     def _explain_errors(self) -> Generator[None]:
+        named = f"{variable_name(self.setting)} ({format_input(str(self.path))})"
         try:
+            check_privacy_is_told()
             yield
+        except NotOnWindows as failure:
+            raise DeliveryError(
+                f"{named} is not written: {failure.strerror}. The operator can name an entry of the system's keyring "
+                "instead, by QUMULO_KEYRING.",
+                advice=RETRY_ONCE_FIXED,
+            ) from None
         except OSError as failure:
-            named = f"{variable_name(self.setting)} ({format_input(str(self.path))})"
             raise DeliveryError(
                 f"{named} cannot be written: {failure.strerror}.",
                 advice=RETRY_ONCE_FIXED,
@@ -243,7 +255,7 @@ def _remove_abandoned(folder_fd: int) -> None:
     """Remove what processes left that were killed before a file was in its place."""
     for name in filter(_STAGED.fullmatch, list_names(folder_fd)):
         with suppress(OSError), ExitStack() as cleanup:
-            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd)
+            file = os.open(name, os.O_RDWR | O_NOFOLLOW | O_NONBLOCK, dir_fd=folder_fd)
             cleanup.callback(os.close, file)
             if try_lock(file):
                 remove_if_exists(name, folder_fd)

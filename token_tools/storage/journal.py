@@ -295,8 +295,8 @@ class Journal:
         """
         return [attempt for attempt in await self.list_attempts() if attempt.replaces == token_id]
 
-    async def read_sighting(self) -> Sighting | None:
-        """Return what the last audit of this cluster saw, None if there was none.
+    async def read_sighting(self, series: str) -> Sighting | None:
+        """Return what the last audit of this cluster saw in a series, None if there was none.
 
         Raises:
             JournalError: If it cannot be read.
@@ -305,26 +305,42 @@ class Journal:
         def read(connection: Connection) -> Sighting | None:
             if read_revision(connection) is None:
                 return None
-            return record.select_sighting(connection, self._cluster)
+            return record.select_sighting(connection, self._cluster, series)
 
         return await self.transactions.read(read, if_missing=None)
 
-    async def record_sighting(self, sighting: Sighting) -> None:
-        """Write what an audit saw, for the next one; this counts as no change.
+    async def read_latest_sighting(self) -> Sighting | None:
+        """Return what the last audit of this cluster saw, of whichever series, None if there was none.
 
         Raises:
-            JournalError: If it cannot be written.
+            JournalError: If it cannot be read.
         """
-        await self.transactions.write(lambda connection: record.replace_sighting(connection, self._cluster, sighting))
 
-    async def renew_sighting(self, last: Sighting, time: datetime, actor: str) -> None:
-        """Write that an audit saw what the last one had seen, unless another one saw something since.
+        def read(connection: Connection) -> Sighting | None:
+            if read_revision(connection) is None:
+                return None
+            return record.select_latest_sighting(connection, self._cluster)
+
+        return await self.transactions.read(read, if_missing=None)
+
+    async def record_sighting(self, series: str, sighting: Sighting) -> None:
+        """Write what an audit saw, for the next one of its series; this counts as no change.
 
         Raises:
             JournalError: If it cannot be written.
         """
         await self.transactions.write(
-            lambda connection: record.renew_sighting(connection, self._cluster, last, time, actor)
+            lambda connection: record.replace_sighting(connection, self._cluster, series, sighting)
+        )
+
+    async def renew_sighting(self, series: str, last: Sighting, renewed: Sighting) -> None:
+        """Write that an audit saw and told what the last one had, unless another one saw something since.
+
+        Raises:
+            JournalError: If it cannot be written.
+        """
+        await self.transactions.write(
+            lambda connection: record.renew_sighting(connection, self._cluster, series, last, renewed)
         )
 
     @asynccontextmanager

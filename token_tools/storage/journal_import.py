@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from token_tools.errors import RETRY_ONCE_FIXED, JournalError
+from token_tools.posix import O_NOFOLLOW, O_NONBLOCK
 from token_tools.storage.attempts import Attempt
 from token_tools.storage.private_files import (
     list_names,
@@ -137,7 +138,7 @@ def _opened(path: Path, folder_fd: int) -> closing[FileIO]:
         OSError: If it is none.
     """
     check_ownership(path, os.stat(path.name, dir_fd=folder_fd, follow_symlinks=False))
-    return closing(FileIO(os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd)))
+    return closing(FileIO(os.open(path.name, os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK, dir_fd=folder_fd)))
 
 
 def _read_lines(path: Path, folder_fd: int) -> Sequence[bytes]:

@@ -11,14 +11,13 @@ the owner and the mode of each folder on the way). Four things differ here:
 - A group may write if the user is its only member, as many systems make one for each user.
 
 The mode of a folder or file is read back after it was set, because some file systems accept every mode and keep none.
+
+Windows has neither owners nor modes as these rules need them. There, each function that opens a folder refuses.
 """
 
 import errno
-import fcntl
-import grp
 import logging
 import os
-import pwd
 import secrets
 import shlex
 import stat
@@ -27,6 +26,22 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from token_tools.posix import (
+    IS_WINDOWS,
+    LOCK_EX,
+    LOCK_NB,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    fchmod,
+    flock,
+    geteuid,
+    getgrgid,
+    getpwall,
+    getpwuid,
+    getxattr,
+    refuse,
+)
 from token_tools.quoting import is_visible
 
 HOW_TO_SET_FOLDER: Final = "The operator names the folder by QUMULO_DELIVERY_DIR, or without it by QUMULO_STATE_DIR"
@@ -39,8 +54,18 @@ _PRIVATE_FILE_MODE: Final = 0o600
 _ACCESS_BY_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _FSYNC_UNSUPPORTED: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """The errors by which a file system says that it has no fsync, for folders or at all."""
-_TRAVERSE_FLAGS: Final[int] = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
+_TRAVERSE_FLAGS: Final[int] = O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 """Flags that open a folder without the permission to list it, where the system can do that."""
+
+
+def check_privacy_is_told() -> None:
+    """Check that this system tells who can read a file. Without that, no folder here counts as private.
+
+    Raises:
+        NotOnWindows: If it does not.
+    """
+    if IS_WINDOWS:
+        refuse()
 
 
 def ensure_private_folder(path: Path) -> int:
@@ -56,7 +81,7 @@ def ensure_private_folder(path: Path) -> int:
         rollback.callback(os.close, folder)
         if _is_open_to_others(folder) and _is_empty(folder):
             with suppress(OSError):
-                os.fchmod(folder, stat.S_IRWXU)
+                fchmod(folder, stat.S_IRWXU)
         _check_folder(real_path, folder)
         rollback.pop_all()
     return folder
@@ -84,16 +109,40 @@ def create_private_file(name: str, folder_fd: int) -> int:
     Raises:
         OSError: If there is a file of that name, or none can be created.
     """
-    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _PRIVATE_FILE_MODE, dir_fd=folder_fd)
+    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | O_NOFOLLOW, _PRIVATE_FILE_MODE, dir_fd=folder_fd)
     with ExitStack() as rollback:
         rollback.callback(remove_if_exists, name, folder_fd)
         rollback.callback(os.close, file)
         # The umask may have taken bits away. If this fails, the check below still decides.
         with suppress(OSError):
-            os.fchmod(file, _PRIVATE_FILE_MODE)
+            fchmod(file, _PRIVATE_FILE_MODE)
         read_private_mode(file)
         rollback.pop_all()
     return file
+
+
+def open_own_file(name: str, folder_fd: int) -> int:
+    """Return a descriptor that reads an ordinary file of this user's; a link is followed nowhere.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        OSError: If it is no ordinary file, or is another user's; the text is a clause about it.
+    """
+    # To open something else than a file can have an effect, or wait for ever.
+    _check_own_file(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
+    file = os.open(name, os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK, dir_fd=folder_fd)
+    with ExitStack() as rollback:
+        rollback.callback(os.close, file)
+        _check_own_file(os.fstat(file))
+        rollback.pop_all()
+    return file
+
+
+def _check_own_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+    if status.st_uid != geteuid():
+        raise PermissionError(errno.EPERM, f"it belongs to another user (uid {status.st_uid})")
 
 
 def read_private_mode(file_fd: int) -> int:
@@ -105,7 +154,7 @@ def read_private_mode(file_fd: int) -> int:
     status = os.fstat(file_fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "what was made there is no ordinary file")
-    if status.st_uid != os.geteuid():
+    if status.st_uid != geteuid():
         raise PermissionError(errno.EPERM, f"what was made there belongs to another user (uid {status.st_uid})")
     if status.st_mode & _ACCESS_BY_OTHERS:
         raise _explain_lost_mode(_PRIVATE_FILE_MODE, status.st_mode)
@@ -149,13 +198,13 @@ def list_names(folder_fd: int) -> list[str]:
     return sorted(os.listdir(folder_fd))
 
 
-def try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file if that is possible now, and tell whether it was; `kind` can also be `fcntl.LOCK_SH`.
+def try_lock(fd: int) -> bool:
+    """Lock an open file if that is possible now, and tell whether it was.
 
     The system gives the lock back when the process ends, however it ends.
     """
     try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        flock(fd, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -180,11 +229,12 @@ def try_or_log(failure_text: str, action: Callable[[], object]) -> str | None:
 
 def _open_by_parts(path: Path, open_part: Callable[[str, int], int]) -> tuple[Path, int]:
     """Open a folder part by part from the top, and return its path without links and its descriptor."""
+    check_privacy_is_told()
     at, folder, names = Path("/"), os.open("/", _TRAVERSE_FLAGS), [*reversed(path.absolute().parts[1:])]
     try:
         for _ in range(MAX_PATH_STEPS):
             if not names:
-                return at, os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+                return at, os.open(".", os.O_RDONLY | O_DIRECTORY, dir_fd=folder)
             _check_parent(at, folder)
             name = names.pop()
             if (target := _read_link(at / name, folder)) is not None:
@@ -212,7 +262,7 @@ def _naming(part: Path) -> Generator[None]:
 
 
 def _open_folder(name: str, folder_fd: int) -> int:
-    return os.open(name, _TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=folder_fd)
+    return os.open(name, _TRAVERSE_FLAGS | O_NOFOLLOW, dir_fd=folder_fd)
 
 
 def _ensure_folder(name: str, folder_fd: int) -> int:
@@ -262,14 +312,14 @@ def _is_trusted(user: int) -> bool:
 
     In a container root can have another number; whoever owns `/` can replace everything in any case.
     """
-    return user in {0, os.geteuid()} or user == Path("/").stat().st_uid
+    return user in {0, geteuid()} or user == Path("/").stat().st_uid
 
 
 def _is_writable_by_others(folder_fd: int, status: os.stat_result) -> bool:
     """Tell whether others can replace what is in a folder; in a sticky one they can only add."""
     if status.st_mode & stat.S_ISVTX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return False
-    is_own_group = any(_is_alone_in_group(user, status.st_gid) for user in {status.st_uid, os.geteuid()})
+    is_own_group = any(_is_alone_in_group(user, status.st_gid) for user in {status.st_uid, geteuid()})
     by_group = status.st_mode & stat.S_IWGRP and (not is_own_group or _has_acl(folder_fd))
     return bool(by_group or status.st_mode & stat.S_IWOTH)
 
@@ -277,8 +327,8 @@ def _is_writable_by_others(folder_fd: int, status: os.stat_result) -> bool:
 def _has_acl(folder_fd: int) -> bool:
     """Tell whether a folder has a POSIX ACL; the bits of the group then also stand for others that the ACL names."""
     # A descriptor that was opened with O_PATH has no attributes but by this path. On macOS bits and ACLs are apart.
-    with suppress(AttributeError, OSError):
-        os.getxattr(f"/proc/self/fd/{folder_fd}", "system.posix_acl_access")
+    with suppress(OSError):
+        getxattr(f"/proc/self/fd/{folder_fd}", "system.posix_acl_access")
         return True
     return False
 
@@ -289,13 +339,13 @@ def _is_alone_in_group(user: int, group: int) -> bool:
     Many systems make such a group for each user and let it write by default.
     """
     try:
-        account, members = pwd.getpwuid(user), grp.getgrgid(group)
+        account, members = getpwuid(user), getgrgid(group)
     except KeyError:
         return False
     if (account.pw_gid, account.pw_name) != (group, members.gr_name) or {*members.gr_mem} - {account.pw_name}:
         return False
     # A group does not list those who have it as their first.
-    return all(other.pw_uid == user for other in pwd.getpwall() if other.pw_gid == group)
+    return all(other.pw_uid == user for other in getpwall() if other.pw_gid == group)
 
 
 def _check_folder(path: Path, folder_fd: int) -> None:
@@ -304,9 +354,9 @@ def _check_folder(path: Path, folder_fd: int) -> None:
     if path == Path("/") or (status.st_mode & stat.S_ISVTX and status.st_mode & stat.S_IWOTH):
         mode = stat.S_IMODE(status.st_mode)
         raise PermissionError(errno.EPERM, f"{path} is there for everybody (mode {mode:04o}). Name a folder in it")
-    if status.st_uid != os.geteuid():
+    if status.st_uid != geteuid():
         fact = f"{path} belongs to another user (uid {status.st_uid})"
-        raise _explain_refusal(fact, f"chown {os.geteuid()}", path)
+        raise _explain_refusal(fact, f"chown {geteuid()}", path)
     if _is_open_to_others(folder_fd):
         _check_modes_are_kept(folder_fd)
         fact = f"others can enter {path} (mode {stat.S_IMODE(status.st_mode):04o})"
@@ -323,7 +373,7 @@ def _explain_lost_mode(wanted: int, mode: int) -> PermissionError:
 
 
 def _is_private(folder_fd: int) -> bool:
-    return os.fstat(folder_fd).st_uid == os.geteuid() and not _is_open_to_others(folder_fd)
+    return os.fstat(folder_fd).st_uid == geteuid() and not _is_open_to_others(folder_fd)
 
 
 def _is_open_to_others(folder_fd: int) -> bool:

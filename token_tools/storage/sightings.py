@@ -7,7 +7,7 @@ a hash of two ids could hide a token. Times are kept as instants, so that anothe
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import lt
@@ -31,6 +31,9 @@ _FIRST_OTHER_ID: Final = 10**64
 _FIRST_INSTANT: Final = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+ASSISTANT: Final = "assistant"
+"""The series of the audits that an assistant asks for. Audits are compared with the last one of their series."""
+
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<BQ")
 """The version of this notation, and how many tokens there are."""
@@ -43,11 +46,15 @@ _TOKENS_PER_FRAME: Final = 4096
 
 
 class Sighting(NamedTuple):
-    """When an audit began by the cluster's clock, who asked for it, and what it saw; see `encode_tokens`."""
+    """When an audit began by the cluster's clock, who asked for it, what it saw, and which findings it told of.
+
+    See `encode_tokens` and `encode_told`; nothing is kept of what the assistant is told.
+    """
 
     time: Annotated[datetime, msgspec.Meta(tz=True)]
     actor: str
     tokens: bytes
+    told: bytes = b""
 
 
 def pack_token(token: AccessToken) -> int:
@@ -140,6 +147,23 @@ def _decode_frames(data: bytes) -> Iterator[int]:
             raise ValueError("is not whole")
         for first in range(0, len(tokens), width):
             yield int.from_bytes(tokens[first : first + width])
+
+
+def encode_told(told: Mapping[str, Sequence[str]]) -> bytes:
+    """Return the findings that were told of, each with the ids of its tokens, as the database has them."""
+    return zlib.compress(msgspec.json.encode(told), level=1)
+
+
+def decode_told(data: bytes) -> Mapping[str, Collection[str]]:
+    """Return what `encode_told` was given; nothing if nothing was kept.
+
+    Raises:
+        JournalError: If this version of the program wrote no such data.
+    """
+    try:
+        return msgspec.json.decode(zlib.decompress(data), type=dict[str, frozenset[str]]) if data else {}
+    except (zlib.error, msgspec.MsgspecError, ValueError):
+        raise explain_unreadable() from None
 
 
 def explain_unreadable() -> JournalError:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any, Final
 
 from token_tools import __version__
@@ -16,6 +17,7 @@ from token_tools.configuration import Profile, read_named
 from token_tools.credentials import is_readable_by_others
 from token_tools.errors import SettingsError
 from token_tools.operator_input import format_input
+from token_tools.posix import IS_WINDOWS
 from token_tools.server.app import SERVER_NAME
 from token_tools.settings import SECRET_SETTINGS, Settings
 from token_tools.times import format_duration
@@ -31,7 +33,7 @@ _PASSING_FOLDERS: Final = ("/archive-v0/", "/environments-v2/", "/builds-v0/")
 
 def check_program() -> Check:
     """Tell which version this is, and how it was installed."""
-    prefix = sys.prefix
+    prefix = Path(sys.prefix).as_posix()
     version = f"{__version__}, Python {platform.python_version()}, {_render_channel(prefix)} in {prefix}"
     if any(part in f"{prefix}/" for part in _PASSING_FOLDERS):
         return Check(
@@ -101,6 +103,9 @@ def check_credential(profile: Profile) -> Check:
     if path is not None and is_readable_by_others(path):
         mend = f"chmod 600 {shlex.quote(str(path))}"
         return Check("credential", "warning", f"others can read {path}", mend)
+    if path is not None and IS_WINDOWS:
+        mend = f"`icacls {format_input(str(path))}` shows it; QUMULO_KEYRING names an entry of the keyring instead"
+        return Check("credential", "warning", f"{where}; whether others can read it is not known", mend)
     return Check("credential", "ok", where)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from token_tools.errors import UsageError
 from token_tools.http_settings import Address, HttpSettings, SocketAddress, TcpAddress
 from token_tools.operator_input import format_input
+from token_tools.posix import AF_UNIX
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def _bind_port(address: TcpAddress) -> socket.socket:
 def _bind_path(path: Path) -> socket.socket:
     """Return a socket that only this user may use. One that a killed server left behind is replaced."""
     _remove_dead_socket(path)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = socket.socket(AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(0o177)
     try:
         bound.bind(str(path))
@@ -66,7 +67,7 @@ def _remove_dead_socket(path: Path) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with socket.socket(AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:

@@ -1,12 +1,10 @@
 """How a program of the operator is run: without a shell, for a bounded time, and killed with all that it started."""
 
 import errno
-import fcntl
 import os
 import secrets
 import struct
 import subprocess
-import termios
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import anyio.to_thread
 from anyio.abc import Process
 
 from token_tools.credential_sources import render_exit_status
+from token_tools.posix import FIONREAD, ioctl, set_blocking
 from token_tools.storage.delivery.base import DELIVERY_TIMEOUT, TimeoutContext
 from token_tools.times import format_duration
 
@@ -138,7 +137,7 @@ async def _start(words: Sequence[str], environment: Mapping[str, str], stdin: by
             output_fd, write_fd = os.pipe()
             cleanup.callback(os.close, output_fd)
             child_ends.callback(os.close, write_fd)
-            os.set_blocking(output_fd, False)
+            set_blocking(output_fd, False)
             process = await anyio.open_process(
                 words,
                 stdin=stdin_fd,
@@ -164,7 +163,7 @@ def _fill_pipe(content: bytes, cleanup: ExitStack) -> int:
     read_fd, write_fd = os.pipe()
     cleanup.callback(os.close, read_fd)
     try:
-        os.set_blocking(write_fd, False)
+        set_blocking(write_fd, False)
         if os.write(write_fd, content) < len(content):
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
     finally:
@@ -173,7 +172,7 @@ def _fill_pipe(content: bytes, cleanup: ExitStack) -> int:
 
 
 def _count_unread_bytes(fd: int) -> int:
-    [count] = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(struct.calcsize("i"))))
+    [count] = struct.unpack("i", ioctl(fd, FIONREAD, bytes(struct.calcsize("i"))))
     return int(count)
 
 

@@ -5,7 +5,6 @@ Its pending name tells a server that starts later what it is; the lock tells whe
 runs, since the system releases the locks of a process that ends.
 """
 
-import fcntl
 import itertools
 import os
 import re
@@ -29,6 +28,7 @@ from token_tools.cluster.qq import Qq
 from token_tools.credentials import encode_store, is_valid_store
 from token_tools.errors import RETRY_ONCE_FIXED, DeliveryError
 from token_tools.paths import validate_path_form
+from token_tools.posix import LOCK_EX, O_NOFOLLOW, O_NONBLOCK, flock
 from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
     AskedToken,
@@ -145,7 +145,7 @@ class FileDelivery(ForAnybody):
 
     @property
     def _name_prefix(self) -> str:
-        return f"{format_name_part(self.qq.host[:_MAX_NAME_PART_CHARS])}_{self.qq.port}"
+        return format_cluster_prefix(self.qq.host, self.qq.port)
 
     def _recover_pending(self, name_end: str = "") -> Sequence[Path]:
         """Recover the pending files whose names end in this way."""
@@ -271,6 +271,11 @@ class ReservedFile:
         return "; ".join(filter(None, failures)) or None
 
 
+def format_cluster_prefix(host: str, port: int) -> str:
+    """Return how the names of the files begin that hold the bearer tokens of a cluster: `HOST_PORT`."""
+    return f"{format_name_part(host[:_MAX_NAME_PART_CHARS])}_{port}"
+
+
 def _create_locked_file(folder_fd: int, rollback: ExitStack) -> tuple[int, str]:
     """Create a pending file and lock it; return its descriptor and its name, which is as long as any it may get.
 
@@ -281,7 +286,7 @@ def _create_locked_file(folder_fd: int, rollback: ExitStack) -> tuple[int, str]:
         file = create_private_file(name, folder_fd)
         rollback.callback(remove_if_exists, name, folder_fd)
         rollback.callback(os.close, file)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        flock(file, LOCK_EX)
         # A server that starts removes pending files that nobody has locked. It may have come before this file was
         # locked.
         if has_name(file, name, folder_fd):
@@ -296,7 +301,7 @@ def _recover_file(name: str, folder_fd: int) -> str | None:
     with ExitStack() as cleanup:
         try:
             # Over NFS only a descriptor that can write gets a lock for writing.
-            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder_fd)
+            file = os.open(name, os.O_RDWR | O_NOFOLLOW | O_NONBLOCK, dir_fd=folder_fd)
         except OSError:
             return None
         cleanup.callback(os.close, file)

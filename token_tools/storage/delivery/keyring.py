@@ -16,6 +16,7 @@ import anyio
 from token_tools.cluster.identity import Identity
 from token_tools.cluster.models import NewAccessToken
 from token_tools.errors import DeliveryError
+from token_tools.posix import IS_WINDOWS
 from token_tools.storage.delivery.base import (
     DELIVERY_TIMEOUT,
     AskedToken,
@@ -119,7 +120,7 @@ class KeyringDelivery(ForAnybody, KeepsNoFiles):
             token.id,
             sha256_fingerprint(token.bearer_token),
             location=location,
-            how_to_use=f"To have it in a private file on this machine: {_format_get_command(location, token.id)}",
+            how_to_use=_render_use(location, token.id),
         )
 
     async def locate(self, token_id: str, location: Location | None, users: Collection[str] = (), /) -> Location | None:
@@ -163,6 +164,13 @@ def _locate(candidates: Sequence[KeyringLocation], recorded: Location | None) ->
     if found is not None or recorded is None or recorded in candidates:
         return found
     return recorded.find_current()
+
+
+def _render_use(location: KeyringLocation, token_id: str) -> str:
+    if IS_WINDOWS:
+        names = f"{location.service!r}, {location.account!r}"
+        return f"A program in Python has it by the library keyring: keyring.get_password({names})."
+    return f"To have it in a private file on this machine: {_format_get_command(location, token_id)}"
 
 
 def _format_get_command(location: KeyringLocation, token_id: str) -> str:

@@ -4,7 +4,6 @@ A descendant is known by a variable that it has inherited, by its session, or by
 second fork nor an empty environment hides it; only all three at once do.
 """
 
-import os
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -12,6 +11,8 @@ from datetime import timedelta
 from typing import Final
 
 import psutil
+
+from token_tools.posix import getsid
 
 _PAUSE_SECONDS: Final = 0.005
 
@@ -46,5 +47,5 @@ def _find_started(leader: int, variable: str, value: str) -> Collection[psutil.P
 def _is_known(process: psutil.Process, leader: int, variable: str, value: str) -> bool:
     """Whether a process is in the leader's session or has its variable."""
     with suppress(psutil.Error, OSError):
-        return os.getsid(process.pid) == leader or process.environ().get(variable) == value
+        return getsid(process.pid) == leader or process.environ().get(variable) == value
     return False

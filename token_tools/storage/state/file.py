@@ -1,7 +1,8 @@
 """The file of the database on the disk: private, in a private folder, and nobody else's.
 
 What is in it is only believed if nobody else can write in it, since a planted entry could tell people to use or to
-delete any token.
+delete any token. On Windows that cannot be seen: its folder is in the user's
+profile, unless the operator named another one, and what is in it is believed.
 """
 
 import errno
@@ -12,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from token_tools.posix import IS_WINDOWS, geteuid
 from token_tools.storage.private_files import create_private_file, ensure_private_folder, open_private_folder
+from token_tools.system_user import can_others_write
 
 STATE_NAME: Final = "state.db"
 _COMPANION_NAMES: Final = (f"{STATE_NAME}-wal", f"{STATE_NAME}-shm", f"{STATE_NAME}-journal")
@@ -36,6 +39,8 @@ def find_state_file(folder: Path) -> StateFiles | None:
     Raises:
         OSError: If it cannot be read, or not be believed; the text says what mends it.
     """
+    if IS_WINDOWS:
+        return _check_files(folder, None)
     try:
         folder_fd = open_private_folder(folder)
     except FileNotFoundError:
@@ -52,6 +57,8 @@ def ensure_state_file(folder: Path) -> StateFiles:
     Raises:
         OSError: If there is no such file and none can be created, or what is there is not to be believed.
     """
+    if IS_WINDOWS:
+        return _ensure_unchecked_file(folder)
     folder_fd = ensure_private_folder(folder)
     try:
         if (file := _check_files(folder, folder_fd)) is not None:
@@ -64,23 +71,34 @@ def ensure_state_file(folder: Path) -> StateFiles:
         os.close(folder_fd)
 
 
-def _check_files(folder: Path, folder_fd: int) -> StateFiles | None:
+def _check_files(folder: Path, folder_fd: int | None) -> StateFiles | None:
     """Return which files the database has, once nobody else can write in it or in what SQLite keeps beside it.
 
     They are looked at by their names, which only this user can change, and never opened: to close a file takes the
     locks away that this process has on it, those of SQLite too. Source: "How To Corrupt An SQLite Database File", 2.2.
+    Without a descriptor of the folder, by their paths.
     """
     log, *_, database = [_check_file(folder / name, folder_fd) for name in (*_COMPANION_NAMES, STATE_NAME)]
     return None if database is None else StateFiles(_get_identity(database), log and _get_identity(log))
 
 
-def _check_file(path: Path, folder_fd: int) -> os.stat_result | None:
+def _check_file(path: Path, folder_fd: int | None) -> os.stat_result | None:
+    place = path if folder_fd is None else path.name
     try:
-        status = os.stat(path.name, dir_fd=folder_fd, follow_symlinks=False)
+        status = os.stat(place, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
     check_ownership(path, status)
     return status
+
+
+def _ensure_unchecked_file(folder: Path) -> StateFiles:
+    folder.mkdir(parents=True, exist_ok=True)
+    if (files := _check_files(folder, None)) is not None:
+        return files
+    path = folder / STATE_NAME
+    path.touch()
+    return StateFiles(_get_identity(path.lstat()), None)
 
 
 def _get_identity(status: os.stat_result) -> tuple[int, int]:
@@ -104,13 +122,13 @@ def check_ownership(path: Path, status: os.stat_result) -> None:
     quoted_path = shlex.quote(str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, f"{path.name} is no ordinary file, or a link: move it away")
-    if status.st_uid != os.geteuid():
+    if not IS_WINDOWS and status.st_uid != geteuid():
         raise PermissionError(
             errno.EPERM,
             f"{path.name} belongs to another user (uid {status.st_uid}), so what is in it is not believed. "
-            f"Look through it, then chown {os.geteuid()} {quoted_path}, or move it away",
+            f"Look through it, then chown {geteuid()} {quoted_path}, or move it away",
         )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if can_others_write(status):
         raise PermissionError(
             errno.EPERM,
             f"others can write in {path.name} (mode {stat.S_IMODE(status.st_mode):04o}), so what is in it is not "

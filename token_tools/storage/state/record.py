@@ -15,8 +15,8 @@ from token_tools.cluster.normalization import validate_token_id
 from token_tools.errors import RETRY_ONCE_FIXED, JournalError
 from token_tools.storage.attempts import UNTRIED, Attempt, Settlement
 from token_tools.storage.questions import QUESTION_TIMEOUT, OpenQuestion
-from token_tools.storage.sightings import Sighting, explain_unreadable
-from token_tools.storage.state.connections import Connection
+from token_tools.storage.sightings import ASSISTANT, Sighting, explain_unreadable
+from token_tools.storage.state.connections import Connection, Row
 from token_tools.storage.state.schema import count_change, find_state, upgrade
 from token_tools.times import format_timestamp
 
@@ -43,6 +43,7 @@ _COLUMNS: Final = (
 _IS_TRIED: Final = f"(outcome NOT IN ({', '.join(repr(outcome) for outcome in sorted(UNTRIED))}))"
 _IS_UNSETTLED: Final = "(outcome IN ('intended', 'unknown', 'undeletable') AND settled IS NULL)"
 _TIMES: Final = ("begun", "ended", "settled")
+_SELECT_SIGHTING: Final = "SELECT seen, actor, tokens, told FROM audits"
 
 
 class _StoredFile(msgspec.Struct, tag_field="kind", tag="file"):
@@ -291,41 +292,67 @@ def _delete_first(connection: Connection, condition: str, parameter: object) -> 
     )
 
 
-def select_sighting(connection: Connection, cluster: str) -> Sighting | None:
-    """Return what the last audit of a cluster saw, None if there was none.
+def select_sighting(connection: Connection, cluster: str, series: str) -> Sighting | None:
+    """Return what the last audit of a cluster saw in a series, None if there was none.
 
     Raises:
         JournalError: If this version of the program wrote no such thing.
     """
-    # A server that only reads brings no tables up to date.
+    if connection.has_table("audits"):
+        condition = "cluster = ? AND series = ?"
+        return _decode_sighting(connection.execute(f"{_SELECT_SIGHTING} WHERE {condition}", cluster, series))
+    return _select_earlier_sighting(connection, cluster) if series == ASSISTANT else None
+
+
+def select_latest_sighting(connection: Connection, cluster: str) -> Sighting | None:
+    """Return what the last audit of a cluster saw, of whichever series, None if there was none.
+
+    Raises:
+        JournalError: If this version of the program wrote no such thing.
+    """
+    if connection.has_table("audits"):
+        latest = "cluster = ? ORDER BY seen DESC LIMIT 1"
+        return _decode_sighting(connection.execute(f"{_SELECT_SIGHTING} WHERE {latest}", cluster))
+    return _select_earlier_sighting(connection, cluster)
+
+
+def _select_earlier_sighting(connection: Connection, cluster: str) -> Sighting | None:
+    # Who only reads brings no tables up to date, and earlier versions knew no series but the assistant's.
     if not connection.has_table("sightings"):
         return None
-    rows = connection.execute("SELECT seen, actor, tokens FROM sightings WHERE cluster = ?", cluster)
+    return _decode_sighting(connection.execute("SELECT seen, actor, tokens FROM sightings WHERE cluster = ?", cluster))
+
+
+def _decode_sighting(rows: Sequence[Row]) -> Sighting | None:
     try:
         return msgspec.convert(rows[0], Sighting) if rows else None
     except msgspec.ValidationError:
         raise explain_unreadable() from None
 
 
-def replace_sighting(connection: Connection, cluster: str, sighting: Sighting) -> None:
-    """Write what an audit saw in the place of what the last one did."""
+def replace_sighting(connection: Connection, cluster: str, series: str, sighting: Sighting) -> None:
+    """Write what an audit saw in the place of what the last one of its series did."""
     connection.execute(
-        "INSERT INTO sightings (cluster, seen, actor, tokens) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT (cluster) DO UPDATE SET seen = excluded.seen, actor = excluded.actor, tokens = excluded.tokens",
+        "INSERT INTO audits (cluster, series, seen, actor, tokens, told) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (cluster, series) DO UPDATE SET "
+        "seen = excluded.seen, actor = excluded.actor, tokens = excluded.tokens, told = excluded.told",
         cluster,
+        series,
         format_timestamp(sighting.time),
         sighting.actor,
         sighting.tokens,
+        sighting.told,
     )
 
 
-def renew_sighting(connection: Connection, cluster: str, last: Sighting, time: datetime, actor: str) -> None:
-    """Write that another audit saw what the last one had seen, unless that was replaced meanwhile."""
+def renew_sighting(connection: Connection, cluster: str, series: str, last: Sighting, renewed: Sighting) -> None:
+    """Write that another audit saw and told what the last one had, unless that was replaced meanwhile."""
     connection.execute(
-        "UPDATE sightings SET seen = ?, actor = ? WHERE cluster = ? AND seen = ?",
-        format_timestamp(time),
-        actor,
+        "UPDATE audits SET seen = ?, actor = ? WHERE cluster = ? AND series = ? AND seen = ?",
+        format_timestamp(renewed.time),
+        renewed.actor,
         cluster,
+        series,
         format_timestamp(last.time),
     )
 

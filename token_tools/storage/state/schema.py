@@ -84,6 +84,20 @@ _UPGRADES: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX pickups_by_end ON pickups (open_until)",
         "CREATE INDEX pickups_by_token ON pickups (token_id)",
     ),
+    (
+        """CREATE TABLE audits (
+            cluster TEXT NOT NULL,
+            series TEXT NOT NULL, -- audits of one series are compared with each other
+            seen TEXT NOT NULL, -- by the cluster's clock
+            actor TEXT NOT NULL,
+            tokens BYTEA NOT NULL,
+            told BYTEA NOT NULL, -- which findings of which tokens
+            PRIMARY KEY (cluster, series)
+        )""",
+        """INSERT INTO audits (cluster, series, seen, actor, tokens, told)
+            SELECT cluster, 'assistant', seen, actor, tokens, '' FROM sightings""",
+        "DROP TABLE sightings",
+    ),
 )
 """For each version of the schema, the statements that lead to it from the one before."""
 
