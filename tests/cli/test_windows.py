@@ -140,7 +140,7 @@ def test_a_client_is_served_and_a_new_bearer_token_goes_into_the_keyring(
     assert len(passwords) == 2
     text = created["content"][0]["text"]
     assert "keyring.get_password('qumulo-token-tools " in text
-    assert "0600" not in text
+    assert "mode 0600" not in text
     assert find_secrets(json.dumps([created, again]).encode(), [token.bearer_token for token in tokens]) == []
     assert cluster.read_outcomes() == ["created", "created"]
     assert not (cluster.state_folder / "tokens").exists()

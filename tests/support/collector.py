@@ -34,7 +34,7 @@ def running_collector() -> Generator[Collector]:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Log nothing."""
 
     with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:

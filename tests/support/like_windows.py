@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import sys
-from typing import Final
+from typing import Final, cast
 
 HIDDEN_MODULES: Final = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")
 _HIDDEN_NAMES: Final = (
@@ -32,8 +32,8 @@ def hide_what_windows_lacks() -> None:
     """Hide the modules and the names, and let the package believe that it is on Windows."""
     for name in _LIBRARIES:
         importlib.import_module(name)
-    for name in HIDDEN_MODULES:
-        sys.modules[name] = None  # type: ignore[assignment]  # so Python says that there is no such module
+    # Python says of such an entry that there is no such module.
+    cast(dict[str, object], sys.modules).update(dict.fromkeys(HIDDEN_MODULES))
     for module, names in _HIDDEN_NAMES:
         for name in names.split():
             if hasattr(module, name):

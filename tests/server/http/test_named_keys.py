@@ -8,6 +8,7 @@ import pytest
 
 from tests.server.http.conftest import Desk
 from tests.support.issuer import SmallIssuer
+from tests.support.permissions import needs_root
 from token_tools.errors import SettingsError
 
 pytestmark = pytest.mark.anyio
@@ -178,7 +179,7 @@ def test_a_broken_file_ends_the_start_and_no_key_is_repeated(
     assert digest(KEY) not in str(raised.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user; the gate runs as root")
+@needs_root
 def test_a_file_of_another_user_is_refused(desk: Desk, keys_file: Path) -> None:
     os.chown(keys_file, 12345, 12345)
 
